@@ -1,0 +1,8 @@
+"""The inner loops: arrays in, arrays out; numpy and numba only. No files, no checks, no logging, no settings.
+
+The folder is reached as `tumorcast.kernels` (tumorcast/kernels links here) and under no other name: a second name would
+compile, cache and load every kernel twice.
+"""
+
+if __name__ != "tumorcast.kernels":
+    raise ImportError(f"this package is tumorcast.kernels, not {__name__!r}: write `import tumorcast.kernels`")

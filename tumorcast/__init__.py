@@ -1,0 +1,1 @@
+"""Forecasts of brain-tumour growth on MRI. For research, not a medical device."""

@@ -1,0 +1,364 @@
+"""The command line: parse, call, print. No science. Heavy imports happen in the command that needs them."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import click
+import typer
+
+from tumorcast.errors import InputError, StoppedError, TumorcastError, UsageError
+from tumorcast.version import VERSION
+
+app = typer.Typer(
+    name="tumorcast",
+    help="Forecast where a brain tumour will be on the next MRI. For research, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")]
+Out = Annotated[Path, typer.Option("--out", help="Where the result is written.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; options given here win.")]
+Choice = TypeVar("Choice", bound=StrEnum)
+SOME_FAILED = 1
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("matplotlib", "numba", "h5py", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if version:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    patients: Annotated[int, typer.Option(help="How many patients.")] = 10,
+    seed: Annotated[int, typer.Option(help="Patient k depends on this and on k alone.")] = 0,
+    sessions: Annotated[str, typer.Option(help="Scans a patient: a number, or FEWEST-MOST.")] = "3-5",
+    voxel_mm: Annotated[float, typer.Option(help="Voxel side; 1 gives 240 x 240 x 155 voxels.")] = 1.0,
+    jobs: Jobs = 1,
+    as_json: Json = False,
+) -> None:
+    """Write a simulated longitudinal cohort in BraTS layout, with clinical.csv and its truth."""
+    from tumorcast.data.simulate import simulate_cohort
+
+    with _progress("patients") as tell:
+        simulate_cohort(
+            out,
+            patients=patients,
+            seed=seed,
+            sessions=_span("--sessions", sessions),
+            voxel_mm=voxel_mm,
+            jobs=jobs,
+            progress=tell,
+        )
+    _print(as_json, {"out": str(out), "patients": patients, "seed": seed})
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="A folder of scans, or a sessions.csv.")],
+    out: Out,
+    image_size: Annotated[int, typer.Option(help="Pixels a side of the 256 mm field: 64, 128 or 256.")] = 64,
+    layout: Annotated[str, typer.Option(help="auto, brats, slices or table.")] = "auto",
+    contrasts: Annotated[str, typer.Option(help="Some of t1n,t1c,t2w,t2f; by default those every scan has.")] = "",
+    slices: Annotated[str, typer.Option(help="tumour, all or largest.")] = "tumour",
+    min_tumour_mm2: Annotated[float, typer.Option(help="Least tumour area of a slice chosen for it.")] = 50.0,
+    clinical: Annotated[Path | None, typer.Option(help="Table of scan days and radiotherapy dates.")] = None,
+    jobs: Jobs = 1,
+    as_json: Json = False,
+) -> None:
+    """Read scans and write a cohort file of slices: one orientation, one scale, one size."""
+    from tumorcast.data.layouts import Layout
+    from tumorcast.data.prepare import PrepareSettings, SliceChoice, Status, prepare_cohort
+    from tumorcast.records import Contrast
+
+    names = tuple(_choice(Contrast, "--contrasts", name.strip()) for name in contrasts.split(",") if name.strip())
+    settings = PrepareSettings(
+        image_size=image_size,
+        contrasts=names or None,
+        slices=_choice(SliceChoice, "--slices", slices),
+        min_tumour_mm2=min_tumour_mm2,
+    )
+    report = prepare_cohort(
+        source,
+        out,
+        settings,
+        layout=_choice(Layout, "--layout", layout),
+        clinical=clinical,
+        jobs=jobs,
+        on_outcome=lambda outcome: _tell_fate(outcome.patient_id, outcome.session_id, outcome.status, outcome.reason),
+    )
+    counts = {str(status): report.count(status) for status in Status}
+    result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts}
+    _print(as_json, result)
+    _exit_if_failed(report.count(Status.FAILED))
+
+
+@app.command()
+def fit(
+    source: Annotated[Path, typer.Argument(help="A cohort file, or a CSV table with a row a scan.")],
+    out: Out,
+    size_column: Annotated[
+        str, typer.Option(help="area_mm2 or volume_mm3 of a cohort; any column of a table.")
+    ] = "area_mm2",
+    replicates: Annotated[int, typer.Option(help="Bootstrap replicates.")] = 100,
+    noise: Annotated[float, typer.Option(help="Standard deviation of the logarithm of a measured size.")] = 0.1,
+    bounds: Annotated[str, typer.Option(help="default or paper.")] = "default",
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the growth law under radiotherapy to each patient's sizes, with a bootstrap."""
+    from tumorcast.archive.growth_file import write_growth
+    from tumorcast.durable import sha256_of
+    from tumorcast.growth.fit import FitSettings, fit_cohort
+    from tumorcast.records import FitStatus
+
+    settings = FitSettings.of(
+        {"replicates": replicates, "noise": noise, "bounds": bounds, "seed": seed}, "tumorcast fit"
+    )
+    patients = _size_series(source, size_column)
+    with _progress("patients") as tell:
+        fits = fit_cohort(patients, settings, lambda series: tell(patients.index(series) + 1, len(patients)))
+    provenance = {"version": VERSION, "settings": settings.model_dump(mode="json"), "source_sha256": sha256_of(source)}
+    write_growth(out, fits, provenance)
+    counts = {str(status): sum(fit.status is status for fit in fits) for status in FitStatus}
+    _print(as_json, {"out": str(out), "patients": len(fits), "size": size_column, "status": counts})
+
+
+def _size_series(source: Path, size_column: str) -> list[Any]:
+    if source.suffix.lower() in (".csv", ".tsv"):
+        from tumorcast.growth.table import SizeColumns, read_sizes
+
+        return read_sizes(source, SizeColumns(size=size_column))
+    from tumorcast.data.cohort import Cohort, SizeMeasure
+
+    measure = _choice(SizeMeasure, "--size-column", size_column)
+    with Cohort.open(source) as cohort:
+        series = [cohort.size_series(patient_id, measure) for patient_id in cohort.patient_ids()]
+    return [one for one in series if one.days.size]
+
+
+@app.command()
+def train(
+    network: Annotated[str, typer.Argument(help="denoiser, regressor or segmenter.")],
+    cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
+    out: Out,
+    kind: Annotated[str, typer.Option(help="Of a regressor: dense, or attention-pool as in the paper.")] = "dense",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the whole run.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
+    noise_levels: Annotated[int | None, typer.Option(help="Diffusion times 0 … this - 1 are learned.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the initial weights, the batches and the noise.")] = None,
+    bfloat16: Annotated[bool, typer.Option(help="Autocast to bfloat16: faster where the processor has it.")] = False,
+    until: Annotated[int | None, typer.Option(help="Stop after this step; starting again goes on.")] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network on a cohort; a folder with an unfinished run is resumed exactly."""
+    from tumorcast.config import TrainSettings, read_toml
+    from tumorcast.training.train import Progress
+    from tumorcast.training.train import train as run
+
+    given = dict(steps=steps, batch=batch, noise_levels=noise_levels, seed=seed, bfloat16=bfloat16 or None)
+    settings = TrainSettings.of(
+        (read_toml(config) if config else {}) | _given(given), str(config or f"tumorcast train {network}")
+    )
+    losses: list[float] = []
+
+    def tell(progress: Progress) -> None:
+        losses.append(progress.loss)
+        draw(progress.step, progress.steps)
+
+    with _progress("steps") as draw:
+        run(_network_kind(network, kind), cohort, out, settings, until=until, report=tell)
+    recent = losses[-100:]
+    _print(as_json, {"out": str(out), "steps_now": len(losses), "loss": sum(recent) / len(recent) if recent else None})
+
+
+def _network_kind(network: str, kind: str) -> Any:
+    from tumorcast.config import NetworkKind
+
+    name = f"{kind}-{network}" if network == "regressor" else network
+    if name not in list(NetworkKind):
+        raise UsageError(
+            f"tumorcast train {network} --kind {kind}: networks are denoiser, segmenter, and "
+            "regressor with --kind dense or attention-pool"
+        )
+    return NetworkKind(name)
+
+
+@app.command()
+def forecast(
+    cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
+    model: Annotated[list[Path], typer.Option(help="RUN folders, or a folder of them; repeat as needed.")],
+    out: Out,
+    growth: Annotated[Path | None, typer.Option(help="growth.h5, needed with --horizon-days.")] = None,
+    horizon_days: Annotated[float | None, typer.Option(help="Days after each patient's last scan.")] = None,
+    relative_change: Annotated[float | None, typer.Option(help="Change of area wanted: 0.25 is 25 % more.")] = None,
+    members: Annotated[int | None, typer.Option(help="Members of the ensemble.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the members' noise and targets.")] = None,
+    max_slices: Annotated[int | None, typer.Option(help="The so many slices with most tumour; default all.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper: the paper's loop, guidance and scale.")] = None,
+    noise_level: Annotated[int | None, typer.Option(help="NL: the diffusion time encoded up to.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps each way.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="normalised or paper.")] = None,
+    gain: Annotated[float | None, typer.Option(help="Of the normalised guidance.")] = None,
+    scale: Annotated[float | None, typer.Option(help="s_R of the paper's guidance.")] = None,
+    keep_members: Annotated[bool, typer.Option("--keep-members", help="Keep every member's image.")] = False,
+    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1 …")] = "cpu",
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Forecast every patient: an ensemble of follow-ups of each slice, and its maps. Starting again resumes."""
+    from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort
+    from tumorcast.running.ledger import PatientStatus
+
+    sampler = dict(preset=preset, noise_level=noise_level, steps=steps, guidance=guidance, gain=gain, scale=scale)
+    target = dict(horizon_days=horizon_days, relative_change=relative_change, members=members)
+    others = dict(seed=seed, max_slices=max_slices, keep_members=keep_members or None)
+    settings = _forecast_settings(config, _given(target | others), _given(sampler))
+    with _progress("slices") as tell:
+        outcomes = forecast_cohort(
+            ForecastInputs(cohort, model, growth, device), out, settings, lambda units: tell(units.done, units.total)
+        )
+    for outcome in outcomes:
+        _tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+    counts = {str(status): sum(outcome.status is status for outcome in outcomes) for status in PatientStatus}
+    _print(as_json, {"out": str(out), "patients": counts})
+    _exit_if_failed(counts["failed"])
+
+
+def _forecast_settings(config: Path | None, given: dict[str, Any], sampler: dict[str, Any]) -> Any:
+    """Settings from the file, overruled by the options; the paper's preset is laid below both."""
+    from tumorcast.config import ForecastSettings, Preset, SamplerSettings, read_toml
+
+    values = read_toml(config) if config else {}
+    table = values.pop("sampler", {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{config}: sampler = {table!r} is not a table; write [sampler] and its keys below it")
+    sampler = table | sampler
+    if sampler.get("preset") == Preset.PAPER:
+        sampler = SamplerSettings.paper().model_dump() | sampler
+    return ForecastSettings.of(values | given | {"sampler": sampler}, str(config or "tumorcast forecast"))
+
+
+@app.command()
+def show(
+    maps: Annotated[Path, typer.Argument(help="maps.h5 of `tumorcast forecast`.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Draw every slice of an archive: scan, forecast, maps over the scan, and growth curve."""
+    from tumorcast.archive.maps import MapArchive
+    from tumorcast.report.figures import show_archive
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(f"{out}: cannot be made ({fault.strerror}); give --out a folder that can be written") from None
+    with MapArchive.open(maps) as archive:
+        paths = show_archive(archive, out)
+    _print(as_json, {"out": str(out), "pictures": len(paths)})
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _choice(enum: type[Choice], option: str, value: str) -> Choice:
+    """The member of an enum that the user named."""
+    try:
+        return enum(value)
+    except ValueError:
+        raise UsageError(f"{option} {value}: allowed are {', '.join(enum)}") from None
+
+
+def _span(option: str, text: str) -> tuple[int, int]:
+    """`3` or `3-5` as (fewest, most).
+
+    >>> _span("--sessions", "3-5"), _span("--sessions", "4")
+    ((3, 5), (4, 4))
+    """
+    first, _, last = text.partition("-")
+    try:
+        return int(first), int(last or first)
+    except ValueError:
+        raise UsageError(f"{option} {text}: give a number (4) or the fewest and the most (3-5)") from None
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with the time left; the block gets a function (done, total)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tell_fate(patient_id: str, session_id: str | None, status: str, reason: str) -> None:
+    """One line on stderr for whatever did not end well."""
+    if reason:
+        name = patient_id if session_id is None else f"{patient_id} {session_id}"
+        typer.echo(f"{name}: {status}: {reason}", err=True)
+
+
+def _print(as_json: bool, result: dict[str, Any]) -> None:
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for key, value in result.items():
+            typer.echo(f"{key}: {value}")
+
+
+def _exit_if_failed(failed: int) -> None:
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def main() -> None:
+    """Run a command; an error on purpose becomes one line on stderr and its exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = StoppedError.exit_code
+    except click.ClickException as fault:
+        fault.show()
+        code = UsageError.exit_code
+    except TumorcastError as fault:
+        if debug:
+            raise
+        typer.echo(f"error: {fault}", err=True)
+        code = fault.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""What a user can set, as pydantic models. Unknown keys are errors; files are TOML."""
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tumorcast.errors import UsageError
+
+
+class Settings(BaseModel):
+    """The base of every group of settings: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls, values: dict[str, object], origin: str) -> Self:
+        """Validate `values`; a fault is a UsageError that names `origin`, the key and what is allowed."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as fault:
+            raise UsageError(f"{origin}: {_describe(cls, fault)}") from None
+
+
+def _describe(settings: type[Settings], fault: ValidationError) -> str:
+    first = fault.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; known keys: {', '.join(sorted(settings.model_fields))}"
+    if not key:
+        return str(first["msg"]).removeprefix("Value error, ")
+    return f"{key} = {first.get('input')!r}: {first['msg']}"
+
+
+class Architecture(Settings):
+    """The shape of an ADM U-Net or encoder (Dhariwal & Nichol 2021), with the numbers openai/guided-diffusion uses.
+
+    attention_resolutions: sizes of the feature map, in pixels, at which attention is applied.
+    head_channels: width of an attention head; None means one head.
+    """
+
+    image_size: int = Field(64, ge=8)
+    in_channels: int = Field(4, ge=1)
+    out_channels: int = Field(4, ge=1)
+    channels: int = Field(32, ge=32, multiple_of=32)
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    res_blocks: int = Field(2, ge=1)
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    head_channels: int | None = None
+    classes: int | None = None
+    scale_shift_norm: bool = False
+    resblock_updown: bool = False
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> Self:
+        factor = 2 ** (len(self.channel_mult) - 1)
+        if self.image_size % factor:
+            raise ValueError(f"image_size = {self.image_size} is not a multiple of {factor}, which channel_mult needs")
+        return self
+
+
+class NetworkKind(StrEnum):
+    """What a trained network is for."""
+
+    DENOISER = "denoiser"
+    DENSE_REGRESSOR = "dense-regressor"
+    ATTENTION_POOL_REGRESSOR = "attention-pool-regressor"
+    SEGMENTER = "segmenter"
+
+
+class TrainSettings(Settings):
+    """How a network is trained.
+
+    noise_levels: diffusion times are drawn from 0 … noise_levels - 1 (of the schedule's 1000).
+    tumour_share: the share of slices with tumour in a batch.
+    """
+
+    steps: int = Field(4000, ge=1)
+    batch: int = Field(16, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    noise_levels: int = Field(350, ge=1, le=1000)
+    tumour_share: float = Field(0.75, ge=0, le=1)
+    augment: bool = True
+    bfloat16: bool = False
+    seed: int = Field(0, ge=0)
+    checkpoint_every: int = Field(250, ge=1)
+
+
+class Guidance(StrEnum):
+    """How the regressor steers: Gauss–Newton on its gradient, or the paper's constant scale."""
+
+    NORMALISED = "normalised"
+    PAPER = "paper"
+
+
+class Preset(StrEnum):
+    """A named group of sampler settings."""
+
+    DEFAULT = "default"
+    PAPER = "paper"
+
+
+class SamplerSettings(Settings):
+    """How one member is made from the present slice.
+
+    noise_level: NL, the diffusion time up to which the slice is encoded.
+    steps: how many of the NL - 1 steps are taken each way; None takes every one.
+    gain: the share of the remaining miss that one normalised step removes.
+    scale: the paper's s_R, for `guidance = "paper"`.
+    window_mm: standard deviation of the Gaussian window round the present tumour; None guides everywhere.
+    """
+
+    preset: Preset = Preset.DEFAULT
+    guidance: Guidance = Guidance.NORMALISED
+    noise_level: int = Field(200, ge=3, le=1000)
+    steps: int | None = Field(25, ge=2)
+    gain: float = Field(0.5, gt=0, le=4)
+    scale: float = Field(50_000.0, gt=0)
+    window_mm: float | None = Field(12.0, gt=0)
+
+    @classmethod
+    def paper(cls, noise_level: int = 200, scale: float = 50_000.0) -> Self:
+        """The settings of arXiv 2509.09610, with every step and no window."""
+        return cls(
+            preset=Preset.PAPER,
+            guidance=Guidance.PAPER,
+            noise_level=noise_level,
+            steps=None,
+            scale=scale,
+            window_mm=None,
+        )
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        if self.steps is not None and self.steps > self.noise_level - 1:
+            raise ValueError(f"steps = {self.steps} exceeds noise_level - 1 = {self.noise_level - 1}")
+        if self.preset is Preset.PAPER and (self.steps is not None or self.window_mm is not None):
+            raise ValueError("preset = 'paper' takes every step and has no window: leave out steps and window_mm")
+        return self
+
+
+class ForecastSettings(Settings):
+    """One forecast of a cohort: what is asked for, and the ensemble.
+
+    horizon_days: days after each patient's last scan; relative_change: the tumour area wanted over the present one,
+    less one (0.25 is 25 % more). Exactly one of the two is given.
+    change_threshold: a pixel has changed where |generated - original|, summed over contrasts, exceeds it (images are
+    in [-1, 1]); the paper's binarised map is the share of members that changed.
+    """
+
+    horizon_days: float | None = Field(None, gt=0)
+    relative_change: float | None = Field(None, gt=-1, le=20)
+    members: int = Field(16, ge=1, le=10_000)
+    batch: int = Field(8, ge=1)
+    seed: int = Field(0, ge=0)
+    max_slices: int | None = Field(None, ge=1)
+    change_threshold: float = Field(0.3, gt=0)
+    keep_members: bool = False
+    sampler: SamplerSettings = SamplerSettings()
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        if (self.horizon_days is None) == (self.relative_change is None):
+            raise ValueError(
+                "give exactly one of horizon_days (--horizon-days) and relative_change (--relative-change)"
+            )
+        return self
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The contents of a TOML file. Raises UsageError if it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as fault:
+        raise UsageError(f"{path}: cannot be read ({fault}); give --config a TOML file") from None
+    except tomllib.TOMLDecodeError as fault:
+        raise UsageError(f"{path}: not valid TOML ({fault})") from None

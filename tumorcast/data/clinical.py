@@ -1,0 +1,121 @@
+"""The clinical table (`--clinical FILE`): days of the scans and of radiotherapy.
+
+Columns: patient_id, and any of session_id, day, rt_start_day, rt_end_day. A patient may have several rows: one a scan,
+one a course of radiotherapy, or both in one; repeated courses count once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tumorcast.data.tables import Row, read_table
+from tumorcast.errors import InputError
+from tumorcast.records import RadiotherapyCourse, SourceSession, Treatment
+
+USUAL_COURSE_DAYS = 42.0  # six weeks, the length the paper assumes where only one end is known
+
+
+@dataclass(frozen=True)
+class ClinicalTable:
+    """What the table says: days by (patient, session), treatments by patient."""
+
+    path: Path
+    days: dict[tuple[str, str], float] = field(default_factory=dict)
+    treatments: dict[str, Treatment] = field(default_factory=dict)
+
+    def day(self, patient_id: str, session_id: str) -> float | None:
+        """Day of a scan, None when the table has no row for it.
+
+        The table may name a session as the reader does (`001`), by its full BraTS name (`P-001`), or, after a
+        spreadsheet ate the zeros, as `1`.
+        """
+        for name in (session_id, f"{patient_id}-{session_id}", session_id.lstrip("0") or "0"):
+            if (patient_id, name) in self.days:
+                return self.days[patient_id, name]
+        return None
+
+    def has_days(self, patient_id: str) -> bool:
+        """Whether the table dates any scan of the patient."""
+        return any(patient == patient_id for patient, _ in self.days)
+
+
+def read_clinical(path: Path) -> ClinicalTable:
+    """Read a clinical table. Raises InputError naming the row that cannot be right."""
+    rows = read_table(path, ("patient_id",))
+    courses: dict[str, set[tuple[float, float]]] = {}
+    for row in rows:
+        courses.setdefault(row.identifier("patient_id"), set()).update(_courses(row))
+    return ClinicalTable(path, _days(rows), {patient: _treatment(spans) for patient, spans in courses.items()})
+
+
+def _days(rows: list[Row]) -> dict[tuple[str, str], float]:
+    days: dict[tuple[str, str], float] = {}
+    for row in rows:
+        day = row.number("day")
+        if day is None or not row.text("session_id"):
+            continue
+        key = (row.identifier("patient_id"), row.identifier("session_id"))
+        if days.setdefault(key, day) != day:
+            raise InputError(f"{row.where}: session {key[1]} has day {day:g} here and day {days[key]:g} above; keep one")
+    return days
+
+
+def _courses(row: Row) -> Iterable[tuple[float, float]]:
+    start, end = row.number("rt_start_day"), row.number("rt_end_day")
+    if start is None and end is None:
+        return
+    start = end - USUAL_COURSE_DAYS if start is None and end is not None else start
+    end = start + USUAL_COURSE_DAYS if end is None and start is not None else end
+    assert start is not None and end is not None
+    if end < start:
+        raise InputError(f"{row.where}: radiotherapy ends on day {end:g}, before it starts on day {start:g}; correct one")
+    yield start, end
+
+
+def _treatment(spans: set[tuple[float, float]]) -> Treatment:
+    return Treatment(tuple(RadiotherapyCourse(start, end) for start, end in sorted(spans)))
+
+
+@dataclass(frozen=True)
+class DatedSessions:
+    """Sessions with their days settled; `refused` says per (patient, session) why a session cannot be dated."""
+
+    sessions: tuple[SourceSession, ...]
+    refused: dict[tuple[str, str], str]
+
+
+def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | None) -> DatedSessions:
+    """Apply the table's days and refuse what has no day, or shares its day with another scan of the patient.
+
+    A patient whom the table does not date keeps the days of the layout. Sessions come back by patient, then day.
+    """
+    dated, refused = [], {}
+    for session in sessions:
+        day = None if clinical is None else clinical.day(session.patient_id, session.session_id)
+        if day is None and clinical is not None and clinical.has_days(session.patient_id):
+            refused[session.patient_id, session.session_id] = (
+                f"{clinical.path}: dates other scans of {session.patient_id} but not session {session.session_id}; "
+                "add its row (session_id and day)"
+            )
+        dated.append(session if day is None else replace(session, day=day))
+    for session, twin in _twins(dated, refused):
+        refused[session.patient_id, session.session_id] = (
+            f"{session.patient_id}: sessions {session.session_id} and {twin.session_id} are both on day {session.day:g}; "
+            "a growth curve needs one scan a day: correct the day or remove one"
+        )
+    ordered = sorted(dated, key=lambda session: (session.patient_id, session.day, session.session_id))
+    return DatedSessions(tuple(ordered), refused)
+
+
+def _twins(
+    sessions: list[SourceSession], refused: dict[tuple[str, str], str]
+) -> list[tuple[SourceSession, SourceSession]]:
+    first: dict[tuple[str, float], SourceSession] = {}
+    pairs = []
+    for session in sessions:
+        if (session.patient_id, session.session_id) in refused:
+            continue
+        other = first.setdefault((session.patient_id, session.day), session)
+        if other is not session:
+            pairs += [(session, other), (other, session)]
+    return pairs

@@ -1,0 +1,319 @@
+"""The cohort file (HDF5): the only module that writes or reads it. Its layout is described in docs/file-formats.
+
+/patients/{patient_id}/{session_id} holds the slices of one scan, one compressed chunk a slice.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, assert_never
+
+import h5py
+import hdf5plugin
+import numpy as np
+import numpy.typing as npt
+
+from tumorcast.data.geometry import pixel_mm
+from tumorcast.errors import InputError, UsageError
+from tumorcast.records import Contrast, FloatArray, RadiotherapyCourse, Session, SizeSeries, Treatment
+from tumorcast.version import VERSION
+
+FORMAT = "tumorcast-cohort"
+FORMAT_VERSION = 1
+PATIENTS = "patients"
+STACKS = ("images", "labels", "brain")
+VECTORS = ("area_mm2", "brain_mm2", "source_slice")
+SLICE_AREAS = "slice_area_mm2"  # in a session's `source`: tumour area of every slice, chosen or not; null where absent
+
+
+class SizeMeasure(StrEnum):
+    """What a growth curve follows.
+
+    `area_mm2` is the tumour's area in one slice of the patient: the one where the last scan with tumour is largest.
+    """
+
+    VOLUME_MM3 = "volume_mm3"
+    AREA_MM2 = "area_mm2"
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What the file knows about a scan without reading its images; arrays are (n_slices,)."""
+
+    id: str
+    day: float
+    volume_mm3: float
+    n_slices: int
+    source_slice: npt.NDArray[np.int64]
+    area_mm2: FloatArray
+    brain_mm2: FloatArray
+
+
+@dataclass(frozen=True)
+class CohortSlice:
+    """One slice: image (C, H, W) in [-1, 1], labels and brain (H, W), areas in mm², affine as in Session."""
+
+    image: FloatArray
+    labels: npt.NDArray[np.uint8]
+    brain: npt.NDArray[np.bool_]
+    affine: FloatArray
+    area_mm2: float
+    brain_mm2: float
+    source_slice: int
+
+
+def write_cohort(
+    path: Path,
+    sessions: Iterable[Session],
+    treatments: Mapping[str, Treatment],
+    *,
+    image_size: int,
+    contrasts: tuple[Contrast, ...],
+    config: dict[str, Any],
+) -> None:
+    """Write sessions as they come, then put the finished file in place; an older file of that name is replaced.
+
+    Raises UsageError if the file cannot be written. An error while sessions are made leaves nothing behind.
+    """
+    header = {"image_size": image_size, "pixel_mm": pixel_mm(image_size), "contrasts": [str(c) for c in contrasts]}
+    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, tumorcast_version=VERSION, **header)
+        file.attrs["config"] = json.dumps(config, sort_keys=True)
+        patients = file.create_group(PATIENTS, track_order=True)
+        for session in sessions:
+            if session.contrasts != contrasts or session.images.shape[1:] != (len(contrasts), image_size, image_size):
+                raise ValueError(f"{session.patient_id}/{session.session_id} does not fit a cohort of {header}")
+            if session.patient_id not in patients:
+                _write_treatment(patients, session.patient_id, treatments.get(session.patient_id, Treatment()))
+            _write_session(patients[session.patient_id], session)
+
+
+def require_writable(path: Path) -> None:
+    """Raises UsageError if `path` cannot become a file: found out before the work, not after it."""
+    with _as_usage_error(path):
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = _temporary(path)
+        probe.touch()
+        probe.unlink()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling that takes the place of `path` once it is whole and on the disk."""
+    require_writable(path)
+    temporary = _temporary(path)
+    try:
+        with _as_usage_error(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _as_usage_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error}); give another --out") from error
+
+
+def _write_treatment(patients: h5py.Group, patient_id: str, treatment: Treatment) -> None:
+    group = patients.create_group(patient_id, track_order=True)
+    group.attrs["radiotherapy_start_days"] = np.array([c.start_days for c in treatment.radiotherapy], np.float64)
+    group.attrs["radiotherapy_end_days"] = np.array([c.end_days for c in treatment.radiotherapy], np.float64)
+
+
+def _write_session(patient: h5py.Group, session: Session) -> None:
+    group = patient.create_group(session.session_id)
+    group.attrs.update(day=session.day, volume_mm3=session.volume_mm3, source=json.dumps(session.source))
+    for name, data in (("images", session.images), ("labels", session.labels), ("brain", session.brain)):
+        packed = {"chunks": (1, *data.shape[1:]), **_compression()} if data.shape[0] else {}
+        group.create_dataset(name, data=data, **packed)
+    for name in VECTORS:
+        group.create_dataset(name, data=getattr(session, name))
+    group.create_dataset("affine", data=session.affine)
+
+
+def _compression() -> dict[str, Any]:
+    return dict(hdf5plugin.Blosc2(cname="lz4", clevel=5, filters=hdf5plugin.Blosc2.SHUFFLE))
+
+
+class Cohort:
+    """A cohort file, open for reading.
+
+    with Cohort.open(path) as cohort: ...
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        """Use Cohort.open."""
+        self.path = path
+        self._file = file
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises InputError if the file is missing, is not a cohort file or is of another format version."""
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            reason = "no such file" if not path.exists() else f"not a readable HDF5 file: {error}"
+            raise InputError(f"{path}: {reason}; make it with tumorcast prepare") from None
+        found = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
+        if found != (FORMAT, FORMAT_VERSION):
+            file.close()
+            raise InputError(f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]})")
+        return cls(path, file)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """The cohort itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return int(self._file.attrs["image_size"])
+
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel."""
+        return float(self._file.attrs["pixel_mm"])
+
+    @property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """The channels of every image, in order."""
+        return tuple(Contrast(name) for name in self._file.attrs["contrasts"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings the file was prepared with."""
+        return dict(json.loads(self._file.attrs["config"]))
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def patient_ids(self) -> list[str]:
+        """All patients, in the order of the file."""
+        return list(self._file[PATIENTS])
+
+    def treatment(self, patient_id: str) -> Treatment:
+        """The patient's radiotherapy."""
+        attrs = self._patient(patient_id).attrs
+        spans = zip(attrs["radiotherapy_start_days"], attrs["radiotherapy_end_days"], strict=True)
+        return Treatment(tuple(RadiotherapyCourse(float(start), float(end)) for start, end in spans))
+
+    def sessions(self, patient_id: str) -> list[SessionInfo]:
+        """The patient's scans in the order of days."""
+        infos = [_info(name, group) for name, group in self._patient(patient_id).items()]
+        return sorted(infos, key=lambda info: info.day)
+
+    def session(self, patient_id: str, session_id: str) -> Session:
+        """A whole scan, read into memory."""
+        group = self._session(patient_id, session_id)
+        arrays = {name: group[name][...] for name in (*STACKS, *VECTORS, "affine")}
+        day, volume = float(group.attrs["day"]), float(group.attrs["volume_mm3"])
+        source = self.source(patient_id, session_id)
+        return Session(patient_id, session_id, day, self.contrasts, volume_mm3=volume, source=source, **arrays)
+
+    def source(self, patient_id: str, session_id: str) -> dict[str, Any]:
+        """Where a scan came from: files, checksums, grid, windows."""
+        return dict(json.loads(self._session(patient_id, session_id).attrs["source"]))
+
+    def slice(self, patient_id: str, session_id: str, index: int) -> CohortSlice:
+        """One slice; `index` counts the slices in the file, not those of the source."""
+        group = self._session(patient_id, session_id)
+        image, labels, brain = (group[name][index] for name in STACKS)
+        area, brain_area, number = (group[name][index] for name in VECTORS)
+        return CohortSlice(
+            image, labels, brain, group["affine"][...], float(area), float(brain_area), int(number)
+        )
+
+    def size_series(self, patient_id: str, size: SizeMeasure) -> SizeSeries:
+        """The patient's tumour size over time; scans without a mask are left out."""
+        known = [info for info in self.sessions(patient_id) if not np.isnan(info.volume_mm3)]
+        match size:
+            case SizeMeasure.VOLUME_MM3:
+                sizes = [info.volume_mm3 for info in known]
+            case SizeMeasure.AREA_MM2:
+                sizes = self._reference_areas(patient_id, known)
+            case _:
+                assert_never(size)
+        days = np.array([info.day for info in known], np.float64)
+        return SizeSeries(patient_id, str(size), days, np.array(sizes, np.float64), self.treatment(patient_id))
+
+    def _reference_areas(self, patient_id: str, known: list[SessionInfo]) -> list[float]:
+        """Area of the slice that is largest in the last scan with tumour, in every scan."""
+        with_tumour = [info for info in known if info.n_slices and np.nanmax(info.area_mm2) > 0]
+        if not with_tumour:
+            return [0.0] * len(known)
+        last = with_tumour[-1]
+        reference = int(last.source_slice[np.nanargmax(last.area_mm2)])
+        return [self._area_at(patient_id, info, reference) for info in known]
+
+    def _area_at(self, patient_id: str, info: SessionInfo, source_slice: int) -> float:
+        """Area in one source slice; a slice that was not chosen is looked up among the areas of all slices."""
+        chosen = np.flatnonzero(info.source_slice == source_slice)
+        if chosen.size:
+            return float(info.area_mm2[chosen[0]])
+        areas = self.source(patient_id, info.id).get(SLICE_AREAS)
+        if areas is None:
+            return 0.0
+        if source_slice >= len(areas) or areas[source_slice] is None:
+            raise InputError(
+                f"{self.path}: {patient_id}, session {info.id} has no slice {source_slice}, the largest of the last scan; "
+                f"the scans are not on one grid: follow the {SizeMeasure.VOLUME_MM3}"
+            )
+        return float(areas[source_slice])
+
+    def _patient(self, patient_id: str) -> h5py.Group:
+        if patient_id not in self._file[PATIENTS]:
+            raise InputError(f"{self.path}: no patient {patient_id}; it has {len(self._file[PATIENTS])} others")
+        return self._file[PATIENTS][patient_id]
+
+    def _session(self, patient_id: str, session_id: str) -> h5py.Group:
+        patient = self._patient(patient_id)
+        if session_id not in patient:
+            raise InputError(f"{self.path}: {patient_id} has no session {session_id}; it has {', '.join(patient)}")
+        return patient[session_id]
+
+
+def _info(name: str, group: h5py.Group) -> SessionInfo:
+    numbers, area, brain = (group[vector][...] for vector in ("source_slice", "area_mm2", "brain_mm2"))
+    return SessionInfo(
+        name, float(group.attrs["day"]), float(group.attrs["volume_mm3"]), len(numbers), numbers, area, brain
+    )

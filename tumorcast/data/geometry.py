@@ -1,0 +1,217 @@
+"""The prepared grid and the way between it and the source's own voxels.
+
+A source volume is flipped and permuted to LPS (never resampled along the third axis). In its plane a square of
+256 mm round the grid's centre is sampled at `image_size` pixels; its corner lies on a source pixel's edge, so that 1 mm
+pixels come through 256 pixels untouched. Coordinates along an axis are in source pixels: pixel i spans [i, i + 1].
+"""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, assert_never
+
+import numpy as np
+import SimpleITK as sitk
+
+from tumorcast.records import FloatArray
+
+FIELD_OF_VIEW_MM = 256.0
+IMAGE_SIZES = (64, 128, 256)
+CANONICAL = "LPS"
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SAME_SPACING = 1e-4  # relative; header rounding below this counts as equal pixels
+
+
+class Interpolation(StrEnum):
+    """How values go home: `nearest` for labels, `linear` for intensities and probabilities."""
+
+    NEAREST = "nearest"
+    LINEAR = "linear"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel grid in SimpleITK's convention (x, y, z order; LPS mm; direction row by row)."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> "Grid":
+        """The grid of a 3D image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Grid":
+        """The grid that `as_dict` wrote, as a session's `source["grid"]` holds it."""
+        return cls(*(tuple(values[name]) for name in ("size", "spacing", "origin", "direction")))
+
+    def as_dict(self) -> dict[str, list[Any]]:
+        """The grid as JSON can hold it."""
+        return {name: list(values) for name, values in asdict(self).items()}
+
+    def image(self, array: np.ndarray[Any, Any]) -> sitk.Image:
+        """A SimpleITK image of `array` (Z, Y, X) on this grid."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+        return image
+
+    def affine(self) -> FloatArray:
+        """(4, 4) voxel (x, y, z) to world, RAS mm, as NIfTI has it."""
+        lps = np.eye(4)
+        lps[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
+        lps[:3, 3] = self.origin
+        return np.asarray(LPS_TO_RAS @ lps)
+
+    def canonical(self) -> "Grid":
+        """This grid after flips and permutations to LPS."""
+        width, height, depth = self.size
+        return Grid.of(canonical(self.image(np.zeros((depth, height, width), np.uint8))))
+
+
+def canonical(image: sitk.Image) -> sitk.Image:
+    """`image` flipped and permuted to LPS; values and voxels are untouched."""
+    return sitk.DICOMOrient(image, CANONICAL)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One in-plane axis of the prepared grid over a source axis.
+
+    start: the field of view's edge, whole source pixels; scale: source pixels a prepared pixel.
+    """
+
+    source_size: int
+    image_size: int
+    start: int
+    scale: float
+
+    @classmethod
+    def over(cls, source_size: int, spacing_mm: float, image_size: int) -> "Axis":
+        """The axis centred on `source_size` pixels of `spacing_mm`.
+
+        >>> Axis.over(240, 1.0, 256)
+        Axis(source_size=240, image_size=256, start=-8, scale=1.0)
+        """
+        scale = pixel_mm(image_size) / spacing_mm
+        if abs(scale - round(scale)) < SAME_SPACING * scale:
+            scale = float(round(scale))
+        start = round(source_size / 2 - FIELD_OF_VIEW_MM / spacing_mm / 2)
+        return cls(source_size, image_size, start, scale)
+
+    def weights(self) -> FloatArray:
+        """(image_size, source_size) float32: area average where pixels grow, linear interpolation where they shrink.
+
+        Rows reaching beyond the source sum to less than 1: what is missing is air.
+        """
+        source = np.arange(self.source_size)
+        if self.scale >= 1.0:
+            edges = self.start + np.arange(self.image_size + 1)[:, None] * self.scale
+            overlap = np.minimum(edges[1:], source + 1) - np.maximum(edges[:-1], source)
+            return np.asarray(np.clip(overlap, 0.0, None) / self.scale, np.float32)
+        centres = self.start + (np.arange(self.image_size)[:, None] + 0.5) * self.scale - 0.5
+        return np.asarray(np.clip(1.0 - np.abs(centres - source), 0.0, None), np.float32)
+
+    def homeward(self) -> FloatArray:
+        """(source_size,) position of each source pixel's centre in prepared pixels (0 is the first centre)."""
+        return np.asarray((np.arange(self.source_size) + 0.5 - self.start) / self.scale - 0.5)
+
+    @property
+    def offset(self) -> float:
+        """Position of the first prepared pixel's centre, in source pixel centres."""
+        return self.start + (self.scale - 1.0) / 2
+
+
+def pixel_mm(image_size: int) -> float:
+    """Side of a prepared pixel.
+
+    >>> [pixel_mm(size) for size in IMAGE_SIZES]
+    [4.0, 2.0, 1.0]
+    """
+    return FIELD_OF_VIEW_MM / image_size
+
+
+@dataclass(frozen=True)
+class PreparedGrid:
+    """The prepared plane over a source grid."""
+
+    source: Grid
+    canonical: Grid
+    columns: Axis
+    rows: Axis
+
+    @classmethod
+    def over(cls, source: Grid, image_size: int) -> "PreparedGrid":
+        """The plane of `image_size` pixels over `source`, which may point anywhere."""
+        grid = source.canonical()
+        columns, rows = (Axis.over(grid.size[axis], grid.spacing[axis], image_size) for axis in (0, 1))
+        return cls(source, grid, columns, rows)
+
+    def affine(self) -> FloatArray:
+        """(4, 4) prepared (column, row, source slice) to world, RAS mm."""
+        to_source = np.diag([self.columns.scale, self.rows.scale, 1.0, 1.0])
+        to_source[:2, 3] = self.columns.offset, self.rows.offset
+        return np.asarray(self.canonical.affine() @ to_source)
+
+    def sample(self, slices: FloatArray) -> FloatArray:
+        """(S, Y, X) canonical slices, air 0, to (S, image_size, image_size) float32."""
+        return np.asarray(self.rows.weights() @ np.asarray(slices, np.float32) @ self.columns.weights().T)
+
+
+def to_source_grid(
+    stack: np.ndarray[Any, Any],
+    source_slice: np.ndarray[Any, Any],
+    source: Grid,
+    *,
+    interpolation: Interpolation = Interpolation.LINEAR,
+    outside: float = 0.0,
+) -> sitk.Image:
+    """A stack of prepared slices as an image on the source's own grid.
+
+    stack: (S, H, W); source_slice: (S,) index of each along the third LPS axis; `outside` fills the voxels that no
+    prepared slice covers. At 1 mm and 256 pixels the values come home exactly, with either interpolation.
+    """
+    plane = PreparedGrid.over(source, stack.shape[-1])
+    width, height, depth = plane.canonical.size
+    volume = np.full((depth, height, width), outside, stack.dtype)
+    volume[source_slice] = _homeward(stack, plane, interpolation, outside)
+    home = sitk.DICOMOrient(plane.canonical.image(volume), _orientation(source))
+    if home.GetSize() != tuple(source.size):
+        raise ValueError(f"orientation of {source} is ambiguous: {home.GetSize()} came back")
+    home.CopyInformation(source.image(np.zeros(source.size[::-1], np.uint8)))
+    return home
+
+
+def _orientation(grid: Grid) -> str:
+    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction))
+
+
+def _homeward(
+    stack: np.ndarray[Any, Any], plane: PreparedGrid, interpolation: Interpolation, outside: float
+) -> np.ndarray[Any, Any]:
+    rows, columns = plane.rows.homeward(), plane.columns.homeward()
+    match interpolation:
+        case Interpolation.NEAREST:
+            values = stack[:, _nearest(rows, plane.rows)][:, :, _nearest(columns, plane.columns)]
+        case Interpolation.LINEAR:
+            values = (_linear(rows, plane.rows) @ stack @ _linear(columns, plane.columns).T).astype(stack.dtype)
+        case _:
+            assert_never(interpolation)
+    covered = _covered(rows, plane.rows)[:, None] & _covered(columns, plane.columns)[None, :]
+    return np.where(covered, values, np.asarray(outside, stack.dtype))
+
+
+def _covered(positions: FloatArray, axis: Axis) -> np.ndarray[Any, Any]:
+    return np.asarray((positions >= -0.5) & (positions < axis.image_size - 0.5))
+
+
+def _nearest(positions: FloatArray, axis: Axis) -> np.ndarray[Any, Any]:
+    return np.clip(np.floor(positions + 0.5).astype(np.int64), 0, axis.image_size - 1)
+
+
+def _linear(positions: FloatArray, axis: Axis) -> FloatArray:
+    inside = np.clip(positions, 0, axis.image_size - 1)[:, None]
+    return np.asarray(np.clip(1.0 - np.abs(inside - np.arange(axis.image_size)), 0.0, None))

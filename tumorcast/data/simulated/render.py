@@ -1,0 +1,172 @@
+"""What a scanner would show of a simulated head: four contrasts from tissue fractions, tumour labels and cell density.
+
+Levels, gains, bias, blur and noise are drawn per patient and jittered per session. The ordering of the tissues is that of the
+contrasts in BraTS; the numbers were set by eye and by histogram against TCGA-LGG.
+"""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from tumorcast.data.simulated.anatomy import Anatomy
+from tumorcast.data.simulated.fields import Grid, Mask, Volume, smooth_field
+from tumorcast.data.simulated.tumour import ENHANCING, NECROSIS, OEDEMA
+from tumorcast.records import Contrast
+
+MAX_INT16 = 32767
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Mean signal of each tissue in one contrast, white matter of an average T1 = 1; detail and vessel are added on top.
+
+    oedema, necrosis, enhancing: the level of the full lesion; oedema_cover: how much of the tissue below oedema it hides.
+    """
+
+    csf: float
+    grey: float
+    white: float
+    detail: float
+    vessel: float
+    oedema: float
+    oedema_cover: float
+    necrosis: float
+    enhancing: float
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """One patient's way of being scanned in one contrast: gain (units per level), gamma, noise (share of white), blur."""
+
+    levels: Levels
+    gain: float
+    gamma: float
+    noise: float
+    blur_mm: tuple[float, float, float]
+    bias_strength: float
+    bias: Volume
+
+
+def _typical(contrast: Contrast) -> Levels:
+    """Levels of an average scan."""
+    match contrast:
+        case Contrast.T1N:
+            return Levels(0.28, 0.64, 0.88, 0.22, 0.10, 0.56, 0.7, 0.45, 0.60)
+        case Contrast.T1C:
+            return Levels(0.28, 0.62, 0.80, 0.18, 0.75, 0.56, 0.7, 0.42, 1.10)
+        case Contrast.T2W:
+            return Levels(1.25, 0.62, 0.46, -0.10, -0.25, 0.88, 0.8, 1.05, 0.82)
+        case Contrast.T2F:
+            return Levels(0.16, 0.62, 0.54, -0.06, 0.0, 0.93, 0.85, 0.78, 0.86)
+        case _:
+            assert_never(contrast)
+
+
+def _vary(rng: np.random.Generator, levels: Levels, spread: float) -> Levels:
+    """Each level times its own factor."""
+    # CSF and lesions differ more between patients than healthy tissue does.
+    factors = np.exp(spread * np.array([2.5, 1, 1, 3, 5, 1.5, 1.5, 3, 2]) * rng.standard_normal(9))
+    values = (
+        levels.csf,
+        levels.grey,
+        levels.white,
+        levels.detail,
+        levels.vessel,
+        levels.oedema,
+        levels.oedema_cover,
+        levels.necrosis,
+        levels.enhancing,
+    )
+    varied = [float(value * factor) for value, factor in zip(values, factors, strict=True)]
+    varied[6] = min(varied[6], 0.97)
+    return Levels(*varied)
+
+
+def _draw_scanner(rng: np.random.Generator, grid: Grid, contrast: Contrast) -> Scanner:
+    levels = _vary(rng, _typical(contrast), 0.06)
+    in_plane, through = rng.uniform(0.0, 0.7), rng.uniform(0.0, 1.2)
+    return Scanner(
+        levels=levels,
+        gain=float(np.exp(rng.normal(np.log(450.0), 0.45))),
+        gamma=float(np.exp(rng.normal(0.0, 0.12))),
+        noise=float(np.exp(rng.uniform(np.log(0.006), np.log(0.03)))),
+        blur_mm=(through, in_plane, in_plane),
+        bias_strength=float(np.exp(rng.uniform(np.log(0.03), np.log(0.22)))),
+        bias=smooth_field(rng, grid, 90.0),
+    )
+
+
+def draw_scanners(rng: np.random.Generator, grid: Grid) -> dict[Contrast, Scanner]:
+    """How one patient is scanned, a scanner a contrast; the two T1 scans share their bias and most of their levels."""
+    return {contrast: _draw_scanner(rng, grid, contrast) for contrast in Contrast}
+
+
+def _soft(mask: Mask, grid: Grid, sigma_mm: float) -> Volume:
+    """The partial volume of a mask."""
+    return np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), sigma_mm / grid.voxel_mm))
+
+
+def render_session(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    labels: npt.NDArray[np.uint8],
+    density: Volume,
+    scanners: dict[Contrast, Scanner],
+) -> dict[Contrast, npt.NDArray[np.int16]]:
+    """All contrasts of one session.
+
+    labels: (Z, Y, X); density: (Z, Y, X) visible cells in [0, 1]. Returns (Z, Y, X) int16 each, 0 outside the brain, at
+    least 1 inside.
+    """
+    lesion = {
+        OEDEMA: _soft(labels > 0, anatomy.grid, 1.2),
+        NECROSIS: _soft(labels == NECROSIS, anatomy.grid, 0.9),
+        ENHANCING: _soft(labels == ENHANCING, anatomy.grid, 0.9),
+    }
+    texture = smooth_field(rng, anatomy.grid, 4.0)
+    edge = _edge(anatomy)
+    return {
+        contrast: _expose(
+            rng, anatomy, edge * _signal(anatomy, lesion, density, texture, scanners[contrast].levels), scanners[contrast]
+        )
+        for contrast in Contrast
+    }
+
+
+def _edge(anatomy: Anatomy) -> Volume:
+    """The dark fringe at the surface: dura, partial volume with air and the rim that skull stripping leaves."""
+    inside = ndimage.gaussian_filter(anatomy.brain.astype(np.float32), 1.5 / anatomy.grid.voxel_mm)
+    return np.clip((inside - 0.15) / 0.65, 0.25, 1)
+
+
+def _signal(anatomy: Anatomy, lesion: dict[int, Volume], density: Volume, texture: Volume, levels: Levels) -> Volume:
+    """(Z, Y, X) the noiseless signal: tissue, then oedema, then the core over it."""
+    signal = levels.csf * anatomy.csf + levels.grey * anatomy.grey + levels.white * anatomy.white
+    signal += levels.detail * anatomy.detail * (1 - anatomy.csf) + levels.vessel * anatomy.vessels
+    cover = levels.oedema_cover * (0.6 + 0.4 * density) * (1 - 0.35 * anatomy.grey) * (1 - 0.7 * anatomy.csf)
+    signal = _blend(signal, levels.oedema * (1 + 0.05 * texture), lesion[OEDEMA] * cover)
+    signal = _blend(signal, levels.necrosis * (1 + 0.08 * texture), 0.9 * lesion[NECROSIS])
+    return _blend(signal, levels.enhancing * (1 + 0.12 * texture), 0.9 * lesion[ENHANCING])
+
+
+def _blend(below: Volume, above: Volume | float, weight: Volume) -> Volume:
+    return np.asarray(below + weight * (above - below), np.float32)
+
+
+def _expose(rng: np.random.Generator, anatomy: Anatomy, signal: Volume, scanner: Scanner) -> npt.NDArray[np.int16]:
+    """Resolution, bias, gamma and noise of one scan."""
+    grid = anatomy.grid
+    sigma = [mm / grid.voxel_mm for mm in scanner.blur_mm]
+    # Two-millimetre voxels already average what one-millimetre noise and blur are about.
+    image = ndimage.gaussian_filter(signal, sigma) if max(sigma) > 0.25 else signal
+    session_bias = scanner.bias + 0.3 * smooth_field(rng, grid, 90.0)
+    image = np.clip(image, 0, None) ** np.float32(scanner.gamma)
+    image *= np.exp(np.float32(scanner.bias_strength) * session_bias)
+    image *= np.float32(np.exp(0.04 * rng.standard_normal()))
+    scale = np.float32(scanner.noise * np.exp(0.15 * rng.standard_normal()))
+    real, imaginary = (scale * rng.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
+    image = np.hypot(image + real, imaginary)
+    return np.where(anatomy.brain, np.clip(np.rint(scanner.gain * image), 1, MAX_INT16), 0).astype(np.int16)

@@ -1,0 +1,257 @@
+"""A simulated tumour: where it starts, how it grows and answers radiotherapy, and the BraTS labels one would draw.
+
+Growth is Fisher-Kolmogorov on the patient's tissue: white matter faster than grey, no way into CSF, with smooth random
+variation in diffusivity, direction and rate, so that outlines are irregular. It is set by what one sees, the speed of the front
+v = 2 sqrt(D rho) and its width sqrt(D / rho), hence D = v width / 2 and rho = v / (2 width).
+Radiotherapy moves cells from living to dying over its 42 days; the dying fade after a delay, all but a scar.
+No mass effect: tissue is replaced, not pushed.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from tumorcast.data.simulated.anatomy import Anatomy, load_template, template_index
+from tumorcast.data.simulated.fields import Mask, Volume, smooth_field
+from tumorcast.kernels.reaction_diffusion import advance, face_conductance, support
+from tumorcast.records import RadiotherapyCourse
+
+NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
+GREY_SLOWNESS = 5.0
+MAX_BRAIN_FRACTION = 0.15
+PONS_MNI_MM = (0.0, -27.0, -32.0)
+THALAMUS_MNI_MM = (12.0, -18.0, 8.0)
+NO_DENSITY = 1e-6
+
+
+class TumourKind(StrEnum):
+    """What grows: it decides the place and what takes up contrast."""
+
+    GLIOBLASTOMA = "glioblastoma"
+    LOW_GRADE = "low_grade"
+    MIDLINE = "midline"
+
+
+@dataclass(frozen=True)
+class TumourTraits:
+    """Everything drawn for one tumour, before it grows.
+
+    speed_mm_per_day: of the front in white matter; width_mm: sqrt(D / rho); first_volume_mm3: visible at the first scan;
+    visible, core: thresholds of the cell density for T2/FLAIR and for the core; rim_mm: thickness of living core round necrosis;
+    enhancement: share of the core that enhances, 0 to 1; survival: of one radiotherapy course; fading_days: time constant of the
+    dying after the delay; scar: the share of them that stays visible.
+    """
+
+    kind: TumourKind
+    speed_mm_per_day: float
+    width_mm: float
+    first_volume_mm3: float
+    visible: float
+    core: float
+    rim_mm: float
+    enhancement: float
+    survival: float
+    delay_days: float
+    fading_days: float
+    scar: float
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What a tumour grows in: (3, Z, Y, X) conductance and (Z, Y, X) rate, per day; the longest stable step.
+
+    resistance: (Z, Y, X) factor on the log survival of radiotherapy; outline, patches: noise of the labels.
+    """
+
+    conductance: Volume
+    rate: Volume
+    step_days: float
+    resistance: Volume
+    outline: Volume
+    patches: Volume
+
+
+@dataclass(frozen=True)
+class TumourState:
+    """One tumour on one day: living and dying cells, (Z, Y, X) each, 1 = as dense as tissue can be.
+
+    peak: the most that was ever visible, which marks the core also after radiotherapy has thinned it.
+    """
+
+    living: Volume
+    dying: Volume
+    peak: Volume
+
+    @property
+    def visible(self) -> Volume:
+        """(Z, Y, X) what imaging sees of either, at most 1."""
+        return np.minimum(self.living + self.dying, np.float32(1))
+
+
+def draw_traits(rng: np.random.Generator) -> TumourTraits:
+    """The kind and the numbers of one tumour."""
+    kind = list(TumourKind)[int(rng.choice(3, p=[0.5, 0.32, 0.18]))]
+    median_speed, largest_ml, enhancement = {
+        TumourKind.GLIOBLASTOMA: (0.036, 70.0, rng.uniform(0.75, 1.0)),
+        TumourKind.LOW_GRADE: (0.016, 90.0, rng.choice([0.0, 0.25], p=[0.75, 0.25])),
+        TumourKind.MIDLINE: (0.022, 25.0, rng.choice([0.0, 0.35], p=[0.6, 0.4])),
+    }[kind]
+    return TumourTraits(
+        kind=kind,
+        speed_mm_per_day=float(np.clip(median_speed * np.exp(0.7 * rng.standard_normal()), 0.003, 0.11)),
+        width_mm=float(np.exp(rng.uniform(np.log(0.8), np.log(2.2)))),
+        first_volume_mm3=1000 * float(np.exp(rng.uniform(np.log(2.5), np.log(largest_ml)))),
+        visible=float(rng.uniform(0.14, 0.3)),
+        core=float(rng.uniform(0.7, 0.93)),
+        rim_mm=float(rng.uniform(2.5, 8.0)),
+        enhancement=float(enhancement),
+        survival=float(np.exp(rng.uniform(np.log(0.06), np.log(0.8)))),
+        delay_days=float(rng.uniform(0.0, 60.0)),
+        fading_days=float(rng.uniform(25.0, 120.0)),
+        scar=float(rng.uniform(0.1, 0.5)),
+    )
+
+
+def _seed_template_voxel(rng: np.random.Generator, kind: TumourKind) -> npt.NDArray[np.float64]:
+    """(3,) where the tumour starts, a voxel of the template."""
+    if kind is TumourKind.MIDLINE:
+        side = rng.choice([-1.0, 1.0])
+        x, y, z = PONS_MNI_MM if rng.random() < 0.7 else (side * THALAMUS_MNI_MM[0], *THALAMUS_MNI_MM[1:])
+        return template_index((x, y, z)) + rng.normal(0.0, 3.0, 3)
+    inside = np.argwhere(load_template().white > 0.85)
+    above_tentorium = inside[inside[:, 0] > template_index((0.0, 0.0, -15.0))[0]]
+    return np.asarray(above_tentorium[rng.integers(len(above_tentorium))], np.float64)
+
+
+def _seed_density(rng: np.random.Generator, anatomy: Anatomy, kind: TumourKind) -> Volume:
+    """(Z, Y, X) a ball of cells of some 3 mm at the voxel of brain tissue nearest to the seed."""
+    seed = _seed_template_voxel(rng, kind).astype(np.float32).reshape(3, 1, 1, 1)
+    away = ((anatomy.template_index - seed) ** 2).sum(0)
+    away[anatomy.csf + ~anatomy.brain > 0.3] = np.inf
+    at = np.unravel_index(int(np.argmin(away)), away.shape)
+    z, y, x = np.ogrid[tuple(slice(0, n) for n in away.shape)]
+    mm2 = ((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) * anatomy.grid.voxel_mm**2
+    return (np.exp(-mm2 / 9.0) * (mm2 < 36.0) * np.isfinite(away)).astype(np.float32)
+
+
+def make_medium(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits) -> Medium:
+    """The tissue as the tumour meets it."""
+    grid = anatomy.grid
+    diffusivity = traits.speed_mm_per_day * traits.width_mm / 2
+    rough = rng.uniform(0.5, 1.1)
+    noise = np.float32(0.8) * smooth_field(rng, grid, 18.0) + np.float32(0.6) * smooth_field(rng, grid, 9.0)
+    speed = diffusivity * np.exp(rough * noise - rough**2 / 2)
+    tissue = (anatomy.white + anatomy.grey / GREY_SLOWNESS) * (anatomy.csf < 0.5) * anatomy.brain
+    along = rng.uniform(0.2, 0.8)
+    by_axis = np.stack([speed * tissue * np.exp(along * smooth_field(rng, grid, 30.0)) for _ in range(3)])
+    by_axis = np.minimum(by_axis, 8 * diffusivity).astype(np.float32)
+    conductance = np.empty_like(by_axis)
+    face_conductance(by_axis, grid.voxel_mm, conductance)
+    rate = traits.speed_mm_per_day / (2 * traits.width_mm) * np.exp(0.25 * smooth_field(rng, grid, 20.0))
+    fastest = float(rate.max())
+    return Medium(
+        conductance=conductance,
+        rate=np.asarray(rate * (tissue > 0), np.float32),
+        step_days=min(0.9 / (6.0 * float(conductance.max())), 0.3 / fastest),
+        resistance=np.exp(0.5 * smooth_field(rng, grid, 18.0)),
+        outline=0.6 * smooth_field(rng, grid, 9.0) + 0.5 * smooth_field(rng, grid, 5.0),
+        patches=smooth_field(rng, grid, 7.0),
+    )
+
+
+def _grow(living: Volume, medium: Medium, days: float) -> Volume:
+    """The living cells some days later; steps are the longest that are stable."""
+    grown, scratch = living.copy(), np.empty_like(living)
+    box = np.zeros((3, 2), np.int64)
+    steps = max(1, int(np.ceil(days / medium.step_days)))
+    while steps > 0:
+        support(grown, NO_DENSITY, box)
+        batch = min(steps, 4)
+        reach = np.stack([box[:, 0] - batch, box[:, 1] + batch], axis=1).clip(0, np.array(grown.shape)[:, None])
+        advance(grown, scratch, medium.conductance, medium.rate, min(days, medium.step_days), batch, reach)
+        steps -= batch
+    return grown
+
+
+def _is_too_large(living: Volume, anatomy: Anatomy, traits: TumourTraits) -> bool:
+    return bool((living > traits.visible).sum() > MAX_BRAIN_FRACTION * anatomy.brain.sum())
+
+
+def first_state(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> TumourState:
+    """Grow from the seed until the visible volume is that of the first scan (or nothing more grows)."""
+    living = _seed_density(rng, anatomy, traits.kind)
+    wanted = min(traits.first_volume_mm3 / anatomy.grid.voxel_mm**3, MAX_BRAIN_FRACTION * anatomy.brain.sum())
+    for _ in range(600):
+        if (living > traits.visible).sum() >= wanted:
+            break
+        living = _grow(living, medium, 0.5 / traits.speed_mm_per_day)
+    return TumourState(living, np.zeros_like(living), living)
+
+
+def state_after(
+    state: TumourState,
+    anatomy: Anatomy,
+    traits: TumourTraits,
+    medium: Medium,
+    *,
+    from_day: float,
+    to_day: float,
+    course: RadiotherapyCourse | None,
+) -> TumourState:
+    """The tumour on to_day, in steps of a week at most. Cells killed by radiotherapy join the dying."""
+    living, dying, peak, day = state.living, state.dying, state.peak, from_day
+    while day < to_day:
+        days = min(7.0, to_day - day)
+        if not _is_too_large(living, anatomy, traits):
+            living = _grow(living, medium, days)
+        if course is not None:
+            share = _overlap_days(day, day + days, course) / (course.end_days - course.start_days)
+            killed = living * (1 - np.float32(traits.survival) ** (np.float32(share) * medium.resistance))
+            living, dying = living - killed, (dying + killed) * np.float32(_fading(traits, day, days, course))
+        peak = np.maximum(peak, living + dying)
+        day += days
+    return TumourState(living, dying, peak)
+
+
+def _overlap_days(start: float, end: float, course: RadiotherapyCourse) -> float:
+    return max(0.0, min(end, course.end_days) - max(start, course.start_days))
+
+
+def _visible_share(traits: TumourTraits, since_delay: float) -> float:
+    return traits.scar + (1 - traits.scar) * float(np.exp(-max(since_delay, 0.0) / traits.fading_days))
+
+
+def _fading(traits: TumourTraits, day: float, days: float, course: RadiotherapyCourse) -> float:
+    """By what factor the dying fade from day to day + days; they are counted from the course's start plus the delay."""
+    since = day - course.start_days - traits.delay_days
+    return _visible_share(traits, since + days) / _visible_share(traits, since)
+
+
+def draw_labels(state: TumourState, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> npt.NDArray[np.uint8]:
+    """(Z, Y, X) BraTS 2023 labels: 0 none, 1 necrotic or non-enhancing core, 2 oedema, 3 enhancing.
+
+    Thresholds on density with smooth noise that is the patient's own, so that labels of its sessions belong together.
+    """
+    density = state.visible
+    tumour = (density > np.minimum(traits.visible * np.exp(0.9 * medium.outline), 0.6)) & anatomy.brain
+    once = density + 0.6 * np.clip(state.peak - density, 0, 1)
+    core = tumour & (once > np.clip(traits.core + 0.08 * medium.outline, 0.4, 0.98))
+    labels = np.where(tumour, OEDEMA, 0).astype(np.uint8)
+    if core.any():
+        labels[core] = NECROSIS
+        labels[_enhancing(core, state, anatomy, traits, medium)] = ENHANCING
+    return labels
+
+
+def _enhancing(core: Mask, state: TumourState, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> Mask:
+    """The rim of the core, in patches, thicker where the noise says so."""
+    if traits.enhancement == 0.0:
+        return np.zeros_like(core)
+    closed = ndimage.binary_closing(core, iterations=2) | core
+    depth_mm = anatomy.grid.voxel_mm * ndimage.distance_transform_edt(closed)
+    rim = depth_mm < np.clip(traits.rim_mm * (1 + 0.4 * medium.outline), 0.9, None)
+    alive = medium.patches < 3.0 * (traits.enhancement - 0.5)
+    return np.asarray(core & rim & alive)

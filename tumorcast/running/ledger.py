@@ -1,0 +1,103 @@
+"""The record of a forecast run: where each shard stands, what made it, and how each patient fared.
+
+A unit is finished when its shard stands under its final name with the provenance of this run. So a run that was
+stopped is resumed by starting it again, and one with another configuration, cohort or model is refused.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tumorcast.archive.maps import archive_provenance, shard_provenance
+from tumorcast.durable import written_whole
+from tumorcast.errors import UsageError
+from tumorcast.forecasting.plan import Unit
+
+
+class PatientStatus(StrEnum):
+    """How a patient fared."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class PatientOutcome:
+    """How a patient fared, and why."""
+
+    patient_id: str
+    status: PatientStatus
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every path of a run that writes `archive`, and what the run is made of."""
+
+    archive: Path
+    provenance: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards of an unfinished run stand."""
+        return self.archive.with_name(self.archive.name + ".parts")
+
+    @property
+    def status_path(self) -> Path:
+        """The table of outcomes."""
+        return self.archive.with_suffix(".status.tsv")
+
+    def shard(self, unit: Unit) -> Path:
+        """Where the shard of this unit stands."""
+        return self.folder / unit.patient_id / f"{unit.name}.h5"
+
+    def is_complete(self) -> bool:
+        """Whether the archive of this very run stands and nothing of it is left to do."""
+        return not self.folder.exists() and archive_provenance(self.archive) == self.provenance
+
+    def open(self) -> None:
+        """Begin the run, or go on with it. Raises UsageError if another run's results or shards stand there."""
+        if self.archive.exists() and archive_provenance(self.archive) != self.provenance:
+            raise UsageError(
+                f"{self.archive}: already there, and not made by this version with these settings and inputs; "
+                "give another --out, or remove it"
+            )
+        path = self.folder / "run.json"
+        if not path.exists():
+            with written_whole(path) as temporary:
+                temporary.write_text(json.dumps(self.provenance, indent=2, sort_keys=True), encoding="utf-8")
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in self.provenance.items():
+            if found.get(key) != value:
+                raise UsageError(
+                    f"{self.folder}: an unfinished run there has {key} = {found.get(key)!r}, this one has {value!r}; "
+                    "start it with the same settings to resume it, remove the folder, or give another --out"
+                )
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether the unit's shard stands, whole, and was made by this run."""
+        return shard_provenance(self.shard(unit)) == self.provenance
+
+    def read_outcomes(self) -> list[PatientOutcome]:
+        """How each patient fared, from the table."""
+        rows = self.status_path.read_text(encoding="utf-8").splitlines()[1:]
+        return [PatientOutcome(pid, PatientStatus(status), why) for pid, status, why in (r.split("\t") for r in rows)]
+
+    def close(self, outcomes: Iterable[PatientOutcome]) -> None:
+        """Write the table of outcomes."""
+        rows = [f"{outcome.patient_id}\t{outcome.status}\t{outcome.reason}\n" for outcome in outcomes]
+        with written_whole(self.status_path) as temporary:
+            temporary.write_text("patient_id\tstatus\treason\n" + "".join(rows), encoding="utf-8")
+
+    def remove_shards(self) -> None:
+        """Remove this run's shards once they are merged; a file that is not ours stays, with its folder."""
+        for path in [*self.folder.glob("*/*.h5"), self.folder / "run.json"]:
+            path.unlink()
+        for folder in [*self.folder.iterdir(), self.folder]:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()

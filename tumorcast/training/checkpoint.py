@@ -1,0 +1,80 @@
+"""The state of a training run on disk, as safetensors: weights, their average, AdamW's moments. Nothing is pickled."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tumorcast.errors import InputError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class TrainingState:
+    """A network under training. `average`: the exponential moving average of its parameters, by name."""
+
+    module: nn.Module
+    average: dict[str, Tensor]
+    optimizer: torch.optim.AdamW
+    step: int = 0
+
+    @classmethod
+    def fresh(cls, module: nn.Module, learning_rate: float, weight_decay: float) -> "TrainingState":
+        """The state before the first step."""
+        optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        average = {name: value.detach().clone() for name, value in module.named_parameters()}
+        return cls(module, average, optimizer)
+
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the weights; the decay starts low so that the first weights are forgotten."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        values = [value.detach() for _, value in self.module.named_parameters()]
+        torch._foreach_lerp_(list(self.average.values()), values, 1 - decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, under unique names."""
+        state = {f"weights/{name}": value.detach() for name, value in self.module.named_parameters()}
+        state |= {f"average/{name}": value for name, value in self.average.items()}
+        return state | dict(self._moments())
+
+    def _moments(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.module.named_parameters():
+            for moment in MOMENTS if parameter in self.optimizer.state else ():
+                yield f"{moment}/{name}", self.optimizer.state[parameter][moment]
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Put back what `tensors()` gave after `step` steps. Raises KeyError or RuntimeError if it does not fit."""
+        self.step = step
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(tensors[f"weights/{name}"])
+                self.average[name].copy_(tensors[f"average/{name}"])
+                moments = {moment: tensors[f"{moment}/{name}"].clone() for moment in MOMENTS}
+                self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file so that a crash leaves the old one or the new one, never half of one."""
+    temporary = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path, state: TrainingState) -> dict[str, str]:
+    """Restore `state` from `path` and return the file's metadata. Raises InputError if it does not fit."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        state.restore(tensors, int(metadata["step"]))
+    except (OSError, SafetensorError, KeyError, RuntimeError) as fault:
+        raise InputError(f"{path}: cannot be resumed from ({fault}); remove the folder to start again") from None
+    return metadata

@@ -1,0 +1,128 @@
+"""Which network each kind is, its default architecture, and a network on disk (a RUN folder).
+
+A RUN folder holds run.json (kind, architecture, contrasts, settings, provenance), weights.safetensors (what is used:
+the averaged weights), checkpoint.safetensors (what training resumes from), losses.csv and loss.png.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tumorcast.config import Architecture, NetworkKind
+from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor
+from tumorcast.diffusion.unet import UNet
+from tumorcast.errors import InputError
+
+RUN_FILE, WEIGHTS_FILE = "run.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a trained network is and how it came to be."""
+
+    kind: NetworkKind
+    architecture: Architecture
+    contrasts: tuple[str, ...]
+    noise_levels: int
+    pixel_mm: float
+    provenance: dict[str, Any]
+
+    def to_json(self) -> str:
+        """The text of run.json."""
+        record = asdict(self) | {"architecture": self.architecture.model_dump()}
+        return json.dumps(record, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network in evaluation mode and what it is."""
+
+    info: RunInfo
+    module: nn.Module
+    path: Path
+
+
+def default_architecture(kind: NetworkKind, *, image_size: int, contrasts: int) -> Architecture:
+    """A network of moderate size for (contrasts, image_size, image_size); 64 px trains in an hour on 2 cores."""
+    common = {"image_size": image_size, "in_channels": contrasts}
+    match kind:
+        case NetworkKind.DENOISER:
+            mult = (1, 2, 3, 4) if image_size <= 64 else (1, 1, 2, 3, 4)
+            return Architecture(
+                **common, out_channels=contrasts, channel_mult=mult, attention_resolutions=(8,), classes=2
+            )
+        case NetworkKind.ATTENTION_POOL_REGRESSOR:
+            mult = (1, 2, 3, 4) if image_size <= 64 else (1, 1, 2, 3, 4)
+            return Architecture(
+                **common,
+                out_channels=1,
+                channel_mult=mult,
+                attention_resolutions=(16, 8),
+                head_channels=64 if image_size > 64 else 32,
+                scale_shift_norm=True,
+                resblock_updown=True,
+            )
+        case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:
+            return Architecture(
+                **common,
+                out_channels=1,
+                channel_mult=(1, 2, 2),
+                res_blocks=1,
+                attention_resolutions=(),
+                scale_shift_norm=True,
+                resblock_updown=True,
+            )
+        case _:
+            assert_never(kind)
+
+
+def build(kind: NetworkKind, architecture: Architecture) -> nn.Module:
+    """An untrained network of this kind."""
+    match kind:
+        case NetworkKind.DENOISER:
+            return UNet(architecture)
+        case NetworkKind.ATTENTION_POOL_REGRESSOR:
+            return AttentionPoolRegressor(architecture)
+        case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:
+            return DenseRegressor(architecture)
+        case _:
+            assert_never(kind)
+
+
+def read_run_info(run: Path) -> RunInfo:
+    """What the network in folder `run` is. Raises InputError if run.json is missing or not one of ours."""
+    path = run / RUN_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return RunInfo(
+            kind=NetworkKind(record["kind"]),
+            architecture=Architecture.of(record["architecture"], str(path)),
+            contrasts=tuple(record["contrasts"]),
+            noise_levels=int(record["noise_levels"]),
+            pixel_mm=float(record["pixel_mm"]),
+            provenance=dict(record["provenance"]),
+        )
+    except OSError:
+        raise InputError(f"{path}: not found; --model takes a folder made by `tumorcast train`") from None
+    except (ValueError, KeyError, TypeError) as fault:
+        raise InputError(f"{path}: not a run of this version of tumorcast ({fault!r})") from None
+
+
+def load_network(run: Path, device: str = "cpu") -> TrainedNetwork:
+    """The network in folder `run`, in float32 and ready to use. Raises InputError if its files do not fit together."""
+    info = read_run_info(run)
+    module = build(info.kind, info.architecture)
+    path = run / WEIGHTS_FILE
+    try:
+        state: dict[str, Tensor] = load_file(path)
+        module.load_state_dict({name: value.float() for name, value in state.items()})
+    except (OSError, SafetensorError, RuntimeError) as fault:
+        raise InputError(f"{path}: does not hold the network that {RUN_FILE} describes ({fault})") from None
+    module.to(torch.device(device)).eval().requires_grad_(False)
+    return TrainedNetwork(info, module, run)
