@@ -9,7 +9,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import click
 import typer
 
 from tumorcast.errors import InputError, StoppedError, TumorcastError, UsageError
@@ -31,18 +30,23 @@ Choice = TypeVar("Choice", bound=StrEnum)
 SOME_FAILED = 1
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     level = logging.DEBUG if debug else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("matplotlib", "numba", "h5py", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if version:
-        typer.echo(VERSION)
-        raise typer.Exit
 
 
 @app.command()
@@ -319,7 +323,10 @@ def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        try:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        except KeyboardInterrupt:
+            raise StoppedError("stopped; what is finished is kept, start the command again to go on") from None
 
 
 def _tell_fate(patient_id: str, session_id: str | None, status: str, reason: str) -> None:
@@ -344,20 +351,13 @@ def _exit_if_failed(failed: int) -> None:
 
 def main() -> None:
     """Run a command; an error on purpose becomes one line on stderr and its exit code."""
-    debug = "--debug" in sys.argv[1:]
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = StoppedError.exit_code
-    except click.ClickException as fault:
-        fault.show()
-        code = UsageError.exit_code
+        app()
     except TumorcastError as fault:
-        if debug:
+        if "--debug" in sys.argv[1:]:
             raise
         typer.echo(f"error: {fault}", err=True)
-        code = fault.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(fault.exit_code)
 
 
 if __name__ == "__main__":
