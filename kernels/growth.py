@@ -13,6 +13,7 @@ after radiotherapy needs no size from before it.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,13 @@ PARAMETERS = 6
 SHAPE_PARAMETERS = 5  # all but A0, which only scales
 LOG_2 = math.log(2.0)
 MAX_EXPONENT = 300.0  # exp(300) is far above any tumour, and its square is still a finite float64
+
+
+class Timeline(NamedTuple):
+    """The patient's clock. origin: the day of A0; courses: (C,) starting days of radiotherapy, in order."""
+
+    origin: float
+    courses: Array
 
 
 @compiled
@@ -42,14 +50,14 @@ def log_cosh(x: float) -> float:
 def dying_exponent(elapsed: float, row: Array) -> float:
     """E(τ): the log of what is left of killed cells `elapsed` days after their course began."""
     slope, delay = row[SLOPE], row[DELAY]
-    return row[DECAY_RATE] / slope * (log_cosh(slope * delay) - log_cosh(slope * (elapsed - delay)))
+    return float(row[DECAY_RATE] / slope * (log_cosh(slope * delay) - log_cosh(slope * (elapsed - delay))))
 
 
 @compiled
-def courses_before(day: float, courses: Array) -> int:
-    """How many of the ordered starting days lie before `day`. On the very day nothing has changed yet."""
+def courses_before(day: float, timeline: Timeline) -> int:
+    """How many courses started before `day`. On the very day nothing has changed yet."""
     count = 0
-    while count < courses.size and courses[count] < day:
+    while count < timeline.courses.size and timeline.courses[count] < day:
         count += 1
     return count
 
@@ -57,28 +65,30 @@ def courses_before(day: float, courses: Array) -> int:
 @compiled
 def log_living(day: float, origin: float, count: int, row: Array) -> float:
     """log A_l / A0 with `count` courses behind."""
-    if count == 0:
-        return row[RATE] * (day - origin)
-    return row[RATE] * (day - origin) + count * math.log(row[SURVIVAL])
+    grown = row[RATE] * (day - origin)
+    if count > 0:
+        grown += count * math.log(row[SURVIVAL])
+    return float(grown)
 
 
 @compiled
-def log_dying(day: float, origin: float, courses: Array, k: int, row: Array) -> float:
+def log_dying(day: float, timeline: Timeline, k: int, row: Array) -> float:
     """log A_d,k / A0 of the cells that course `k` killed; -inf where it kills none (S = 1)."""
     if row[SURVIVAL] >= 1.0:
         return -math.inf
-    at_start = log_living(courses[k], origin, k, row)
-    return at_start + math.log1p(-row[SURVIVAL]) + dying_exponent(day - courses[k], row)
+    start = timeline.courses[k]
+    living = log_living(start, timeline.origin, k, row)
+    return living + math.log1p(-row[SURVIVAL]) + dying_exponent(day - start, row)
 
 
 @compiled
-def log_shape(day: float, origin: float, courses: Array, row: Array) -> float:
-    """log size / A0 as if the origin came before every course. courses: (C,) starting days in order."""
-    count = courses_before(day, courses)
-    peak = log_living(day, origin, count, row)
+def log_shape(day: float, timeline: Timeline, row: Array) -> float:
+    """log size / A0 as if the origin came before every course: the log of the sum over living and dying cells."""
+    count = courses_before(day, timeline)
+    peak = log_living(day, timeline.origin, count, row)
     total = 1.0
     for k in range(count):
-        term = log_dying(day, origin, courses, k, row)
+        term = log_dying(day, timeline, k, row)
         if term <= peak:
             total += math.exp(term - peak)
         else:
@@ -88,49 +98,48 @@ def log_shape(day: float, origin: float, courses: Array, row: Array) -> float:
 
 
 @compiled
-def log_growth(day: float, origin: float, courses: Array, row: Array) -> float:
+def log_growth(day: float, timeline: Timeline, row: Array) -> float:
     """log of size(day) / A0, where A0 = size(origin)."""
-    value = log_shape(day, origin, courses, row)
-    if courses.size == 0 or courses[0] >= origin:
+    value = log_shape(day, timeline, row)
+    if courses_before(timeline.origin, timeline) == 0:
         return value
-    return value - log_shape(origin, origin, courses, row)
+    return value - log_shape(timeline.origin, timeline, row)
 
 
 @compiled
-def size_at(day: float, origin: float, courses: Array, row: Array) -> float:
+def size_at(day: float, timeline: Timeline, row: Array) -> float:
     """Tumour size on `day`, in the unit of A0; finite for every row (MAX_EXPONENT)."""
-    return row[INITIAL_SIZE] * math.exp(min(log_growth(day, origin, courses, row), MAX_EXPONENT))
+    return float(row[INITIAL_SIZE] * math.exp(min(log_growth(day, timeline, row), MAX_EXPONENT)))
 
 
 @compiled
-def fill_sizes(days: Array, origin: float, courses: Array, row: Array, out: Array) -> None:
+def fill_sizes(days: Array, timeline: Timeline, row: Array, out: Array) -> None:
     """size_at for each of days: (T,) into out: (T,)."""
     for i in range(days.size):
-        out[i] = size_at(days[i], origin, courses, row)
+        out[i] = size_at(days[i], timeline, row)
 
 
 @compiled
-def fill_trajectories(days: Array, origin: float, courses: Array, rows: Array, out: Array) -> None:
+def fill_trajectories(days: Array, timeline: Timeline, rows: Array, out: Array) -> None:
     """fill_sizes for each of rows: (B, 6), into out: (B, T)."""
     for b in range(rows.shape[0]):
-        fill_sizes(days, origin, courses, rows[b], out[b])
+        fill_sizes(days, timeline, rows[b], out[b])
 
 
 @compiled
-def fill_changes(day_from: float, day_to: float, courses: Array, rows: Array, out: Array) -> None:
-    """size(day_to) / size(day_from) of each of rows: (B, 6), into out: (B,). A0 cancels, so none is divided by."""
+def fill_changes(day: float, timeline: Timeline, rows: Array, out: Array) -> None:
+    """size(day) / size(origin) of each of rows: (B, 6), into out: (B,). A0 cancels, so none is divided by."""
     for b in range(rows.shape[0]):
-        out[b] = math.exp(min(log_growth(day_to, day_from, courses, rows[b]), MAX_EXPONENT))
+        out[b] = math.exp(min(log_growth(day, timeline, rows[b]), MAX_EXPONENT))
 
 
 @compiled
-def add_dying_gradient(elapsed: float, at_start: float, k: int, weight: float, row: Array, out: Array) -> None:
-    """Add weight · ∂ log A_d,k to out: (5,). at_start: days from the origin to the course's start."""
+def add_dying_gradient(elapsed: float, k: int, weight: float, row: Array, out: Array) -> None:
+    """Add weight · ∂ log A_d,k to out: (5,), all but what the living cells' growth before the course gives."""
     slope, delay, decay, survival = row[SLOPE], row[DELAY], row[DECAY_RATE], row[SURVIVAL]
     before = math.tanh(slope * delay)
     after = math.tanh(slope * (elapsed - delay))
     exponent = dying_exponent(elapsed, row)
-    out[RATE] += weight * at_start
     out[DECAY_RATE] += weight * exponent / decay
     out[DELAY] += weight * decay * (before + after)
     out[SLOPE] += weight * (decay * (delay * before - (elapsed - delay) * after) - exponent) / slope
@@ -138,31 +147,35 @@ def add_dying_gradient(elapsed: float, at_start: float, k: int, weight: float, r
 
 
 @compiled
-def add_shape_gradient(day: float, origin: float, courses: Array, sign: float, row: Array, out: Array) -> None:
+def add_shape_gradient(day: float, timeline: Timeline, sign: float, row: Array, out: Array) -> None:
     """Add sign · ∂ log_shape / ∂ (λ, λ_decay, delay, slope, S) to out: (5,).
 
     The log of a sum has as its gradient the mean of the terms' gradients, weighted by the terms.
     """
-    total = log_shape(day, origin, courses, row)
-    count = courses_before(day, courses)
+    origin = timeline.origin
+    total = log_shape(day, timeline, row)
+    count = courses_before(day, timeline)
     share = sign * math.exp(log_living(day, origin, count, row) - total)
     out[RATE] += share * (day - origin)
     out[SURVIVAL] += share * count / row[SURVIVAL]
     if row[SURVIVAL] >= 1.0:
         return
     for k in range(count):
-        share = sign * math.exp(log_dying(day, origin, courses, k, row) - total)
-        add_dying_gradient(day - courses[k], courses[k] - origin, k, share, row, out)
+        start = timeline.courses[k]
+        share = sign * math.exp(log_dying(day, timeline, k, row) - total)
+        out[RATE] += share * (start - origin)
+        add_dying_gradient(day - start, k, share, row, out)
 
 
 @compiled
-def fill_jacobian(days: Array, origin: float, courses: Array, row: Array, sizes: Array, out: Array) -> None:
+def fill_jacobian(days: Array, timeline: Timeline, row: Array, sizes: Array, out: Array) -> None:
     """∂ size / ∂ parameters into out: (T, 6). sizes: (T,) as fill_sizes gave them; A0 > 0."""
+    shifted = courses_before(timeline.origin, timeline) > 0
     for i in range(days.size):
         out[i, :] = 0.0
-        add_shape_gradient(days[i], origin, courses, 1.0, row, out[i])
-        if courses.size > 0 and courses[0] < origin:
-            add_shape_gradient(origin, origin, courses, -1.0, row, out[i])
+        add_shape_gradient(days[i], timeline, 1.0, row, out[i])
+        if shifted:
+            add_shape_gradient(timeline.origin, timeline, -1.0, row, out[i])
         out[i, INITIAL_SIZE] = 1.0 / row[INITIAL_SIZE]
         for j in range(PARAMETERS):
             out[i, j] *= sizes[i]

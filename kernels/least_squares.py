@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.kernels.compiling import compiled, compiled_parallel, parallel_range
-from tumorcast.kernels.growth import PARAMETERS, fill_jacobian, fill_sizes
+from tumorcast.kernels.growth import PARAMETERS, Timeline, fill_jacobian, fill_sizes
 
 Array = npt.NDArray[np.float64]
 
@@ -31,13 +31,26 @@ WALL = 1e-6  # a coordinate this near to a bound is at it
 
 
 class Problem(NamedTuple):
-    """What every replicate shares. days: (T,), courses: (C,) starting days, lower, upper, log_scaled: (6,)."""
+    """What every replicate shares.
+
+    days: (T,), the first of them the origin; courses: (C,) starting days of radiotherapy;
+    lower, upper, log_scaled: (6,); max_steps: of the descent from one of the best starts.
+    """
 
     days: Array
     courses: Array
     lower: Array
     upper: Array
     log_scaled: npt.NDArray[np.bool_]
+    max_steps: int
+
+
+class Fits(NamedTuple):
+    """Where the results of B replicates go. rows: (B, 6) parameters; losses, statuses: (B,)."""
+
+    rows: Array
+    losses: Array
+    statuses: npt.NDArray[np.int64]
 
 
 class Work(NamedTuple):
@@ -72,24 +85,31 @@ def new_work(times: int) -> Work:
 
 
 @compiled
+def timeline(problem: Problem) -> Timeline:
+    """The clock of the problem; put together here because numba's parallel loops take no nested tuples."""
+    return Timeline(problem.days[0], problem.courses)
+
+
+@compiled
 def to_row(problem: Problem, unit: Array, row: Array, scale: Array) -> None:
     """Parameters of the coordinates unit: (6,) into row, and ∂ row / ∂ unit into scale."""
     for j in range(PARAMETERS):
         lower, upper = problem.lower[j], problem.upper[j]
         if problem.log_scaled[j]:
             width = math.log(upper / lower)
-            row[j] = min(max(lower * math.exp(width * unit[j]), lower), upper)
+            row[j] = lower * math.exp(width * unit[j])
             scale[j] = width * row[j]
         else:
             row[j] = lower + (upper - lower) * unit[j]
             scale[j] = upper - lower
+        row[j] = upper if unit[j] >= 1.0 else min(row[j], upper)  # rounding must not leave the box
 
 
 @compiled
 def loss_at(problem: Problem, observed: Array, unit: Array, work: Work) -> float:
     """Sum of squared residuals; leaves the parameters and the model's sizes in `work`."""
     to_row(problem, unit, work.row, work.scale)
-    fill_sizes(problem.days, problem.days[0], problem.courses, work.row, work.model)
+    fill_sizes(problem.days, timeline(problem), work.row, work.model)
     total = 0.0
     for i in range(observed.size):
         residual = work.model[i] - observed[i]
@@ -100,7 +120,7 @@ def loss_at(problem: Problem, observed: Array, unit: Array, work: Work) -> float
 @compiled
 def linearise(problem: Problem, observed: Array, work: Work) -> None:
     """JᵀJ and Jᵀr at the point where loss_at was last called."""
-    fill_jacobian(problem.days, problem.days[0], problem.courses, work.row, work.model, work.jacobian)
+    fill_jacobian(problem.days, timeline(problem), work.row, work.model, work.jacobian)
     work.hessian[:] = 0.0
     work.gradient[:] = 0.0
     for i in range(observed.size):
@@ -206,12 +226,12 @@ def scout(problem: Problem, observed: Array, units: Array, losses: Array, work: 
 
 
 @compiled
-def finish(problem: Problem, observed: Array, units: Array, losses: Array, steps: int, work: Work) -> tuple[int, bool]:
+def finish(problem: Problem, observed: Array, units: Array, losses: Array, work: Work) -> tuple[int, bool]:
     """Follow the best starts to the end. Returns the index of the winner and whether it converged."""
     best, best_loss, converged = 0, math.inf, False
     for _ in range(min(FINALISTS, losses.size)):
         k = int(np.argmin(losses))
-        loss, ended = descend(problem, observed, units[k], steps, work)
+        loss, ended = descend(problem, observed, units[k], problem.max_steps, work)
         losses[k] = math.inf
         if loss < best_loss:
             best, best_loss, converged = k, loss, ended
@@ -221,20 +241,20 @@ def finish(problem: Problem, observed: Array, units: Array, losses: Array, steps
 @compiled
 def at_wall(problem: Problem, unit: Array) -> bool:
     """Whether any parameter that was free ended at one of its bounds."""
+    walls = 0
     for j in range(PARAMETERS):
-        if problem.lower[j] < problem.upper[j] and not WALL < unit[j] < 1.0 - WALL:
-            return True
-    return False
+        walls += problem.lower[j] < problem.upper[j] and not WALL < unit[j] < 1.0 - WALL
+    return walls > 0
 
 
 @compiled
-def fit_one(problem: Problem, observed: Array, starts: Array, steps: int, row: Array) -> tuple[float, int]:
+def fit_one(problem: Problem, observed: Array, starts: Array, row: Array) -> tuple[float, int]:
     """Best fit of observed: (T,) from starts: (K, 6) coordinates, into row: (6,). Returns the loss and the status."""
     work = new_work(observed.size)
     units = starts.copy()
     losses = np.empty(units.shape[0])
     scout(problem, observed, units, losses, work)
-    best, converged = finish(problem, observed, units, losses, steps, work)
+    best, converged = finish(problem, observed, units, losses, work)
     loss = loss_at(problem, observed, units[best], work)
     row[:] = work.row
     if not converged:
@@ -243,15 +263,8 @@ def fit_one(problem: Problem, observed: Array, starts: Array, steps: int, row: A
 
 
 @compiled_parallel
-def fit_batch(
-    problem: Problem,
-    observed: Array,
-    starts: Array,
-    steps: int,
-    rows: Array,
-    losses: Array,
-    statuses: npt.NDArray[np.int64],
-) -> None:
-    """fit_one for observed: (B, T), starts: (B, K, 6), into rows: (B, 6), losses: (B,), statuses: (B,)."""
+def fit_batch(problem: Problem, observed: Array, starts: Array, out: Fits) -> None:
+    """fit_one for each of observed: (B, T) from its own starts: (B, K, 6), into out."""
+    rows, losses, statuses = out.rows, out.losses, out.statuses  # what a parallel loop writes into a tuple is lost
     for b in parallel_range(observed.shape[0]):
-        losses[b], statuses[b] = fit_one(problem, observed[b], starts[b], steps, rows[b])
+        losses[b], statuses[b] = fit_one(problem, observed[b], starts[b], rows[b])

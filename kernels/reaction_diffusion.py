@@ -4,11 +4,9 @@ du/dt = div(D grad u) + r u (1 - u), no flux through the outer faces nor through
 Diffusion is one explicit conservative step; the reaction that follows it is exact (Lie splitting).
 Arrays of this module: density u (Z, Y, X), 1 = the carrying capacity; conductance (3, Z, Y, X), 1/day: entry [a, i] is
 the diffusivity of the face between voxel i and the next one along axis a over the squared voxel size, 0 on the last
-voxel of an axis; rate (Z, Y, X), 1/day; box (3, 2) int64, first and one-past-last index an axis.
-The caller keeps dt_days below 1 / (sum of a voxel's six conductances), or the scheme is unstable.
+voxel of an axis; box (3, 2) int64, first and one-past-last index an axis.
+The caller keeps dt_days below 1 / largest_outflow, or the scheme is unstable.
 """
-
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +38,7 @@ def face_conductance(diffusivity: Density, voxel_mm: float, out: Density) -> Non
 
 @compiled
 def support(density: Density, floor: float, out: Box) -> None:
-    """The box of the voxels with density > floor; an empty box (first = past = 0) if there is none. Fills out (3, 2)."""
+    """The box of the voxels with density > floor, empty (first = past = 0) if there is none. Fills out (3, 2)."""
     depth, height, width = density.shape
     out[:, 0] = np.array([depth, height, width])
     out[:, 1] = 0
@@ -56,43 +54,47 @@ def support(density: Density, floor: float, out: Box) -> None:
 
 
 @compiled
-def _inflow(density: Density, conductance: Density, z: int, y: int, x: int) -> float:
-    """Net diffusive flow into one voxel, 1/day."""
-    here = density[z, y, x]
-    flow = 0.0
-    if z > 0:
-        flow += conductance[0, z - 1, y, x] * (density[z - 1, y, x] - here)
-    if z + 1 < density.shape[0]:
-        flow += conductance[0, z, y, x] * (density[z + 1, y, x] - here)
-    if y > 0:
-        flow += conductance[1, z, y - 1, x] * (density[z, y - 1, x] - here)
-    if y + 1 < density.shape[1]:
-        flow += conductance[1, z, y, x] * (density[z, y + 1, x] - here)
-    if x > 0:
-        flow += conductance[2, z, y, x - 1] * (density[z, y, x - 1] - here)
-    if x + 1 < density.shape[2]:
-        flow += conductance[2, z, y, x] * (density[z, y, x + 1] - here)
-    return flow
+def step(density: Density, scratch: Density, conductance: Density, gain: Density, dt_days: float) -> None:
+    """Grow the density by one step of dt_days, in place.
+
+    gain: (Z, Y, X) exp(r dt_days), what a sparse density is multiplied by. scratch: (Z, Y, X), its content is lost.
+    """
+    depth, height, width = density.shape
+    for z in range(depth):
+        # A neighbour beyond the edge is the voxel itself: no difference, no flux, no branch in the inner loop.
+        below, above = max(z - 1, 0), min(z + 1, depth - 1)
+        for y in range(height):
+            front, back = max(y - 1, 0), min(y + 1, height - 1)
+            for x in range(width):
+                right, left = max(x - 1, 0), min(x + 1, width - 1)
+                here = density[z, y, x]
+                inflow = (
+                    conductance[0, below, y, x] * (density[below, y, x] - here)
+                    + conductance[0, z, y, x] * (density[above, y, x] - here)
+                    + conductance[1, z, front, x] * (density[z, front, x] - here)
+                    + conductance[1, z, y, x] * (density[z, back, x] - here)
+                    + conductance[2, z, y, right] * (density[z, y, right] - here)
+                    + conductance[2, z, y, x] * (density[z, y, left] - here)
+                )
+                u = here + dt_days * inflow
+                scratch[z, y, x] = u * gain[z, y, x] / (1.0 + u * (gain[z, y, x] - 1.0))
+    density[:] = scratch
 
 
 @compiled
-def advance(
-    density: Density, scratch: Density, conductance: Density, rate: Density, dt_days: float, steps: int, box: Box
-) -> None:
-    """Grow the density inside a box by `steps` steps of dt_days, in place.
-
-    Voxels outside the box are read and not changed. scratch: (Z, Y, X), its content is lost.
-    """
-    for _ in range(steps):
-        for z in range(box[0, 0], box[0, 1]):
-            for y in range(box[1, 0], box[1, 1]):
-                for x in range(box[2, 0], box[2, 1]):
-                    u = density[z, y, x] + dt_days * _inflow(density, conductance, z, y, x)
-                    if u > 0.0:
-                        gain = math.exp(rate[z, y, x] * dt_days)
-                        u = u * gain / (1.0 + u * (gain - 1.0))
-                    scratch[z, y, x] = u
-        for z in range(box[0, 0], box[0, 1]):
-            for y in range(box[1, 0], box[1, 1]):
-                for x in range(box[2, 0], box[2, 1]):
-                    density[z, y, x] = scratch[z, y, x]
+def largest_outflow(conductance: Density) -> float:
+    """The largest sum of a voxel's six conductances, 1/day: a step below its inverse is stable."""
+    _, depth, height, width = conductance.shape
+    largest = 0.0
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                total = conductance[0, z, y, x] + conductance[1, z, y, x] + conductance[2, z, y, x]
+                if z > 0:
+                    total += conductance[0, z - 1, y, x]
+                if y > 0:
+                    total += conductance[1, z, y - 1, x]
+                if x > 0:
+                    total += conductance[2, z, y, x - 1]
+                largest = max(largest, total)
+    return largest

@@ -1,1 +1,1 @@
-"""From scans on disk to a cohort file: layouts find the files, volumes read them, prepare makes slices, cohort stores them."""
+"""From scans on disk to a cohort file: layouts find, volumes read, session slices, prepare runs, cohort stores."""

@@ -1,7 +1,7 @@
 """The brain mask and the intensity scaling of one scan: arrays in, arrays out.
 
-Volumes that are not skull-stripped get a mask of the whole head (Otsu's threshold, largest component, holes filled):
-"brain" areas and fractions then mean the head's.
+Volumes that are not skull-stripped get a mask of the whole head (Otsu's threshold on the first
+contrast, largest component, holes filled): "brain" areas and fractions then mean the head's.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from tumorcast.records import Contrast, FloatArray
 STRIPPED_ZERO_SHARE = 0.4  # a ball that touches its box leaves 48 % of it empty; air in a scan with skull is noise
 PERCENTILES = (0.5, 99.5)
 BINS = 256
-IN_PLANE = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], bool)
+IN_PLANE = np.zeros((3, 3, 3), bool)
+IN_PLANE[1] = [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -55,7 +56,9 @@ def brain_mask(images: dict[Contrast, FloatArray], choice: BrainMask) -> BoolArr
     volumes = list(images.values())
     if resolve(choice, images) is BrainMask.NONZERO:
         return _filled(np.logical_or.reduce([volume > 0 for volume in volumes]))
-    return _filled(_largest(volumes[0] > otsu(volumes[0])))
+    # Roots, for the bright fat under the skin lifts a threshold on intensities above much of the brain.
+    roots = np.sqrt(volumes[0])
+    return _filled(_largest(roots > otsu(roots)))
 
 
 def otsu(volume: FloatArray) -> float:
@@ -88,13 +91,10 @@ def _largest(mask: BoolArray) -> BoolArray:
 
 def _filled(mask: BoolArray) -> BoolArray:
     """Holes are background that no path in the slice joins to the slice's border."""
-    background, _ = ndimage.label(~mask, IN_PLANE_ONLY)
+    background, _ = ndimage.label(~mask, IN_PLANE)
     rim = [background[:, 0], background[:, -1], background[:, :, 0], background[:, :, -1]]
     open_air = np.zeros(background.max() + 1, bool)
     for side in rim:
         open_air[side.ravel()] = True
     open_air[0] = False
     return mask | ~(open_air[background] | mask)
-
-
-IN_PLANE_ONLY = np.concatenate([np.zeros_like(IN_PLANE), IN_PLANE, np.zeros_like(IN_PLANE)])

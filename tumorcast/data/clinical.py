@@ -56,7 +56,7 @@ def _days(rows: list[Row]) -> dict[tuple[str, str], float]:
             continue
         key = (row.identifier("patient_id"), row.identifier("session_id"))
         if days.setdefault(key, day) != day:
-            raise InputError(f"{row.where}: session {key[1]} has day {day:g} here and day {days[key]:g} above; keep one")
+            raise InputError(f"{row.where}: session {key[1]} is on day {day:g} here and {days[key]:g} above; keep one")
     return days
 
 
@@ -68,7 +68,7 @@ def _courses(row: Row) -> Iterable[tuple[float, float]]:
     end = start + USUAL_COURSE_DAYS if end is None and start is not None else end
     assert start is not None and end is not None
     if end < start:
-        raise InputError(f"{row.where}: radiotherapy ends on day {end:g}, before it starts on day {start:g}; correct one")
+        raise InputError(f"{row.where}: radiotherapy ends on day {end:g} before it starts on {start:g}; correct one")
     yield start, end
 
 
@@ -100,8 +100,8 @@ def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | N
         dated.append(session if day is None else replace(session, day=day))
     for session, twin in _twins(dated, refused):
         refused[session.patient_id, session.session_id] = (
-            f"{session.patient_id}: sessions {session.session_id} and {twin.session_id} are both on day {session.day:g}; "
-            "a growth curve needs one scan a day: correct the day or remove one"
+            f"{session.patient_id}: sessions {session.session_id} and {twin.session_id} are both on "
+            f"day {session.day:g}; a growth curve needs one scan a day: correct the day or remove one"
         )
     ordered = sorted(dated, key=lambda session: (session.patient_id, session.day, session.session_id))
     return DatedSessions(tuple(ordered), refused)

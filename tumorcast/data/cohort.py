@@ -3,9 +3,7 @@
 /patients/{patient_id}/{session_id} holds the slices of one scan, one compressed chunk a slice.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.data.geometry import pixel_mm
-from tumorcast.errors import InputError, UsageError
+from tumorcast.durable import sha256_of, written_whole
+from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, RadiotherapyCourse, Session, SizeSeries, Treatment
 from tumorcast.version import VERSION
 
@@ -80,10 +79,12 @@ def write_cohort(
 ) -> None:
     """Write sessions as they come, then put the finished file in place; an older file of that name is replaced.
 
-    Raises UsageError if the file cannot be written. An error while sessions are made leaves nothing behind.
+    Raises InputError if the file cannot be written. An error while sessions are made leaves nothing behind.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give --out the name of a file")
     header = {"image_size": image_size, "pixel_mm": pixel_mm(image_size), "contrasts": [str(c) for c in contrasts]}
-    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with written_whole(path) as temporary, _full_disk_told(path), h5py.File(temporary, "w") as file:
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, tumorcast_version=VERSION, **header)
         file.attrs["config"] = json.dumps(config, sort_keys=True)
         patients = file.create_group(PATIENTS, track_order=True)
@@ -95,50 +96,12 @@ def write_cohort(
             _write_session(patients[session.patient_id], session)
 
 
-def require_writable(path: Path) -> None:
-    """Raises UsageError if `path` cannot become a file: found out before the work, not after it."""
-    with _as_usage_error(path):
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = _temporary(path)
-        probe.touch()
-        probe.unlink()
-
-
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling that takes the place of `path` once it is whole and on the disk."""
-    require_writable(path)
-    temporary = _temporary(path)
-    try:
-        with _as_usage_error(path):
-            yield temporary
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _as_usage_error(path: Path) -> Iterator[None]:
+def _full_disk_told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror or error}); give another --out") from error
+        raise InputError(f"{path}: cannot be written ({error}); free some space, or give another --out") from error
 
 
 def _write_treatment(patients: h5py.Group, patient_id: str, treatment: Treatment) -> None:
@@ -224,8 +187,7 @@ class Cohort:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file."""
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(self.path)
 
     def patient_ids(self) -> list[str]:
         """All patients, in the order of the file."""
@@ -259,9 +221,7 @@ class Cohort:
         group = self._session(patient_id, session_id)
         image, labels, brain = (group[name][index] for name in STACKS)
         area, brain_area, number = (group[name][index] for name in VECTORS)
-        return CohortSlice(
-            image, labels, brain, group["affine"][...], float(area), float(brain_area), int(number)
-        )
+        return CohortSlice(image, labels, brain, group["affine"][...], float(area), float(brain_area), int(number))
 
     def size_series(self, patient_id: str, size: SizeMeasure) -> SizeSeries:
         """The patient's tumour size over time; scans without a mask are left out."""
@@ -295,8 +255,8 @@ class Cohort:
             return 0.0
         if source_slice >= len(areas) or areas[source_slice] is None:
             raise InputError(
-                f"{self.path}: {patient_id}, session {info.id} has no slice {source_slice}, the largest of the last scan; "
-                f"the scans are not on one grid: follow the {SizeMeasure.VOLUME_MM3}"
+                f"{self.path}: {patient_id}, session {info.id} has no slice {source_slice}, the largest of "
+                f"the last scan; the scans are not on one grid: follow the {SizeMeasure.VOLUME_MM3}"
             )
         return float(areas[source_slice])
 

@@ -74,7 +74,8 @@ class Grid:
 
 def canonical(image: sitk.Image) -> sitk.Image:
     """`image` flipped and permuted to LPS; values and voxels are untouched."""
-    return sitk.DICOMOrient(image, CANONICAL)
+    oriented: sitk.Image = sitk.DICOMOrient(image, CANONICAL)
+    return oriented
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class PreparedGrid:
         to_source[:2, 3] = self.columns.offset, self.rows.offset
         return np.asarray(self.canonical.affine() @ to_source)
 
-    def sample(self, slices: FloatArray) -> FloatArray:
+    def sample(self, slices: np.ndarray[Any, Any]) -> FloatArray:
         """(S, Y, X) canonical slices, air 0, to (S, image_size, image_size) float32."""
         return np.asarray(self.rows.weights() @ np.asarray(slices, np.float32) @ self.columns.weights().T)
 
@@ -178,15 +179,20 @@ def to_source_grid(
     width, height, depth = plane.canonical.size
     volume = np.full((depth, height, width), outside, stack.dtype)
     volume[source_slice] = _homeward(stack, plane, interpolation, outside)
-    home = sitk.DICOMOrient(plane.canonical.image(volume), _orientation(source))
-    if home.GetSize() != tuple(source.size):
-        raise ValueError(f"orientation of {source} is ambiguous: {home.GetSize()} came back")
-    home.CopyInformation(source.image(np.zeros(source.size[::-1], np.uint8)))
-    return home
+    return source.image(_undo_canonical(volume, source, plane.canonical))
 
 
-def _orientation(grid: Grid) -> str:
-    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction))
+def _undo_canonical(volume: np.ndarray[Any, Any], source: Grid, upright: Grid) -> np.ndarray[Any, Any]:
+    """Canonical voxels (Z, Y, X) in the source's own order.
+
+    Each canonical axis is one source axis or its reverse, which their directions tell without doubt. Orienting back by
+    a code such as RAI would not: near 45 degrees ITK may settle the way back otherwise than the way there.
+    """
+    along = np.reshape(upright.direction, (3, 3)).T @ np.reshape(source.direction, (3, 3))
+    source_axis = np.abs(along).argmax(axis=1)
+    reversed_axes = tuple(axis for axis in range(3) if along[axis, source_axis[axis]] < 0)
+    volume_xyz = np.flip(volume.T, reversed_axes)
+    return np.transpose(volume_xyz, np.argsort(source_axis)).T
 
 
 def _homeward(
@@ -209,7 +215,7 @@ def _covered(positions: FloatArray, axis: Axis) -> np.ndarray[Any, Any]:
 
 
 def _nearest(positions: FloatArray, axis: Axis) -> np.ndarray[Any, Any]:
-    return np.clip(np.floor(positions + 0.5).astype(np.int64), 0, axis.image_size - 1)
+    return np.asarray(np.clip(np.floor(positions + 0.5).astype(np.int64), 0, axis.image_size - 1))
 
 
 def _linear(positions: FloatArray, axis: Axis) -> FloatArray:

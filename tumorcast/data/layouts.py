@@ -1,11 +1,11 @@
 """Where the files of each scan lie: three layouts, found by looking or named by the user. Nothing is opened here.
 
-brats   `{id}/{id}-t1n.nii.gz` … `{id}-seg.nii.gz`, or the same files in one flat folder. An id that ends in three digits
-        after a part with a digit (`BraTS-GLI-00001-002`) is a time point of one patient; `PGBM-007` is a patient.
+brats   `{id}/{id}-t1n.nii.gz` … `{id}-seg.nii.gz`, or the same files in one flat folder. An id ending in three
+        digits after a part with a digit (`BraTS-GLI-00001-002`) is a time point of one patient; `PGBM-007` is none.
 slices  single 2D slices as in the paper's own code: `training/PID_SLICE/brats_train_PID_t1n_SLICE_w.nii.gz`, the same
         in `validation/` and `testing/`, where masks lie in `test_labels/PID_SLICE-label.nii.gz`.
-table   `sessions.csv` with columns patient, session, day, and file columns t1n, t1c, t2w, t2f, seg relative to the table;
-        without file columns the files are `{patient}/{session}/{patient}_{session}-t1n.nii.gz` and so on.
+table   `sessions.csv` with columns patient, session, day, and file columns t1n, t1c, t2w, t2f, seg relative to
+        the table; without file columns the files are `{patient}/{session}/{patient}_{session}-t1n.nii.gz` and so on.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""From the files of a scan to slices of one size, and from a folder of scans to a cohort file."""
+"""From a folder of scans to a cohort file: `tumorcast prepare`. One bad scan does not stop the others."""
 
 import logging
 import multiprocessing
@@ -6,61 +6,31 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import Any, assert_never
 
-import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
-from tumorcast.data.brain import BoolArray, BrainMask, Window, brain_mask, resolve, window_of
 from tumorcast.data.clinical import ClinicalTable, DatedSessions, date_sessions, read_clinical
-from tumorcast.data.cohort import SLICE_AREAS, require_writable, write_cohort
-from tumorcast.data.geometry import IMAGE_SIZES, PreparedGrid
+from tumorcast.data.cohort import SLICE_AREAS, write_cohort
 from tumorcast.data.layouts import Layout, find_sessions, ordinal_days_used
-from tumorcast.data.volumes import SourceVolume, read_session
+from tumorcast.data.session import PrepareSettings, SliceChoice, prepare_session
 from tumorcast.errors import InputError, UsageError
-from tumorcast.records import Contrast, FloatArray, Session, SourceSession
+from tumorcast.records import Contrast, Session, SourceSession
 
-LEAST_BRAIN_SHARE = 0.1  # of the largest slice's brain: `all` leaves out the tips, where there is nothing to learn
 AHEAD = 2  # sessions in flight a worker; bounds the memory of the parent
+__all__ = [
+    "CohortReport",
+    "PrepareSettings",
+    "SessionOutcome",
+    "SliceChoice",
+    "Status",
+    "prepare_cohort",
+    "prepare_session",
+]
 LOG = logging.getLogger(__name__)
-
-
-class SliceChoice(StrEnum):
-    """Which slices are kept: those with enough tumour, all with enough brain, or the one with the most tumour."""
-
-    TUMOUR = "tumour"
-    ALL = "all"
-    LARGEST = "largest"
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """How scans become slices.
-
-    contrasts: None takes those that every scan has. min_tumour_mm2: the least tumour area of a slice chosen for it.
-    """
-
-    image_size: int = 64
-    contrasts: tuple[Contrast, ...] | None = None
-    slices: SliceChoice = SliceChoice.TUMOUR
-    min_tumour_mm2: float = 50.0
-    brain: BrainMask = BrainMask.AUTO
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for a value that is not allowed; puts contrasts into their one order."""
-        if self.image_size not in IMAGE_SIZES:
-            raise UsageError(f"--image-size {self.image_size}: allowed are {', '.join(map(str, IMAGE_SIZES))}")
-        if not self.min_tumour_mm2 > 0:
-            raise UsageError(f"--min-tumour-mm2 {self.min_tumour_mm2:g}: must be greater than 0")
-        if self.contrasts is not None:
-            if not self.contrasts:
-                raise UsageError(f"--contrasts is empty; give some of {','.join(Contrast)}")
-            object.__setattr__(self, "contrasts", tuple(c for c in Contrast if c in self.contrasts))
 
 
 class Status(StrEnum):
@@ -96,114 +66,6 @@ class CohortReport:
         return sum(outcome.status is status for outcome in self.outcomes)
 
 
-def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session:
-    """Read one scan and make its slices; a scan in which no slice is chosen has none.
-
-    Raises InputError if a file cannot be used, or slices are to be chosen by a tumour mask that is absent.
-    """
-    contrasts = settings.contrasts or tuple(c for c in Contrast if c in source.images) or tuple(Contrast)
-    volume = read_session(source, contrasts)
-    brain = brain_mask(volume.images, settings.brain)
-    windows = {contrast: _window(source, contrast, volume, brain) for contrast in contrasts}
-    plane = PreparedGrid.over(volume.grid, settings.image_size)
-    pixel_area = float(np.prod(plane.canonical.spacing[:2]))
-    brain_mm2 = brain.sum(axis=(1, 2)) * pixel_area
-    area_mm2 = _areas(volume, pixel_area)
-    chosen = _choose(source, settings, area_mm2, brain_mm2)
-    inside = plane.sample(brain[chosen]) >= 0.5
-    return Session(
-        source.patient_id,
-        source.session_id,
-        source.day,
-        contrasts,
-        images=_images(volume, brain, windows, plane, chosen, inside),
-        labels=_labels(volume, plane, chosen),
-        brain=inside,
-        area_mm2=area_mm2[chosen],
-        brain_mm2=brain_mm2[chosen],
-        source_slice=volume.source_slice[chosen],
-        affine=plane.affine(),
-        volume_mm3=float(area_mm2.sum() * plane.canonical.spacing[2]),
-        source=_provenance(volume, windows, area_mm2, str(resolve(settings.brain, volume.images))),
-    )
-
-
-def _window(source: SourceSession, contrast: Contrast, volume: SourceVolume, brain: BoolArray) -> Window:
-    window = window_of(volume.images[contrast], brain)
-    if window is None:
-        raise InputError(f"{source.images[contrast]}: one value in the whole brain; export the volume again")
-    return window
-
-
-def _areas(volume: SourceVolume, pixel_area: float) -> FloatArray:
-    """(Z,) tumour area in mm²; NaN without a mask."""
-    if volume.labels is None:
-        return np.full(volume.source_slice.size, np.nan)
-    return np.asarray((volume.labels > 0).sum(axis=(1, 2)) * pixel_area)
-
-
-def _choose(
-    source: SourceSession, settings: PrepareSettings, area_mm2: FloatArray, brain_mm2: FloatArray
-) -> npt.NDArray[np.int64]:
-    """Indices of the slices to keep."""
-    if settings.slices is not SliceChoice.ALL and source.mask is None:
-        raise InputError(
-            f"{source.patient_id}/{source.session_id}: no tumour mask (seg), which --slices {settings.slices} needs; "
-            "add it, or use --slices all"
-        )
-    match settings.slices:
-        case SliceChoice.ALL:
-            return np.flatnonzero(brain_mm2 >= LEAST_BRAIN_SHARE * brain_mm2.max())
-        case SliceChoice.TUMOUR:
-            return np.flatnonzero((area_mm2 >= settings.min_tumour_mm2) & (brain_mm2 > 0))
-        case SliceChoice.LARGEST:
-            best = int(np.argmax(area_mm2))
-            return np.array([best] if area_mm2[best] >= settings.min_tumour_mm2 else [], np.int64)
-        case _:
-            assert_never(settings.slices)
-
-
-def _images(
-    volume: SourceVolume,
-    brain: BoolArray,
-    windows: dict[Contrast, Window],
-    plane: PreparedGrid,
-    chosen: npt.NDArray[np.int64],
-    inside: BoolArray,
-) -> FloatArray:
-    """(S, C, H, W) float32 in [-1, 1]; air is -1."""
-    channels = []
-    for contrast, window in windows.items():
-        scaled = window.scale(volume.images[contrast][chosen], brain[chosen])
-        # Air must be 0 while sampling, so that what lies beyond the source is air too.
-        channels.append(np.where(inside, plane.sample(scaled + 1.0) - 1.0, np.float32(-1.0)))
-    return np.clip(np.stack(channels, axis=1), -1.0, 1.0).astype(np.float32)
-
-
-def _labels(volume: SourceVolume, plane: PreparedGrid, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(S, H, W) labels: tumour where it covers at least half a pixel, and there its most frequent label."""
-    if volume.labels is None:
-        return np.zeros((chosen.size, plane.rows.image_size, plane.columns.image_size), np.uint8)
-    shares = np.stack([plane.sample(volume.labels[chosen] == label) for label in (1, 2, 3)])
-    return np.where(shares.sum(axis=0) >= 0.5, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
-
-
-def _provenance(
-    volume: SourceVolume, windows: dict[Contrast, Window], area_mm2: FloatArray, mask: str
-) -> dict[str, Any]:
-    every: list[float | None] = [None] * (int(volume.source_slice[-1]) + 1)
-    for number, area in zip(volume.source_slice, area_mm2, strict=True):
-        every[number] = None if np.isnan(area) else float(area)
-    return {
-        "files": volume.sha256,
-        "grid": volume.grid.as_dict(),
-        "windows": {str(contrast): [window.low, window.high] for contrast, window in windows.items()},
-        "brain_mask": mask,
-        SLICE_AREAS: every,
-        "notes": list(volume.notes),
-    }
-
-
 def prepare_cohort(
     source: Path,
     out: Path,
@@ -217,10 +79,8 @@ def prepare_cohort(
     """Prepare every scan below `source` into the cohort file `out`, in `jobs` processes.
 
     A scan that cannot be used is recorded and the others go on; `on_outcome` is told of each as it ends. Raises
-    UsageError if `out` cannot be written, InputError if nothing is found or no scan at all could be used (then no file
-    is written).
+    InputError if `out` cannot be written, nothing is found or no scan at all could be used (then no file is written).
     """
-    require_writable(out)
     sessions = find_sessions(source, layout)
     table = None if clinical is None else read_clinical(clinical)
     dated = date_sessions(sessions, table)
@@ -228,7 +88,7 @@ def prepare_cohort(
     warnings += _table_warnings(source, dated.sessions, table)
     for warning in warnings:
         LOG.warning(warning)
-    settings = PrepareSettings(**{**asdict(settings), "contrasts": contrasts})
+    settings = replace(settings, contrasts=contrasts)
     run = _CohortRun(dated, settings, jobs, on_outcome)
     config = {"settings": asdict(settings), "layout": str(layout), "source": source.resolve().name}
     treatments = {} if table is None else table.treatments
@@ -315,7 +175,9 @@ class _CohortRun:
         reason = f"{'/'.join(names)}: {why}, less than {self._settings.min_tumour_mm2:g} mm² in every slice"
         if shows_tumour:  # a small or vanished tumour is a point of the growth curve of a patient who has others
             return SessionOutcome(*names, Status.OK, notes=(*notes, f"{reason}; kept for its size, without slices"))
-        return SessionOutcome(*names, Status.SKIPPED, reason=f"{reason}; use --slices all or a smaller --min-tumour-mm2")
+        return SessionOutcome(
+            *names, Status.SKIPPED, reason=f"{reason}; use --slices all or a smaller --min-tumour-mm2"
+        )
 
     def _record(self, outcome: SessionOutcome) -> None:
         self.outcomes.append(outcome)

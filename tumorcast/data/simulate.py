@@ -1,11 +1,11 @@
 """A simulated cohort in BraTS 2023 layout, with its truth: `tumorcast simulate`.
 
-OUT/{id}-{session}/{id}-{session}-{t1n,t1c,t2w,t2f,seg}.nii.gz   skull-stripped int16, labels uint8; sessions share a grid
+OUT/{id}-{session}/{id}-{session}-{t1n,t1c,t2w,t2f,seg}.nii.gz   skull-stripped int16, labels uint8, one grid
 OUT/clinical.csv       patient_id, session_id, day, rt_start_day, rt_end_day (empty without radiotherapy)
 OUT/simulation.json    seed, version, settings and every patient's parameters and tumour volumes
 
-Days count from diagnosis. Patient k comes from SeedSequence(seed, spawn_key=(k,)) alone: the same for any number of patients
-or processes. Mass effect is left out. Anatomy, growth and rendering: see tumorcast.data.simulated.
+Days count from diagnosis. Patient k comes from SeedSequence(seed, spawn_key=(k,)) alone: the same for any number of
+patients or processes. Mass effect is left out. Anatomy, growth and rendering: see tumorcast.data.simulated.
 """
 
 import csv
@@ -13,6 +13,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tumorcast.data.simulated.anatomy import load_template, make_anatomy
 from tumorcast.data.simulated.fields import Grid
 from tumorcast.data.simulated.render import draw_scanners, render_session
 from tumorcast.data.simulated.tumour import draw_labels, draw_traits, first_state, make_medium, state_after
-from tumorcast.errors import InputError, UsageError
+from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.records import RadiotherapyCourse
 from tumorcast.version import VERSION
 
@@ -86,7 +87,8 @@ def simulate_cohort(
         _write_clinical(out / "clinical.csv", ordered)
         _write_truth(out / "simulation.json", plan, ordered)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error}); free space or choose another folder") from error
+        why = error.strerror or error
+        raise InputError(f"{out}: cannot be written ({why}); free space or choose another folder") from error
 
 
 def _check(plan: SimulationPlan, patients: int, jobs: int) -> None:
@@ -111,7 +113,7 @@ def _make_folder(out: Path) -> None:
     except OSError as error:
         raise InputError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from error
     if not empty:
-        raise InputError(f"{out}: not empty; a cohort is written into a new or empty folder, so remove it or choose another")
+        raise InputError(f"{out}: not empty; a cohort needs a new or empty folder: remove it or choose another")
 
 
 def _run(out: Path, plan: SimulationPlan, patients: int, jobs: int) -> Iterator[dict[str, Any]]:
@@ -126,6 +128,8 @@ def _run(out: Path, plan: SimulationPlan, patients: int, jobs: int) -> Iterator[
         try:
             for done in as_completed(waiting):
                 yield done.result()
+        except BrokenProcessPool as error:
+            raise EngineError("a process was killed, perhaps for want of memory; use fewer --jobs") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -39,7 +39,7 @@ class Row:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"{self.where}: {column} is {text!r}, not a finite number; correct the cell or leave it blank")
+            raise InputError(f"{self.where}: {column} is {text!r}, not a finite number; correct it or leave it blank")
         return value
 
     @property

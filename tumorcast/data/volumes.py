@@ -26,7 +26,6 @@ CROP = 8
 # The paper's 2D slices carry an identity affine that is not theirs: by the anatomy their first axis runs to posterior
 # and their second to left (which of left and right cannot be seen; BraTS volumes, read the same way, give left).
 SLICE_DIRECTION = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,9 @@ def require_contrasts(source: SourceSession, contrasts: tuple[Contrast, ...]) ->
 
 
 def read_image(path: Path) -> tuple[sitk.Image, str]:
-    """A NIfTI image with its SHA-256. Raises InputError if it is missing, truncated, damaged or has channels."""
+    """A NIfTI image with its SHA-256. Raises InputError if it is missing, truncated, damaged, not finite or has channels."""
     checksum = _check_whole(path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes to stderr itself what is no fault of the user's
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -102,39 +102,61 @@ def _reason(error: Exception) -> str:
 
 
 def _check_whole(path: Path) -> str:
-    """SHA-256 of the file. SimpleITK fills what is missing from a truncated file with zeros, so it is caught here."""
-    digest, length, head = hashlib.sha256(), 0, b""
+    """SHA-256 of the file. SimpleITK turns into zeros what a truncated file lacks and NaN: both are caught here."""
     try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                head, length = head or chunk, length + len(chunk)
+        content = path.read_bytes()
+        payload = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: the compressed file is truncated or damaged ({error}); copy it again") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    expected = _expected_bytes(path, head)
-    if length < expected:
-        raise InputError(f"{path}: truncated, {length} of {expected} bytes; copy it again")
-    return digest.hexdigest()
+    header = _header(path, payload)
+    if len(payload) < header.expected_bytes:
+        raise InputError(f"{path}: truncated, {len(payload)} of {header.expected_bytes} bytes; copy it again")
+    bad = header.not_finite(payload)
+    if bad:
+        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (0 for air)")
+    return hashlib.sha256(content).hexdigest()
 
 
-def _expected_bytes(path: Path, head: bytes) -> int:
-    """Bytes that the NIfTI-1 or NIfTI-2 header promises."""
-    for order in "<>":
-        if len(head) >= 348 and struct.unpack_from(f"{order}i", head)[0] == 348:
-            dims, bits = struct.unpack_from(f"{order}8h", head, 40), struct.unpack_from(f"{order}h", head, 72)[0]
-            return int(struct.unpack_from(f"{order}f", head, 108)[0]) + _voxels(dims) * bits // 8
-        if len(head) >= 540 and struct.unpack_from(f"{order}i", head)[0] == 540:
-            dims, bits = struct.unpack_from(f"{order}8q", head, 16), struct.unpack_from(f"{order}h", head, 14)[0]
-            return int(struct.unpack_from(f"{order}q", head, 168)[0]) + _voxels(dims) * bits // 8
+@dataclass(frozen=True)
+class _Header:
+    """What a NIfTI header says about its data; `datatype` is NIfTI's code, `order` struct's byte order."""
+
+    voxels: int
+    bits: int
+    datatype: int
+    offset: int
+    order: str
+
+    @property
+    def expected_bytes(self) -> int:
+        return self.offset + self.voxels * self.bits // 8
+
+    def not_finite(self, payload: bytes) -> int:
+        """Voxels that are NaN or infinite."""
+        if self.datatype not in FLOAT_TYPES:
+            return 0
+        values = np.frombuffer(payload, self.order + FLOAT_TYPES[self.datatype], self.voxels, self.offset)
+        return self.voxels - int(np.isfinite(values).sum())
+
+
+FLOAT_TYPES = {16: "f4", 64: "f8"}
+# Length of the header, then where and in which format it holds: dims, datatype, bits a voxel, offset of the data.
+NIFTI_1 = (348, ((40, "8h"), (70, "h"), (72, "h"), (108, "f")))
+NIFTI_2 = (540, ((16, "8q"), (12, "h"), (14, "h"), (168, "q")))
+
+
+def _header(path: Path, payload: bytes) -> _Header:
+    for length, places in (NIFTI_1, NIFTI_2):
+        for order in "<>":
+            if len(payload) < length or struct.unpack_from(f"{order}i", payload)[0] != length:
+                continue
+            (rank, *dims), *numbers = (struct.unpack_from(order + form, payload, at) for at, form in places)
+            datatype, bits, offset = (number[0] for number in numbers)
+            if 1 <= rank <= 7 and min(dims[:rank]) >= 1 and math.isfinite(offset) and offset >= 0:
+                return _Header(math.prod(dims[:rank]), bits, datatype, int(offset), order)
     raise InputError(f"{path}: not a NIfTI file (its header says otherwise); convert it to .nii.gz")
-
-
-def _voxels(dims: tuple[int, ...]) -> int:
-    return math.prod(dims[1 : dims[0] + 1])
 
 
 def _read_part(source: SourceSession, contrast: Contrast | None) -> _Part:
@@ -197,30 +219,27 @@ def _full_grid(source: SourceSession, part: _Part) -> Grid:
 def _require_same_grid(part: _Part, first: _Part) -> None:
     if part.grid.size != first.grid.size:
         sizes = ["x".join(map(str, grid.size)) for grid in (part.grid, first.grid)]
-        raise InputError(f"{part.path}: {sizes[0]} voxels, but {first.path.name} has {sizes[1]}; resample one to the other")
+        raise InputError(f"{part.path}: {sizes[0]} voxels, but {first.path.name} has {sizes[1]}; resample one")
     corners = np.array([[0, 0, 0], *(np.diag(first.grid.size) - 1).clip(0).tolist()])
     places = [np.c_[corners, np.ones(4)] @ grid.affine().T for grid in (part.grid, first.grid)]
     distance = np.abs(places[0] - places[1]).max()
     if distance > GRID_TOLERANCE * min(first.grid.spacing):
         raise InputError(
             f"{part.path}: lies {distance:.3g} mm away from {first.path.name} (spacing, origin or direction differ); "
-            "resample one to the other"
+            "resample one"
         )
 
 
 def _intensities(part: _Part) -> FloatArray:
     voxels = part.voxels.astype(np.float32)
-    bad = voxels.size - int(np.isfinite(voxels).sum())
-    if bad:
-        raise InputError(f"{part.path}: {bad} voxels are NaN or infinite; replace them (0 for air)")
     lowest, highest = float(voxels.min()), float(voxels.max())
     if lowest == highest == 0.0:
-        raise InputError(f"{part.path}: every voxel is 0; export the volume again, or leave the contrast out (--contrasts)")
+        raise InputError(f"{part.path}: every voxel is 0; export it again, or leave the contrast out (--contrasts)")
     if -lowest > LARGEST_NEGATIVE * highest:
         raise InputError(
             f"{part.path}: values from {lowest:g} to {highest:g} look normalised; give raw intensities with air at 0"
         )
-    return np.maximum(voxels, 0.0)
+    return np.asarray(np.maximum(voxels, 0.0))
 
 
 def _labels(part: _Part) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:

@@ -1,10 +1,12 @@
-"""Random numbers of one patient's growth: keyed by seed, patient and purpose, never by order of work; unbiased noise."""
+"""Randomness of one patient's growth, keyed by seed, patient and purpose, never by order of work."""
 
 import hashlib
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+
+from tumorcast.records import FloatArray
 
 Array = npt.NDArray[np.float64]
 
@@ -14,7 +16,8 @@ class Stream(IntEnum):
 
     NOISE = 0
     STARTS = 1
-    PRIOR = 2
+    BEST_STARTS = 2
+    PRIOR = 3
 
 
 def patient_key(patient_id: str) -> int:
@@ -40,9 +43,9 @@ def log_normal_noise(rng: np.random.Generator, shape: tuple[int, ...], spread: f
     return np.exp(rng.normal(-0.5 * spread * spread, spread, shape))
 
 
-def noisy_sizes(sizes: Array, rng: np.random.Generator, *, replicates: int, spread: float) -> Array:
+def noisy_sizes(sizes: FloatArray, rng: np.random.Generator, *, replicates: int, spread: float) -> Array:
     """(replicates, T) sizes: (T,) as they might have been measured another time. A size of zero stays zero."""
-    return sizes * log_normal_noise(rng, (replicates, sizes.size), spread)
+    return np.asarray(sizes, dtype=np.float64) * log_normal_noise(rng, (replicates, sizes.size), spread)
 
 
 def latin_hypercube(rng: np.random.Generator, replicates: int, points: int, dimensions: int) -> Array:

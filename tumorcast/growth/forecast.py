@@ -1,13 +1,13 @@
-"""What a growth fit says of other days, as joint trajectories: one row is one possible tumour, on every day asked for."""
+"""What a growth fit says of other days, as joint trajectories: a row is one possible tumour on every day asked for."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.growth.laws import course_starts
+from tumorcast.growth.laws import timeline_of
 from tumorcast.kernels import growth as kernels
-from tumorcast.records import GrowthFit
+from tumorcast.records import FloatArray, GrowthFit
 
 Array = npt.NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class GrowthForecast:
 
     def best(self, days: Array) -> Array:
         """(T,) sizes of the best fit on days: (T,)."""
-        return self._sizes(self.fit.parameters[None, :], days)[0]
+        return self._sizes(self.fit.parameters.reshape(1, -1), days).ravel()
 
     def quantiles(self, days: Array, levels: Array) -> Array:
         """(Q, T) quantiles over the trajectories, levels: (Q,) in [0, 1]. Raises ValueError outside that range."""
@@ -42,15 +42,12 @@ class GrowthForecast:
         """
         rows = np.ascontiguousarray(self.fit.replicates, dtype=np.float64)
         changes = np.empty(len(rows))
-        kernels.fill_changes(float(day_from), float(day_to), self._courses(), rows, changes)
+        kernels.fill_changes(float(day_to), timeline_of(self.fit.series.treatment, day_from), rows, changes)
         return changes
 
-    def _courses(self) -> Array:
-        return course_starts(self.fit.series.treatment)
-
-    def _sizes(self, rows: Array, days: Array) -> Array:
-        days = np.ascontiguousarray(days, dtype=np.float64)
-        rows = np.ascontiguousarray(rows, dtype=np.float64)
-        sizes = np.empty((len(rows), days.size))
-        kernels.fill_trajectories(days, float(self.fit.series.days[0]), self._courses(), rows, sizes)
+    def _sizes(self, rows: FloatArray, days: FloatArray) -> Array:
+        days_, rows_ = np.ascontiguousarray(days, dtype=np.float64), np.ascontiguousarray(rows, dtype=np.float64)
+        sizes = np.empty((len(rows_), days_.size))
+        timeline = timeline_of(self.fit.series.treatment, self.fit.series.days[0])
+        kernels.fill_trajectories(days_, timeline, rows_, sizes)
         return sizes

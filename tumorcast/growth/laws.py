@@ -18,6 +18,7 @@ Array = npt.NDArray[np.float64]
 
 EXPONENTIAL = "exponential"
 INITIAL_SIZE = "initial_size"
+UNTREATED = Treatment()
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Exponential:
     """Exponential growth; each course of radiotherapy splits the living cells into survivors and dying ones.
 
     rate_per_day: λ, of living cells, before and after treatment.
-    decay_rate_per_day, delay_days, slope_per_day: dying cells change at -λ_decay tanh(slope (τ - delay)) per day, τ days
-    after the course's start: they still grow before the delay.
+    decay_rate_per_day, delay_days, slope_per_day: dying cells change at -λ_decay tanh(slope (τ - delay)) per day,
+    τ days after the course's start: they still grow before the delay.
     survival: S, the share that outlives a course. The default, 1, is a course without effect.
     """
 
@@ -122,9 +123,10 @@ class BoundsPreset(StrEnum):
                 return PAPER_BOUNDS
 
 
-def course_starts(treatment: Treatment) -> Array:
-    """(C,) days on which the courses of radiotherapy start, in order: all that the law needs of them."""
-    return np.array(sorted(course.start_days for course in treatment.radiotherapy), dtype=np.float64)
+def timeline_of(treatment: Treatment, origin_day: float) -> kernels.Timeline:
+    """The patient's clock as the kernels take it: of radiotherapy the law needs only the starting days."""
+    starts = sorted(course.start_days for course in treatment.radiotherapy)
+    return kernels.Timeline(float(origin_day), np.array(starts, dtype=np.float64))
 
 
 def row_of(law: GrowthLaw, size: float) -> Array:
@@ -143,7 +145,7 @@ def size_after(
     size: float,
     *,
     origin_day: float = 0.0,
-    treatment: Treatment = Treatment(),
+    treatment: Treatment = UNTREATED,
 ) -> Array:
     """Tumour size under a growth law, given that it was `size` on `origin_day`.
 
@@ -161,5 +163,5 @@ def size_after(
         raise ValueError(f"size = {size} is negative")
     days = np.ascontiguousarray(days, dtype=np.float64)
     sizes = np.empty_like(days)
-    kernels.fill_sizes(days, float(origin_day), course_starts(treatment), row_of(law, size), sizes)
+    kernels.fill_sizes(days, timeline_of(treatment, origin_day), row_of(law, size), sizes)
     return sizes

@@ -8,6 +8,7 @@ import logging
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,9 @@ class SizeColumns:
         return [self.rt_start_day, self.rt_end_day]
 
 
+DEFAULT_COLUMNS = SizeColumns()
+
+
 @dataclass(frozen=True)
 class _Row:
     """One line of the table, as read. size: None where the cell is empty (not measured)."""
@@ -52,7 +56,7 @@ class _Row:
     course: RadiotherapyCourse | None
 
 
-def read_sizes(path: Path, columns: SizeColumns = SizeColumns()) -> list[SizeSeries]:
+def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> list[SizeSeries]:
     """The size series of every patient in a CSV file with a header, in the order of their first row.
 
     Rows may come in any order; other columns are not looked at. An empty size is a scan on which it was not measured,
@@ -169,7 +173,7 @@ def _series(path: Path, columns: SizeColumns, rows: list[_Row]) -> SizeSeries:
     patient_id = rows[0].patient_id
     treatment = _treatment(path, rows)
     measured = sorted((row for row in rows if row.size is not None), key=lambda row: row.day)
-    for earlier, later in zip(measured, measured[1:], strict=False):
+    for earlier, later in pairwise(measured):
         if earlier.day == later.day:
             raise InputError(
                 f"{path}, lines {earlier.line} and {later.line}: patient {patient_id} has two sizes "
@@ -182,7 +186,7 @@ def _series(path: Path, columns: SizeColumns, rows: list[_Row]) -> SizeSeries:
 
 def _treatment(path: Path, rows: list[_Row]) -> Treatment:
     courses = sorted({row.course for row in rows if row.course is not None}, key=lambda course: course.start_days)
-    for earlier, later in zip(courses, courses[1:], strict=False):
+    for earlier, later in pairwise(courses):
         if later.start_days < earlier.end_days:
             raise InputError(
                 f"{path}: patient {rows[0].patient_id} has radiotherapy from day {earlier.start_days:g} to "

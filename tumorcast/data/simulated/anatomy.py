@@ -1,7 +1,7 @@
 """One simulated head: the MNI152 2009a tissue maps that nilearn ships, deformed for one patient.
 
 The template is an average of many brains, so its sulci are blurred; class noise and a sharpening of the tissue
-probabilities give back an individual's irregular cortex. The template is left-right symmetric: a flip would change nothing.
+probabilities give back an individual's irregular cortex. It is symmetric, so a left-right flip would change nothing.
 """
 
 import math
@@ -38,9 +38,9 @@ class Template:
 class Anatomy:
     """One patient's head on the work box of a grid.
 
-    csf, grey, white: (Z, Y, X) tissue fractions, their sum 1 inside the brain and 0 outside; detail: what the template's T1
-    shows beyond its tissues, in units of the grey-white contrast; brain: the skull-stripping mask; vessels: fraction in [0, 1];
-    template_index: (3, Z, Y, X) position in the template.
+    csf, grey, white: (Z, Y, X) tissue fractions, their sum 1 inside the brain and 0 outside; detail: what the
+    template's T1 shows beyond its tissues, in units of the grey-white contrast; brain: the skull-stripping mask;
+    vessels: fraction in [0, 1]; template_index: (3, Z, Y, X) position in the template.
     """
 
     grid: Grid
@@ -91,7 +91,7 @@ def _rotation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     about_z = np.array([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
     about_y = np.array([[math.cos(b), 0, -math.sin(b)], [0, 1, 0], [math.sin(b), 0, math.cos(b)]])
     about_x = np.array([[math.cos(c), -math.sin(c), 0], [math.sin(c), math.cos(c), 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    return np.asarray(about_z @ about_y @ about_x)
 
 
 def _coordinates(rng: np.random.Generator, grid: Grid) -> Volume:
@@ -100,7 +100,8 @@ def _coordinates(rng: np.random.Generator, grid: Grid) -> Volume:
     matrix = (_rotation(rng) / scale).astype(np.float32)
     offsets = [(grid.centres_mm(axis) - FIELD_CENTRE_MM[axis]).astype(np.float32) for axis in range(3)]
     z, y, x = np.meshgrid(*offsets, indexing="ij", sparse=True)
-    moved = np.stack([m[0] * z + m[1] * y + m[2] * x + np.float32(c) for m, c in zip(matrix, TEMPLATE_CENTRE, strict=True)])
+    rows = zip(matrix, TEMPLATE_CENTRE.astype(np.float32), strict=True)
+    moved = np.stack([m[0] * z + m[1] * y + m[2] * x + centre for m, centre in rows])
     for spacing_mm, amplitude_mm in ((60.0, 3.2), (28.0, 1.6), (12.0, 0.9)):
         for axis in range(3):
             moved[axis] += np.float32(amplitude_mm) * smooth_field(rng, grid, spacing_mm)
@@ -115,7 +116,9 @@ def _scale_ventricles(index: Volume, strength: float) -> Volume:
     return np.asarray(index - pull * away, np.float32)
 
 
-def _tissues(rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, t1: Volume) -> tuple[Volume, Volume, Volume]:
+def _tissues(
+    rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, t1: Volume
+) -> tuple[Volume, Volume, Volume]:
     """CSF, grey and white fractions: template probabilities with class noise, sharpened."""
     # Averaging over brains fills a sulcus to half the way between grey matter and CSF.
     full = np.float32(rng.uniform(95.0, 130.0))
@@ -139,7 +142,7 @@ def _detail(grey: Volume, white: Volume, t1: Volume) -> Volume:
     """What the template's T1 has that its tissue maps do not explain, over the grey-white contrast."""
     csf = np.clip(1 - grey - white, 0, 1)
     expected = T1_LEVELS[0] * csf + T1_LEVELS[1] * grey + T1_LEVELS[2] * white
-    return np.clip((t1 - expected) / (T1_LEVELS[2] - T1_LEVELS[1]), -1, 1).astype(np.float32)
+    return np.asarray(np.clip((t1 - expected) / (T1_LEVELS[2] - T1_LEVELS[1]), -1, 1), np.float32)
 
 
 def _strip_skull(rng: np.random.Generator, grid: Grid, head: Mask, csf: Volume) -> Mask:
@@ -164,8 +167,8 @@ def _largest(mask: Mask) -> Mask:
 def _vessels(rng: np.random.Generator, grid: Grid, csf: Volume) -> Volume:
     """Thin curves where two random fields vanish together, kept in and near CSF: vessels that take up contrast."""
     paths = smooth_field(rng, grid, 14.0) ** 2 + smooth_field(rng, grid, 14.0) ** 2
-    lines = np.exp(-paths / np.float32(0.02 * max(1.0, grid.voxel_mm)))
-    near = np.clip(ndimage.gaussian_filter(csf, 1.5 / grid.voxel_mm) * 3, 0, 1)
+    lines = np.exp(-paths / np.float32(rng.uniform(0.03, 0.08) * grid.voxel_mm))
+    near = np.clip(ndimage.gaussian_filter(csf, 2.0 / grid.voxel_mm) * 4, 0, 1)
     return np.asarray(lines * near, np.float32)
 
 

@@ -64,7 +64,7 @@ class Grid:
 
 @lru_cache(maxsize=512)
 def _spline(grid: Grid, axis: int, spacing_mm: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Cubic B-spline: (N,) first of four knots of each voxel, and their (4, N) weights, for unit variance on average."""
+    """Cubic B-spline: (N,) first of four knots of each voxel; (4, N) weights that keep unit variance on average."""
     at = (grid.centres_mm(axis) - WORK_BOX_MM[axis][0]) / spacing_mm
     first = np.clip(np.floor(at), 0, None)
     t = at - first

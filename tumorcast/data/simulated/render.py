@@ -1,10 +1,10 @@
 """What a scanner would show of a simulated head: four contrasts from tissue fractions, tumour labels and cell density.
 
-Levels, gains, bias, blur and noise are drawn per patient and jittered per session. The ordering of the tissues is that of the
-contrasts in BraTS; the numbers were set by eye and by histogram against TCGA-LGG.
+Levels, gain, gamma, bias, blur and noise are drawn per patient; gain, bias and noise are jittered per session. The
+tissues are ordered as in the contrasts of BraTS; the numbers were set by eye and by histogram against TCGA-LGG.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -21,9 +21,9 @@ MAX_INT16 = 32767
 
 @dataclass(frozen=True)
 class Levels:
-    """Mean signal of each tissue in one contrast, white matter of an average T1 = 1; detail and vessel are added on top.
+    """Mean signal of each tissue in one contrast, arbitrary unit; detail and vessel are added on top.
 
-    oedema, necrosis, enhancing: the level of the full lesion; oedema_cover: how much of the tissue below oedema it hides.
+    oedema, necrosis, enhancing: the level of the full lesion; oedema_cover: how much of the tissue it hides.
     """
 
     csf: float
@@ -39,7 +39,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Scanner:
-    """One patient's way of being scanned in one contrast: gain (units per level), gamma, noise (share of white), blur."""
+    """How one patient is scanned in one contrast: gain in stored units a level; noise in levels; blur (z, y, x)."""
 
     levels: Levels
     gain: float
@@ -56,11 +56,11 @@ def _typical(contrast: Contrast) -> Levels:
         case Contrast.T1N:
             return Levels(0.28, 0.64, 0.88, 0.22, 0.10, 0.56, 0.7, 0.45, 0.60)
         case Contrast.T1C:
-            return Levels(0.28, 0.62, 0.80, 0.18, 0.75, 0.56, 0.7, 0.42, 1.10)
+            return Levels(0.28, 0.62, 0.78, 0.18, 0.90, 0.56, 0.7, 0.42, 1.12)
         case Contrast.T2W:
-            return Levels(1.25, 0.62, 0.46, -0.10, -0.25, 0.88, 0.8, 1.05, 0.82)
+            return Levels(1.30, 0.74, 0.64, -0.10, -0.25, 1.02, 0.8, 1.18, 0.95)
         case Contrast.T2F:
-            return Levels(0.16, 0.62, 0.54, -0.06, 0.0, 0.93, 0.85, 0.78, 0.86)
+            return Levels(0.16, 0.62, 0.54, -0.06, 0.0, 1.02, 0.85, 0.82, 0.92)
         case _:
             assert_never(contrast)
 
@@ -68,21 +68,10 @@ def _typical(contrast: Contrast) -> Levels:
 def _vary(rng: np.random.Generator, levels: Levels, spread: float) -> Levels:
     """Each level times its own factor."""
     # CSF and lesions differ more between patients than healthy tissue does.
-    factors = np.exp(spread * np.array([2.5, 1, 1, 3, 5, 1.5, 1.5, 3, 2]) * rng.standard_normal(9))
-    values = (
-        levels.csf,
-        levels.grey,
-        levels.white,
-        levels.detail,
-        levels.vessel,
-        levels.oedema,
-        levels.oedema_cover,
-        levels.necrosis,
-        levels.enhancing,
-    )
-    varied = [float(value * factor) for value, factor in zip(values, factors, strict=True)]
-    varied[6] = min(varied[6], 0.97)
-    return Levels(*varied)
+    factors = np.exp(spread * np.array([3, 1, 1, 3, 6, 1.5, 1.5, 3, 2.5]) * rng.standard_normal(9))
+    varied = [float(value * factor) for value, factor in zip(astuple(levels), factors, strict=True)]
+    drawn = Levels(*varied)
+    return replace(drawn, oedema_cover=min(drawn.oedema_cover, 0.97))
 
 
 def _draw_scanner(rng: np.random.Generator, grid: Grid, contrast: Contrast) -> Scanner:
@@ -91,7 +80,7 @@ def _draw_scanner(rng: np.random.Generator, grid: Grid, contrast: Contrast) -> S
     return Scanner(
         levels=levels,
         gain=float(np.exp(rng.normal(np.log(450.0), 0.45))),
-        gamma=float(np.exp(rng.normal(0.0, 0.12))),
+        gamma=float(np.exp(rng.normal(0.0, 0.2))),
         noise=float(np.exp(rng.uniform(np.log(0.006), np.log(0.03)))),
         blur_mm=(through, in_plane, in_plane),
         bias_strength=float(np.exp(rng.uniform(np.log(0.03), np.log(0.22)))),
@@ -100,7 +89,7 @@ def _draw_scanner(rng: np.random.Generator, grid: Grid, contrast: Contrast) -> S
 
 
 def draw_scanners(rng: np.random.Generator, grid: Grid) -> dict[Contrast, Scanner]:
-    """How one patient is scanned, a scanner a contrast; the two T1 scans share their bias and most of their levels."""
+    """How one patient is scanned, a scanner a contrast."""
     return {contrast: _draw_scanner(rng, grid, contrast) for contrast in Contrast}
 
 
@@ -128,18 +117,17 @@ def render_session(
     }
     texture = smooth_field(rng, anatomy.grid, 4.0)
     edge = _edge(anatomy)
-    return {
-        contrast: _expose(
-            rng, anatomy, edge * _signal(anatomy, lesion, density, texture, scanners[contrast].levels), scanners[contrast]
-        )
-        for contrast in Contrast
-    }
+    images = {}
+    for contrast in Contrast:
+        signal = edge * _signal(anatomy, lesion, density, texture, scanners[contrast].levels)
+        images[contrast] = _expose(rng, anatomy, signal, scanners[contrast])
+    return images
 
 
 def _edge(anatomy: Anatomy) -> Volume:
     """The dark fringe at the surface: dura, partial volume with air and the rim that skull stripping leaves."""
-    inside = ndimage.gaussian_filter(anatomy.brain.astype(np.float32), 1.5 / anatomy.grid.voxel_mm)
-    return np.clip((inside - 0.15) / 0.65, 0.25, 1)
+    inside = ndimage.gaussian_filter(anatomy.brain.astype(np.float32), 1.0 / anatomy.grid.voxel_mm)
+    return np.asarray(np.clip((inside - 0.2) / 0.6, 0.15, 1), np.float32)
 
 
 def _signal(anatomy: Anatomy, lesion: dict[int, Volume], density: Volume, texture: Volume, levels: Levels) -> Volume:
@@ -160,7 +148,6 @@ def _expose(rng: np.random.Generator, anatomy: Anatomy, signal: Volume, scanner:
     """Resolution, bias, gamma and noise of one scan."""
     grid = anatomy.grid
     sigma = [mm / grid.voxel_mm for mm in scanner.blur_mm]
-    # Two-millimetre voxels already average what one-millimetre noise and blur are about.
     image = ndimage.gaussian_filter(signal, sigma) if max(sigma) > 0.25 else signal
     session_bias = scanner.bias + 0.3 * smooth_field(rng, grid, 90.0)
     image = np.clip(image, 0, None) ** np.float32(scanner.gamma)

@@ -1,14 +1,15 @@
 """A simulated tumour: where it starts, how it grows and answers radiotherapy, and the BraTS labels one would draw.
 
 Growth is Fisher-Kolmogorov on the patient's tissue: white matter faster than grey, no way into CSF, with smooth random
-variation in diffusivity, direction and rate, so that outlines are irregular. It is set by what one sees, the speed of the front
-v = 2 sqrt(D rho) and its width sqrt(D / rho), hence D = v width / 2 and rho = v / (2 width).
+variation in diffusivity, direction and rate, so that outlines are irregular. It is set by what one sees, the speed of
+the front v = 2 sqrt(D rho) and its width sqrt(D / rho), hence D = v width / 2 and rho = v / (2 width).
 Radiotherapy moves cells from living to dying over its 42 days; the dying fade after a delay, all but a scar.
 No mass effect: tissue is replaced, not pushed.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,17 @@ from scipy import ndimage
 
 from tumorcast.data.simulated.anatomy import Anatomy, load_template, template_index
 from tumorcast.data.simulated.fields import Mask, Volume, smooth_field
-from tumorcast.kernels.reaction_diffusion import advance, face_conductance, support
+from tumorcast.kernels.reaction_diffusion import face_conductance, largest_outflow, step, support
 from tumorcast.records import RadiotherapyCourse
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
 GREY_SLOWNESS = 5.0
+FASTEST = 4.0  # times the average diffusivity; a longer tail would shorten every step for a few voxels
 MAX_BRAIN_FRACTION = 0.15
 PONS_MNI_MM = (0.0, -27.0, -32.0)
 THALAMUS_MNI_MM = (12.0, -18.0, 8.0)
 NO_DENSITY = 1e-6
+STEPS_A_CROP = 8
 
 
 class TumourKind(StrEnum):
@@ -35,14 +38,18 @@ class TumourKind(StrEnum):
     MIDLINE = "midline"
 
 
+MEDIAN_SPEED_MM_PER_DAY = {TumourKind.GLIOBLASTOMA: 0.032, TumourKind.LOW_GRADE: 0.016, TumourKind.MIDLINE: 0.022}
+LARGEST_FIRST_MM3 = {TumourKind.GLIOBLASTOMA: 70e3, TumourKind.LOW_GRADE: 90e3, TumourKind.MIDLINE: 25e3}
+
+
 @dataclass(frozen=True)
 class TumourTraits:
     """Everything drawn for one tumour, before it grows.
 
-    speed_mm_per_day: of the front in white matter; width_mm: sqrt(D / rho); first_volume_mm3: visible at the first scan;
-    visible, core: thresholds of the cell density for T2/FLAIR and for the core; rim_mm: thickness of living core round necrosis;
-    enhancement: share of the core that enhances, 0 to 1; survival: of one radiotherapy course; fading_days: time constant of the
-    dying after the delay; scar: the share of them that stays visible.
+    speed_mm_per_day: of the front in white matter; width_mm: sqrt(D / rho); first_volume_mm3: visible at first;
+    visible, core: thresholds of the cell density for T2/FLAIR and for the core; rim_mm: thickness of living core round
+    necrosis; enhancement: share of the core that enhances, 0 to 1; survival: of one radiotherapy course; fading_days:
+    time constant of the dying after the delay; scar: the share of them that stays visible.
     """
 
     kind: TumourKind
@@ -63,7 +70,8 @@ class TumourTraits:
 class Medium:
     """What a tumour grows in: (3, Z, Y, X) conductance and (Z, Y, X) rate, per day; the longest stable step.
 
-    resistance: (Z, Y, X) factor on the log survival of radiotherapy; outline, patches: noise of the labels.
+    resistance: (Z, Y, X) factor on the log survival of radiotherapy; outline: factor on the visible threshold;
+    patches: noise of the enhancement.
     """
 
     conductance: Volume
@@ -88,31 +96,46 @@ class TumourState:
     @property
     def visible(self) -> Volume:
         """(Z, Y, X) what imaging sees of either, at most 1."""
-        return np.minimum(self.living + self.dying, np.float32(1))
+        return np.asarray(np.minimum(self.living + self.dying, 1), np.float32)
 
 
 def draw_traits(rng: np.random.Generator) -> TumourTraits:
     """The kind and the numbers of one tumour."""
     kind = list(TumourKind)[int(rng.choice(3, p=[0.5, 0.32, 0.18]))]
-    median_speed, largest_ml, enhancement = {
-        TumourKind.GLIOBLASTOMA: (0.036, 70.0, rng.uniform(0.75, 1.0)),
-        TumourKind.LOW_GRADE: (0.016, 90.0, rng.choice([0.0, 0.25], p=[0.75, 0.25])),
-        TumourKind.MIDLINE: (0.022, 25.0, rng.choice([0.0, 0.35], p=[0.6, 0.4])),
-    }[kind]
+    median_speed, largest_mm3 = MEDIAN_SPEED_MM_PER_DAY[kind], LARGEST_FIRST_MM3[kind]
+    visible, survival = rng.uniform(0.14, 0.3), _log_uniform(rng, 0.03, 0.6)
     return TumourTraits(
         kind=kind,
         speed_mm_per_day=float(np.clip(median_speed * np.exp(0.7 * rng.standard_normal()), 0.003, 0.11)),
-        width_mm=float(np.exp(rng.uniform(np.log(0.8), np.log(2.2)))),
-        first_volume_mm3=1000 * float(np.exp(rng.uniform(np.log(2.5), np.log(largest_ml)))),
-        visible=float(rng.uniform(0.14, 0.3)),
-        core=float(rng.uniform(0.7, 0.93)),
-        rim_mm=float(rng.uniform(2.5, 8.0)),
-        enhancement=float(enhancement),
-        survival=float(np.exp(rng.uniform(np.log(0.06), np.log(0.8)))),
-        delay_days=float(rng.uniform(0.0, 60.0)),
-        fading_days=float(rng.uniform(25.0, 120.0)),
-        scar=float(rng.uniform(0.1, 0.5)),
+        width_mm=_log_uniform(rng, 0.8, 2.2),
+        first_volume_mm3=_log_uniform(rng, 2500.0, largest_mm3),
+        visible=visible,
+        core=rng.uniform(0.7, 0.93),
+        rim_mm=rng.uniform(2.5, 8.0),
+        enhancement=_draw_enhancement(rng, kind),
+        survival=survival,
+        delay_days=rng.uniform(0.0, 50.0),
+        fading_days=rng.uniform(15.0, 90.0),
+        # Enough stays visible for the dense core to outlast radiotherapy; only rims and small tumours vanish.
+        scar=max(rng.uniform(0.0, 0.25), 1.3 * visible - survival),
     )
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _draw_enhancement(rng: np.random.Generator, kind: TumourKind) -> float:
+    """Glioblastomas enhance nearly always; of the others a minority does, in patches."""
+    match kind:
+        case TumourKind.GLIOBLASTOMA:
+            return rng.uniform(0.75, 1.0)
+        case TumourKind.LOW_GRADE:
+            return 0.25 if rng.random() < 0.25 else 0.0
+        case TumourKind.MIDLINE:
+            return 0.35 if rng.random() < 0.4 else 0.0
+        case _:
+            assert_never(kind)
 
 
 def _seed_template_voxel(rng: np.random.Generator, kind: TumourKind) -> npt.NDArray[np.float64]:
@@ -130,11 +153,11 @@ def _seed_density(rng: np.random.Generator, anatomy: Anatomy, kind: TumourKind) 
     """(Z, Y, X) a ball of cells of some 3 mm at the voxel of brain tissue nearest to the seed."""
     seed = _seed_template_voxel(rng, kind).astype(np.float32).reshape(3, 1, 1, 1)
     away = ((anatomy.template_index - seed) ** 2).sum(0)
-    away[anatomy.csf + ~anatomy.brain > 0.3] = np.inf
+    away[(anatomy.csf > 0.3) | ~anatomy.brain] = np.inf
     at = np.unravel_index(int(np.argmin(away)), away.shape)
     z, y, x = np.ogrid[tuple(slice(0, n) for n in away.shape)]
     mm2 = ((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) * anatomy.grid.voxel_mm**2
-    return (np.exp(-mm2 / 9.0) * (mm2 < 36.0) * np.isfinite(away)).astype(np.float32)
+    return np.asarray(np.exp(-mm2 / 9.0) * (mm2 < 36.0) * np.isfinite(away), np.float32)
 
 
 def make_medium(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits) -> Medium:
@@ -147,7 +170,7 @@ def make_medium(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits
     tissue = (anatomy.white + anatomy.grey / GREY_SLOWNESS) * (anatomy.csf < 0.5) * anatomy.brain
     along = rng.uniform(0.2, 0.8)
     by_axis = np.stack([speed * tissue * np.exp(along * smooth_field(rng, grid, 30.0)) for _ in range(3)])
-    by_axis = np.minimum(by_axis, 8 * diffusivity).astype(np.float32)
+    by_axis = np.minimum(by_axis, FASTEST * diffusivity).astype(np.float32)
     conductance = np.empty_like(by_axis)
     face_conductance(by_axis, grid.voxel_mm, conductance)
     rate = traits.speed_mm_per_day / (2 * traits.width_mm) * np.exp(0.25 * smooth_field(rng, grid, 20.0))
@@ -155,29 +178,39 @@ def make_medium(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits
     return Medium(
         conductance=conductance,
         rate=np.asarray(rate * (tissue > 0), np.float32),
-        step_days=min(0.9 / (6.0 * float(conductance.max())), 0.3 / fastest),
+        step_days=min(0.9 / largest_outflow(conductance), 0.3 / fastest),
         resistance=np.exp(0.5 * smooth_field(rng, grid, 18.0)),
-        outline=0.6 * smooth_field(rng, grid, 9.0) + 0.5 * smooth_field(rng, grid, 5.0),
+        outline=np.exp(0.54 * smooth_field(rng, grid, 9.0) + 0.45 * smooth_field(rng, grid, 5.0)),
         patches=smooth_field(rng, grid, 7.0),
     )
 
 
 def _grow(living: Volume, medium: Medium, days: float) -> Volume:
-    """The living cells some days later; steps are the longest that are stable."""
-    grown, scratch = living.copy(), np.empty_like(living)
-    box = np.zeros((3, 2), np.int64)
+    """The living cells some days later, in equal steps as long as is stable."""
     steps = max(1, int(np.ceil(days / medium.step_days)))
-    while steps > 0:
-        support(grown, NO_DENSITY, box)
-        batch = min(steps, 4)
-        reach = np.stack([box[:, 0] - batch, box[:, 1] + batch], axis=1).clip(0, np.array(grown.shape)[:, None])
-        advance(grown, scratch, medium.conductance, medium.rate, min(days, medium.step_days), batch, reach)
-        steps -= batch
+    grown = living.copy()
+    for first in range(0, steps, STEPS_A_CROP):
+        _grow_crop(grown, medium, days / steps, min(STEPS_A_CROP, steps - first))
     return grown
 
 
-def _is_too_large(living: Volume, anatomy: Anatomy, traits: TumourTraits) -> bool:
-    return bool((living > traits.visible).sum() > MAX_BRAIN_FRACTION * anatomy.brain.sum())
+def _grow_crop(living: Volume, medium: Medium, step_days: float, steps: int) -> None:
+    """Some steps, in place, in a crop round the tumour that cells do not leave within these steps."""
+    box = np.empty((3, 2), np.int64)
+    support(living, NO_DENSITY, box)
+    crop = tuple(slice(max(first - steps, 0), past + steps) for first, past in box.tolist())
+    density = np.ascontiguousarray(living[crop])
+    conductance = np.ascontiguousarray(medium.conductance[(slice(None), *crop)])
+    gain = np.exp(np.float32(step_days) * medium.rate[crop])
+    scratch = np.empty_like(density)
+    for _ in range(steps):
+        step(density, scratch, conductance, gain, step_days)
+    living[crop] = density
+
+
+def _is_tumour(density: Volume, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> Mask:
+    """Where one would outline the tumour; the noise is the patient's own, so that its sessions agree."""
+    return np.asarray((density > np.minimum(traits.visible * medium.outline, 0.6)) & anatomy.brain)
 
 
 def first_state(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> TumourState:
@@ -185,7 +218,7 @@ def first_state(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits
     living = _seed_density(rng, anatomy, traits.kind)
     wanted = min(traits.first_volume_mm3 / anatomy.grid.voxel_mm**3, MAX_BRAIN_FRACTION * anatomy.brain.sum())
     for _ in range(600):
-        if (living > traits.visible).sum() >= wanted:
+        if _is_tumour(living, anatomy, traits, medium).sum() >= wanted:
             break
         living = _grow(living, medium, 0.5 / traits.speed_mm_per_day)
     return TumourState(living, np.zeros_like(living), living)
@@ -205,7 +238,7 @@ def state_after(
     living, dying, peak, day = state.living, state.dying, state.peak, from_day
     while day < to_day:
         days = min(7.0, to_day - day)
-        if not _is_too_large(living, anatomy, traits):
+        if _is_tumour(living, anatomy, traits, medium).sum() < MAX_BRAIN_FRACTION * anatomy.brain.sum():
             living = _grow(living, medium, days)
         if course is not None:
             share = _overlap_days(day, day + days, course) / (course.end_days - course.start_days)
@@ -231,14 +264,11 @@ def _fading(traits: TumourTraits, day: float, days: float, course: RadiotherapyC
 
 
 def draw_labels(state: TumourState, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> npt.NDArray[np.uint8]:
-    """(Z, Y, X) BraTS 2023 labels: 0 none, 1 necrotic or non-enhancing core, 2 oedema, 3 enhancing.
-
-    Thresholds on density with smooth noise that is the patient's own, so that labels of its sessions belong together.
-    """
+    """(Z, Y, X) BraTS 2023 labels: 0 none, 1 necrotic or non-enhancing core, 2 oedema, 3 enhancing."""
     density = state.visible
-    tumour = (density > np.minimum(traits.visible * np.exp(0.9 * medium.outline), 0.6)) & anatomy.brain
+    tumour = _is_tumour(density, anatomy, traits, medium)
     once = density + 0.6 * np.clip(state.peak - density, 0, 1)
-    core = tumour & (once > np.clip(traits.core + 0.08 * medium.outline, 0.4, 0.98))
+    core = tumour & (once > np.clip(traits.core + 0.09 * np.log(medium.outline), 0.4, 0.98))
     labels = np.where(tumour, OEDEMA, 0).astype(np.uint8)
     if core.any():
         labels[core] = NECROSIS
@@ -252,6 +282,6 @@ def _enhancing(core: Mask, state: TumourState, anatomy: Anatomy, traits: TumourT
         return np.zeros_like(core)
     closed = ndimage.binary_closing(core, iterations=2) | core
     depth_mm = anatomy.grid.voxel_mm * ndimage.distance_transform_edt(closed)
-    rim = depth_mm < np.clip(traits.rim_mm * (1 + 0.4 * medium.outline), 0.9, None)
+    rim = depth_mm < np.clip(traits.rim_mm * medium.outline**0.45, 0.9, None)
     alive = medium.patches < 3.0 * (traits.enhancement - 0.5)
     return np.asarray(core & rim & alive)

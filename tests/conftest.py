@@ -1,0 +1,82 @@
+"""What the tests share: the real data where it is, and tiny networks and cohorts that are quick to make."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tumorcast.records import Contrast, RadiotherapyCourse, Session, Treatment
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; without it a test is skipped, and in CI it fails."""
+    if not SHARED.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{SHARED} is missing, and CI must test on real data")
+        pytest.skip(f"{SHARED} is missing: no real data on this machine")
+    return SHARED
+
+
+def blob_session(patient_id: str, session_id: str, day: float, radius: float, contrasts: int = 4) -> Session:
+    """A round brain of radius 24 px with a round bright tumour off its centre, in three slices."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    brain = np.hypot(rows - 32, columns - 32) < 24
+    tumour = np.hypot(rows - 32, columns - 40) < radius
+    image = np.where(tumour, 0.8, np.where(brain, 0.0, -1.0)).astype(np.float32)
+    stack = [3, contrasts, 1, 1]
+    area = np.full(3, tumour.sum() * 16.0)
+    return Session(
+        patient_id=patient_id,
+        session_id=session_id,
+        day=day,
+        contrasts=tuple(Contrast)[:contrasts],
+        images=np.tile(image, stack),
+        labels=np.tile(np.where(tumour, 3, 0).astype(np.uint8), (3, 1, 1)),
+        brain=np.tile(brain, (3, 1, 1)),
+        area_mm2=area,
+        brain_mm2=np.full(3, brain.sum() * 16.0),
+        source_slice=np.array([10, 11, 12]),
+        affine=np.diag([-4.0, -4.0, 5.0, 1.0]),
+        volume_mm3=float(area.sum() * 5),
+        source={"slice_area_mm2": [0.0] * 10 + area.tolist()},
+    )
+
+
+@pytest.fixture(scope="session")
+def blob_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort file of two patients with growing blobs, three scans each, and one patient without tumour."""
+    from tumorcast.data.cohort import write_cohort
+
+    path = tmp_path_factory.mktemp("blobs") / "cohort.h5"
+    sessions = [
+        blob_session(patient, f"{k:03d}", 60.0 * k, radius + k)
+        for patient, radius in (("A", 4.0), ("B", 6.0))
+        for k in range(3)
+    ]
+    sessions.append(blob_session("C", "000", 0.0, 0.0))
+    treatments = {"B": Treatment((RadiotherapyCourse(10.0, 52.0),))}
+    write_cohort(path, sessions, treatments, image_size=SIZE, contrasts=tuple(Contrast), config={})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(blob_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small networks, trained for a few steps: good for nothing but running the code."""
+    from tumorcast.config import Architecture, NetworkKind, TrainSettings
+    from tumorcast.training.train import train
+
+    folder = tmp_path_factory.mktemp("model")
+    common = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
+    for kind, extra in (
+        (NetworkKind.DENOISER, {"classes": 2}),
+        (NetworkKind.DENSE_REGRESSOR, {"out_channels": 1}),
+        (NetworkKind.SEGMENTER, {"out_channels": 1}),
+    ):
+        settings = TrainSettings(steps=4, batch=2, seed=len(kind))
+        train(kind, blob_cohort, folder / kind, settings, architecture=Architecture(**common, **extra))
+    return folder

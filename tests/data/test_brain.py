@@ -1,0 +1,83 @@
+"""Masks and scaling."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tumorcast.data.brain import BrainMask, Window, brain_mask, otsu, resolve, window_of
+from tumorcast.records import Contrast
+
+
+def test_nonzero_mask_joins_contrasts_and_fills_holes(make_phantom) -> None:
+    t1, flair = make_phantom("t1n").astype(np.float32), make_phantom("t2f").astype(np.float32)
+    brain = t1 > 0
+    t1[3, 18:20, 18:20] = 0  # a ventricle that is dark in both
+    flair[3, 18:20, 18:20] = 0
+    flair[:, :10] = 0
+    images = {Contrast.T1N: t1, Contrast.T2F: flair}
+    assert resolve(BrainMask.AUTO, images) is BrainMask.NONZERO
+    np.testing.assert_array_equal(brain_mask(images, BrainMask.AUTO), brain)
+
+
+def test_a_hole_that_opens_to_the_border_of_the_slice_stays_open() -> None:
+    volume = np.zeros((3, 20, 20), np.float32)
+    volume[:, 5:15, 5:15] = 1
+    volume[1, 8:12, 8:12] = 0
+    volume[2, 5:10, 9:11] = 0
+    mask = brain_mask({Contrast.T1C: volume}, BrainMask.NONZERO)
+    assert mask[1].sum() == 100
+    assert mask[2].sum() == 90
+
+
+def test_a_head_in_noise_is_found(make_phantom) -> None:
+    rng = np.random.default_rng(3)
+    head = make_phantom("t1c").astype(np.float32)
+    noisy = head + np.abs(rng.normal(0, 12, head.shape)).astype(np.float32)
+    images = {Contrast.T1C: noisy}
+    assert resolve(BrainMask.AUTO, images) is BrainMask.HEAD
+    np.testing.assert_array_equal(brain_mask(images, BrainMask.AUTO), head > 0)
+
+
+def test_otsu_splits_two_peaks() -> None:
+    rng = np.random.default_rng(0)
+    volume = np.r_[rng.normal(10, 1, 3000), rng.normal(50, 3, 2000)]
+    assert 13 < otsu(volume) < 41
+
+
+@given(
+    st.lists(st.floats(0, 4096, width=32), min_size=2, max_size=60),
+    st.floats(0.01, 100),
+    st.floats(-50, 50),
+)
+def test_scaling_does_not_depend_on_gain_and_offset(values: list[float], gain: float, offset: float) -> None:
+    volume = np.array(values)
+    brain = np.ones(volume.shape, bool)
+    window, other = window_of(volume, brain), window_of(gain * volume + offset, brain)
+    if window is None or window.high - window.low < 1e-3 * window.high:
+        return
+    assert other is not None
+    scaled = window.scale(volume, brain)
+    np.testing.assert_allclose(other.scale(gain * volume + offset, brain), scaled, atol=1e-2)
+    assert scaled.dtype == np.float32
+    assert np.abs(scaled).max() <= 1
+    assert (np.diff(scaled[np.argsort(volume)]) >= 0).all()
+
+
+def test_scaling_ignores_a_few_wild_voxels_and_what_is_outside(make_phantom) -> None:
+    volume = make_phantom("t1n").astype(np.float32)
+    brain = volume > 0
+    window = window_of(volume, brain)
+    wild = volume.copy()
+    wild[3, 18, 18] = 30_000
+    wild[0, 0, 0] = 30_000
+    assert window is not None
+    assert window_of(wild, brain).high == pytest.approx(window.high, rel=0.01)
+    assert (window.scale(wild, brain)[~brain] == -1).all()
+
+
+def test_percentiles_become_the_ends() -> None:
+    volume = np.arange(1001.0)
+    assert window_of(volume, volume >= 0) == Window(5.0, 995.0)
+    assert window_of(np.full(9, 4.0), np.ones(9, bool)) is None
+    assert window_of(volume, volume < 0) is None

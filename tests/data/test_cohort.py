@@ -1,0 +1,175 @@
+"""The cohort file gives back what was written, and nothing half written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
+from tumorcast.errors import InputError
+from tumorcast.records import Contrast, RadiotherapyCourse, Session, Treatment
+
+CONTRASTS = (Contrast.T1C, Contrast.T2F)
+SIZE = 64
+
+
+def make_session(patient: str, name: str, day: float, areas: dict[int, float], **changes: object) -> Session:
+    rng = np.random.default_rng(len(name))
+    n = len(areas)
+    session = Session(
+        patient,
+        name,
+        day,
+        CONTRASTS,
+        images=rng.uniform(-1, 1, (n, 2, SIZE, SIZE)).astype(np.float32),
+        labels=rng.integers(0, 4, (n, SIZE, SIZE)).astype(np.uint8),
+        brain=rng.random((n, SIZE, SIZE)) < 0.5,
+        area_mm2=np.array(list(areas.values()), np.float64),
+        brain_mm2=np.full(n, 9000.0),
+        source_slice=np.array(list(areas), np.int64),
+        affine=np.diag([-4.0, -4.0, 1.0, 1.0]),
+        volume_mm3=float(sum(areas.values())),
+        source={"files": {"a.nii.gz": "0"}},
+    )
+    return replace(session, **changes)
+
+
+def write(path: Path, *sessions: Session, treatments: dict[str, Treatment] | None = None) -> Path:
+    write_cohort(path, sessions, treatments or {}, image_size=SIZE, contrasts=CONTRASTS, config={"a": 1})
+    return path
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    first = make_session("A", "one", 40.0, {3: 100.0, 4: 200.0})
+    treatment = Treatment((RadiotherapyCourse(5.0, 47.0), RadiotherapyCourse(80.0, 90.0)))
+    path = write(tmp_path / "c.h5", first, make_session("A", "zero", -2.5, {3: 90.0}), treatments={"A": treatment})
+    with Cohort.open(path) as cohort:
+        assert (cohort.image_size, cohort.pixel_mm, cohort.contrasts) == (64, 4.0, CONTRASTS)
+        assert cohort.config == {"a": 1}
+        assert cohort.patient_ids() == ["A"]
+        assert [info.id for info in cohort.sessions("A")] == ["zero", "one"]
+        assert cohort.treatment("A") == treatment
+        back = cohort.session("A", "one")
+        for name, value in vars(first).items():
+            np.testing.assert_array_equal(getattr(back, name), value, err_msg=name)
+        one = cohort.slice("A", "one", 1)
+        np.testing.assert_array_equal(one.image, first.images[1])
+        np.testing.assert_array_equal(one.labels, first.labels[1])
+        np.testing.assert_array_equal(one.brain, first.brain[1])
+        np.testing.assert_array_equal(one.affine, first.affine)
+        assert (one.area_mm2, one.brain_mm2, one.source_slice) == (200.0, 9000.0, 4)
+
+
+def test_a_scan_without_slices(tmp_path: Path) -> None:
+    with Cohort.open(write(tmp_path / "c.h5", make_session("A", "one", 0.0, {}))) as cohort:
+        assert cohort.sessions("A")[0].n_slices == 0
+        assert cohort.session("A", "one").images.shape == (0, 2, SIZE, SIZE)
+
+
+def series(path: Path, size: SizeMeasure) -> tuple[list[float], list[float]]:
+    with Cohort.open(path) as cohort:
+        result = cohort.size_series("A", size)
+    assert result.size_name == size
+    return result.days.tolist(), result.sizes.tolist()
+
+
+def test_sizes_follow_one_slice_of_the_patient(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "c.h5",
+        make_session("A", "s3", 90.0, {10: 300.0, 11: 500.0, 12: 100.0}),
+        make_session("A", "s1", 0.0, {10: 60.0}),  # slice 11 bears less than the least area
+        make_session("A", "s2", 30.0, {10: 900.0, 11: 70.0}),
+        make_session("A", "s4", 120.0, {}),
+        make_session("A", "s0", -9.0, {11: 5.0}, volume_mm3=float("nan")),
+    )
+    days = [0.0, 30.0, 90.0, 120.0]
+    assert series(path, SizeMeasure.AREA_MM2) == (days, [0.0, 70.0, 500.0, 0.0])
+    assert series(path, SizeMeasure.VOLUME_MM3) == (days, [60.0, 970.0, 900.0, 0.0])
+
+
+def test_a_slice_that_was_not_chosen_is_found_among_all_slices(tmp_path: Path) -> None:
+    small = make_session("A", "s1", 0.0, {}, source={"slice_area_mm2": [0.0, 12.0, 3.0]})
+    path = write(tmp_path / "c.h5", small, make_session("A", "s2", 5.0, {1: 80.0, 2: 50.0}))
+    assert series(path, SizeMeasure.AREA_MM2) == ([0.0, 5.0], [12.0, 80.0])
+
+
+def test_scans_on_different_grids_have_no_common_slice(tmp_path: Path) -> None:
+    short = make_session("A", "s1", 0.0, {0: 60.0}, source={"slice_area_mm2": [60.0, 0.0]})
+    path = write(tmp_path / "c.h5", short, make_session("A", "s2", 5.0, {7: 80.0}))
+    with pytest.raises(InputError, match=r"session s1 has no slice 7.*follow the volume_mm3"):
+        series(path, SizeMeasure.AREA_MM2)
+
+
+def test_a_patient_without_tumour_has_sizes_of_zero(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 0.0}), make_session("A", "s2", 5.0, {}))
+    assert series(path, SizeMeasure.AREA_MM2) == ([0.0, 5.0], [0.0, 0.0])
+
+
+def test_same_content_same_hash(tmp_path: Path) -> None:
+    session = make_session("A", "s1", 0.0, {4: 9.0})
+    hashes = []
+    for name, one in (("a", session), ("b", session), ("c", replace(session, day=1.0))):
+        with Cohort.open(write(tmp_path / f"{name}.h5", one)) as cohort:
+            hashes.append(cohort.sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_an_error_midway_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 9.0}))
+    before = path.read_bytes()
+
+    def sessions():
+        yield make_session("B", "s1", 0.0, {4: 9.0})
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_cohort(path, sessions(), {}, image_size=SIZE, contrasts=CONTRASTS, config={})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_output(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "c.h5", tmp_path):
+        with pytest.raises(InputError, match=f"{path}: "):
+            write(path, make_session("A", "s1", 0.0, {4: 9.0}))
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", fail)
+    with pytest.raises(InputError, match="No space left on device"):
+        write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 9.0}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_session_of_another_cohort_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 9.0}, contrasts=(Contrast.T1N, Contrast.T2F)))
+
+
+def test_files_that_are_no_cohort(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("hello")
+    h5py.File(tmp_path / "other.h5", "w").close()
+    with h5py.File(write(tmp_path / "newer.h5", make_session("A", "s", 0.0, {1: 1.0})), "a") as file:
+        file.attrs["format_version"] = 99
+    for name, message in (
+        ("none.h5", "no such file"),
+        ("text.h5", "not a readable HDF5"),
+        ("other.h5", "not a cohort"),
+        ("newer.h5", "found tumorcast-cohort 99"),
+    ):
+        with pytest.raises(InputError, match=f"{name}: .*{message}"):
+            Cohort.open(tmp_path / name)
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with Cohort.open(write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 9.0}))) as cohort:
+        with pytest.raises(InputError, match="no patient B"):
+            cohort.sessions("B")
+        with pytest.raises(InputError, match="A has no session s9; it has s1"):
+            cohort.session("A", "s9")

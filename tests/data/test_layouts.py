@@ -1,0 +1,204 @@
+"""Which files make up which scan, and how a clinical table dates them."""
+
+from pathlib import Path
+
+import pytest
+
+from tumorcast.data.clinical import date_sessions, read_clinical
+from tumorcast.data.layouts import Layout, SlicedSession, find_sessions, ordinal_days_used
+from tumorcast.errors import InputError
+from tumorcast.records import Contrast, RadiotherapyCourse
+
+KINDS = ("t1n", "t1c", "t2w", "t2f", "seg")
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def brats(folder: Path, scan: str, kinds: tuple[str, ...] = KINDS) -> None:
+    for kind in kinds:
+        touch(folder / scan / f"{scan}-{kind}.nii.gz")
+
+
+def names(sessions: list) -> list[tuple[str, str]]:
+    return [(session.patient_id, session.session_id) for session in sessions]
+
+
+def table(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_brats_timepoints_belong_to_one_patient_and_count_up(tmp_path: Path) -> None:
+    for scan in ("BraTS-GLI-00001-001", "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"):
+        brats(tmp_path, scan)
+    sessions = find_sessions(tmp_path)
+    assert names(sessions) == [("BraTS-GLI-00001", "000"), ("BraTS-GLI-00001", "001"), ("BraTS-GLI-00002", "000")]
+    assert [session.day for session in sessions] == [0.0, 1.0, 0.0]
+    assert ordinal_days_used(sessions)
+    assert list(sessions[0].images) == list(Contrast)
+    assert sessions[0].mask is not None
+
+
+def test_brats_patients_whose_names_end_in_digits_stay_apart(tmp_path: Path) -> None:
+    for scan in ("PGBM-007", "PGBM-009", "TCGA-FG-6692"):
+        brats(tmp_path, scan)
+    assert [patient for patient, _ in names(find_sessions(tmp_path))] == ["PGBM-007", "PGBM-009", "TCGA-FG-6692"]
+
+
+def test_brats_in_one_flat_folder(tmp_path: Path) -> None:
+    for kind in KINDS:
+        touch(tmp_path / f"P1-{kind}.nii")
+    (session,) = find_sessions(tmp_path)
+    assert session.images[Contrast.T2F] == tmp_path / "P1-t2f.nii"
+
+
+def test_brats_scan_keeps_what_it_has(tmp_path: Path) -> None:
+    brats(tmp_path, "P1", ("t1c", "t2f"))
+    (session,) = find_sessions(tmp_path)
+    assert tuple(session.images) == (Contrast.T1C, Contrast.T2F)
+    assert session.mask is None
+
+
+def test_brats_file_twice_is_refused(tmp_path: Path) -> None:
+    brats(tmp_path, "P1")
+    touch(tmp_path / "P1" / "P1-t1c.nii")
+    with pytest.raises(InputError, match="keep one"):
+        find_sessions(tmp_path)
+
+
+def slice_folder(root: Path, part: str, patient: str, number: int, kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        touch(root / part / f"{patient}_{number}" / f"brats_train_{patient}_{kind}_{number}_w.nii.gz")
+
+
+def test_slices_of_all_parts_are_stacked_by_number(tmp_path: Path) -> None:
+    for number in (10, 9):
+        slice_folder(tmp_path, "testing", "7", number, KINDS[:4])
+        touch(tmp_path / "test_labels" / f"7_{number}-label.nii.gz")
+    slice_folder(tmp_path, "training", "7", 8, KINDS)
+    (session,) = find_sessions(tmp_path)
+    assert isinstance(session, SlicedSession)
+    assert [files.number for files in session.slices] == [8, 9, 10]
+    assert all(files.mask is not None for files in session.slices)
+    assert session.mask is not None
+
+
+def test_a_slice_without_a_contrast_or_mask_speaks_for_its_session(tmp_path: Path) -> None:
+    slice_folder(tmp_path, "training", "7", 1, KINDS)
+    slice_folder(tmp_path, "training", "7", 2, ("t1n", "t1c"))
+    (session,) = find_sessions(tmp_path)
+    assert tuple(session.images) == (Contrast.T1N, Contrast.T1C)
+    assert session.mask is None
+
+
+def test_a_slice_in_two_parts_is_refused(tmp_path: Path) -> None:
+    for part in ("training", "testing"):
+        slice_folder(tmp_path, part, "7", 1, KINDS)
+    with pytest.raises(InputError, match="slice 1 lies in more than one of"):
+        find_sessions(tmp_path)
+
+
+def test_table_with_file_columns(tmp_path: Path) -> None:
+    text = "patient,session,day,t1c,seg\nA,s1,-3,scans/a.nii.gz,scans/m.nii.gz\nA,s2,12.5,scans/b.nii.gz,\n"
+    path = table(tmp_path / "my.csv", text)
+    first, second = find_sessions(path)
+    assert (first.day, second.day) == (-3.0, 12.5)
+    assert first.images == {Contrast.T1C: tmp_path / "scans/a.nii.gz"}
+    assert second.mask is None
+
+
+def test_table_finds_files_by_convention(tmp_path: Path) -> None:
+    table(tmp_path / "sessions.csv", "patient,session,day\nA,s1,0\n")
+    path = touch(tmp_path / "A" / "s1" / "A_s1-t1c.nii.gz")
+    (session,) = find_sessions(tmp_path)
+    assert session.images == {Contrast.T1C: path}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patient,session\nA,s1\n", "no column day"),
+        ("patient;session;day\nA;s1;0\n", "separated by commas"),
+        ("patient,session,day\nA,s1,soon\n", "line 2: day is 'soon', not a finite number"),
+        ("patient,session,day\nA,s1,nan\n", "not a finite number"),
+        ("patient,session,day\nA,s1,\n", "no day"),
+        ("patient,session,day\nA,s1,0\nA,s1,5\n", "has a row above"),
+        ("patient,session,day\nA/B,s1,0\n", "without slashes"),
+        ("patient,session,day\n", "no scan found"),
+    ],
+)
+def test_malformed_table(tmp_path: Path, text: str, message: str) -> None:
+    table(tmp_path / "sessions.csv", text)
+    with pytest.raises(InputError, match=message):
+        find_sessions(tmp_path)
+
+
+def test_a_table_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "sessions.csv").write_bytes(b"\xff\xfe\x00patient")
+    with pytest.raises(InputError, match="cannot be read as a UTF-8 CSV"):
+        find_sessions(tmp_path)
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_nothing_found_says_what_was_looked_for(tmp_path: Path, layout: Layout) -> None:
+    with pytest.raises(InputError, match=r"brats \(.*slices \(.*table \(|sessions.csv: cannot be read"):
+        find_sessions(tmp_path, layout)
+
+
+def test_two_layouts_fit(tmp_path: Path) -> None:
+    brats(tmp_path, "P1")
+    table(tmp_path / "sessions.csv", "patient,session,day\nA,s1,0\n")
+    with pytest.raises(InputError, match=r"fits several layouts \(brats, table\); name one with --layout"):
+        find_sessions(tmp_path)
+    assert names(find_sessions(tmp_path, Layout.BRATS)) == [("P1", "000")]
+
+
+def test_source_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        find_sessions(tmp_path / "nowhere")
+
+
+def test_clinical_table_dates_scans_and_courses(tmp_path: Path) -> None:
+    for scan in ("P1-000", "P1-001", "P1-002", "Q2"):
+        brats(tmp_path, scan)
+    text = (
+        "patient_id,session_id,day,rt_start_day,rt_end_day\n"
+        "P1,000,5,20,60\nP1,1,90,20,60\nP1,P1-002,200,150,\nP1,,,,400\n"
+    )
+    clinical = read_clinical(table(tmp_path / "clinical.csv", text))
+    dated = date_sessions(find_sessions(tmp_path), clinical)
+    assert [session.day for session in dated.sessions] == [5.0, 90.0, 200.0, 0.0]
+    assert dated.refused == {}
+    courses = (RadiotherapyCourse(20, 60), RadiotherapyCourse(150, 192), RadiotherapyCourse(358, 400))
+    assert clinical.treatments["P1"].radiotherapy == courses
+
+
+def test_a_scan_the_clinical_table_forgets_is_refused(tmp_path: Path) -> None:
+    for scan in ("P1-000", "P1-001"):
+        brats(tmp_path, scan)
+    clinical = read_clinical(table(tmp_path / "clinical.csv", "patient_id,session_id,day\nP1,000,5\n"))
+    assert "add its row" in date_sessions(find_sessions(tmp_path), clinical).refused["P1", "001"]
+
+
+def test_two_sessions_on_one_day_are_both_refused_and_others_go_on(tmp_path: Path) -> None:
+    table(tmp_path / "sessions.csv", "patient,session,day\nA,s1,3\nA,s2,3\nA,s3,9\nB,s1,3\n")
+    refused = date_sessions(find_sessions(tmp_path), None).refused
+    assert set(refused) == {("A", "s1"), ("A", "s2")}
+    assert "both on day 3" in refused["A", "s1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patient_id,rt_start_day,rt_end_day\nP,50,20\n", "line 2: radiotherapy ends on day 20 before it starts on 50"),
+        ("patient_id,session_id,day\nP,0,1\nP,0,2\n", "line 3: session 0 is on day 2 here and 1 above"),
+        ("patient,day\nP,1\n", "no column patient_id"),
+    ],
+)
+def test_malformed_clinical_table(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_clinical(table(tmp_path / "clinical.csv", text))

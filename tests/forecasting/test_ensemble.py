@@ -1,0 +1,65 @@
+"""One unit, with an engine whose answers are known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tumorcast.config import ForecastSettings, SamplerSettings
+from tumorcast.data.cohort import Cohort
+from tumorcast.diffusion.plan import GuidanceLaw, Step
+from tumorcast.diffusion.sampler import Array
+from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.plan import plan_units
+from tumorcast.forecasting.targets import PatientTargets
+
+SETTINGS = ForecastSettings(relative_change=0.5, members=5, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
+
+
+@dataclass
+class Brightening:
+    """Ends every decode with the image plus 1 where the window is above a half; tumour is what is brighter than 0.7."""
+
+    image: Array
+
+    def encode_step(self, x: Array, step: Step, *, clamp: bool) -> Array:
+        return x
+
+    def guided_step(
+        self, x: Array, step: Step, law: GuidanceLaw, target: Array, *, brain: Array, window: Array
+    ) -> Array:
+        return np.asarray(np.where(window[:, None] > 0.5, 1.0, self.image), np.float32)
+
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+        return np.zeros(len(x), np.float32)
+
+    def segment(self, images: Array) -> Array:
+        return np.asarray(images[:, 0] > 0.7, np.float32)
+
+
+def test_maps_and_sizes_are_those_of_the_members(blob_cohort: Path) -> None:
+    with Cohort.open(blob_cohort) as cohort:
+        unit = plan_units(cohort, "A", SETTINGS)[0]
+        present = cohort.slice(unit.patient_id, unit.session_id, unit.index)
+        forecast = forecast_unit(unit, cohort, PatientTargets.fixed(SETTINGS), Brightening(present.image), SETTINGS)
+    rows, columns = np.mgrid[:64, :64]
+    grown = np.hypot(rows - 32, columns - 40) < 6 + 12 * np.sqrt(2 * np.log(2)) / 4  # the window's half width, in pixels
+    assert (forecast.tumour > 0.5)[grown & present.brain].mean() > 0.95
+    assert not forecast.tumour[~grown & ~(present.labels > 0)].any()
+    assert forecast.reached_mm2.shape == (5,)
+    np.testing.assert_allclose(forecast.reached_mm2, forecast.tumour.sum() * 16.0)
+    np.testing.assert_allclose(forecast.aimed_mm2, 1.5 * present.area_mm2)
+    assert forecast.present_segmented_mm2 == pytest.approx(present.area_mm2)
+    np.testing.assert_array_equal(forecast.changed > 0, np.abs(forecast.mean - present.image).sum(axis=0) > 0.3)
+    assert forecast.members is None
+
+
+def test_members_are_kept_when_asked_for(blob_cohort: Path) -> None:
+    settings = SETTINGS.model_copy(update={"keep_members": True})
+    with Cohort.open(blob_cohort) as cohort:
+        unit = plan_units(cohort, "A", settings)[0]
+        image = cohort.slice(unit.patient_id, unit.session_id, unit.index).image
+        forecast = forecast_unit(unit, cohort, PatientTargets.fixed(settings), Brightening(image), settings)
+    assert forecast.members is not None
+    assert forecast.members.shape == (5, 4, 64, 64)

@@ -1,0 +1,73 @@
+"""Units of work, their keys, and the sizes aimed at."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tumorcast.config import ForecastSettings
+from tumorcast.data.cohort import Cohort
+from tumorcast.forecasting.plan import Unit, member_noise, plan_units
+from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.growth.fit import fit_growth
+from tumorcast.records import SizeSeries
+
+FIXED = ForecastSettings(relative_change=0.25, members=4)
+AHEAD = ForecastSettings(horizon_days=60, members=50)
+
+
+def growing(size_name: str = "area_mm2") -> SizeSeries:
+    days = np.array([0.0, 30.0, 60.0, 90.0])
+    return SizeSeries("P", size_name, days, 100 * np.exp(0.01 * days))
+
+
+def test_units_are_the_slices_with_tumour_of_the_last_scan(blob_cohort: Path) -> None:
+    with Cohort.open(blob_cohort) as cohort:
+        assert [unit.name for unit in plan_units(cohort, "A", FIXED)] == ["0010", "0011", "0012"]
+        assert {unit.session_id for unit in plan_units(cohort, "A", FIXED)} == {"002"}
+        assert plan_units(cohort, "C", FIXED) == []
+        assert len(plan_units(cohort, "A", FIXED.model_copy(update={"max_slices": 1}))) == 1
+
+
+def test_noise_belongs_to_the_member_alone() -> None:
+    unit = Unit("A", "002", 0, 10)
+    same = member_noise(Unit("A", "002", 5, 10), 3, 0, (2, 2))
+    np.testing.assert_array_equal(member_noise(unit, 3, 0, (2, 2)), same)
+    others = [
+        member_noise(unit, 4, 0, (2, 2)),
+        member_noise(unit, 3, 1, (2, 2)),
+        member_noise(Unit("B", "002", 0, 10), 3, 0, (2, 2)),
+        member_noise(Unit("A", "002", 0, 11), 3, 0, (2, 2)),
+    ]
+    assert all(not np.array_equal(same, other) for other in others)
+
+
+def test_a_fixed_change_is_every_members_target() -> None:
+    np.testing.assert_allclose(PatientTargets.fixed(FIXED).change_of(0.04), np.full(4, 0.01))
+
+
+def test_targets_are_drawn_from_the_bootstrap_and_follow_the_growth() -> None:
+    targets = PatientTargets.drawn(fit_growth(growing()), 90.0, AHEAD)
+    assert np.median(targets.area_ratio) == pytest.approx(np.exp(0.6), rel=0.1)
+    assert targets.area_ratio.std() > 0.02
+    assert targets.curve is not None
+    assert targets.curve["days"][-1] == 150.0
+    assert (targets.curve["q05"] <= targets.curve["q95"]).all()
+
+
+def test_a_volume_grows_an_area_by_the_power_two_thirds() -> None:
+    area = PatientTargets.drawn(fit_growth(growing()), 90.0, AHEAD).area_ratio
+    volume = PatientTargets.drawn(fit_growth(growing("volume_mm3")), 90.0, AHEAD).area_ratio
+    np.testing.assert_allclose(volume, area ** (2 / 3))
+
+
+def test_more_members_than_replicates_use_every_replicate_alike() -> None:
+    fit = fit_growth(growing())
+    many = PatientTargets.drawn(fit, 90.0, AHEAD.model_copy(update={"members": 2 * len(fit.replicates)})).area_ratio
+    _, counts = np.unique(many, return_counts=True)
+    assert (counts == 2).all()
+
+
+def test_targets_never_fill_more_than_half_of_the_brain() -> None:
+    settings = ForecastSettings(relative_change=20.0, members=1)
+    assert PatientTargets.fixed(settings).change_of(0.1)[0] == pytest.approx(0.4)

@@ -1,0 +1,173 @@
+"""Cohort runs: resumed, refused, and never stopped by one patient."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tumorcast.archive.growth_file import write_growth
+from tumorcast.archive.maps import MapArchive
+from tumorcast.config import ForecastSettings, SamplerSettings
+from tumorcast.data.cohort import Cohort, SizeMeasure
+from tumorcast.errors import InputError, UsageError
+from tumorcast.growth.fit import FitSettings, fit_growth
+from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
+from tumorcast.running.ledger import PatientStatus
+
+SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
+
+
+@pytest.fixture
+def inputs(blob_cohort: Path, tiny_model: Path) -> ForecastInputs:
+    return ForecastInputs(blob_cohort, [tiny_model], None)
+
+
+def contents(path: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+
+    def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        found[name] = sorted((key, str(value)) for key, value in node.attrs.items())
+        if isinstance(node, h5py.Dataset):
+            found[name + "/data"] = node[()].tobytes()
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(inputs: ForecastInputs, tmp_path: Path) -> None:
+    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    assert {o.patient_id: o.status for o in outcomes} == {
+        "A": PatientStatus.OK,
+        "B": PatientStatus.OK,
+        "C": PatientStatus.SKIPPED,
+    }
+    table = (tmp_path / "maps.status.tsv").read_text().splitlines()
+    assert table[0] == "patient_id\tstatus\treason"
+    assert table[3].startswith("C\tskipped\tthe last scan has no slice with tumour")
+    with MapArchive.open(tmp_path / "maps.h5") as archive:
+        assert [patient.patient_id for patient in archive.patients()] == ["A", "B"]
+        assert len(archive.slices("A")) == 3
+        assert archive.provenance["settings"]["relative_change"] == 0.25
+    assert not (tmp_path / "maps.h5.parts").exists()
+
+
+def test_an_interrupted_run_resumes_to_the_same_archive(inputs: ForecastInputs, tmp_path: Path) -> None:
+    forecast_cohort(inputs, tmp_path / "whole.h5", SETTINGS)
+
+    def interrupt(units: UnitsDone) -> None:
+        if units.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
+    shards = sorted((tmp_path / "maps.h5.parts").glob("*/*.h5"))
+    assert len(shards) == 2
+    before = shards[0].stat().st_mtime_ns
+    forecast_cohort(
+        inputs, tmp_path / "maps.h5", SETTINGS, lambda _: None if shards[0].stat().st_mtime_ns == before else pytest.fail()
+    )
+    assert contents(tmp_path / "maps.h5") == contents(tmp_path / "whole.h5")
+
+
+def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path) -> None:
+    def interrupt(units: UnitsDone) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
+    (shard,) = (tmp_path / "maps.h5.parts").glob("*/*.h5")
+    shard.write_bytes(shard.read_bytes()[:500])
+    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)[0].status is PatientStatus.OK
+
+
+def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_path: Path) -> None:
+    def interrupt(units: UnitsDone) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
+    with pytest.raises(UsageError, match="an unfinished run there has settings"):
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
+
+
+def test_a_finished_archive_is_kept(inputs: ForecastInputs, tmp_path: Path) -> None:
+    first = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    written = (tmp_path / "maps.h5").stat().st_mtime_ns
+    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS) == first
+    assert (tmp_path / "maps.h5").stat().st_mtime_ns == written
+    with pytest.raises(UsageError, match="already there"):
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"seed": 1}))
+
+
+def test_one_patient_that_fails_does_not_stop_the_others(inputs: ForecastInputs, tmp_path: Path) -> None:
+    with Cohort.open(inputs.cohort) as cohort:
+        fit = fit_growth(cohort.size_series("B", SizeMeasure.AREA_MM2), FitSettings(replicates=5))
+    write_growth(tmp_path / "growth.h5", [fit], {})
+    settings = ForecastSettings(horizon_days=30, members=2, sampler=SETTINGS.sampler)
+    with_growth = ForecastInputs(inputs.cohort, inputs.models, tmp_path / "growth.h5")
+    outcomes = {o.patient_id: o for o in forecast_cohort(with_growth, tmp_path / "maps.h5", settings)}
+    assert outcomes["A"].status is PatientStatus.FAILED
+    assert "A: not in the growth file" in outcomes["A"].reason
+    assert outcomes["B"].status is PatientStatus.OK
+    with MapArchive.open(tmp_path / "maps.h5") as archive:
+        (patient,) = archive.patients()
+        assert patient.target_day == patient.day + 30
+        assert patient.curve is not None
+        assert patient.curve["days"][-1] == patient.target_day
+
+
+def test_members_do_not_depend_on_how_many_there_are(inputs: ForecastInputs, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"keep_members": True})
+    forecast_cohort(inputs, tmp_path / "three.h5", settings)
+    forecast_cohort(inputs, tmp_path / "two.h5", settings.model_copy(update={"members": 2}))
+    with MapArchive.open(tmp_path / "three.h5") as three, MapArchive.open(tmp_path / "two.h5") as two:
+        more, fewer = three.slices("A")[0].members, two.slices("A")[0].members
+    assert more is not None
+    assert fewer is not None
+    np.testing.assert_allclose(more[:2], fewer, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": SamplerSettings(noise_level=900)}, "noise_level = 900 exceeds the 350 levels"),
+        ({"relative_change": None, "horizon_days": 5.0}, "--horizon-days needs --growth"),
+    ],
+)
+def test_what_the_inputs_cannot_give_is_refused(
+    change: dict[str, object], message: str, inputs: ForecastInputs, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update=change))
+
+
+def test_an_unwritable_output_is_refused(inputs: ForecastInputs, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        forecast_cohort(inputs, tmp_path / "file" / "maps.h5", SETTINGS)
+
+
+def test_a_killed_process_loses_only_the_unit_in_hand(
+    blob_cohort: Path, tiny_model: Path, inputs: ForecastInputs, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "tumorcast.cli", "forecast", str(blob_cohort), "--model", str(tiny_model)),
+        *("--relative-change", "0.25", "--members", "8", "--steps", "10", "--out", str(tmp_path / "maps.h5")),
+    ]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    parts = tmp_path / "maps.h5.parts"
+    while process.poll() is None and not list(parts.glob("*/*.h5")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "maps.h5").exists()
+    for shard in parts.glob("*/*.h5"):
+        with h5py.File(shard) as file:
+            assert "slice" in file

@@ -1,0 +1,112 @@
+"""The commands as a user calls them: exit codes, messages on stderr, and one JSON object on stdout."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tumorcast.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def last_json(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert result.returncode == 0, result.stderr
+    record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return record
+
+
+def refused(code: int, *arguments: object) -> str:
+    result = run(*arguments)
+    assert result.returncode == code, (result.returncode, result.stderr)
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_the_main_job_end_to_end(tiny_model: Path, tmp_path: Path) -> None:
+    scans, cohort, growth, maps = (tmp_path / name for name in ("scans", "cohort.h5", "growth.h5", "maps.h5"))
+    last_json(run("simulate", scans, "--patients", 1, "--seed", 1, "--sessions", 3, "--voxel-mm", 4, "--json"))
+    prepared = last_json(run("prepare", scans, "--clinical", scans / "clinical.csv", "--out", cohort, "--json"))
+    assert prepared["sessions"] == {"ok": 3, "failed": 0, "skipped": 0}
+    fitted = last_json(run("fit", cohort, "--out", growth, "--replicates", 10, "--json"))
+    assert fitted["patients"] == 1
+    options = ("--model", tiny_model, "--growth", growth, "--horizon-days", 60, "--members", 2)
+    sampler = ("--steps", 2, "--noise-level", 10, "--max-slices", 1)
+    forecast = last_json(run("forecast", cohort, *options, *sampler, "--out", maps, "--json"))
+    assert forecast["patients"] == {"ok": 1, "failed": 0, "skipped": 0}
+    shown = last_json(run("show", maps, "--out", tmp_path / "pictures", "--json"))
+    assert shown["pictures"] == len(list((tmp_path / "pictures").glob("*.png"))) == 1
+
+
+def test_train_resumes_from_the_command_line(blob_cohort: Path, tmp_path: Path) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text("steps = 2\nbatch = 2\n")
+    for until in (1, 2):
+        command = ("train", "segmenter", blob_cohort, "--out", tmp_path / "run", "--config", config, "--until", until)
+        last_json(run(*command, "--json"))
+    assert len((tmp_path / "run" / "losses.csv").read_text().splitlines()) == 3
+
+
+def test_an_unknown_configuration_key_is_refused(blob_cohort: Path, tmp_path: Path) -> None:
+    config = tmp_path / "forecast.toml"
+    config.write_text("relative_change = 0.25\nmembres = 3\n")
+    command = ("forecast", blob_cohort, "--model", tmp_path, "--out", tmp_path / "m.h5", "--config", config)
+    message = refused(2, *command)
+    assert f"{config}: unknown key 'membres'; known keys: " in message
+    config.write_text("relative_change = 0.25\n[sampler]\nsteps = 'many'\n")
+    assert "sampler.steps = 'many'" in refused(2, *command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("frobnicate",), 2, "No such command"),
+        (("prepare", "nowhere", "--out", "c.h5"), 3, "nowhere"),
+        (("prepare", ".", "--out", "c.h5", "--slices", "some"), 2, "--slices some: allowed are tumour, all, largest"),
+        (("prepare", ".", "--out", "c.h5", "--contrasts", "t3"), 2, "--contrasts t3: allowed are t1n, t1c, t2w, t2f"),
+        (("simulate", "s", "--patients", 0), 2, "patients = 0"),
+        (("simulate", "s", "--sessions", "few"), 2, "--sessions few: give a number"),
+        (("fit", "none.csv", "--out", "g.h5"), 3, "none.csv"),
+        (("forecast", "none.h5", "--model", ".", "--out", "m.h5"), 2, "exactly one of horizon_days"),
+        (("forecast", "none.h5", "--model", ".", "--out", "m.h5", "--relative-change", 1), 3, "no run.json"),
+        (("train", "painter", "none.h5", "--out", "r"), 2, "networks are denoiser"),
+        (("show", "none.h5", "--out", "p"), 3, "none.h5: cannot be read"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_its_code(
+    arguments: tuple[object, ...], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refused(code, *arguments)
+    assert message in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = run("--debug", "show", tmp_path / "none.h5", "--out", tmp_path)
+    assert "Traceback" in result.stderr
+
+
+def test_a_patient_that_fails_makes_the_exit_code_1(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "sizes.csv"
+    table.write_text("patient_id,day,area_mm2\nB,0,900\nB,60,1200\nB,120,1500\n")
+    last_json(run("fit", table, "--out", tmp_path / "growth.h5", "--replicates", 5, "--json"))
+    options = ("--model", tiny_model, "--growth", tmp_path / "growth.h5", "--horizon-days", 30, "--members", 1)
+    result = run("forecast", blob_cohort, *options, "--steps", 2, "--out", tmp_path / "maps.h5", "--max-slices", 1)
+    assert result.returncode == 1
+    assert "A: failed: A: not in the growth file" in result.stderr
+
+
+def test_sizes_of_the_published_patient_are_fitted(shared_data: Path, tmp_path: Path) -> None:
+    fitted = last_json(run("fit", shared_data / "dmg_pid1.csv", "--out", tmp_path / "growth.h5", "--json"))
+    assert fitted["patients"] == 1
+    from tumorcast.archive.growth_file import read_growth
+
+    (fit,) = read_growth(tmp_path / "growth.h5").values()
+    assert len(fit.series.days) == 7
+    assert np.isfinite(fit.replicates).all()

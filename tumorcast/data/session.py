@@ -1,0 +1,159 @@
+"""From the files of one scan to slices of one size and scale."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorcast.data.brain import BoolArray, BrainMask, Window, brain_mask, resolve, window_of
+from tumorcast.data.cohort import SLICE_AREAS
+from tumorcast.data.geometry import IMAGE_SIZES, PreparedGrid
+from tumorcast.data.volumes import SourceVolume, read_session
+from tumorcast.errors import InputError, UsageError
+from tumorcast.records import Contrast, FloatArray, Session, SourceSession
+
+LEAST_BRAIN_SHARE = 0.1  # of the largest slice's brain: `all` leaves out the tips, where there is nothing to learn
+
+
+class SliceChoice(StrEnum):
+    """Which slices are kept: those with enough tumour, all with enough brain, or the one with the most tumour."""
+
+    TUMOUR = "tumour"
+    ALL = "all"
+    LARGEST = "largest"
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """How scans become slices.
+
+    contrasts: None takes those that every scan has. min_tumour_mm2: the least tumour area of a slice chosen for it.
+    """
+
+    image_size: int = 64
+    contrasts: tuple[Contrast, ...] | None = None
+    slices: SliceChoice = SliceChoice.TUMOUR
+    min_tumour_mm2: float = 50.0
+    brain: BrainMask = BrainMask.AUTO
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value that is not allowed; puts contrasts into their one order."""
+        if self.image_size not in IMAGE_SIZES:
+            raise UsageError(f"--image-size {self.image_size}: allowed are {', '.join(map(str, IMAGE_SIZES))}")
+        if not self.min_tumour_mm2 > 0:
+            raise UsageError(f"--min-tumour-mm2 {self.min_tumour_mm2:g}: must be greater than 0")
+        if self.contrasts is not None:
+            if not self.contrasts:
+                raise UsageError(f"--contrasts is empty; give some of {','.join(Contrast)}")
+            object.__setattr__(self, "contrasts", tuple(c for c in Contrast if c in self.contrasts))
+
+
+def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session:
+    """Read one scan and make its slices; a scan in which no slice is chosen has none.
+
+    Raises InputError if a file cannot be used, or slices are to be chosen by a tumour mask that is absent.
+    """
+    contrasts = settings.contrasts or tuple(c for c in Contrast if c in source.images) or tuple(Contrast)
+    volume = read_session(source, contrasts)
+    brain = brain_mask(volume.images, settings.brain)
+    windows = {contrast: _window(source, contrast, volume, brain) for contrast in contrasts}
+    plane = PreparedGrid.over(volume.grid, settings.image_size)
+    pixel_area = float(np.prod(plane.canonical.spacing[:2]))
+    brain_mm2 = brain.sum(axis=(1, 2)) * pixel_area
+    area_mm2 = _areas(volume, pixel_area)
+    chosen = _choose(source, settings, area_mm2, brain_mm2)
+    inside = plane.sample(brain[chosen]) >= 0.5
+    return Session(
+        source.patient_id,
+        source.session_id,
+        source.day,
+        contrasts,
+        images=_images(volume=volume, brain=brain, windows=windows, plane=plane, chosen=chosen, inside=inside),
+        labels=_labels(volume, plane, chosen),
+        brain=inside,
+        area_mm2=area_mm2[chosen],
+        brain_mm2=brain_mm2[chosen],
+        source_slice=volume.source_slice[chosen],
+        affine=plane.affine(),
+        volume_mm3=float(area_mm2.sum() * plane.canonical.spacing[2]),
+        source=_provenance(volume, windows, area_mm2, str(resolve(settings.brain, volume.images))),
+    )
+
+
+def _window(source: SourceSession, contrast: Contrast, volume: SourceVolume, brain: BoolArray) -> Window:
+    window = window_of(volume.images[contrast], brain)
+    if window is None:
+        raise InputError(f"{source.images[contrast]}: one value in the whole brain; export the volume again")
+    return window
+
+
+def _areas(volume: SourceVolume, pixel_area: float) -> FloatArray:
+    """(Z,) tumour area in mm²; NaN without a mask."""
+    if volume.labels is None:
+        return np.full(volume.source_slice.size, np.nan)
+    return np.asarray((volume.labels > 0).sum(axis=(1, 2)) * pixel_area)
+
+
+def _choose(
+    source: SourceSession, settings: PrepareSettings, area_mm2: FloatArray, brain_mm2: FloatArray
+) -> npt.NDArray[np.int64]:
+    """Indices of the slices to keep."""
+    if settings.slices is not SliceChoice.ALL and source.mask is None:
+        raise InputError(
+            f"{source.patient_id}/{source.session_id}: no tumour mask (seg), which --slices {settings.slices} needs; "
+            "add it, or use --slices all"
+        )
+    match settings.slices:
+        case SliceChoice.ALL:
+            return np.flatnonzero(brain_mm2 >= LEAST_BRAIN_SHARE * brain_mm2.max())
+        case SliceChoice.TUMOUR:
+            return np.flatnonzero((area_mm2 >= settings.min_tumour_mm2) & (brain_mm2 > 0))
+        case SliceChoice.LARGEST:
+            best = int(np.argmax(np.where(brain_mm2 > 0, area_mm2, 0.0)))
+            return np.array([best] if area_mm2[best] >= settings.min_tumour_mm2 else [], np.int64)
+        case _:
+            assert_never(settings.slices)
+
+
+def _images(
+    *,
+    volume: SourceVolume,
+    brain: BoolArray,
+    windows: dict[Contrast, Window],
+    plane: PreparedGrid,
+    chosen: npt.NDArray[np.int64],
+    inside: BoolArray,
+) -> FloatArray:
+    """(S, C, H, W) float32 in [-1, 1]; air is -1."""
+    channels = []
+    for contrast, window in windows.items():
+        scaled = window.scale(volume.images[contrast][chosen], brain[chosen])
+        # Air must be 0 while sampling, so that what lies beyond the source is air too.
+        channels.append(np.where(inside, plane.sample(scaled + 1.0) - 1.0, np.float32(-1.0)))
+    return np.asarray(np.clip(np.stack(channels, axis=1), -1.0, 1.0), np.float32)
+
+
+def _labels(volume: SourceVolume, plane: PreparedGrid, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """(S, H, W) labels: tumour where it covers at least half a pixel, and there its most frequent label."""
+    if volume.labels is None:
+        return np.zeros((chosen.size, plane.rows.image_size, plane.columns.image_size), np.uint8)
+    shares = np.stack([plane.sample(volume.labels[chosen] == label) for label in (1, 2, 3)])
+    return np.where(shares.sum(axis=0) >= 0.5, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
+
+
+def _provenance(
+    volume: SourceVolume, windows: dict[Contrast, Window], area_mm2: FloatArray, mask: str
+) -> dict[str, Any]:
+    every: list[float | None] = [None] * (int(volume.source_slice[-1]) + 1)
+    for number, area in zip(volume.source_slice, area_mm2, strict=True):
+        every[number] = None if np.isnan(area) else float(area)
+    return {
+        "files": volume.sha256,
+        "grid": volume.grid.as_dict(),
+        "windows": {str(contrast): [window.low, window.high] for contrast, window in windows.items()},
+        "brain_mask": mask,
+        SLICE_AREAS: every,
+        "notes": list(volume.notes),
+    }
