@@ -16,7 +16,9 @@ def fits() -> list[GrowthFit]:
     days = np.array([0.0, 50.0, 100.0, 150.0])
     course = Treatment((RadiotherapyCourse(10.0, 52.0),))
     return [
-        fit_growth(SizeSeries("P1", "area_mm2", days, np.array([100.0, 80, 90, 130]), course), FitSettings(replicates=5)),
+        fit_growth(
+            SizeSeries("P1", "area_mm2", days, np.array([100.0, 80, 90, 130]), course), FitSettings(replicates=5)
+        ),
         fit_growth(SizeSeries("P2", "volume_mm3", days[:1], np.array([100.0])), FitSettings(replicates=5)),
     ]
 

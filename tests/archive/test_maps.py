@@ -85,7 +85,10 @@ def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
         pass
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.attrs["format"] = "tumorcast-cohort"
-    with pytest.raises(InputError, match=r"format \('tumorcast-cohort', None\)"), MapArchive.open(tmp_path / "other.h5"):
+    with (
+        pytest.raises(InputError, match=r"format \('tumorcast-cohort', None\)"),
+        MapArchive.open(tmp_path / "other.h5"),
+    ):
         pass
 
 

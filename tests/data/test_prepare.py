@@ -99,11 +99,23 @@ def test_old_label_4_is_read_as_3(tmp_path: Path, scan: Callable, make_phantom: 
 
 
 @pytest.mark.parametrize("image_size", [64, 128, 256])
-def test_prepared_tumour_keeps_its_size(tmp_path: Path, scan: Callable, image_size: int) -> None:
-    scan(tmp_path, "P1", tumour_radius=9.0)
-    session = prepared(tmp_path, PrepareSettings(image_size=image_size, slices=SliceChoice.LARGEST))
-    pixels = (session.labels > 0).sum() * (256 / image_size) ** 2
-    assert pixels == pytest.approx(session.area_mm2[0], rel=0.15)
+@pytest.mark.parametrize("radius", [3.0, 9.0])
+def test_prepared_tumour_keeps_its_area(tmp_path: Path, scan: Callable, image_size: int, radius: float) -> None:
+    scan(tmp_path, "P1", tumour_radius=radius)
+    session = prepared(tmp_path, PrepareSettings(image_size=image_size, min_tumour_mm2=5.0))
+    pixel_mm2 = (256 / image_size) ** 2
+    areas = (session.labels > 0).sum(axis=(1, 2)) * pixel_mm2
+    assert np.abs(areas - session.area_mm2).max() <= pixel_mm2 / 2
+
+
+def test_volume_counts_the_distance_of_slices(tmp_path: Path, make_phantom: Callable, save_nifti: Callable) -> None:
+    for kind in ("t1c", "seg"):
+        thick = sitk.GetImageFromArray(make_phantom(kind))
+        thick.SetSpacing((0.5, 2.0, 3.0))
+        save_nifti(tmp_path / f"P1-{kind}.nii.gz", make_phantom(kind), thick)
+    session = prepared(tmp_path, EXACT)
+    assert session.volume_mm3 == pytest.approx(3.0 * (make_phantom("seg") > 0).sum())
+    assert session.area_mm2.max() == (make_phantom("seg") > 0).sum(axis=(1, 2)).max()
 
 
 def test_slice_choices(tmp_path: Path, scan: Callable) -> None:

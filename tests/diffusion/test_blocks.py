@@ -43,7 +43,9 @@ def test_attention_pool_reads_the_query_of_the_mean() -> None:
     torch.manual_seed(0)
     pool = AttentionPool(2, 32, None, 3)
     x = torch.randn(2, 32, 2, 2)
-    tokens = torch.cat([x.reshape(2, 32, 4).mean(-1, keepdim=True), x.reshape(2, 32, 4)], -1) + pool.positional_embedding
+    tokens = (
+        torch.cat([x.reshape(2, 32, 4).mean(-1, keepdim=True), x.reshape(2, 32, 4)], -1) + pool.positional_embedding
+    )
     q, k, v = functional.conv1d(tokens, pool.qkv_proj.weight, pool.qkv_proj.bias).chunk(3, dim=1)
     weights = torch.softmax(torch.einsum("bc,bcs->bs", q[:, :, 0], k) / 32**0.5, dim=-1)
     pooled = torch.einsum("bs,bcs->bc", weights, v)

@@ -115,7 +115,14 @@ def test_paper_target_is_raised_by_15_percent_above_t_20(image: Array) -> None:
     noise = np.zeros((1, *SHAPE), np.float32)
     settings = SamplerSettings.paper(noise_level=30)
     sample(
-        engine, image, noise, present=0.1, change=np.full(1, 0.1, np.float32), brain=ones, window=ones, settings=settings
+        engine,
+        image,
+        noise,
+        present=0.1,
+        change=np.full(1, 0.1, np.float32),
+        brain=ones,
+        window=ones,
+        settings=settings,
     )
     targets = {t: target for direction, t, target in engine.told if direction == "down"}
     assert targets[21] == pytest.approx(0.23)

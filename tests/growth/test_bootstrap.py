@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tumorcast.growth.bootstrap import Stream, latin_hypercube, log_normal_noise, noisy_sizes, patient_key, patient_rng
+from tumorcast.growth.bootstrap import Stream, latin_hypercube, log_normal_noise, noisy_sizes, patient_rng
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.1, 0.5])
@@ -29,10 +29,6 @@ def test_streams_depend_on_seed_patient_and_purpose_alone() -> None:
     first = draw(0, "P1", Stream.NOISE)
     assert first == draw(0, "P1", Stream.NOISE)
     assert len({first, draw(1, "P1", Stream.NOISE), draw(0, "P2", Stream.NOISE), draw(0, "P1", Stream.STARTS)}) == 4
-
-
-def test_patient_key_is_the_same_in_every_process() -> None:
-    assert patient_key("PID1") == 18239118225740739617
 
 
 def test_latin_hypercube_covers_every_dimension() -> None:

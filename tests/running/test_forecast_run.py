@@ -43,11 +43,11 @@ def contents(path: Path) -> dict[str, object]:
 
 def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(inputs: ForecastInputs, tmp_path: Path) -> None:
     outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
-    assert {o.patient_id: o.status for o in outcomes} == {
-        "A": PatientStatus.OK,
-        "B": PatientStatus.OK,
-        "C": PatientStatus.SKIPPED,
-    }
+    assert [(o.patient_id, o.status, o.reason) for o in outcomes] == [
+        ("A", PatientStatus.OK, ""),
+        ("B", PatientStatus.OK, ""),
+        ("C", PatientStatus.SKIPPED, "the last scan has no slice with tumour"),
+    ]
     table = (tmp_path / "maps.status.tsv").read_text().splitlines()
     assert table[0] == "patient_id\tstatus\treason"
     assert table[3].startswith("C\tskipped\tthe last scan has no slice with tumour")
@@ -71,7 +71,10 @@ def test_an_interrupted_run_resumes_to_the_same_archive(inputs: ForecastInputs, 
     assert len(shards) == 2
     before = shards[0].stat().st_mtime_ns
     forecast_cohort(
-        inputs, tmp_path / "maps.h5", SETTINGS, lambda _: None if shards[0].stat().st_mtime_ns == before else pytest.fail()
+        inputs,
+        tmp_path / "maps.h5",
+        SETTINGS,
+        lambda _: None if shards[0].stat().st_mtime_ns == before else pytest.fail(),
     )
     assert contents(tmp_path / "maps.h5") == contents(tmp_path / "whole.h5")
 

@@ -84,7 +84,7 @@ def test_weights_that_do_not_fit_their_description_are_refused(blob_cohort: Path
     record = json.loads((tmp_path / "run.json").read_text())
     record["architecture"]["channels"] = 64
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="does not hold the network that run.json describes"):
+    with pytest.raises(InputError, match=r"does not hold the network that run\.json describes"):
         load_network(tmp_path)
 
 

@@ -136,11 +136,27 @@ def _images(
 
 
 def _labels(volume: SourceVolume, plane: PreparedGrid, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(S, H, W) labels: tumour where it covers at least half a pixel, and there its most frequent label."""
+    """(S, H, W) labels: the pixels with most tumour, as many as keep its area, each with its most frequent label.
+
+    A threshold at half a pixel would lose thin rims of enhancement, and a small tumour altogether.
+    """
     if volume.labels is None:
         return np.zeros((chosen.size, plane.rows.image_size, plane.columns.image_size), np.uint8)
     shares = np.stack([plane.sample(volume.labels[chosen] == label) for label in (1, 2, 3)])
-    return np.where(shares.sum(axis=0) >= 0.5, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
+    tumour = np.array([_keeping_area(share) for share in shares.sum(axis=0)], bool).reshape(shares.shape[1:])
+    return np.where(tumour, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
+
+
+def _keeping_area(share: FloatArray) -> BoolArray:
+    """(H, W) mask of the pixels with the largest shares, as many as the shares add up to.
+
+    >>> _keeping_area(np.array([[0.0, 0.4], [0.9, 0.6]])).astype(int)
+    array([[0, 0],
+           [1, 1]])
+    """
+    mask = np.zeros(share.size, bool)
+    mask[np.argsort(-share, axis=None, kind="stable")[: round(float(share.sum()))]] = True
+    return mask.reshape(share.shape)
 
 
 def _provenance(

@@ -81,7 +81,7 @@ def require_contrasts(source: SourceSession, contrasts: tuple[Contrast, ...]) ->
 
 
 def read_image(path: Path) -> tuple[sitk.Image, str]:
-    """A NIfTI image with its SHA-256. Raises InputError if it is missing, truncated, damaged, not finite or has channels."""
+    """A NIfTI image with its SHA-256. Raises InputError if it is missing, damaged, not finite or has channels."""
     checksum = _check_whole(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes to stderr itself what is no fault of the user's
     try:

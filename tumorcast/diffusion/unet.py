@@ -73,7 +73,8 @@ class _Encoder(nn.Module):
 
     def embed(self, t: Tensor, classes: Tensor | None) -> Tensor:
         """(N, E) embedding of diffusion times (N,) and, where the network is conditioned, classes (N,)."""
-        embedding: Tensor = self.time_embed(timestep_embedding(t, self.arch.channels))
+        dtype = next(self.time_embed.parameters()).dtype
+        embedding: Tensor = self.time_embed(timestep_embedding(t, self.arch.channels).to(dtype))
         if self.arch.classes is None:
             return embedding
         labels: Tensor = self.label_emb(classes)

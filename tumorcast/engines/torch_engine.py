@@ -85,4 +85,4 @@ class TorchEngine:
         return torch.full((len(x),), t, dtype=torch.long, device=self.device)
 
     def _put(self, values: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
+        return torch.from_numpy(np.array(values, dtype=np.float32)).to(self.device)  # a copy: views may be read-only

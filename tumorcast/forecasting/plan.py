@@ -1,12 +1,12 @@
 """What there is to do: one unit a slice, with its own randomness."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, SessionInfo
+from tumorcast.keys import patient_key
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,6 @@ class Unit:
         '0071'
         """
         return f"{self.source_slice:04d}"
-
-
-def patient_key(patient_id: str) -> int:
-    """A number that stands for the patient in random keys, whatever else is in the cohort."""
-    return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8], "big")
 
 
 def member_noise(

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from tumorcast.config import ForecastSettings
 from tumorcast.errors import InputError
-from tumorcast.forecasting.plan import patient_key
 from tumorcast.growth.forecast import GrowthForecast
+from tumorcast.keys import patient_key
 from tumorcast.records import GrowthFit
 
 LARGEST_BRAIN_FRACTION = 0.5

@@ -1,11 +1,11 @@
 """Randomness of one patient's growth, keyed by seed, patient and purpose, never by order of work."""
 
-import hashlib
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from tumorcast.keys import patient_key
 from tumorcast.records import FloatArray
 
 Array = npt.NDArray[np.float64]
@@ -18,15 +18,6 @@ class Stream(IntEnum):
     STARTS = 1
     BEST_STARTS = 2
     PRIOR = 3
-
-
-def patient_key(patient_id: str) -> int:
-    """A number below 2**64 that stands for the patient, the same in every process and on every machine.
-
-    >>> patient_key("PID1") == patient_key("PID1"), patient_key("PID1") == patient_key("PID2")
-    (True, False)
-    """
-    return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8], "big")
 
 
 def patient_rng(seed: int, patient_id: str, stream: Stream) -> np.random.Generator:
