@@ -159,7 +159,9 @@ class PreparedGrid:
 
     def sample(self, slices: np.ndarray[Any, Any]) -> FloatArray:
         """(S, Y, X) canonical slices, air 0, to (S, image_size, image_size) float32."""
-        return np.asarray(self.rows.weights() @ np.asarray(slices, np.float32) @ self.columns.weights().T)
+        # Two large products: numpy multiplies a stack of small matrices seven times slower.
+        along_rows = np.tensordot(np.asarray(slices, np.float32), self.columns.weights(), (2, 1))
+        return np.ascontiguousarray(np.tensordot(along_rows, self.rows.weights(), (1, 1)).swapaxes(1, 2))
 
 
 def to_source_grid(
