@@ -121,14 +121,15 @@ def test_table_finds_files_by_convention(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("patient,session\nA,s1\n", "no column day"),
+        ("patient,session\nA,s1\n", "no column 'day'"),
         ("patient;session;day\nA;s1;0\n", "separated by commas"),
-        ("patient,session,day\nA,s1,soon\n", "line 2: day is 'soon', not a finite number"),
+        ("patient,session,day\nA,s1,soon\n", "line 2: 'day' is 'soon', not a number"),
         ("patient,session,day\nA,s1,nan\n", "not a finite number"),
         ("patient,session,day\nA,s1,\n", "no day"),
         ("patient,session,day\nA,s1,0\nA,s1,5\n", "has a row above"),
         ("patient,session,day\nA/B,s1,0\n", "without slashes"),
         ("patient,session,day\n", "no scan found"),
+        ("patient,session,day,t1c,t1c\nA,s1,0,a.nii,b.nii\n", "column 't1c' stands twice"),
     ],
 )
 def test_malformed_table(tmp_path: Path, text: str, message: str) -> None:
@@ -139,7 +140,7 @@ def test_malformed_table(tmp_path: Path, text: str, message: str) -> None:
 
 def test_a_table_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "sessions.csv").write_bytes(b"\xff\xfe\x00patient")
-    with pytest.raises(InputError, match="cannot be read as a UTF-8 CSV"):
+    with pytest.raises(InputError, match="is not CSV in UTF-8"):
         find_sessions(tmp_path)
 
 
@@ -194,9 +195,13 @@ def test_two_sessions_on_one_day_are_both_refused_and_others_go_on(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("patient_id,rt_start_day,rt_end_day\nP,50,20\n", "line 2: radiotherapy ends on day 20 before it starts on 50"),
+        (
+            "patient_id,rt_start_day,rt_end_day\nP,50,20\n",
+            "line 2: radiotherapy ends on day 20, before its start on day 50",
+        ),
         ("patient_id,session_id,day\nP,0,1\nP,0,2\n", "line 3: session 0 is on day 2 here and 1 above"),
-        ("patient,day\nP,1\n", "no column patient_id"),
+        ("patient_id,day,rt_start_day,rt_start_day\nP,1,2,3\n", "column 'rt_start_day' stands twice"),
+        ("patient,day\nP,1\n", "no column 'patient_id'"),
     ],
 )
 def test_malformed_clinical_table(tmp_path: Path, text: str, message: str) -> None:

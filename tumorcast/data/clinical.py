@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tumorcast.data.tables import Row, read_table
 from tumorcast.errors import InputError
 from tumorcast.records import RadiotherapyCourse, SourceSession, Treatment
+from tumorcast.tables import Row, radiotherapy_course, read_table
 
-USUAL_COURSE_DAYS = 42.0  # six weeks, the length the paper assumes where only one end is known
+RADIOTHERAPY_COLUMNS = ("rt_start_day", "rt_end_day")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,14 @@ class ClinicalTable:
 
 def read_clinical(path: Path) -> ClinicalTable:
     """Read a clinical table. Raises InputError naming the row that cannot be right."""
-    rows = read_table(path, ("patient_id",))
-    courses: dict[str, set[tuple[float, float]]] = {}
+    rows = read_table(path, ("patient_id",), ("session_id", "day", *RADIOTHERAPY_COLUMNS))
+    courses: dict[str, set[RadiotherapyCourse]] = {}
     for row in rows:
-        courses.setdefault(row.identifier("patient_id"), set()).update(_courses(row))
-    return ClinicalTable(path, _days(rows), {patient: _treatment(spans) for patient, spans in courses.items()})
+        of_patient = courses.setdefault(row.identifier("patient_id"), set())
+        course = radiotherapy_course(row, *RADIOTHERAPY_COLUMNS)
+        if course is not None:
+            of_patient.add(course)
+    return ClinicalTable(path, _days(rows), {patient: _treatment(known) for patient, known in courses.items()})
 
 
 def _days(rows: list[Row]) -> dict[tuple[str, str], float]:
@@ -60,20 +63,8 @@ def _days(rows: list[Row]) -> dict[tuple[str, str], float]:
     return days
 
 
-def _courses(row: Row) -> Iterable[tuple[float, float]]:
-    start, end = row.number("rt_start_day"), row.number("rt_end_day")
-    if start is None and end is None:
-        return
-    start = end - USUAL_COURSE_DAYS if start is None and end is not None else start
-    end = start + USUAL_COURSE_DAYS if end is None and start is not None else end
-    assert start is not None and end is not None
-    if end < start:
-        raise InputError(f"{row.where}: radiotherapy ends on day {end:g} before it starts on {start:g}; correct one")
-    yield start, end
-
-
-def _treatment(spans: set[tuple[float, float]]) -> Treatment:
-    return Treatment(tuple(RadiotherapyCourse(start, end) for start, end in sorted(spans)))
+def _treatment(courses: set[RadiotherapyCourse]) -> Treatment:
+    return Treatment(tuple(sorted(courses, key=lambda course: (course.start_days, course.end_days))))
 
 
 @dataclass(frozen=True)

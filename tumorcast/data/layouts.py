@@ -16,9 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
-from tumorcast.data.tables import Row, read_table
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
+from tumorcast.tables import Row, read_table
 
 
 class Layout(StrEnum):
@@ -216,7 +216,7 @@ def _table_path(source: Path) -> Path:
 
 def _table(source: Path) -> list[SourceSession]:
     path = _table_path(source)
-    rows = read_table(path, ("patient", "session", "day"))
+    rows = read_table(path, ("patient", "session", "day"), (*Contrast, SEG))
     sessions: dict[tuple[str, str], SourceSession] = {}
     for row in rows:
         session = _table_session(row)

@@ -28,11 +28,11 @@ from tumorcast.data.simulated.render import draw_scanners, render_session
 from tumorcast.data.simulated.tumour import draw_labels, draw_traits, first_state, make_medium, state_after
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.records import RadiotherapyCourse
+from tumorcast.tables import RADIOTHERAPY_DAYS
 from tumorcast.version import VERSION
 
 MIN_VOXEL_MM, MAX_VOXEL_MM = 0.5, 8.0
 MIN_GAP_DAYS, MAX_GAP_DAYS = 60, 200
-RADIOTHERAPY_DAYS = 42.0
 RADIOTHERAPY_SHARE = 0.8
 CLINICAL_COLUMNS = ("patient_id", "session_id", "day", "rt_start_day", "rt_end_day")
 

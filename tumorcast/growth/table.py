@@ -1,12 +1,6 @@
-"""Sizes and radiotherapy dates from a CSV file, one row a scan.
+"""Sizes and radiotherapy dates from a CSV file, one row a scan."""
 
-Only the csv module: a table of sizes is small, and a fault in it must be told by its line.
-"""
-
-import csv
 import logging
-import math
-from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +9,7 @@ import numpy as np
 
 from tumorcast.errors import InputError
 from tumorcast.records import RadiotherapyCourse, SizeSeries, Treatment
-
-RADIOTHERAPY_DAYS = 42.0  # the length of a course of which only one end is known (arXiv 2509.09610)
+from tumorcast.tables import Row, radiotherapy_course, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +56,8 @@ def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> list[SizeS
     and is left out. A course of radiotherapy stands on any or all of the patient's rows; different dates are different
     courses; one end alone is completed to 42 days.
     Raises InputError, naming the file and the line, for a file that is missing, empty or not CSV, a missing column, a
-    cell that is no number, a negative or NaN size, a day given twice, radiotherapy that ends before it starts, and
-    courses that overlap.
+    cell that is no number, a blank patient or one with slashes, a negative or NaN size, a day given twice, radiotherapy
+    that ends before it starts, and courses that overlap.
     """
     rows = _read_rows(path, columns)
     patients: dict[str, list[_Row]] = {}
@@ -92,80 +85,19 @@ def _log_left_out(path: Path, columns: SizeColumns, rows: list[_Row], patients: 
 
 
 def _read_rows(path: Path, columns: SizeColumns) -> list[_Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(path, columns, header)
-            rows = [_row(path, columns, header, cells, reader.line_num) for cells in reader if any(cells)]
-    except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault.strerror}); give a CSV file of sizes") from None
-    except (UnicodeDecodeError, csv.Error) as fault:
-        raise InputError(f"{path}: is not CSV in UTF-8 ({fault}); save it as such") from None
-    if not rows:
+    table = read_table(path, columns.required(), columns.optional(), remedy="name the columns to read, or add it")
+    if not table:
         raise InputError(f"{path}: has a header and no rows; give at least one scan")
-    return rows
+    return [_row(columns, row) for row in table]
 
 
-def _check_header(path: Path, columns: SizeColumns, header: list[str]) -> None:
-    if not any(header):
-        raise InputError(f"{path}: is empty; expected a header with {', '.join(columns.required())}")
-    missing = [name for name in columns.required() if name not in header]
-    if missing:
-        raise InputError(
-            f"{path}: no column {_quoted(missing)}; found {_quoted(header)}; name the columns to read, or add these"
-        )
-    used = {*columns.required(), *columns.optional()}
-    repeated = [name for name, count in Counter(header).items() if count > 1 and name in used]
-    if repeated:
-        raise InputError(f"{path}: column {_quoted(repeated)} stands twice in the header; rename one")
-
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
-
-
-def _row(path: Path, columns: SizeColumns, header: list[str], cells: list[str], line: int) -> _Row:
-    if len(cells) != len(header):
-        raise InputError(f"{path}, line {line}: {len(cells)} cells under {len(header)} column names; make them agree")
-    values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-    where = f"{path}, line {line}"
-    if not values[columns.patient_id]:
-        raise InputError(f"{where}: '{columns.patient_id}' is empty; every row needs its patient")
-    day = _number(where, columns.day, values[columns.day])
+def _row(columns: SizeColumns, row: Row) -> _Row:
+    patient_id, day, size = row.identifier(columns.patient_id), row.number(columns.day), row.number(columns.size)
     if day is None:
-        raise InputError(f"{where}: '{columns.day}' is empty; every scan needs its day")
-    size = _number(where, columns.size, values[columns.size])
+        raise InputError(f"{row.where}: '{columns.day}' is empty; every scan needs its day")
     if size is not None and size < 0:
-        raise InputError(f"{where}: '{columns.size}' is {size:g}; a size is zero or more")
-    return _Row(line, values[columns.patient_id], day, size, _course(where, columns, values))
-
-
-def _number(where: str, column: str, text: str) -> float | None:
-    """The number in a cell; None if the cell is empty. Raises InputError for text, NaN and infinity."""
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{where}: '{column}' is '{text}', not a number; correct it or leave it empty") from None
-    if not math.isfinite(value):
-        raise InputError(f"{where}: '{column}' is '{text}', not a finite number; correct it or leave it empty")
-    return value
-
-
-def _course(where: str, columns: SizeColumns, values: dict[str, str]) -> RadiotherapyCourse | None:
-    start = _number(where, columns.rt_start_day, values.get(columns.rt_start_day, ""))
-    end = _number(where, columns.rt_end_day, values.get(columns.rt_end_day, ""))
-    if start is None and end is None:
-        return None
-    if start is None or end is None:
-        start = start if end is None else end - RADIOTHERAPY_DAYS
-        assert start is not None
-        end = start + RADIOTHERAPY_DAYS
-    if end < start:
-        raise InputError(f"{where}: radiotherapy ends on day {end:g}, before its start on day {start:g}; correct one")
-    return RadiotherapyCourse(start, end)
+        raise InputError(f"{row.where}: '{columns.size}' is {size:g}; a size is zero or more")
+    return _Row(row.line, patient_id, day, size, radiotherapy_course(row, columns.rt_start_day, columns.rt_end_day))
 
 
 def _series(path: Path, columns: SizeColumns, rows: list[_Row]) -> SizeSeries:
