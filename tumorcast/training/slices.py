@@ -4,6 +4,7 @@ Because a batch depends on nothing but the seed and the step, a resumed run sees
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ class SliceSet:
     tumour: npt.NDArray[np.bool_]
     brain: npt.NDArray[np.bool_]
 
-    @property
+    @cached_property
     def with_tumour(self) -> npt.NDArray[np.bool_]:
         """(M,) whether the slice bears tumour."""
         return np.asarray(self.tumour.any(axis=(1, 2)))

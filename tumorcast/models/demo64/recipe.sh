@@ -15,4 +15,4 @@ if [ ! -f "$work/cohort.h5" ]; then
 fi
 "$tumorcast" train regressor "$work/cohort.h5" --out "$work/regressor" --steps 800 --seed 1 --bfloat16
 "$tumorcast" train segmenter "$work/cohort.h5" --out "$work/segmenter" --steps 600 --seed 2 --noise-levels 20 --bfloat16
-"$tumorcast" train denoiser "$work/cohort.h5" --out "$work/denoiser" --steps 4200 --seed 3 --bfloat16
+"$tumorcast" train denoiser "$work/cohort.h5" --out "$work/denoiser" --steps 3600 --seed 3 --bfloat16
