@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tumorcast.diffusion.guidance import move, noise_of, predict, steer
+from tumorcast.diffusion.guidance import LARGEST_SHIFT, move, noise_of, predict, steer
 from tumorcast.diffusion.plan import Normalised, Paper
 
 levels = st.floats(0.01, 0.999)
@@ -56,6 +56,15 @@ def test_a_flat_regressor_leaves_the_image_finite() -> None:
     g, w = torch.zeros_like(x), torch.ones(2, 1, 4, 4, dtype=torch.float64)
     steered, _ = steer(Normalised(1.0), x, x, eps, missing=torch.ones(2, dtype=torch.float64), g=g, w=w, abar=0.5)
     torch.testing.assert_close(steered, x)
+
+
+def test_a_nearly_flat_regressor_moves_no_pixel_by_more_than_half_of_the_range() -> None:
+    x, eps, g = images(4, 3)
+    steered, _ = steer(
+        Normalised(1.0), x, x, eps, missing=torch.ones(2), g=1e-6 * g, w=torch.ones(2, 1, 4, 4), abar=0.5
+    )
+    shift = (steered - x).abs().amax(dim=(1, 2, 3))
+    torch.testing.assert_close(shift, torch.full((2,), LARGEST_SHIFT, dtype=torch.float64))
 
 
 def test_paper_guidance_is_the_classifier_guidance_of_dhariwal_and_nichol() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper
 
 TINY = 1e-20
+LARGEST_SHIFT = 1.0  # half of the range of intensities: where R is flat, its linearisation means nothing further out
 
 
 def predict(x: Tensor, eps: Tensor, abar: float) -> Tensor:
@@ -36,7 +37,7 @@ def steer(
 
     The paper's law changes ε and derives x0 from it: the two changes nearly cancel in a short step, so the effect of a
     given s_R depends on the step and on ᾱ. The normalised law moves x0 alone, by the least change of x (weighted by
-    the window) that moves R by gain·missing to first order.
+    the window) that moves R by gain·missing to first order, and no pixel by more than LARGEST_SHIFT.
     """
     missing = missing[:, None, None, None]
     match law:
@@ -45,6 +46,8 @@ def steer(
             return predict(x, eps, abar), eps
         case Normalised(gain):
             steepness = (w * g * g).sum(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
-            return x0 + gain * missing * w * g / steepness / math.sqrt(abar), eps
+            shift = gain * missing * w * g / steepness / math.sqrt(abar)
+            largest = shift.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
+            return x0 + shift * (LARGEST_SHIFT / largest).clamp(max=1.0), eps
         case _:
             assert_never(law)

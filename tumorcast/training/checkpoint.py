@@ -1,15 +1,15 @@
 """The state of a training run on disk, as safetensors: weights, their average, AdamW's moments. Nothing is pickled."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -61,11 +61,8 @@ class TrainingState:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file so that a crash leaves the old one or the new one, never half of one."""
-    temporary = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata))
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> dict[str, str]:

@@ -7,7 +7,6 @@ from (seed, k), so a run that was stopped and resumed has the losses of one that
 import csv
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 
 from tumorcast.config import Architecture, NetworkKind, TrainSettings
 from tumorcast.data.cohort import Cohort
+from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.training.checkpoint import TrainingState, load_checkpoint, save_tensors
 from tumorcast.training.curve import draw_loss_curve
@@ -121,7 +121,8 @@ def _resume(out: Path, info: RunInfo, state: TrainingState) -> list[float]:
     except OSError as fault:
         raise InputError(f"{out}: cannot be made ({fault}); give --out a folder that can be written") from None
     if not (out / CHECKPOINT_FILE).exists():
-        (out / RUN_FILE).write_text(info.to_json(), encoding="utf-8")
+        with written_whole(out / RUN_FILE) as temporary:
+            temporary.write_text(info.to_json(), encoding="utf-8")
         return []
     _refuse_other(out / RUN_FILE, json.loads(info.to_json()))
     load_checkpoint(out / CHECKPOINT_FILE, state)
@@ -154,13 +155,10 @@ def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _save(out: Path, info: RunInfo, state: TrainingState, losses: list[float]) -> None:
     """Losses first: a checkpoint never knows more steps than the losses beside it."""
-    with (out / "losses.partial").open("w", newline="", encoding="utf-8") as file:
+    with written_whole(out / LOSSES_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["step", "loss"])
         rows.writerows([k, repr(loss)] for k, loss in enumerate(losses))
-        file.flush()
-        os.fsync(file.fileno())
-    (out / "losses.partial").replace(out / LOSSES_FILE)
     metadata = {"step": str(state.step), "kind": str(info.kind), "machine": platform.machine()}
     save_tensors(out / CHECKPOINT_FILE, state.tensors(), metadata)
     save_tensors(out / WEIGHTS_FILE, state.average, metadata)
