@@ -84,11 +84,13 @@ def prepare(
     contrasts: Annotated[str, typer.Option(help="Some of t1n,t1c,t2w,t2f; by default those every scan has.")] = "",
     slices: Annotated[str, typer.Option(help="tumour, all or largest.")] = "tumour",
     min_tumour_mm2: Annotated[float, typer.Option(help="Least tumour area of a slice chosen for it.")] = 50.0,
+    brain: Annotated[str, typer.Option(help="auto, nonzero (skull-stripped) or head.")] = "auto",
     clinical: Annotated[Path | None, typer.Option(help="Table of scan days and radiotherapy dates.")] = None,
     jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:
     """Read scans and write a cohort file of slices: one orientation, one scale, one size."""
+    from tumorcast.data.brain import BrainMask
     from tumorcast.data.layouts import Layout
     from tumorcast.data.prepare import PrepareSettings, SliceChoice, Status, prepare_cohort
     from tumorcast.records import Contrast
@@ -99,6 +101,7 @@ def prepare(
         contrasts=names or None,
         slices=_choice(SliceChoice, "--slices", slices),
         min_tumour_mm2=min_tumour_mm2,
+        brain=_choice(BrainMask, "--brain", brain),
     )
     report = prepare_cohort(
         source,
@@ -107,7 +110,7 @@ def prepare(
         layout=_choice(Layout, "--layout", layout),
         clinical=clinical,
         jobs=jobs,
-        on_outcome=lambda outcome: _tell_fate(outcome.patient_id, outcome.session_id, outcome.status, outcome.reason),
+        on_outcome=lambda o: _tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
     )
     counts = {str(status): report.count(status) for status in Status}
     result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts}
