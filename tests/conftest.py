@@ -67,16 +67,12 @@ def blob_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(blob_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small networks, trained for a few steps: good for nothing but running the code."""
-    from tumorcast.config import Architecture, NetworkKind, TrainSettings
+    from tumorcast.config import NetworkKind, TrainSettings
     from tumorcast.training.train import train
 
     folder = tmp_path_factory.mktemp("model")
-    common = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
-    for kind, extra in (
-        (NetworkKind.DENOISER, {"classes": 2}),
-        (NetworkKind.DENSE_REGRESSOR, {"out_channels": 1}),
-        (NetworkKind.SEGMENTER, {"out_channels": 1}),
-    ):
+    tiny = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
+    for kind in (NetworkKind.DENOISER, NetworkKind.DENSE_REGRESSOR, NetworkKind.SEGMENTER):
         settings = TrainSettings(steps=4, batch=2, seed=len(kind))
-        train(kind, blob_cohort, folder / kind, settings, architecture=Architecture(**common, **extra))
+        train(kind, blob_cohort, folder / kind, settings, architecture=tiny)
     return folder

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,45 @@ def test_a_patient_that_fails_makes_the_exit_code_1(blob_cohort: Path, tiny_mode
     result = run("forecast", blob_cohort, *options, "--steps", 2, "--out", tmp_path / "maps.h5", "--max-slices", 1)
     assert result.returncode == 1
     assert "A: failed: A: not in the growth file" in result.stderr
+
+
+def test_a_scan_that_fails_makes_prepare_end_with_1(tmp_path: Path) -> None:
+    run("simulate", tmp_path / "scans", "--patients", 1, "--sessions", 2, "--voxel-mm", 6)
+    next((tmp_path / "scans").glob("*-001/*-t1c.nii.gz")).write_bytes(b"damaged")
+    result = run("prepare", tmp_path / "scans", "--out", tmp_path / "cohort.h5", "--json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout.splitlines()[-1])["sessions"] == {"ok": 1, "failed": 1, "skipped": 0}
+    assert "SIM-00001 001: failed: " in result.stderr
+
+
+def test_a_device_that_is_not_there_ends_with_4(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
+    options = ("--model", tiny_model, "--relative-change", 0.1, "--device", "cuda:99", "--out", tmp_path / "m.h5")
+    assert "device cuda:99: not available" in refused(4, "forecast", blob_cohort, *options)
+
+
+def test_sigterm_ends_with_75_and_starting_again_goes_on(blob_cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.toml").write_text(
+        "steps = 400\nbatch = 1\ncheckpoint_every = 1\n[architecture]\nchannel_mult = [1, 1]\nres_blocks = 1\n"
+    )
+    command = ["train", "segmenter", blob_cohort, "--out", tmp_path / "run", "--config", tmp_path / "train.toml"]
+    arguments = [sys.executable, "-m", "tumorcast.cli", *map(str, command)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run" / "weights.safetensors").exists():
+        time.sleep(0.02)
+    process.terminate()
+    _, told = process.communicate()
+    assert process.returncode == 75
+    assert "the last checkpoint is kept" in told
+    done = len((tmp_path / "run" / "losses.csv").read_text().splitlines()) - 1
+    assert last_json(run(*command, "--until", done + 1, "--json"))["steps_now"] == 1
+
+
+def test_an_unwritable_output_is_told(blob_cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    table = tmp_path / "sizes.csv"
+    table.write_text("patient_id,day,area_mm2\nB,0,900\n")
+    assert "cannot be written" in refused(3, "fit", table, "--out", tmp_path / "file" / "growth.h5")
+    assert "cannot be made" in refused(3, "show", table, "--out", tmp_path / "file" / "pictures")
 
 
 def test_sizes_of_the_published_patient_are_fitted(shared_data: Path, tmp_path: Path) -> None:

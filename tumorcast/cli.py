@@ -2,16 +2,18 @@
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from tumorcast.errors import InputError, StoppedError, TumorcastError, UsageError
+from tumorcast.errors import EngineError, InputError, StoppedError, TumorcastError, UsageError
 from tumorcast.version import VERSION
 
 app = typer.Typer(
@@ -27,7 +29,7 @@ Out = Annotated[Path, typer.Option("--out", help="Where the result is written.")
 Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; options given here win.")]
 Choice = TypeVar("Choice", bound=StrEnum)
-SOME_FAILED = 1
+SOME_FAILED, OWN_FAULT = 1, 70
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,7 +64,7 @@ def simulate(
     """Write a simulated longitudinal cohort in BraTS layout, with clinical.csv and its truth."""
     from tumorcast.data.simulate import simulate_cohort
 
-    with _progress("patients") as tell:
+    with _progress("patients", f"{out} is not whole; remove it and start again") as tell:
         simulate_cohort(
             out,
             patients=patients,
@@ -103,15 +105,16 @@ def prepare(
         min_tumour_mm2=min_tumour_mm2,
         brain=_choice(BrainMask, "--brain", brain),
     )
-    report = prepare_cohort(
-        source,
-        out,
-        settings,
-        layout=_choice(Layout, "--layout", layout),
-        clinical=clinical,
-        jobs=jobs,
-        on_outcome=lambda o: _tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
-    )
+    with _stoppable("nothing was written; start it again"):
+        report = prepare_cohort(
+            source,
+            out,
+            settings,
+            layout=_choice(Layout, "--layout", layout),
+            clinical=clinical,
+            jobs=jobs,
+            on_outcome=lambda o: _tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
+        )
     counts = {str(status): report.count(status) for status in Status}
     result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts}
     _print(as_json, result)
@@ -135,31 +138,45 @@ def fit(
     from tumorcast.archive.growth_file import write_growth
     from tumorcast.durable import sha256_of
     from tumorcast.growth.fit import FitSettings, fit_cohort
+    from tumorcast.provenance import commit
     from tumorcast.records import FitStatus
 
     settings = FitSettings.of(
         {"replicates": replicates, "noise": noise, "bounds": bounds, "seed": seed}, "tumorcast fit"
     )
-    patients = _size_series(source, size_column)
-    with _progress("patients") as tell:
-        fits = fit_cohort(patients, settings, lambda series: tell(patients.index(series) + 1, len(patients)))
-    provenance = {"version": VERSION, "settings": settings.model_dump(mode="json"), "source_sha256": sha256_of(source)}
-    write_growth(out, fits, provenance)
+    patients, failed = _size_series(source, size_column)
+    if not patients:
+        raise InputError(f"{source}: no patient with a known {size_column}; give scans with masks, or another size")
+    with _progress("patients", "nothing was written; start it again") as tell:
+        counter = count(1)
+        fits = fit_cohort(patients, settings, lambda _: tell(next(counter), len(patients)))
+    provenance = {"version": VERSION, "commit": commit(), "settings": settings.model_dump(mode="json")}
+    write_growth(out, fits, provenance | {"source_sha256": sha256_of(source)})
     counts = {str(status): sum(fit.status is status for fit in fits) for status in FitStatus}
-    _print(as_json, {"out": str(out), "patients": len(fits), "size": size_column, "status": counts})
+    _print(as_json, {"out": str(out), "patients": len(fits), "failed": failed, "size": size_column, "status": counts})
+    _exit_if_failed(failed)
 
 
-def _size_series(source: Path, size_column: str) -> list[Any]:
+def _size_series(source: Path, size_column: str) -> tuple[list[Any], int]:
+    """The sizes of every patient that has some, and how many patients failed; those are told."""
     if source.suffix.lower() in (".csv", ".tsv"):
         from tumorcast.growth.table import SizeColumns, read_sizes
 
-        return read_sizes(source, SizeColumns(size=size_column))
+        return read_sizes(source, SizeColumns(size=size_column)), 0
     from tumorcast.data.cohort import Cohort, SizeMeasure
 
-    measure = _choice(SizeMeasure, "--size-column", size_column)
+    measure, series, failed = _choice(SizeMeasure, "--size-column", size_column), [], 0
     with Cohort.open(source) as cohort:
-        series = [cohort.size_series(patient_id, measure) for patient_id in cohort.patient_ids()]
-    return [one for one in series if one.days.size]
+        for patient_id in cohort.patient_ids():
+            try:
+                series.append(cohort.size_series(patient_id, measure))
+            except InputError as fault:
+                failed += 1
+                _tell_fate(patient_id, None, "failed", str(fault))
+    for one in series:
+        if not one.days.size:
+            _tell_fate(one.patient_id, None, "skipped", "no scan with a tumour mask")
+    return [one for one in series if one.days.size], failed
 
 
 @app.command()
@@ -172,30 +189,38 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
     noise_levels: Annotated[int | None, typer.Option(help="Diffusion times 0 … this - 1 are learned.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the initial weights, the batches and the noise.")] = None,
-    bfloat16: Annotated[bool, typer.Option(help="Autocast to bfloat16: faster where the processor has it.")] = False,
-    until: Annotated[int | None, typer.Option(help="Stop after this step; starting again goes on.")] = None,
+    bfloat16: Annotated[
+        bool | None, typer.Option("--bfloat16/--no-bfloat16", help="Autocast: faster where the processor has it.")
+    ] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop after this step; starting again goes on.")] = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Train a network on a cohort; a folder with an unfinished run is resumed exactly."""
-    from tumorcast.config import TrainSettings, read_toml
     from tumorcast.training.train import Progress
     from tumorcast.training.train import train as run
 
-    given = dict(steps=steps, batch=batch, noise_levels=noise_levels, seed=seed, bfloat16=bfloat16 or None)
-    settings = TrainSettings.of(
-        (read_toml(config) if config else {}) | _given(given), str(config or f"tumorcast train {network}")
-    )
+    given = dict(steps=steps, batch=batch, noise_levels=noise_levels, seed=seed, bfloat16=bfloat16)
+    settings, changes = _train_settings(config, _given(given))
     losses: list[float] = []
 
     def tell(progress: Progress) -> None:
         losses.append(progress.loss)
         draw(progress.step, progress.steps)
 
-    with _progress("steps") as draw:
-        run(_network_kind(network, kind), cohort, out, settings, until=until, report=tell)
+    with _progress("steps", "the last checkpoint is kept; start the command again to go on") as draw:
+        run(_network_kind(network, kind), cohort, out, settings, architecture=changes, until=until, report=tell)
     recent = losses[-100:]
     _print(as_json, {"out": str(out), "steps_now": len(losses), "loss": sum(recent) / len(recent) if recent else None})
+
+
+def _train_settings(config: Path | None, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Settings from the file, overruled by the options; and the file's [architecture] table."""
+    from tumorcast.config import TrainSettings, read_toml
+
+    values = read_toml(config) if config else {}
+    changes = _table(values.pop("architecture", {}), "architecture", config)
+    return TrainSettings.of(values | given, _origin(config, "tumorcast train")), changes
 
 
 def _network_kind(network: str, kind: str) -> Any:
@@ -240,7 +265,7 @@ def forecast(
     target = dict(horizon_days=horizon_days, relative_change=relative_change, members=members)
     others = dict(seed=seed, max_slices=max_slices, keep_members=keep_members or None)
     settings = _forecast_settings(config, _given(target | others), _given(sampler))
-    with _progress("slices") as tell:
+    with _progress("slices", "finished slices are kept; start the command again to go on") as tell:
         outcomes = forecast_cohort(
             ForecastInputs(cohort, model, growth, device), out, settings, lambda units: tell(units.done, units.total)
         )
@@ -256,13 +281,21 @@ def _forecast_settings(config: Path | None, given: dict[str, Any], sampler: dict
     from tumorcast.config import ForecastSettings, Preset, SamplerSettings, read_toml
 
     values = read_toml(config) if config else {}
-    table = values.pop("sampler", {})
-    if not isinstance(table, dict):
-        raise UsageError(f"{config}: sampler = {table!r} is not a table; write [sampler] and its keys below it")
-    sampler = table | sampler
+    sampler = _table(values.pop("sampler", {}), "sampler", config) | sampler
     if sampler.get("preset") == Preset.PAPER:
         sampler = SamplerSettings.paper().model_dump() | sampler
-    return ForecastSettings.of(values | given | {"sampler": sampler}, str(config or "tumorcast forecast"))
+    return ForecastSettings.of(values | given | {"sampler": sampler}, _origin(config, "tumorcast forecast"))
+
+
+def _table(value: object, name: str, config: Path | None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{config}: {name} = {value!r} is not a table; write [{name}] and its keys below it")
+    return value
+
+
+def _origin(config: Path | None, command: str) -> str:
+    """Where a faulty setting can have come from."""
+    return command if config is None else f"{command}, {config}"
 
 
 @app.command()
@@ -311,7 +344,7 @@ def _span(option: str, text: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(unit: str, if_stopped: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr with the time left; the block gets a function (done, total)."""
     from rich.console import Console
     from rich.progress import (
@@ -324,12 +357,21 @@ def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with _stoppable(if_stopped), Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(unit, total=None)
-        try:
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        except KeyboardInterrupt:
-            raise StoppedError("stopped; what is finished is kept, start the command again to go on") from None
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _stoppable(if_stopped: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block in order, with a word on what is left to do."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(f"stopped: {if_stopped}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell_fate(patient_id: str, session_id: str | None, status: str, reason: str) -> None:
@@ -353,14 +395,22 @@ def _exit_if_failed(failed: int) -> None:
 
 
 def main() -> None:
-    """Run a command; an error on purpose becomes one line on stderr and its exit code."""
+    """Run a command; whatever goes wrong becomes one line on stderr and an exit code."""
     try:
         app()
     except TumorcastError as fault:
-        if "--debug" in sys.argv[1:]:
-            raise
-        typer.echo(f"error: {fault}", err=True)
-        sys.exit(fault.exit_code)
+        _end(f"error: {fault}", fault.exit_code)
+    except ModuleNotFoundError as fault:
+        _end(f"error: {fault.name} is not installed; install tumorcast[train,simulate]", EngineError.exit_code)
+    except Exception as fault:  # a fault of ours: told as such, with the way to see more
+        _end(f"fault in tumorcast: {type(fault).__name__}: {fault}; `tumorcast --debug …` shows where", OWN_FAULT)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    if "--debug" in sys.argv[1:]:
+        raise  # noqa: PLE0704 - called while an exception is handled
+    typer.echo(message, err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,23 @@ class Settings(BaseModel):
 def _describe(settings: type[Settings], fault: ValidationError) -> str:
     first = fault.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}'; known keys: {', '.join(sorted(settings.model_fields))}"
-    if not key:
-        return str(first["msg"]).removeprefix("Value error, ")
-    return f"{key} = {first.get('input')!r}: {first['msg']}"
+    match first["type"]:
+        case "extra_forbidden":
+            return f"unknown key '{key}'; known keys: {', '.join(_known_keys(settings, first['loc']))}"
+        case "value_error":
+            return str(first["msg"]).removeprefix("Value error, ")
+        case _:
+            return f"{key} = {first.get('input')!r}: {first['msg']}"
+
+
+def _known_keys(settings: type[Settings], place: tuple[int | str, ...]) -> list[str]:
+    """The keys of the group of settings in which `place` was found."""
+    group = settings
+    for part in place[:-1]:
+        inner = group.model_fields[str(part)].annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            group = inner
+    return sorted(group.model_fields)
 
 
 class Architecture(Settings):
@@ -138,7 +150,9 @@ class SamplerSettings(Settings):
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
         if self.steps is not None and self.steps > self.noise_level - 1:
-            raise ValueError(f"steps = {self.steps} exceeds noise_level - 1 = {self.noise_level - 1}")
+            raise ValueError(
+                f"steps = {self.steps} exceeds noise_level - 1 = {self.noise_level - 1}: lower steps (--steps)"
+            )
         if self.preset is Preset.PAPER and (self.steps is not None or self.window_mm is not None):
             raise ValueError("preset = 'paper' takes every step and has no window: leave out steps and window_mm")
         return self
@@ -179,4 +193,4 @@ def read_toml(path: Path) -> dict[str, object]:
     except (OSError, UnicodeDecodeError) as fault:
         raise UsageError(f"{path}: cannot be read ({fault}); give --config a TOML file") from None
     except tomllib.TOMLDecodeError as fault:
-        raise UsageError(f"{path}: not valid TOML ({fault})") from None
+        raise UsageError(f"{path}: not valid TOML ({fault}); correct it there") from None

@@ -6,28 +6,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tumorcast.errors import InputError
+from tumorcast.errors import StorageError
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes the place of `path` when the block ends without an error.
 
-    Raises InputError if the folder cannot be written to. After an error the sibling is removed and `path` is untouched.
+    Raises StorageError if the folder cannot be written to or is full. After an error the sibling is removed and `path`
+    is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
     except OSError as fault:
-        raise InputError(
-            f"{path}: cannot be written ({fault.strerror}); choose an output in a writable folder"
+        raise StorageError(
+            f"{path}: cannot be written ({fault.strerror}); give an output in a writable folder"
         ) from None
     try:
         yield temporary
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as fault:
+        raise StorageError(f"{path}: not written whole ({fault}); free some space, or give another output") from fault
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""CSV tables with a header, and the course of radiotherapy that two of their cells give.
+"""CSV tables with a header, and the courses of radiotherapy that their cells give.
 
 Only the csv module: the tables are small, and a fault in one must be told by its line.
 """
@@ -6,12 +6,13 @@ Only the csv module: the tables are small, and a fault in one must be told by it
 import csv
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tumorcast.errors import InputError
-from tumorcast.records import RadiotherapyCourse
+from tumorcast.records import RadiotherapyCourse, Treatment
 
 RADIOTHERAPY_DAYS = 42.0  # the length of a course of which only one end is known (arXiv 2509.09610)
 FORBIDDEN_IN_IDS = "/\\\0"  # identifiers name groups and files
@@ -62,15 +63,16 @@ class Row:
 def read_table(
     path: Path, required: Sequence[str], optional: Sequence[str] = (), *, remedy: str = "add it"
 ) -> list[Row]:
-    """All rows of a comma-separated table with a header, without those in which every cell is blank.
+    """All rows of a table with a header, without those in which every cell is blank.
 
+    Cells are separated by tabs in a file that ends in .tsv, by commas in any other.
     required, optional: the columns the caller looks at; others may be there. remedy: what to do about a missing one.
     Raises InputError, naming the file and the line, for a file that is missing, empty or not CSV in UTF-8, a required
     column that is missing, a used one that stands twice, and a row with more or fewer cells than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
+            reader = csv.reader(file, delimiter=_delimiter(path), skipinitialspace=True)
             header = [name.strip() for name in next(reader, [])]
             _check_header(path, header, required, remedy)
             _check_repeats(path, header, {*required, *optional})
@@ -81,13 +83,19 @@ def read_table(
         raise InputError(f"{path}: is not CSV in UTF-8 ({fault}); save it as such") from None
 
 
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
 def _check_header(path: Path, header: list[str], required: Sequence[str], remedy: str) -> None:
     if not any(header):
         raise InputError(f"{path}: is empty; expected a header with {', '.join(required)}")
     missing = [name for name in required if name not in header]
     if missing:
+        separator = "tabs" if _delimiter(path) == "\t" else "commas"
         raise InputError(
-            f"{path}: no column {_quoted(missing)}; found {_quoted(header)}; {remedy}, with columns separated by commas"
+            f"{path}: no column {_quoted(missing)}; found {_quoted(header)}; {remedy}, "
+            f"with columns separated by {separator}"
         )
 
 
@@ -124,3 +132,20 @@ def radiotherapy_course(row: Row, start_column: str, end_column: str) -> Radioth
             f"{row.where}: radiotherapy ends on day {end:g}, before its start on day {start:g}; correct one"
         )
     return RadiotherapyCourse(start, end)
+
+
+def treatment_of(courses: Iterable[RadiotherapyCourse], where: str) -> Treatment:
+    """The treatment of one patient from the courses of all of their rows: in order, each once.
+
+    where: the table and the patient, for the message. Raises InputError for courses that overlap.
+    >>> treatment_of([RadiotherapyCourse(90.0, 99.0), RadiotherapyCourse(0.0, 42.0)] * 2, "a.csv: patient A").radiotherapy
+    (RadiotherapyCourse(start_days=0.0, end_days=42.0), RadiotherapyCourse(start_days=90.0, end_days=99.0))
+    """
+    ordered = sorted(set(courses), key=lambda course: (course.start_days, course.end_days))
+    for earlier, later in pairwise(ordered):
+        if later.start_days < earlier.end_days:
+            raise InputError(
+                f"{where} has radiotherapy from day {earlier.start_days:g} to {earlier.end_days:g} and from day "
+                f"{later.start_days:g}, which overlap; give one date per course"
+            )
+    return Treatment(tuple(ordered))

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tumorcast.config import SamplerSettings
-from tumorcast.diffusion.plan import Paper, Step, law_of, plan_steps
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.plan import Paper, Step
+from tumorcast.diffusion.sampler import Array, sample
 from tumorcast.engines.model import find_runs, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
@@ -50,31 +51,69 @@ def test_encoding_with_clamp_keeps_the_prediction_inside(engine: TorchEngine) ->
     assert np.abs(engine.encode_step(x, step, clamp=False)).max() > 1.0
 
 
-def test_paper_loop_equals_a_plain_transcription_of_the_authors_code(engine: TorchEngine) -> None:
-    """Each step of the preset against the update written out for one image as in the authors' `ddim_sample`."""
-    settings = SamplerSettings.paper(noise_level=6, scale=50.0)
-    plan, law = plan_steps(settings), law_of(settings)
-    x = noisy(1) * 0.5
-    for step in plan.decode:
-        target = np.array([0.2], np.float32)
-        ours = engine.guided_step(x, step, law, target, brain=ones(1), window=ones(1))
-        np.testing.assert_allclose(ours, transcription(engine, x, step, 0.2, 50.0), atol=2e-5)
-        x = ours
+def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
+    """`sample` against the loop written out for one image as in the authors' `ddim_sample_loop_progressive`."""
+    shaken = shake(engine)
+    image, noise = 0.3 * noisy(2)[:1], noisy(2)[1:]
+    settings, level, scale, present, change = SamplerSettings.paper(noise_level=30, scale=1e7), 30, 1e7, 0.1, 0.05
+    ours = sample(
+        shaken,
+        image[0],
+        noise,
+        present=present,
+        change=np.full(1, change, np.float32),
+        brain=ones(1)[0],
+        window=ones(1)[0],
+        settings=settings,
+    )
+    theirs = transcription(shaken, image, noise, level=level, scale=scale, target=present + change)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+    still = transcription(shaken, image, noise, level=level, scale=0.0, target=present + change)
+    assert np.abs(theirs - still).max() > 0.01  # or the guidance would not have been compared
 
 
-def transcription(engine: TorchEngine, x: Array, step: Step, target: float, scale: float) -> Array:
-    xt, t = torch.from_numpy(x).requires_grad_(True), torch.tensor([step.t])
-    size = engine.regressor(xt, t, torch.ones(1, 64, 64))
-    (a,) = torch.autograd.grad(size.sum(), xt)
-    with torch.no_grad():
-        eps = engine.denoiser(xt, t, torch.ones(1, dtype=torch.long))
-        pred_xstart = (np.sqrt(1 / step.abar) * xt - np.sqrt(1 / step.abar - 1) * eps).clamp(-1, 1)
-        eps = (np.sqrt(1 / step.abar) * xt - pred_xstart) / np.sqrt(1 / step.abar - 1)
-        eps = eps - np.sqrt(1 - step.abar) * ((target - size) * a * scale)
-        pred_xstart = np.sqrt(1 / step.abar) * xt - np.sqrt(1 / step.abar - 1) * eps
-        eps = (np.sqrt(1 / step.abar) * xt - pred_xstart) / np.sqrt(1 / step.abar - 1)
-        sample = pred_xstart * np.sqrt(step.abar_next) + np.sqrt(1 - step.abar_next) * eps
-    return np.asarray(sample.numpy())
+def shake(engine: TorchEngine) -> TorchEngine:
+    """The engine with random last layers: fresh networks end in zeros and would hide what is asked of them."""
+    torch.manual_seed(0)
+    shaken = copy.deepcopy(engine)
+    for network in (shaken.denoiser, shaken.regressor):
+        for parameter in network.out.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return shaken
+
+
+def transcription(engine: TorchEngine, image: Array, noise: Array, *, level: int, scale: float, target: float) -> Array:
+    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    abar_prev, abar_next = torch.cat([torch.ones(1), abar[:-1]]), torch.cat([abar[1:], torch.zeros(1)])
+
+    def x_start(x: Tensor, eps: Tensor, t: int) -> Tensor:
+        return ((1 / abar[t]) ** 0.5 * x - (1 / abar[t] - 1) ** 0.5 * eps).float()
+
+    def eps_of(x: Tensor, start: Tensor, t: int) -> Tensor:
+        return (((1 / abar[t]) ** 0.5 * x - start) / (1 / abar[t] - 1) ** 0.5).float()
+
+    def denoised(x: Tensor, t: int) -> Tensor:
+        with torch.no_grad():
+            return x_start(x, engine.denoiser(x, torch.tensor([t]), torch.ones(1, dtype=torch.long)), t).clamp(-1, 1)
+
+    def guide(x: Tensor, t: int) -> Tensor:
+        x = x.detach().requires_grad_(True)
+        size = engine.regressor(x, torch.tensor([t]), torch.ones(1, 64, 64))
+        (slope,) = torch.autograd.grad(size.sum(), x)
+        wanted = target + 0.15 * target if t > 20 else target
+        return (wanted - size.detach()) * slope * scale
+
+    x = (abar[0] ** 0.5 * torch.from_numpy(image) + (1 - abar[0]) ** 0.5 * torch.from_numpy(noise)).float()
+    indices = list(range(level - 1))[::-1]
+    for i in indices:
+        t = abs(level - 1 - i)
+        start = denoised(x, t)
+        x = (abar_next[t] ** 0.5 * start + (1 - abar_next[t]) ** 0.5 * eps_of(x, start, t)).float()
+    for t in indices:
+        eps = eps_of(x, denoised(x, t), t) - (1 - abar[t]).float() ** 0.5 * guide(x, t)
+        start = x_start(x, eps, t)
+        x = (abar_prev[t] ** 0.5 * start + (1 - abar_prev[t]) ** 0.5 * eps_of(x, start, t)).float()
+    return x.numpy()
 
 
 def test_runs_are_found_in_and_below_a_folder(tiny_model: Path, tmp_path: Path) -> None:

@@ -61,3 +61,27 @@ def test_members_are_kept_when_asked_for(blob_cohort: Path) -> None:
         forecast = forecast_unit(unit, cohort, PatientTargets.fixed(settings), Brightening(image), settings)
     assert forecast.members is not None
     assert forecast.members.shape == (5, 4, 64, 64)
+
+
+@dataclass
+class Echo(Brightening):
+    """Ends every decode with an image that is the target of its member everywhere."""
+
+    def guided_step(
+        self, x: Array, step: Step, law: GuidanceLaw, target: Array, *, brain: Array, window: Array
+    ) -> Array:
+        return np.asarray(np.broadcast_to(target[:, None, None, None], x.shape), np.float32)
+
+
+def test_every_member_aims_at_its_own_target(blob_cohort: Path) -> None:
+    settings = SETTINGS.model_copy(update={"keep_members": True})
+    ratios = np.array([1.0, 1.2, 1.4, 1.6, 1.8])
+    with Cohort.open(blob_cohort) as cohort:
+        unit = plan_units(cohort, "A", settings)[0]
+        present = cohort.slice(unit.patient_id, unit.session_id, unit.index)
+        targets = PatientTargets(ratios, None, None)
+        forecast = forecast_unit(unit, cohort, targets, Echo(present.image), settings)
+    assert forecast.members is not None
+    wanted = (ratios - 1) * present.area_mm2 / present.brain_mm2
+    np.testing.assert_allclose(forecast.members[:, 0, 0, 0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(forecast.aimed_mm2, ratios * present.area_mm2)

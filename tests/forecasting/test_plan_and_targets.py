@@ -7,6 +7,7 @@ import pytest
 
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort
+from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit, member_noise, plan_units
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.fit import fit_growth
@@ -66,6 +67,20 @@ def test_more_members_than_replicates_use_every_replicate_alike() -> None:
     many = PatientTargets.drawn(fit, 90.0, AHEAD.model_copy(update={"members": 2 * len(fit.replicates)})).area_ratio
     _, counts = np.unique(many, return_counts=True)
     assert (counts == 2).all()
+
+
+def test_targets_do_not_depend_on_how_many_members_there_are() -> None:
+    fit = fit_growth(growing())
+    many, more = (
+        PatientTargets.drawn(fit, 90.0, AHEAD.model_copy(update={"members": members})).area_ratio
+        for members in (len(fit.replicates) + 5, 3 * len(fit.replicates))
+    )
+    np.testing.assert_array_equal(more[: len(many)], many)
+
+
+def test_sizes_without_a_unit_are_refused() -> None:
+    with pytest.raises(InputError, match="neither an area"):
+        PatientTargets.drawn(fit_growth(growing("diameter")), 90.0, AHEAD)
 
 
 def test_targets_never_fill_more_than_half_of_the_brain() -> None:

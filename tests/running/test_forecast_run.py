@@ -1,5 +1,6 @@
 """Cohort runs: resumed, refused, and never stopped by one patient."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from tumorcast.archive.growth_file import write_growth
 from tumorcast.archive.maps import MapArchive
 from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort, SizeMeasure
-from tumorcast.errors import InputError, UsageError
+from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.growth.fit import FitSettings, fit_growth
 from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
 from tumorcast.running.ledger import PatientStatus
@@ -96,7 +97,7 @@ def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
-    with pytest.raises(UsageError, match="an unfinished run there has settings"):
+    with pytest.raises(UsageError, match=r"settings\.members = 3 there, but 4 now"):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
 
 
@@ -105,7 +106,7 @@ def test_a_finished_archive_is_kept(inputs: ForecastInputs, tmp_path: Path) -> N
     written = (tmp_path / "maps.h5").stat().st_mtime_ns
     assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS) == first
     assert (tmp_path / "maps.h5").stat().st_mtime_ns == written
-    with pytest.raises(UsageError, match="already there"):
+    with pytest.raises(UsageError, match=r"settings\.seed = 0 there, but 1 now"):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"seed": 1}))
 
 
@@ -147,7 +148,7 @@ def test_members_do_not_depend_on_how_many_there_are(inputs: ForecastInputs, tmp
 def test_what_the_inputs_cannot_give_is_refused(
     change: dict[str, object], message: str, inputs: ForecastInputs, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UsageError, match=message):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update=change))
 
 
@@ -171,6 +172,41 @@ def test_a_killed_process_loses_only_the_unit_in_hand(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "maps.h5").exists()
-    for shard in parts.glob("*/*.h5"):
-        with h5py.File(shard) as file:
-            assert "slice" in file
+    settings = ForecastSettings(relative_change=0.25, members=8, sampler=SamplerSettings(steps=10))
+    kept = {shard: shard.stat().st_mtime_ns for shard in parts.glob("*/*.h5")}
+    (parts / "A" / ".0012.h5.1.partial").touch()  # what a kill within a write leaves
+    forecast_cohort(
+        inputs, tmp_path / "maps.h5", settings, lambda _: None if unchanged(kept) else pytest.fail("a shard was redone")
+    )
+    forecast_cohort(inputs, tmp_path / "whole.h5", settings)
+    assert contents(tmp_path / "maps.h5") == contents(tmp_path / "whole.h5")
+    assert not parts.exists()
+
+
+def unchanged(shards: dict[Path, int]) -> bool:
+    return all(not shard.exists() or shard.stat().st_mtime_ns == written for shard, written in shards.items())
+
+
+def test_a_patient_of_other_dates_than_its_growth_fails_alone(inputs: ForecastInputs, tmp_path: Path) -> None:
+    with Cohort.open(inputs.cohort) as cohort:
+        fits = [fit_growth(cohort.size_series(pid, SizeMeasure.AREA_MM2), FitSettings(replicates=5)) for pid in "AB"]
+    moved = dataclasses.replace(fits[0], series=dataclasses.replace(fits[0].series, days=fits[0].series.days + 7))
+    write_growth(tmp_path / "growth.h5", [moved, fits[1]], {})
+    settings = ForecastSettings(horizon_days=30, members=1, max_slices=1, sampler=SETTINGS.sampler)
+    with_growth = ForecastInputs(inputs.cohort, inputs.models, tmp_path / "growth.h5")
+    first, second, _ = forecast_cohort(with_growth, tmp_path / "maps.h5", settings)
+    assert "the last scan is of day 120, but growth was fitted to days 7, 67, 127" in first.reason
+    assert second.status is PatientStatus.OK
+
+
+def test_the_papers_preset_runs_end_to_end(inputs: ForecastInputs, tmp_path: Path) -> None:
+    sampler = SamplerSettings.paper(noise_level=4, scale=10.0)
+    settings = ForecastSettings(relative_change=0.25, members=1, max_slices=1, sampler=sampler)
+    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", settings)
+    assert [outcome.status for outcome in outcomes[:2]] == [PatientStatus.OK] * 2
+
+
+def test_a_device_that_is_not_there_is_an_engine_error(inputs: ForecastInputs, tmp_path: Path) -> None:
+    nowhere = dataclasses.replace(inputs, device="cuda:99")
+    with pytest.raises(EngineError, match="device cuda:99: not available"):
+        forecast_cohort(nowhere, tmp_path / "maps.h5", SETTINGS)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tumorcast.config import Architecture, NetworkKind, TrainSettings
+from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.errors import InputError, UsageError
 from tumorcast.training.losses import add_noise, segmentation_loss
 from tumorcast.training.networks import load_network
 from tumorcast.training.slices import draw_batch, read_slices
 from tumorcast.training.train import train
 
-TINY = Architecture(channel_mult=(1, 1), res_blocks=1, attention_resolutions=(), classes=2)
+TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 SETTINGS = TrainSettings(steps=6, batch=2, warmup_steps=2, checkpoint_every=2)
 
 
@@ -51,8 +51,31 @@ def test_a_run_killed_between_checkpoints_falls_back_to_the_last(blob_cohort: Pa
 def test_other_settings_are_refused_by_name(blob_cohort: Path, tmp_path: Path) -> None:
     train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY, until=1)
     other = SETTINGS.model_copy(update={"batch": 3})
-    with pytest.raises(UsageError, match=r"settings.batch = 2, this one 3"):
+    with pytest.raises(UsageError, match=r"settings\.batch = 2 there, but 3 now"):
         train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", other, architecture=TINY)
+
+
+def test_weights_without_a_checkpoint_are_never_trained_over(blob_cohort: Path, tmp_path: Path) -> None:
+    train(NetworkKind.DENOISER, blob_cohort, tmp_path, SETTINGS, architecture=TINY, until=1)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    before = (tmp_path / "weights.safetensors").read_bytes()
+    with pytest.raises(InputError, match="cannot be resumed"):
+        train(NetworkKind.DENOISER, blob_cohort, tmp_path, SETTINGS, architecture=TINY)
+    with pytest.raises(UsageError, match=r"settings\.seed = 0 there, but 1 now"):
+        other = SETTINGS.model_copy(update={"seed": 1})
+        train(NetworkKind.DENOISER, blob_cohort, tmp_path, other, architecture=TINY)
+    assert (tmp_path / "weights.safetensors").read_bytes() == before
+
+
+def test_the_seed_changes_every_step(blob_cohort: Path, tmp_path: Path) -> None:
+    """Not the initial weights alone: torch's generator keeps 32 bits of a seed, which once lost ours."""
+    from tumorcast.data.cohort import Cohort
+    from tumorcast.training.train import batch_generator
+
+    with Cohort.open(blob_cohort) as cohort:
+        slices = read_slices(cohort)
+    first, other = (draw_batch(slices, SETTINGS, batch_generator(seed, 7)).images for seed in (1, 2**40))
+    assert not torch.equal(first, other)
 
 
 def test_a_broken_checkpoint_is_refused(blob_cohort: Path, tmp_path: Path) -> None:
@@ -75,7 +98,7 @@ def test_an_architecture_for_other_images_is_refused(blob_cohort: Path, tmp_path
             blob_cohort,
             tmp_path,
             SETTINGS,
-            architecture=TINY.model_copy(update={"in_channels": 1}),
+            architecture={"in_channels": 1},
         )
 
 
@@ -95,9 +118,8 @@ def test_every_kind_trains_and_loads_in_its_default_size(kind: NetworkKind, blob
 
 
 def test_a_dense_regressor_learns_the_size_of_blobs(blob_cohort: Path, tmp_path: Path) -> None:
-    arch = TINY.model_copy(update={"classes": None, "out_channels": 1})
     settings = TrainSettings(steps=60, batch=4, noise_levels=20, learning_rate=3e-3, warmup_steps=5, ema_decay=0.8)
-    train(NetworkKind.DENSE_REGRESSOR, blob_cohort, tmp_path, settings, architecture=arch)
+    train(NetworkKind.DENSE_REGRESSOR, blob_cohort, tmp_path, settings, architecture=TINY)
     regressor = load_network(tmp_path).module
     from tumorcast.data.cohort import Cohort
 

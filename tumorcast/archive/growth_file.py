@@ -20,8 +20,9 @@ def write_growth(path: Path, fits: Iterable[GrowthFit], provenance: Mapping[str,
     with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
         file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+        patients = file.create_group("patients")
         for fit in fits:
-            _fill(file.create_group(f"patients/{fit.series.patient_id}"), fit)
+            _fill(patients.create_group(fit.series.patient_id), fit)
 
 
 def _fill(group: h5py.Group, fit: GrowthFit) -> None:

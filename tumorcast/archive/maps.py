@@ -19,7 +19,12 @@ from tumorcast.errors import InputError
 from tumorcast.records import FloatArray
 
 FORMAT, FORMAT_VERSION = "tumorcast-maps", 1
-COMPRESSION = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+PACKED = {
+    "compression": "gzip",
+    "compression_opts": 4,
+    "shuffle": True,
+    "fletcher32": True,
+}  # the last finds a flipped bit
 Array = npt.NDArray[np.float32]
 
 
@@ -96,7 +101,7 @@ def _fill(group: h5py.Group, forecast: SliceForecast) -> None:
     for field in fields(forecast):
         value = getattr(forecast, field.name)
         if isinstance(value, np.ndarray):
-            group.create_dataset(field.name, data=value, **(COMPRESSION if value.ndim > 1 else {}))
+            group.create_dataset(field.name, data=value, **(PACKED if value.ndim > 1 else {}))
         elif value is not None:
             group.attrs[field.name] = value
 
@@ -108,8 +113,9 @@ def merge(
     with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
         file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+        patients = file.create_group("patients")
         for patient, slices in shards:
-            group = file.create_group(f"patients/{patient.patient_id}")
+            group = patients.create_group(patient.patient_id)
             _fill_patient(group, patient)
             for name, shard in sorted(slices.items()):
                 with h5py.File(shard, "r") as source:

@@ -63,7 +63,9 @@ def brain_mask(images: dict[Contrast, FloatArray], choice: BrainMask) -> BoolArr
 
 def otsu(volume: FloatArray) -> float:
     """Otsu's threshold (1979) over 256 bins up to the 99.5 percentile, which bright vessels would else stretch."""
-    top = float(np.percentile(volume, PERCENTILES[1])) or float(volume.max())
+    top = float(np.percentile(volume, PERCENTILES[1]))
+    if top == float(volume.min()):  # all but a few voxels have one value: only those few can be split off
+        top = float(volume.max())
     counts, edges = np.histogram(np.minimum(volume, top), BINS)
     centres = (edges[:-1] + edges[1:]) / 2
     below, moment = np.cumsum(counts)[:-1], np.cumsum(counts * centres)[:-1]

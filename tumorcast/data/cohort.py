@@ -1,4 +1,4 @@
-"""The cohort file (HDF5): the only module that writes or reads it. Its layout is described in docs/file-formats.
+"""The cohort file (HDF5): the only module that writes or reads it. Its layout is described in docs/formats.md.
 
 /patients/{patient_id}/{session_id} holds the slices of one scan, one compressed chunk a slice.
 """
@@ -29,6 +29,7 @@ FORMAT_VERSION = 1
 PATIENTS = "patients"
 STACKS = ("images", "labels", "brain")
 VECTORS = ("area_mm2", "brain_mm2", "source_slice")
+DATED = "dated"  # in `config`: whether the days are days, see Cohort.dated
 SLICE_AREAS = "slice_area_mm2"  # in a session's `source`: tumour area of every slice, chosen or not; null where absent
 
 
@@ -66,6 +67,11 @@ class CohortSlice:
     area_mm2: float
     brain_mm2: float
     source_slice: int
+
+    @property
+    def brain_fraction(self) -> float:
+        """Tumour area over brain area: the size that regressors learn and guidance aims at."""
+        return self.area_mm2 / self.brain_mm2
 
 
 def write_cohort(
@@ -147,7 +153,10 @@ class Cohort:
         found = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
         if found != (FORMAT, FORMAT_VERSION):
             file.close()
-            raise InputError(f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]})")
+            raise InputError(
+                f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]}); "
+                "make it with tumorcast prepare"
+            )
         return cls(path, file)
 
     def close(self) -> None:
@@ -183,6 +192,11 @@ class Cohort:
     def config(self) -> dict[str, Any]:
         """The settings the file was prepared with."""
         return dict(json.loads(self._file.attrs["config"]))
+
+    @property
+    def dated(self) -> bool:
+        """Whether every day comes from a table; False where some patient's scans are only counted 0, 1, 2 …"""
+        return bool(self.config.get(DATED, True))
 
     @cached_property
     def sha256(self) -> str:
@@ -224,17 +238,29 @@ class Cohort:
         return CohortSlice(image, labels, brain, group["affine"][...], float(area), float(brain_area), int(number))
 
     def size_series(self, patient_id: str, size: SizeMeasure) -> SizeSeries:
-        """The patient's tumour size over time; scans without a mask are left out."""
-        known = [info for info in self.sessions(patient_id) if not np.isnan(info.volume_mm3)]
+        """The patient's tumour size over time.
+
+        Scans without a mask are left out, and single slices too where the volume is asked for, which they have not.
+        """
+        infos = self.sessions(patient_id)
         match size:
             case SizeMeasure.VOLUME_MM3:
+                known = [info for info in infos if not np.isnan(info.volume_mm3)]
                 sizes = [info.volume_mm3 for info in known]
             case SizeMeasure.AREA_MM2:
+                known = [info for info in infos if self._has_areas(patient_id, info)]
                 sizes = self._reference_areas(patient_id, known)
             case _:
                 assert_never(size)
         days = np.array([info.day for info in known], np.float64)
         return SizeSeries(patient_id, str(size), days, np.array(sizes, np.float64), self.treatment(patient_id))
+
+    def _has_areas(self, patient_id: str, info: SessionInfo) -> bool:
+        """Whether the scan has a mask. One without slices may still have it: its tumour is small or gone."""
+        if info.n_slices:
+            return not bool(np.isnan(info.area_mm2).any())
+        areas = self.source(patient_id, info.id).get(SLICE_AREAS, [])
+        return not np.isnan(info.volume_mm3) or any(area is not None for area in areas)
 
     def _reference_areas(self, patient_id: str, known: list[SessionInfo]) -> list[float]:
         """Area of the slice that is largest in the last scan with tumour, in every scan."""

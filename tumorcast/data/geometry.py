@@ -5,6 +5,7 @@ A source volume is flipped and permuted to LPS (never resampled along the third 
 pixels come through 256 pixels untouched. Coordinates along an axis are in source pixels: pixel i spans [i, i + 1].
 """
 
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, assert_never
@@ -119,6 +120,16 @@ class Axis:
     def homeward(self) -> FloatArray:
         """(source_size,) position of each source pixel's centre in prepared pixels (0 is the first centre)."""
         return np.asarray((np.arange(self.source_size) + 0.5 - self.start) / self.scale - 0.5)
+
+    @property
+    def field(self) -> slice:
+        """The source pixels that lie in the field of view, wholly or in part.
+
+        >>> Axis.over(600, 0.5, 64).field, Axis.over(240, 1.0, 256).field
+        (slice(44, 556, None), slice(0, 240, None))
+        """
+        stop = math.ceil(self.start + self.image_size * self.scale)
+        return slice(max(self.start, 0), min(stop, self.source_size))
 
     @property
     def offset(self) -> float:

@@ -10,7 +10,7 @@ table   `sessions.csv` with columns patient, session, day, and file columns t1n,
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
@@ -50,6 +50,11 @@ class SlicedSession(SourceSession):
     slices: tuple[SliceFiles, ...] = ()
 
 
+@dataclass(frozen=True)
+class UndatedSession(SourceSession):
+    """A scan of a layout without dates: `day` counts the patient's scans 0, 1, 2 … until a clinical table dates it."""
+
+
 SEG = "seg"
 CONTRASTS = "|".join(Contrast)
 BRATS_FILE = re.compile(rf"(?P<id>.+)-(?P<kind>{CONTRASTS}|{SEG})\.nii(\.gz)?")
@@ -59,6 +64,7 @@ SLICE_FILE = re.compile(rf"brats_train_(?P<patient>.+)_(?P<kind>{CONTRASTS}|{SEG
 SLICE_PARTS = ("training", "validation", "testing")
 SLICE_LABELS = "test_labels"
 TABLE_NAME = "sessions.csv"
+TABLE_SUFFIXES = (".csv", ".tsv")
 ONLY_SESSION = "000"
 LOOKED_FOR = (
     "brats ({id}/{id}-t1n.nii.gz … {id}-seg.nii.gz, or these files in one folder), "
@@ -74,7 +80,7 @@ def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSess
     lacks files is returned with those it has: it is for prepare to refuse it without stopping the others.
     """
     if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
+        raise InputError(f"{source}: no such file or folder; give the folder that holds the scans, or a sessions.csv")
     layout = _detect(source) if layout is Layout.AUTO else layout
     sessions = _read(source, layout)
     if not sessions:
@@ -152,14 +158,11 @@ def _by_patient(sessions: list[SourceSession]) -> list[list[SourceSession]]:
 
 
 def _ordinal_days(sessions: list[SourceSession]) -> list[SourceSession]:
-    """BraTS carries no dates: the ordinal stands in until a clinical table says better (see ordinal_days_used)."""
-    return [replace(session, day=float(ordinal)) for ordinal, session in enumerate(sessions)]
-
-
-def ordinal_days_used(sessions: Iterable[SourceSession]) -> bool:
-    """Whether some patient has several sessions numbered 0, 1, 2 …, as undated BraTS time points are."""
-    groups = _by_patient(list(sessions))
-    return any(len(group) > 1 and [s.day for s in group] == [float(i) for i in range(len(group))] for group in groups)
+    """BraTS carries no dates: the ordinal stands in until a clinical table says better."""
+    return [
+        UndatedSession(session.patient_id, session.session_id, float(ordinal), session.images, session.mask)
+        for ordinal, session in enumerate(sessions)
+    ]
 
 
 def _session(patient: str, session: str, day: float, files: dict[str, Path]) -> SourceSession:
@@ -211,7 +214,7 @@ def _refuse_twice(patient: str, numbers: list[int]) -> None:
 
 
 def _table_path(source: Path) -> Path:
-    return source if source.suffix == ".csv" else source / TABLE_NAME
+    return source if source.suffix.lower() in TABLE_SUFFIXES else source / TABLE_NAME
 
 
 def _table(source: Path) -> list[SourceSession]:

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,10 +15,10 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from tumorcast.data.clinical import ClinicalTable, DatedSessions, date_sessions, read_clinical
-from tumorcast.data.cohort import SLICE_AREAS, write_cohort
-from tumorcast.data.layouts import Layout, find_sessions, ordinal_days_used
+from tumorcast.data.cohort import DATED, SLICE_AREAS, write_cohort
+from tumorcast.data.layouts import Layout, find_sessions
 from tumorcast.data.session import PrepareSettings, SliceChoice, prepare_session
-from tumorcast.errors import InputError, UsageError
+from tumorcast.errors import EngineError, InputError, TumorcastError
 from tumorcast.records import Contrast, Session, SourceSession
 
 AHEAD = 2  # sessions in flight a worker; bounds the memory of the parent
@@ -79,18 +80,24 @@ def prepare_cohort(
     """Prepare every scan below `source` into the cohort file `out`, in `jobs` processes.
 
     A scan that cannot be used is recorded and the others go on; `on_outcome` is told of each as it ends. Raises
-    InputError if `out` cannot be written, nothing is found or no scan at all could be used (then no file is written).
+    InputError if `out` cannot be written, nothing is found or no scan at all could be used (then no file is written),
+    EngineError if a process is killed.
     """
     sessions = find_sessions(source, layout)
     table = None if clinical is None else read_clinical(clinical)
     dated = date_sessions(sessions, table)
     contrasts, warnings = _common_contrasts(source, sessions, settings)
-    warnings += _table_warnings(source, dated.sessions, table)
+    warnings += _table_warnings(source, dated, table)
     for warning in warnings:
         LOG.warning(warning)
     settings = replace(settings, contrasts=contrasts)
     run = _CohortRun(dated, settings, jobs, on_outcome)
-    config = {"settings": asdict(settings), "layout": str(layout), "source": source.resolve().name}
+    config = {
+        "settings": asdict(settings),
+        "layout": str(layout),
+        "source": source.resolve().name,
+        DATED: not dated.undated,
+    }
     treatments = {} if table is None else table.treatments
     write_cohort(
         out, run.sessions(source), treatments, image_size=settings.image_size, contrasts=contrasts, config=config
@@ -114,13 +121,13 @@ def _common_contrasts(
     return common, [left] if partial else []
 
 
-def _table_warnings(source: Path, sessions: Iterable[SourceSession], table: ClinicalTable | None) -> list[str]:
+def _table_warnings(source: Path, dated: DatedSessions, table: ClinicalTable | None) -> list[str]:
     warnings = []
     if table is None and (source / "clinical.csv").is_file():
         warnings.append(f"{source / 'clinical.csv'} was not used; name it with --clinical")
-    if ordinal_days_used(sessions):
+    if dated.undated:
         warnings.append(f"{source}: time points without dates count as day 0, 1, 2 …; date them with --clinical FILE")
-    strangers = set(table.treatments if table else ()) - {session.patient_id for session in sessions}
+    strangers = set(table.treatments if table else ()) - {session.patient_id for session in dated.sessions}
     if table and strangers:
         warnings.append(f"{table.path}: {len(strangers)} patients of the table have no scan")
     return warnings
@@ -128,9 +135,10 @@ def _table_warnings(source: Path, sessions: Iterable[SourceSession], table: Clin
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a scan could not be prepared."""
+    """Why a scan could not be prepared; `trace` is the traceback of what was not foreseen."""
 
     reason: str
+    trace: str = ""
 
 
 class _CohortRun:
@@ -166,13 +174,13 @@ class _CohortRun:
     def _outcome(self, scan: SourceSession, result: Session | _Failure, shows_tumour: bool) -> SessionOutcome:
         names = (scan.patient_id, scan.session_id)
         if isinstance(result, _Failure):
+            if result.trace:  # logged here, as a worker process has no handler that would show it
+                LOG.debug("%s: %s", "/".join(names), result.trace)
             return SessionOutcome(*names, Status.FAILED, reason=result.reason)
         notes = tuple(result.source["notes"])
         if result.images.shape[0]:
             return SessionOutcome(*names, Status.OK, result.images.shape[0], notes=notes)
-        largest = max(area or 0.0 for area in result.source[SLICE_AREAS])
-        why = "the tumour mask is empty" if largest == 0 else f"the largest tumour slice has {largest:.3g} mm²"
-        reason = f"{'/'.join(names)}: {why}, less than {self._settings.min_tumour_mm2:g} mm² in every slice"
+        reason = f"{'/'.join(names)}: {_why_no_slice(result, self._settings.min_tumour_mm2)}"
         if shows_tumour:  # a small or vanished tumour is a point of the growth curve of a patient who has others
             return SessionOutcome(*names, Status.OK, notes=(*notes, f"{reason}; kept for its size, without slices"))
         return SessionOutcome(
@@ -185,10 +193,27 @@ class _CohortRun:
             self._on_outcome(outcome)
 
 
+def _why_no_slice(session: Session, least_mm2: float) -> str:
+    largest = max(area or 0.0 for area in session.source[SLICE_AREAS])
+    if largest >= least_mm2:
+        return f"no slice with {least_mm2:g} mm² of tumour shows it, and brain, in the field of view"
+    why = "the tumour mask is empty" if largest == 0 else f"the largest tumour slice has {largest:.3g} mm²"
+    return f"{why}, less than {least_mm2:g} mm² in every slice"
+
+
 def _in_order(
     dated: DatedSessions, settings: PrepareSettings, jobs: int
 ) -> Iterator[tuple[SourceSession, Session | _Failure]]:
     """Each scan with its result, in the order of the scans however the work was shared."""
+    try:
+        yield from _results(dated, settings, jobs)
+    except BrokenProcessPool as error:
+        raise EngineError("a process was killed, perhaps for want of memory; use fewer --jobs") from error
+
+
+def _results(
+    dated: DatedSessions, settings: PrepareSettings, jobs: int
+) -> Iterator[tuple[SourceSession, Session | _Failure]]:
     refused = {key: _Failure(reason) for key, reason in dated.refused.items()}
     if jobs == 1:
         for scan in dated.sessions:
@@ -210,10 +235,7 @@ def _take(
     waiting: deque[tuple[SourceSession, Future[Session | _Failure] | _Failure]],
 ) -> tuple[SourceSession, Session | _Failure]:
     scan, pending = waiting.popleft()
-    try:
-        return scan, pending if isinstance(pending, _Failure) else pending.result()
-    except BrokenProcessPool:
-        raise UsageError("a worker process was killed, most likely for want of memory; use fewer --jobs") from None
+    return scan, pending if isinstance(pending, _Failure) else pending.result()
 
 
 def _use_one_thread() -> None:
@@ -225,3 +247,8 @@ def _attempt(source: SourceSession, settings: PrepareSettings) -> Session | _Fai
         return prepare_session(source, settings)
     except InputError as error:
         return _Failure(str(error))
+    except TumorcastError:
+        raise
+    except Exception as error:  # whatever ITK, numpy or the disk finds wrong with one scan must not cost the others
+        text = " ".join(str(error).split())  # ITK's messages have several lines
+        return _Failure(f"{type(error).__name__}: {text}", traceback.format_exc())

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tumorcast.data.brain import BoolArray, BrainMask, Window, brain_mask, resolve, window_of
 from tumorcast.data.cohort import SLICE_AREAS
 from tumorcast.data.geometry import IMAGE_SIZES, PreparedGrid
+from tumorcast.data.layouts import SlicedSession
 from tumorcast.data.volumes import SourceVolume, read_session
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast, FloatArray, Session, SourceSession
@@ -63,7 +64,7 @@ def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session
     pixel_area = float(np.prod(plane.canonical.spacing[:2]))
     brain_mm2 = brain.sum(axis=(1, 2)) * pixel_area
     area_mm2 = _areas(volume, pixel_area)
-    chosen = _choose(source, settings, area_mm2, brain_mm2)
+    chosen = _choose(source, settings, np.where(_in_view(volume, plane), area_mm2, 0.0), brain_mm2)
     inside = plane.sample(brain[chosen]) >= 0.5
     return Session(
         source.patient_id,
@@ -77,7 +78,7 @@ def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session
         brain_mm2=brain_mm2[chosen],
         source_slice=volume.source_slice[chosen],
         affine=plane.affine(),
-        volume_mm3=float(area_mm2.sum() * plane.canonical.spacing[2]),
+        volume_mm3=_volume_mm3(source, area_mm2, plane),
         source=_provenance(volume, windows, area_mm2, str(resolve(settings.brain, volume.images))),
     )
 
@@ -96,10 +97,22 @@ def _areas(volume: SourceVolume, pixel_area: float) -> FloatArray:
     return np.asarray((volume.labels > 0).sum(axis=(1, 2)) * pixel_area)
 
 
+def _volume_mm3(source: SourceSession, area_mm2: FloatArray, plane: PreparedGrid) -> float:
+    """NaN without a mask, and for single slices: nothing tells how thick they are and what lies between them."""
+    return np.nan if isinstance(source, SlicedSession) else float(area_mm2.sum() * plane.canonical.spacing[2])
+
+
+def _in_view(volume: SourceVolume, plane: PreparedGrid) -> BoolArray:
+    """(Z,) whether any of the slice's tumour lies in the field of view; False without a mask."""
+    if volume.labels is None:
+        return np.zeros(volume.source_slice.size, bool)
+    return np.asarray((volume.labels[:, plane.rows.field, plane.columns.field] > 0).any(axis=(1, 2)))
+
+
 def _choose(
     source: SourceSession, settings: PrepareSettings, area_mm2: FloatArray, brain_mm2: FloatArray
 ) -> npt.NDArray[np.int64]:
-    """Indices of the slices to keep."""
+    """Indices of the slices to keep; area_mm2: (Z,), 0 where the prepared slice would show nothing of the tumour."""
     if settings.slices is not SliceChoice.ALL and source.mask is None:
         raise InputError(
             f"{source.patient_id}/{source.session_id}: no tumour mask (seg), which --slices {settings.slices} needs; "
@@ -148,14 +161,19 @@ def _labels(volume: SourceVolume, plane: PreparedGrid, chosen: npt.NDArray[np.in
 
 
 def _keeping_area(share: FloatArray) -> BoolArray:
-    """(H, W) mask of the pixels with the largest shares, as many as the shares add up to.
+    """(H, W) mask of the pixels with the largest shares, as many as the shares add up to, but one at the least.
 
+    A slice with tumour in its area and none in its labels could not be guided.
     >>> _keeping_area(np.array([[0.0, 0.4], [0.9, 0.6]])).astype(int)
     array([[0, 0],
            [1, 1]])
+    >>> _keeping_area(np.array([[0.0, 0.1], [0.3, 0.0]])).astype(int)
+    array([[0, 0],
+           [1, 0]])
     """
+    pixels = max(round(float(share.sum())), int(share.any()))
     mask = np.zeros(share.size, bool)
-    mask[np.argsort(-share, axis=None, kind="stable")[: round(float(share.sum()))]] = True
+    mask[np.argsort(-share, axis=None, kind="stable")[:pixels]] = True
     return mask.reshape(share.shape)
 
 

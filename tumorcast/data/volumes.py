@@ -87,7 +87,7 @@ def read_image(path: Path) -> tuple[sitk.Image, str]:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path}: cannot be read as an image ({_reason(error)})") from None
+        raise InputError(f"{path}: cannot be read as an image ({_reason(error)}); export it again as .nii.gz") from None
     while image.GetDimension() > 3 and image.GetSize()[-1] == 1:
         image = image[(slice(None),) * (image.GetDimension() - 1) + (0,)]
     channels = image.GetNumberOfComponentsPerPixel()
@@ -109,7 +109,9 @@ def _check_whole(path: Path) -> str:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: the compressed file is truncated or damaged ({error}); copy it again") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); correct the name, or allow it to be read"
+        ) from None
     header = _header(path, payload)
     if len(payload) < header.expected_bytes:
         raise InputError(f"{path}: truncated, {len(payload)} of {header.expected_bytes} bytes; copy it again")
@@ -233,8 +235,10 @@ def _require_same_grid(part: _Part, first: _Part) -> None:
 def _intensities(part: _Part) -> FloatArray:
     voxels = part.voxels.astype(np.float32)
     lowest, highest = float(voxels.min()), float(voxels.max())
-    if lowest == highest == 0.0:
-        raise InputError(f"{part.path}: every voxel is 0; export it again, or leave the contrast out (--contrasts)")
+    if lowest == highest:
+        raise InputError(
+            f"{part.path}: every voxel is {lowest:g}; export it again, or leave the contrast out (--contrasts)"
+        )
     if -lowest > LARGEST_NEGATIVE * highest:
         raise InputError(
             f"{part.path}: values from {lowest:g} to {highest:g} look normalised; give raw intensities with air at 0"

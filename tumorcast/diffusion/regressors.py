@@ -6,41 +6,30 @@ what makes it the better guide (shared measurements: reach .83 against .71, see 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tumorcast.config import Architecture
 from tumorcast.diffusion.unet import EncoderRegressor, UNet
 
 
-class DenseRegressor(nn.Module):
+class DenseRegressor(UNet):
     """A U-Net with one output channel; its logit is the tumour's at each pixel."""
-
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        self.unet = UNet(arch)
 
     def logits(self, x: Tensor, t: Tensor) -> Tensor:
         """(N, H, W) logits of tumour for noisy slices x (N, C, H, W) at diffusion times t (N,)."""
-        result: Tensor = self.unet(x, t)[:, 0]
-        return result
+        return super().forward(x, t)[:, 0]
 
-    def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:  # type: ignore[override]  # a size, not a map
         """(N,) tumour over brain pixels; brain is (N, H, W), 1 inside."""
         return summed_fraction(torch.sigmoid(self.logits(x, t)), brain)
 
 
-class AttentionPoolRegressor(nn.Module):
+class AttentionPoolRegressor(EncoderRegressor):
     """The paper's regressor: an ADM encoder with attention pooling. It finds the brain by itself."""
 
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        self.encoder = EncoderRegressor(arch)
-
-    def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:  # type: ignore[override]  # as the dense one
         """(N,) tumour over brain pixels; `brain` is not used."""
         del brain
-        result: Tensor = self.encoder(x, t)[:, 0]
-        return result
+        return super().forward(x, t)[:, 0]
 
 
 SizeRegressor = DenseRegressor | AttentionPoolRegressor

@@ -43,7 +43,7 @@ def sample(
     window: Array,
     settings: SamplerSettings,
 ) -> Array:
-    """(N, C, H, W) follow-ups of one slice, in [-1, 1].
+    """(N, C, H, W) follow-ups of one slice, in [-1, 1] (the paper's loop does not clip its last image).
 
     image: (C, H, W). noise: (N, C, H, W) standard normal, the only randomness, scaled to σ = 0.01. present: the slice's
     tumour over brain pixels; change: (N,) the wanted change of that fraction. brain, window: (H, W) in [0, 1].
@@ -55,13 +55,12 @@ def sample(
     paper = settings.preset is Preset.PAPER
     path = [x]
     for step in plan.encode:
-        path.append(engine.encode_step(path[-1], step, clamp=paper))
-    x = path[-1]
+        x = engine.encode_step(x, step, clamp=paper)
+        path = [x] if paper else [*path, x]  # the paper's law aims at one size and needs no way back
     for k, step in enumerate(plan.decode):
         if paper:
             target = (present + change) * (PAPER_OVERSHOOT if step.t > PAPER_OVERSHOOT_ABOVE else 1.0)
         else:
             target = engine.sizes(path[len(path) - 1 - k], step.t, brains) + change
         x = engine.guided_step(x, step, law, target.astype(np.float32), brain=brains, window=windows)
-    clipped: Array = np.clip(x, -1.0, 1.0)
-    return clipped
+    return x if paper else np.asarray(np.clip(x, -1.0, 1.0))

@@ -1,6 +1,7 @@
 """A model set: the denoiser, the guiding regressor and the segmenter that belong together, read from RUN folders."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +11,25 @@ from tumorcast.diffusion.unet import UNet
 from tumorcast.errors import InputError
 from tumorcast.training.networks import RUN_FILE, WEIGHTS_FILE, RunInfo, TrainedNetwork, load_network
 
+log = logging.getLogger(__name__)
+
 REGRESSORS = (NetworkKind.DENSE_REGRESSOR, NetworkKind.ATTENTION_POOL_REGRESSOR)
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """Networks for the same images. `sha256` is one sum over all their weights."""
+    """Networks for the same images.
+
+    noise_levels: diffusion times that denoiser and regressor both know. judge: which network reads the sizes off the
+    generated slices. sha256: one sum over all weights and descriptions.
+    """
 
     denoiser: UNet
     regressor: SizeRegressor
     segmenter: DenseRegressor
     info: RunInfo
+    noise_levels: int
+    judge: NetworkKind
     sha256: str
 
 
@@ -35,17 +44,20 @@ def find_runs(folders: list[Path]) -> list[Path]:
     return runs
 
 
-def load_model_set(folders: list[Path], device: str = "cpu") -> ModelSet:
+def load_model_set(folders: list[Path]) -> ModelSet:
     """The networks in these folders. Where no segmenter is given, a dense regressor serves as one.
 
     Raises InputError if a needed kind is missing or given twice, or if the networks are for different images.
     """
-    networks = [load_network(run, device) for run in find_runs(folders)]
+    networks = [load_network(run) for run in find_runs(folders)]
     denoiser = _only(networks, (NetworkKind.DENOISER,), folders)
     regressor = _only(networks, REGRESSORS, folders)
     _check_same_images(networks)
-    segmenters = [n for n in networks if n.info.kind is NetworkKind.SEGMENTER] or [regressor]
-    segmenter = segmenters[0].module
+    given = any(network.info.kind is NetworkKind.SEGMENTER for network in networks)
+    judge = _only(networks, (NetworkKind.SEGMENTER,), folders) if given else regressor
+    if not given:
+        log.warning("no segmenter given: the regressor that guides also reads the sizes, which flatters them")
+    segmenter = judge.module
     if not isinstance(segmenter, DenseRegressor):
         raise InputError(
             f"{regressor.path}: an attention-pool regressor cannot segment; add a segmenter "
@@ -53,7 +65,15 @@ def load_model_set(folders: list[Path], device: str = "cpu") -> ModelSet:
         )
     assert isinstance(denoiser.module, UNet)
     assert isinstance(regressor.module, DenseRegressor | AttentionPoolRegressor)
-    return ModelSet(denoiser.module, regressor.module, segmenter, denoiser.info, _hash(networks))
+    return ModelSet(
+        denoiser=denoiser.module,
+        regressor=regressor.module,
+        segmenter=segmenter,
+        info=denoiser.info,
+        noise_levels=min(denoiser.info.noise_levels, regressor.info.noise_levels),
+        judge=judge.info.kind,
+        sha256=_hash(networks),
+    )
 
 
 def _only(networks: list[TrainedNetwork], kinds: tuple[NetworkKind, ...], folders: list[Path]) -> TrainedNetwork:
@@ -79,5 +99,6 @@ def _check_same_images(networks: list[TrainedNetwork]) -> None:
 def _hash(networks: list[TrainedNetwork]) -> str:
     digest = hashlib.sha256()
     for network in sorted(networks, key=lambda n: n.info.kind):
-        digest.update((network.path / WEIGHTS_FILE).read_bytes())
+        for name in (RUN_FILE, WEIGHTS_FILE):
+            digest.update((network.path / name).read_bytes())
     return digest.hexdigest()

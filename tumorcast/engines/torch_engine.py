@@ -12,9 +12,21 @@ from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.model import ModelSet
+from tumorcast.errors import EngineError
 
 Array = npt.NDArray[np.float32]
 TUMOUR_CLASS = 1
+
+
+def open_device(name: str) -> torch.device:
+    """The device of this name. Raises EngineError if torch has none such here."""
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, ValueError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise EngineError(
+            f"device {name}: not available ({reason}); use --device cpu, or install a torch for it"
+        ) from None
 
 
 class TorchEngine:
@@ -23,7 +35,7 @@ class TorchEngine:
     def __init__(
         self, denoiser: UNet, regressor: SizeRegressor, segmenter: DenseRegressor, device: str = "cpu"
     ) -> None:
-        self.device = torch.device(device)
+        self.device = open_device(device)
         self.denoiser = denoiser.to(self.device)
         self.regressor = regressor.to(self.device)
         self.segmenter = segmenter.to(self.device)

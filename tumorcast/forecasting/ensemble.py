@@ -39,7 +39,9 @@ def _sample_members(
 ) -> Array:
     """(M, C, H, W), in batches of a fixed size."""
     brain = present.brain.astype(np.float32)
-    window = guidance_window(present.labels > 0, settings.sampler.window_mm, cohort_pixel_mm(present))
+    window = guidance_window(
+        present.labels > 0, settings.sampler.window_mm, float(np.linalg.norm(present.affine[:3, 0]))
+    )
     batches = []
     for start in range(0, settings.members, settings.batch):
         block = range(start, min(start + settings.batch, settings.members))
@@ -57,11 +59,6 @@ def _sample_members(
             )
         )
     return np.concatenate(batches)
-
-
-def cohort_pixel_mm(present: CohortSlice) -> float:
-    """Side of a pixel of the prepared grid, from its affine."""
-    return float(np.linalg.norm(present.affine[:3, 0]))
 
 
 def guidance_window(tumour: npt.NDArray[np.bool_], window_mm: float | None, pixel_mm: float) -> Array:

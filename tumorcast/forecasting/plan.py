@@ -39,6 +39,7 @@ def member_noise(
 def plan_units(cohort: Cohort, patient_id: str, settings: ForecastSettings) -> list[Unit]:
     """The slices with tumour of the patient's last scan, the largest first if `max_slices` cuts the list."""
     last: SessionInfo = cohort.sessions(patient_id)[-1]
-    bearing = [int(i) for i in np.argsort(-last.area_mm2, kind="stable") if last.area_mm2[i] > 0]
+    order = [int(i) for i in np.argsort(-last.area_mm2, kind="stable") if last.area_mm2[i] > 0]
+    bearing = [i for i in order if cohort.slice(patient_id, last.id, i).labels.any()]
     chosen = sorted(bearing[: settings.max_slices])
     return [Unit(patient_id, last.id, i, int(last.source_slice[i])) for i in chosen]

@@ -1,5 +1,6 @@
 """What size each member aims at: the present area times a ratio, from a growth forecast or from the user."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,7 @@ from tumorcast.records import GrowthFit
 LARGEST_BRAIN_FRACTION = 0.5
 TARGET_SPAWN_KEY = 2**32 - 1  # no slice has this number, so targets and image noise never share a key
 CURVE_POINTS = 80
+SAME_DAY = 0.5  # dates are told in whole days
 
 Array = npt.NDArray[np.float64]
 
@@ -40,21 +42,36 @@ class PatientTargets:
         A volume's ratio is taken to the power 2/3: a shape that keeps its proportions changes so in area.
         """
         assert settings.horizon_days is not None
+        if not np.isclose(fit.series.days, day, atol=SAME_DAY).any():
+            raise InputError(
+                f"{fit.series.patient_id}: the last scan is of day {day:g}, but growth was fitted to days "
+                f"{', '.join(f'{d:g}' for d in fit.series.days)}; fit this cohort, or prepare it with the same dates"
+            )
         forecast = GrowthForecast(fit)
-        end = day + settings.horizon_days
-        ratios = forecast.relative_change(day, end)
-        if not len(ratios) or not np.isfinite(ratios).all():
-            raise InputError(f"growth of {fit.series.patient_id}: no usable replicate ({fit.status}); fit it again")
+        ratios = forecast.relative_change(day, day + settings.horizon_days) ** _area_power(fit.series.size_name)
         key = (patient_key(fit.series.patient_id), TARGET_SPAWN_KEY)
         rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key))
-        picks = rng.permutation(np.resize(np.arange(len(ratios)), max(len(ratios), settings.members)))
-        power = 2 / 3 if fit.series.size_name == "volume_mm3" else 1.0
-        ratio = ratios[picks[: settings.members]] ** power
-        return cls(ratio, growth_curve(forecast, fit, end), fit.series.size_name)
+        rounds = math.ceil(settings.members / len(ratios))
+        picks = np.concatenate([rng.permutation(len(ratios)) for _ in range(rounds)])[: settings.members]
+        curve = growth_curve(forecast, fit, day + settings.horizon_days)
+        return cls(ratios[picks], curve, fit.series.size_name)
 
     def change_of(self, fraction: float) -> Array:
         """(M,) wanted change of a slice's tumour/brain fraction, held below half of the brain."""
         return np.minimum(fraction * self.area_ratio, max(LARGEST_BRAIN_FRACTION, fraction)) - fraction
+
+
+def _area_power(size_name: str) -> float:
+    """What a ratio of sizes is raised to for a ratio of areas. Raises InputError if the name tells no unit.
+
+    >>> _area_power("area_mm2"), round(_area_power("enhancing_mm3"), 3)
+    (1.0, 0.667)
+    """
+    powers = {"mm2": 1.0, "mm3": 2 / 3}
+    unit = size_name.rpartition("_")[2]
+    if unit not in powers:
+        raise InputError(f"growth of '{size_name}': neither an area (…_mm2) nor a volume (…_mm3); name its column so")
+    return powers[unit]
 
 
 def growth_curve(forecast: GrowthForecast, fit: GrowthFit, end: float) -> dict[str, Array]:

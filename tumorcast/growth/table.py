@@ -1,4 +1,4 @@
-"""Sizes and radiotherapy dates from a CSV file, one row a scan."""
+"""Sizes and radiotherapy dates from a CSV or TSV file, one row a scan."""
 
 import logging
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tumorcast.errors import InputError
-from tumorcast.records import RadiotherapyCourse, SizeSeries, Treatment
-from tumorcast.tables import Row, radiotherapy_course, read_table
+from tumorcast.records import RadiotherapyCourse, SizeSeries
+from tumorcast.tables import Row, radiotherapy_course, read_table, treatment_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,8 @@ def _row(columns: SizeColumns, row: Row) -> _Row:
 def _series(path: Path, columns: SizeColumns, rows: list[_Row]) -> SizeSeries:
     """One patient's series; empty if no size was measured."""
     patient_id = rows[0].patient_id
-    treatment = _treatment(path, rows)
+    courses = (row.course for row in rows if row.course is not None)
+    treatment = treatment_of(courses, f"{path}: patient {patient_id}")
     measured = sorted((row for row in rows if row.size is not None), key=lambda row: row.day)
     for earlier, later in pairwise(measured):
         if earlier.day == later.day:
@@ -114,14 +115,3 @@ def _series(path: Path, columns: SizeColumns, rows: list[_Row]) -> SizeSeries:
     days = np.array([row.day for row in measured])
     sizes = np.array([row.size for row in measured], dtype=np.float64)
     return SizeSeries(patient_id, columns.size, days, sizes, treatment)
-
-
-def _treatment(path: Path, rows: list[_Row]) -> Treatment:
-    courses = sorted({row.course for row in rows if row.course is not None}, key=lambda course: course.start_days)
-    for earlier, later in pairwise(courses):
-        if later.start_days < earlier.end_days:
-            raise InputError(
-                f"{path}: patient {rows[0].patient_id} has radiotherapy from day {earlier.start_days:g} to "
-                f"{earlier.end_days:g} and from day {later.start_days:g}, which overlap; give one date per course"
-            )
-    return Treatment(tuple(courses))

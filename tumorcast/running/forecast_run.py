@@ -14,10 +14,11 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
 from tumorcast.engines.model import ModelSet, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.errors import InputError
+from tumorcast.errors import InputError, StoppedError, StorageError, TumorcastError, UsageError
 from tumorcast.forecasting.ensemble import Engine, forecast_unit
 from tumorcast.forecasting.plan import Unit, plan_units
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.provenance import commit
 from tumorcast.records import GrowthFit
 from tumorcast.running.ledger import Ledger, PatientOutcome, PatientStatus
 from tumorcast.version import VERSION
@@ -50,18 +51,19 @@ def forecast_cohort(
     report: Callable[[UnitsDone], None] = lambda _: None,
 ) -> list[PatientOutcome]:
     """Write the archive of forecasts to `out`, resuming what a stopped run left; returns how each patient fared."""
-    model = load_model_set(inputs.models, inputs.device)
+    model = load_model_set(inputs.models)
     fits = read_growth(inputs.growth) if inputs.growth else {}
     with Cohort.open(inputs.cohort) as cohort:
         _check_fit_for(cohort, model, settings, inputs)
         ledger = Ledger(out, _provenance(inputs, cohort, model, settings))
-        if ledger.is_complete():
+        before = ledger.completed()
+        if before is not None:
             log.warning("%s: already complete with these settings and inputs; nothing to do", out)
-            return ledger.read_outcomes()
+            return before
         ledger.open()
         run = _Run(cohort, TorchEngine.of(model, inputs.device), fits, settings, ledger, report)
         outcomes = run.all_patients()
-        merge(out, run.finished, ledger.provenance)
+        merge(out, run.finished, ledger.provenance | {"commit": commit()})
     ledger.close(outcomes)
     if not any(outcome.status is PatientStatus.FAILED for outcome in outcomes):
         ledger.remove_shards()  # they stay while a patient has failed, so that the next start does that one alone
@@ -76,13 +78,20 @@ def _check_fit_for(cohort: Cohort, model: ModelSet, settings: ForecastSettings, 
             f"{', '.join(model.info.contrasts)} at {model.info.architecture.image_size} px; "
             "prepare the cohort to match, or train a model for it"
         )
-    if settings.sampler.noise_level > model.info.noise_levels:
-        raise InputError(
-            f"noise_level = {settings.sampler.noise_level} exceeds the {model.info.noise_levels} levels that the "
-            "denoiser was trained for; lower --noise-level"
+    if settings.sampler.noise_level > model.noise_levels:
+        raise UsageError(
+            f"noise_level = {settings.sampler.noise_level} exceeds the {model.noise_levels} levels that denoiser and "
+            "regressor were trained for; lower --noise-level"
         )
-    if settings.horizon_days is not None and inputs.growth is None:
-        raise InputError("--horizon-days needs --growth growth.h5 (`tumorcast fit`); or give --relative-change")
+    if settings.horizon_days is None:
+        return
+    if inputs.growth is None:
+        raise UsageError("--horizon-days needs --growth growth.h5 (`tumorcast fit`); or give --relative-change")
+    if not cohort.dated:
+        raise InputError(
+            f"{inputs.cohort}: its scans have no dates, so {settings.horizon_days:g} days ahead means nothing; "
+            "prepare it with --clinical, or give --relative-change"
+        )
 
 
 def _provenance(inputs: ForecastInputs, cohort: Cohort, model: ModelSet, settings: ForecastSettings) -> dict[str, Any]:
@@ -94,6 +103,7 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, model: ModelSet, setting
         "model_sha256": model.sha256,
         "contrasts": list(model.info.contrasts),
         "engine": "torch",
+        "judge": str(model.judge),
         "device": inputs.device,
     }
 
@@ -110,30 +120,38 @@ class _Run:
     report: Callable[[UnitsDone], None]
 
     def __post_init__(self) -> None:
+        """Nothing is done yet."""
         self.finished: list[tuple[PatientForecast, dict[str, Path]]] = []
+        self.done, self.total = 0, 0
 
     def all_patients(self) -> list[PatientOutcome]:
-        plans = {pid: plan_units(self.cohort, pid, self.settings) for pid in self.cohort.patient_ids()}
-        total, done = sum(map(len, plans.values())), 0
-        outcomes = []
-        for patient_id, units in plans.items():
-            outcomes.append(self._patient(patient_id, units, done, total))
-            done += len(units)
-            self.report(UnitsDone(done, total))
-        return outcomes
+        """Forecast every patient; a patient never stops a cohort, but a full disk does."""
+        ids = self.cohort.patient_ids()
+        self.total = sum(len(plan_units(self.cohort, patient_id, self.settings)) for patient_id in ids)
+        return [self._attempt(patient_id) for patient_id in ids]
 
-    def _patient(self, patient_id: str, units: list[Unit], done: int, total: int) -> PatientOutcome:
-        if not units:
-            return PatientOutcome(patient_id, PatientStatus.SKIPPED, "the last scan has no slice with tumour")
+    def _attempt(self, patient_id: str) -> PatientOutcome:
         try:
-            last = self.cohort.sessions(patient_id)[-1]
-            targets = self._targets(patient_id, last.day)
-            for k, unit in enumerate(units):
-                self._unit(unit, targets)
-                self.report(UnitsDone(done + k + 1, total))
-        except Exception as fault:  # a patient never stops a cohort: whatever failed is told and counted
+            return self._patient(patient_id)
+        except (StorageError, StoppedError):
+            raise
+        except TumorcastError as fault:
+            reason = str(fault)
+        except Exception as fault:  # whatever it was: it is told, counted, and the others go on
             log.debug("%s", traceback.format_exc())
-            return PatientOutcome(patient_id, PatientStatus.FAILED, " ".join(f"{fault}".split()))
+            reason = f"{type(fault).__name__}: {fault}"
+        return PatientOutcome(patient_id, PatientStatus.FAILED, " ".join(reason.split()))
+
+    def _patient(self, patient_id: str) -> PatientOutcome:
+        units = plan_units(self.cohort, patient_id, self.settings)
+        if not units:
+            return PatientOutcome(patient_id, PatientStatus.SKIPPED, "the last scan has no slice with a tumour mask")
+        last = self.cohort.sessions(patient_id)[-1]
+        targets = self._targets(patient_id, last.day)
+        for unit in units:
+            self._unit(unit, targets)
+            self.done += 1
+            self.report(UnitsDone(self.done, self.total))
         horizon = self.settings.horizon_days
         summary = PatientForecast(
             patient_id=patient_id,

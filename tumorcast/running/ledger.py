@@ -13,8 +13,9 @@ from typing import Any
 
 from tumorcast.archive.maps import archive_provenance, shard_provenance
 from tumorcast.durable import written_whole
-from tumorcast.errors import UsageError
+from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
+from tumorcast.provenance import refuse_other
 
 
 class PatientStatus(StrEnum):
@@ -49,42 +50,42 @@ class Ledger:
     @property
     def status_path(self) -> Path:
         """The table of outcomes."""
-        return self.archive.with_suffix(".status.tsv")
+        return self.archive.with_name(self.archive.name.removesuffix(".h5") + ".status.tsv")
 
     def shard(self, unit: Unit) -> Path:
         """Where the shard of this unit stands."""
         return self.folder / unit.patient_id / f"{unit.name}.h5"
 
-    def is_complete(self) -> bool:
-        """Whether the archive of this very run stands and nothing of it is left to do."""
-        return not self.folder.exists() and archive_provenance(self.archive) == self.provenance
+    def completed(self) -> list[PatientOutcome] | None:
+        """How each patient fared, if the archive of this very run stands and no patient is left to do."""
+        found = archive_provenance(self.archive)
+        if found is None or not self.status_path.exists() or not self._is_of_this_run(found):
+            return None
+        outcomes = self._read_outcomes()
+        return None if any(outcome.status is PatientStatus.FAILED for outcome in outcomes) else outcomes
 
     def open(self) -> None:
         """Begin the run, or go on with it. Raises UsageError if another run's results or shards stand there."""
-        if self.archive.exists() and archive_provenance(self.archive) != self.provenance:
-            raise UsageError(
-                f"{self.archive}: already there, and not made by this version with these settings and inputs; "
-                "give another --out, or remove it"
-            )
+        if self.archive.exists():
+            refuse_other(self.archive, archive_provenance(self.archive) or {}, self.provenance)
         path = self.folder / "run.json"
         if not path.exists():
             with written_whole(path) as temporary:
                 temporary.write_text(json.dumps(self.provenance, indent=2, sort_keys=True), encoding="utf-8")
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in self.provenance.items():
-            if found.get(key) != value:
-                raise UsageError(
-                    f"{self.folder}: an unfinished run there has {key} = {found.get(key)!r}, this one has {value!r}; "
-                    "start it with the same settings to resume it, remove the folder, or give another --out"
-                )
+        try:
+            refuse_other(self.folder, json.loads(path.read_text(encoding="utf-8")), self.provenance)
+        except ValueError:
+            raise InputError(f"{path}: not the record of a run; remove {self.folder}, or give another --out") from None
+
+    def _is_of_this_run(self, found: dict[str, Any]) -> bool:
+        return all(found.get(key) == value for key, value in self.provenance.items())
 
     def is_done(self, unit: Unit) -> bool:
         """Whether the unit's shard stands, whole, and was made by this run."""
         return shard_provenance(self.shard(unit)) == self.provenance
 
-    def read_outcomes(self) -> list[PatientOutcome]:
-        """How each patient fared, from the table."""
+    def _read_outcomes(self) -> list[PatientOutcome]:
         rows = self.status_path.read_text(encoding="utf-8").splitlines()[1:]
         return [PatientOutcome(pid, PatientStatus(status), why) for pid, status, why in (r.split("\t") for r in rows)]
 
@@ -96,8 +97,9 @@ class Ledger:
 
     def remove_shards(self) -> None:
         """Remove this run's shards once they are merged; a file that is not ours stays, with its folder."""
-        for path in [*self.folder.glob("*/*.h5"), self.folder / "run.json"]:
-            path.unlink()
+        for pattern in ("*/*.h5", "*/.*.partial", ".*.partial", "run.json"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
         for folder in [*self.folder.iterdir(), self.folder]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

@@ -21,7 +21,7 @@ def batch_loss(
     noised = add_noise(batch.images, noise, t)
     match kind:
         case NetworkKind.DENOISER:
-            return functional.mse_loss(module(noised, t, batch.classes).float(), noise)
+            return functional.mse_loss(module(noised, t, batch.classes)[:, : noise.shape[1]].float(), noise)
         case NetworkKind.ATTENTION_POOL_REGRESSOR:
             return functional.mse_loss(module(noised, t, batch.brain).float(), batch.fraction)
         case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,12 +29,13 @@ class RunInfo:
     architecture: Architecture
     contrasts: tuple[str, ...]
     noise_levels: int
-    pixel_mm: float
     provenance: dict[str, Any]
 
-    def to_json(self) -> str:
-        """The text of run.json."""
+    def to_json(self, commit: str | None) -> str:
+        """The text of run.json; the commit of the code is told where it is known."""
         record = asdict(self) | {"architecture": self.architecture.model_dump()}
+        if commit is not None:
+            record["commit"] = commit
         return json.dumps(record, indent=2) + "\n"
 
 
@@ -58,13 +58,14 @@ def default_architecture(kind: NetworkKind, *, image_size: int, contrasts: int) 
                 **common, out_channels=contrasts, channel_mult=mult, attention_resolutions=(8,), classes=2
             )
         case NetworkKind.ATTENTION_POOL_REGRESSOR:
-            mult = (1, 2, 3, 4) if image_size <= 64 else (1, 1, 2, 3, 4)
+            small = image_size <= 64
             return Architecture(
                 **common,
                 out_channels=1,
-                channel_mult=mult,
-                attention_resolutions=(16, 8),
-                head_channels=64 if image_size > 64 else 32,
+                channel_mult=(1, 2, 3, 4) if small else (1, 1, 2, 2, 4, 4),  # at 256 px this is the paper's
+                res_blocks=2 if small else 4,
+                attention_resolutions=(16, 8) if small else (32, 16, 8),
+                head_channels=32 if small else 64,
                 scale_shift_norm=True,
                 resblock_updown=True,
             )
@@ -105,16 +106,15 @@ def read_run_info(run: Path) -> RunInfo:
             architecture=Architecture.of(record["architecture"], str(path)),
             contrasts=tuple(record["contrasts"]),
             noise_levels=int(record["noise_levels"]),
-            pixel_mm=float(record["pixel_mm"]),
             provenance=dict(record["provenance"]),
         )
     except OSError:
         raise InputError(f"{path}: not found; --model takes a folder made by `tumorcast train`") from None
     except (ValueError, KeyError, TypeError) as fault:
-        raise InputError(f"{path}: not a run of this version of tumorcast ({fault!r})") from None
+        raise InputError(f"{path}: not a run of this version of tumorcast ({fault!r}); train it again") from None
 
 
-def load_network(run: Path, device: str = "cpu") -> TrainedNetwork:
+def load_network(run: Path) -> TrainedNetwork:
     """The network in folder `run`, in float32 and ready to use. Raises InputError if its files do not fit together."""
     info = read_run_info(run)
     module = build(info.kind, info.architecture)
@@ -123,6 +123,8 @@ def load_network(run: Path, device: str = "cpu") -> TrainedNetwork:
         state: dict[str, Tensor] = load_file(path)
         module.load_state_dict({name: value.float() for name, value in state.items()})
     except (OSError, SafetensorError, RuntimeError) as fault:
-        raise InputError(f"{path}: does not hold the network that {RUN_FILE} describes ({fault})") from None
-    module.to(torch.device(device)).eval().requires_grad_(False)
+        raise InputError(
+            f"{path}: does not hold the network that {RUN_FILE} describes ({fault}); copy it whole, or train again"
+        ) from None
+    module.eval().requires_grad_(False)
     return TrainedNetwork(info, module, run)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from tumorcast.config import TrainSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError
+from tumorcast.records import Session
 
 AIR = -1.0
 
@@ -50,15 +51,17 @@ class Batch:
 
 def read_slices(cohort: Cohort) -> SliceSet:
     """Every slice of the cohort. Raises InputError if none bears tumour."""
-    sessions = [cohort.session(pid, info.id) for pid in cohort.patient_ids() for info in cohort.sessions(pid)]
-    slices = SliceSet(
-        np.concatenate([session.images.astype(np.float16) for session in sessions]),
-        np.concatenate([session.labels > 0 for session in sessions]),
-        np.concatenate([session.brain for session in sessions]),
-    )
+    parts = [_compact(cohort.session(pid, info.id)) for pid in cohort.patient_ids() for info in cohort.sessions(pid)]
+    images, tumour, brain = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    slices = SliceSet(images, tumour, brain)
     if not slices.with_tumour.any():
         raise InputError(f"{cohort.path}: no slice bears tumour, so nothing can be learned; prepare it with its masks")
     return slices
+
+
+def _compact(session: Session) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Images, tumour and brain of a session; halved at once, so that a large cohort never stands in full."""
+    return session.images.astype(np.float16), session.labels > 0, session.brain
 
 
 def draw_batch(slices: SliceSet, settings: TrainSettings, generator: torch.Generator) -> Batch:

@@ -9,17 +9,19 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tumorcast.config import Architecture, NetworkKind, TrainSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, UsageError
+from tumorcast.provenance import commit, refuse_other
 from tumorcast.training.checkpoint import TrainingState, load_checkpoint, save_tensors
 from tumorcast.training.curve import draw_loss_curve
 from tumorcast.training.losses import batch_loss
@@ -45,23 +47,24 @@ def train(
     out: Path,
     settings: TrainSettings,
     *,
-    architecture: Architecture | None = None,
+    architecture: Mapping[str, Any] | None = None,
     until: int | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> RunInfo:
     """Train a network of this kind into folder `out`, resuming what is there.
 
+    architecture: what differs from the default one of this kind, by key.
     until: stop after this step of `settings.steps` (a later call goes on). Raises UsageError if `out` holds a run with
     other settings, InputError if the cohort or the checkpoint cannot be used.
     """
     with Cohort.open(cohort_path) as cohort:
-        info = _describe(kind, cohort, settings, architecture)
+        info = _describe(kind, cohort, settings, architecture or {})
         slices = read_slices(cohort)
     torch.manual_seed(settings.seed)
     state = TrainingState.fresh(build(kind, info.architecture), settings.learning_rate, settings.weight_decay)
     losses = _resume(out, info, state)
     started = time.monotonic()
-    while state.step < min(settings.steps, until or settings.steps):
+    while state.step < min(settings.steps, settings.steps if until is None else until):
         losses.append(_advance(kind, state, slices, settings))
         report(Progress(state.step, settings.steps, losses[-1]))
         if state.step % settings.checkpoint_every == 0:
@@ -71,21 +74,22 @@ def train(
     return info
 
 
-def _describe(kind: NetworkKind, cohort: Cohort, settings: TrainSettings, architecture: Architecture | None) -> RunInfo:
+def _describe(kind: NetworkKind, cohort: Cohort, settings: TrainSettings, changes: Mapping[str, Any]) -> RunInfo:
     contrasts = tuple(str(contrast) for contrast in cohort.contrasts)
-    arch = architecture or default_architecture(kind, image_size=cohort.image_size, contrasts=len(contrasts))
+    default = default_architecture(kind, image_size=cohort.image_size, contrasts=len(contrasts))
+    arch = Architecture.of(default.model_dump() | dict(changes), "architecture")
     if (arch.image_size, arch.in_channels) != (cohort.image_size, len(contrasts)):
         raise UsageError(
             f"{cohort.path}: images of {len(contrasts)} contrasts at {cohort.image_size} px; the architecture takes "
             f"{arch.in_channels} at {arch.image_size} px: change it, or prepare the cohort again"
         )
     provenance = {"version": VERSION, "cohort_sha256": cohort.sha256, "settings": settings.model_dump(mode="json")}
-    return RunInfo(kind, arch, contrasts, settings.noise_levels, cohort.pixel_mm, provenance)
+    return RunInfo(kind, arch, contrasts, settings.noise_levels, provenance)
 
 
 def _advance(kind: NetworkKind, state: TrainingState, slices: SliceSet, settings: TrainSettings) -> float:
     """One step; returns its loss."""
-    generator = torch.Generator().manual_seed((settings.seed << 32) + state.step)
+    generator = batch_generator(settings.seed, state.step)
     batch = draw_batch(slices, settings, generator)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings)
@@ -98,6 +102,11 @@ def _advance(kind: NetworkKind, state: TrainingState, slices: SliceSet, settings
     state.update_average(settings.ema_decay)
     state.step += 1
     return float(loss.detach())
+
+
+def batch_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step. A generator keeps 32 bits of its seed: seed and step are mixed into so many."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -116,41 +125,20 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 def _resume(out: Path, info: RunInfo, state: TrainingState) -> list[float]:
     """Bring `state` to where the run in `out` stands; returns the losses so far."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(f"{out}: cannot be made ({fault}); give --out a folder that can be written") from None
-    if not (out / CHECKPOINT_FILE).exists():
-        with written_whole(out / RUN_FILE) as temporary:
-            temporary.write_text(info.to_json(), encoding="utf-8")
+    run, checkpoint = out / RUN_FILE, out / CHECKPOINT_FILE
+    if not run.exists():
+        with written_whole(run) as temporary:
+            temporary.write_text(info.to_json(commit()), encoding="utf-8")
         return []
-    _refuse_other(out / RUN_FILE, json.loads(info.to_json()))
-    load_checkpoint(out / CHECKPOINT_FILE, state)
-    with (out / LOSSES_FILE).open(newline="", encoding="utf-8") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)][: state.step]
-
-
-def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
-    """Raise UsageError if the run on disk is not the one that is wanted, naming the first difference."""
-    found = _flat(json.loads(path.read_text(encoding="utf-8")))
-    for key, value in _flat(wanted).items():
-        if key not in ("provenance.version", "provenance.machine") and found.get(key) != value:
-            raise UsageError(
-                f"{path}: the run there has {key} = {found.get(key)!r}, this one {value!r}; "
-                "give the same settings to resume it, or another --out"
-            )
-
-
-def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots.
-
-    >>> _flat({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+    try:
+        refuse_other(run, json.loads(run.read_text(encoding="utf-8")), json.loads(info.to_json(None)))
+        if not checkpoint.exists() and not (out / WEIGHTS_FILE).exists():
+            return []
+        load_checkpoint(checkpoint, state)
+        with (out / LOSSES_FILE).open(newline="", encoding="utf-8") as file:
+            return [float(row["loss"]) for row in csv.DictReader(file)][: state.step]
+    except (OSError, ValueError, KeyError) as fault:
+        raise InputError(f"{out}: the run there cannot be resumed ({fault}); give another --out") from None
 
 
 def _save(out: Path, info: RunInfo, state: TrainingState, losses: list[float]) -> None:

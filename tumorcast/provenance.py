@@ -1,0 +1,50 @@
+"""What a result was made of, as a nested record, and the refusal of another one by name."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tumorcast.errors import UsageError
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of the code that runs, with "+" where the tree has changes; None outside a checkout."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
+
+
+def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots.
+
+    >>> flat({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def refuse_other(place: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise UsageError if what stands at `place` was made of something else, naming the first difference.
+
+    Only keys of `wanted` are compared; `found` may tell more, as the commit.
+    """
+    there = flat(found)
+    for key, value in flat(wanted).items():
+        if there.get(key) != value:
+            raise UsageError(
+                f"{place}: {key} = {there.get(key)!r} there, but {value!r} now; "
+                "start it with the same settings and inputs, or give another --out"
+            )
