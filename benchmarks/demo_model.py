@@ -4,7 +4,7 @@ For each pair of successive scans whose tumour grew by at least a tenth in the s
 an ensemble aims at the true later area. Judged: the size reached (by the segmenter, which does not guide), the outline,
 the map of new tumour against maps that need no diffusion, and what happened to the rest of the image.
 
-    benchmarks/demo_model.py COHORT.h5 --model tumorcast/models/demo64 --out result.json [--pairs 20] [--gain 0.5 …]
+    benchmarks/demo_model.py COHORT.h5 --model tumorcast/models/demo64 --out result.json [--pairs 20] [--set gain=0.5 steps=25 …]
 """
 
 import argparse
