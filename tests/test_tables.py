@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tumorcast.errors import InputError
 from tumorcast.records import RadiotherapyCourse
-from tumorcast.tables import RADIOTHERAPY_DAYS, Row, radiotherapy_course, read_table
+from tumorcast.tables import RADIOTHERAPY_DAYS, Row, radiotherapy_course, read_table, treatment_of
 
 DAYS = st.floats(-1e6, 1e6)
 
@@ -66,6 +66,17 @@ def test_faults_of_the_file(tmp_path: Path, content: str | bytes, message: str) 
 def test_the_caller_may_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found 'id'; choose another, with columns"):
         read_table(table(tmp_path, "id\nA\n"), ("day",), remedy="choose another")
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".TSV"])
+def test_a_tsv_is_separated_by_tabs(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table{suffix}"
+    path.write_text("id\tday\tnote\nA\t\t1,5\n")
+    (only,) = read_table(path, ("id", "day"))
+    assert only.cells == {"id": "A", "day": "", "note": "1,5"}
+    path.write_text("id,day\nA,1\n")
+    with pytest.raises(InputError, match="found 'id,day'; add it, with columns separated by tabs"):
+        read_table(path, ("id", "day"))
 
 
 @pytest.mark.parametrize("name", ["absent.csv", "."])
@@ -129,3 +140,24 @@ def test_a_course_that_ends_before_it_starts() -> None:
         InputError, match="line 7: radiotherapy ends on day 28, before its start on day 70; correct one"
     ):
         radiotherapy_course(row(a="70", b="28"), "a", "b")
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), max_size=6), st.randoms())
+def test_courses_that_follow_each_other_come_in_order_and_once(pairs: list, random) -> None:
+    courses, end = [], 0.0
+    for gap, length in pairs:
+        courses.append(RadiotherapyCourse(end + gap, end + gap + length))
+        end = courses[-1].end_days  # as rounded
+    shuffled = courses * 2
+    random.shuffle(shuffled)
+    found = treatment_of(shuffled, "a.csv: patient A").radiotherapy
+    assert set(found) == set(courses)
+    assert [one.start_days for one in found] == sorted(one.start_days for one in set(courses))
+
+
+def test_courses_that_overlap() -> None:
+    with pytest.raises(InputError) as fault:
+        treatment_of([RadiotherapyCourse(29.0, 70.0), RadiotherapyCourse(28.0, 70.0)], "a.csv: patient A")
+    assert str(fault.value) == (
+        "a.csv: patient A has radiotherapy from day 28 to 70 and from day 29, which overlap; give one date per course"
+    )

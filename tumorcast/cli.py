@@ -146,7 +146,9 @@ def fit(
     )
     patients, failed = _size_series(source, size_column)
     if not patients:
-        raise InputError(f"{source}: no patient with a known {size_column}; give scans with masks, or another size")
+        raise InputError(
+            f"{source}: no patient with a known {size_column}; give scans with masks, or another --size-column"
+        )
     with _progress("patients", "nothing was written; start it again") as tell:
         counter = count(1)
         fits = fit_cohort(patients, settings, lambda _: tell(next(counter), len(patients)))

@@ -62,7 +62,7 @@ class Session:
     area_mm2, brain_mm2: (S,) float64, tumour and brain area of the slice in the source's own pixels.
     source_slice: (S,) int64, index along the third axis of the canonically oriented (LPS) volume.
     affine: (4, 4) float64, voxel (column, row, source_slice) of the prepared grid to world, RAS mm, as in NIfTI.
-    volume_mm3: tumour volume over the whole source, not the chosen slices alone; NaN without a mask.
+    volume_mm3: tumour volume over the whole source, not the chosen slices alone; NaN without a mask or for single slices.
     source: where it came from: file names without folders, SHA-256 sums, grid (size, spacing, origin, direction in
         SimpleITK's LPS convention), intensity windows.
     """
@@ -80,11 +80,6 @@ class Session:
     affine: FloatArray
     volume_mm3: float
     source: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def brain_fraction(self) -> FloatArray:
-        """(S,) tumour area over brain area: the size that regressors learn and guidance aims at."""
-        return self.area_mm2 / self.brain_mm2
 
 
 class FitStatus(StrEnum):

@@ -58,6 +58,13 @@ def test_otsu_splits_two_peaks() -> None:
     assert 13 < otsu(volume) < 41
 
 
+@pytest.mark.parametrize("background", [0.0, 100.0])
+def test_otsu_splits_off_a_few_voxels_from_one_value(background: float) -> None:
+    volume = np.full(2000, background)
+    volume[:3] = 400.0
+    assert background < otsu(volume) < 400.0
+
+
 @given(st.lists(st.integers(0, 4096), min_size=2, max_size=60), st.floats(0.01, 100), st.floats(-50, 50))
 def test_scaling_does_not_depend_on_gain_and_offset(values: list[int], gain: float, offset: float) -> None:
     volume = np.array(values, np.float64)

@@ -60,6 +60,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.brain, first.brain[1])
         np.testing.assert_array_equal(one.affine, first.affine)
         assert (one.area_mm2, one.brain_mm2, one.source_slice) == (200.0, 9000.0, 4)
+        assert one.brain_fraction == 200.0 / 9000.0
 
 
 def test_a_scan_without_slices(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_sizes_follow_one_slice_of_the_patient(tmp_path: Path) -> None:
         make_session("A", "s1", 0.0, {10: 60.0}),  # slice 11 bears less than the least area
         make_session("A", "s2", 30.0, {10: 900.0, 11: 70.0}),
         make_session("A", "s4", 120.0, {}),
-        make_session("A", "s0", -9.0, {11: 5.0}, volume_mm3=float("nan")),
+        make_session("A", "s0", -9.0, {11: float("nan")}),  # without a mask
     )
     days = [0.0, 30.0, 90.0, 120.0]
     assert series(path, SizeMeasure.AREA_MM2) == (days, [0.0, 70.0, 500.0, 0.0])
@@ -105,6 +106,26 @@ def test_scans_on_different_grids_have_no_common_slice(tmp_path: Path) -> None:
 def test_a_patient_without_tumour_has_sizes_of_zero(tmp_path: Path) -> None:
     path = write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 0.0}), make_session("A", "s2", 5.0, {}))
     assert series(path, SizeMeasure.AREA_MM2) == ([0.0, 5.0], [0.0, 0.0])
+
+
+def test_single_slices_have_areas_and_no_volume(tmp_path: Path) -> None:
+    nan = float("nan")
+    path = write(
+        tmp_path / "c.h5",
+        make_session("A", "s1", 0.0, {3: 60.0, 4: 90.0}, volume_mm3=nan),
+        make_session("A", "s2", 5.0, {}, volume_mm3=nan, source={"slice_area_mm2": [None, None, None, None, 2.0]}),
+        make_session("A", "s3", 9.0, {}, volume_mm3=nan, source={"slice_area_mm2": [None] * 5}),  # without a mask
+    )
+    assert series(path, SizeMeasure.VOLUME_MM3) == ([], [])
+    assert series(path, SizeMeasure.AREA_MM2) == ([0.0, 5.0], [90.0, 2.0])
+
+
+@pytest.mark.parametrize(("config", "dated"), [({}, True), ({"dated": True}, True), ({"dated": False}, False)])
+def test_a_file_says_whether_its_days_are_days(tmp_path: Path, config: dict, dated: bool) -> None:
+    path = tmp_path / "c.h5"
+    write_cohort(path, [make_session("A", "s", 0.0, {})], {}, image_size=SIZE, contrasts=CONTRASTS, config=config)
+    with Cohort.open(path) as cohort:
+        assert cohort.dated is dated
 
 
 def test_same_content_same_hash(tmp_path: Path) -> None:
@@ -160,8 +181,8 @@ def test_files_that_are_no_cohort(tmp_path: Path) -> None:
     for name, message in (
         ("none.h5", "no such file"),
         ("text.h5", "not a readable HDF5"),
-        ("other.h5", "not a cohort"),
-        ("newer.h5", "found tumorcast-cohort 99"),
+        ("other.h5", "not a cohort.*; make it with tumorcast prepare"),
+        ("newer.h5", "found tumorcast-cohort 99.*; make it with tumorcast prepare"),
     ):
         with pytest.raises(InputError, match=f"{name}: .*{message}"):
             Cohort.open(tmp_path / name)

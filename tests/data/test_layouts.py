@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tumorcast.data.clinical import date_sessions, read_clinical
-from tumorcast.data.layouts import Layout, SlicedSession, find_sessions, ordinal_days_used
+from tumorcast.data.layouts import Layout, SlicedSession, find_sessions
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, RadiotherapyCourse
 
@@ -38,7 +38,7 @@ def test_brats_timepoints_belong_to_one_patient_and_count_up(tmp_path: Path) -> 
     sessions = find_sessions(tmp_path)
     assert names(sessions) == [("BraTS-GLI-00001", "000"), ("BraTS-GLI-00001", "001"), ("BraTS-GLI-00002", "000")]
     assert [session.day for session in sessions] == [0.0, 1.0, 0.0]
-    assert ordinal_days_used(sessions)
+    assert date_sessions(sessions, None).undated == {"BraTS-GLI-00001"}
     assert list(sessions[0].images) == list(Contrast)
     assert sessions[0].mask is not None
 
@@ -118,6 +118,12 @@ def test_table_finds_files_by_convention(tmp_path: Path) -> None:
     assert session.images == {Contrast.T1C: path}
 
 
+def test_a_table_separated_by_tabs(tmp_path: Path) -> None:
+    path = table(tmp_path / "my.tsv", "patient\tsession\tday\tt1c\nA\ts1\t-3\tscans/a.nii.gz\n")
+    (session,) = find_sessions(path)
+    assert (session.day, session.images) == (-3.0, {Contrast.T1C: tmp_path / "scans/a.nii.gz"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -159,7 +165,7 @@ def test_two_layouts_fit(tmp_path: Path) -> None:
 
 
 def test_source_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder; give the folder that holds"):
         find_sessions(tmp_path / "nowhere")
 
 
@@ -185,6 +191,53 @@ def test_a_scan_the_clinical_table_forgets_is_refused(tmp_path: Path) -> None:
     assert "add its row" in date_sessions(find_sessions(tmp_path), clinical).refused["P1", "001"]
 
 
+def dated(folder: Path, scans: tuple[str, ...], rows: str):
+    """What a clinical table of `rows` makes of `scans`."""
+    for scan in scans:
+        brats(folder, scan)
+    clinical = table(folder / "clinical.csv", f"patient_id,session_id,day\n{rows}")
+    return date_sessions(find_sessions(folder), read_clinical(clinical))
+
+
+def test_a_day_without_a_session_is_that_of_the_only_scan(tmp_path: Path) -> None:
+    scans = ("P1-000", "P2-000", "P3-000", "P3-001")
+    found = dated(tmp_path, scans, "P1,,7\nP1,,7\nP2,,8\nP2,000,8\nP3,000,3\nP3,001,4\nP9,,1\n")
+    assert [(one.patient_id, one.day) for one in found.sessions] == [("P1", 7.0), ("P2", 8.0), ("P3", 3.0), ("P3", 4.0)]
+    assert found.refused == {}
+
+
+def test_a_day_without_a_session_may_not_be_that_of_several_scans(tmp_path: Path) -> None:
+    found = dated(tmp_path, ("P1-000", "P1-001", "P2-000"), "P1,000,5\nP1,001,6\nP1,,7\nP2,000,8\n")
+    assert set(found.refused) == {("P1", "000"), ("P1", "001")}
+    reason = "clinical.csv, line 4: a day without session_id, but P1 has 2 scans; name the scan's session_id"
+    assert all(refusal.endswith(reason) for refusal in found.refused.values())
+    assert not found.undated
+
+
+@pytest.mark.parametrize("rows", ["P1,000,5\nP1,,7\n", "P1,,5\nP1,,7\n"])
+def test_two_days_of_the_only_scan_are_refused(tmp_path: Path, rows: str) -> None:
+    (reason,) = dated(tmp_path, ("P1-000",), rows).refused.values()
+    assert reason.endswith("line 3: the only scan of P1 is on day 7 here and 5 in another row; keep one")
+
+
+@pytest.mark.parametrize(
+    ("scans", "rows", "undated"),
+    [
+        (("P1-000", "P1-001", "P2-000"), "", {"P1"}),
+        (("P1-000", "P1-001", "P2-000", "P2-001"), "P1,000,0\nP1,001,1\n", {"P2"}),
+        (("P1-000", "P1-001"), "P1,000,0\nP1,001,1\n", set()),
+        (("P1-000", "P2-000"), "", set()),
+    ],
+)
+def test_scans_that_are_only_counted_are_undated(tmp_path: Path, scans: tuple, rows: str, undated: set) -> None:
+    assert dated(tmp_path, scans, rows).undated == undated
+
+
+def test_days_of_a_table_are_dates_even_where_they_count_up(tmp_path: Path) -> None:
+    table(tmp_path / "sessions.csv", "patient,session,day\nA,s1,0\nA,s2,1\n")
+    assert date_sessions(find_sessions(tmp_path), None).undated == frozenset()
+
+
 def test_two_sessions_on_one_day_are_both_refused_and_others_go_on(tmp_path: Path) -> None:
     table(tmp_path / "sessions.csv", "patient,session,day\nA,s1,3\nA,s2,3\nA,s3,9\nB,s1,3\n")
     refused = date_sessions(find_sessions(tmp_path), None).refused
@@ -198,6 +251,10 @@ def test_two_sessions_on_one_day_are_both_refused_and_others_go_on(tmp_path: Pat
         (
             "patient_id,rt_start_day,rt_end_day\nP,50,20\n",
             "line 2: radiotherapy ends on day 20, before its start on day 50",
+        ),
+        (
+            "patient_id,rt_start_day,rt_end_day\nP,50,90\nP,60,\n",
+            "clinical.csv: patient P has radiotherapy from day 50 to 90 and from day 60, which overlap; give one date",
         ),
         ("patient_id,session_id,day\nP,0,1\nP,0,2\n", "line 3: session 0 is on day 2 here and 1 above"),
         ("patient_id,day,rt_start_day,rt_start_day\nP,1,2,3\n", "column 'rt_start_day' stands twice"),

@@ -1,5 +1,7 @@
 """From folders of scans to a cohort file: what is kept, what fails alone, what real data give."""
 
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tumorcast.data import prepare
 from tumorcast.data.brain import BrainMask
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.geometry import Grid, Interpolation, to_source_grid
@@ -19,8 +22,8 @@ from tumorcast.data.prepare import (
     prepare_cohort,
     prepare_session,
 )
-from tumorcast.errors import InputError, UsageError
-from tumorcast.records import Contrast, RadiotherapyCourse, Session
+from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
+from tumorcast.records import Contrast, RadiotherapyCourse, Session, SourceSession
 
 SMALL = PrepareSettings(min_tumour_mm2=5.0)
 EXACT = PrepareSettings(image_size=256, slices=SliceChoice.ALL)
@@ -108,6 +111,37 @@ def test_prepared_tumour_keeps_its_area(tmp_path: Path, scan: Callable, image_si
     assert np.abs(areas - session.area_mm2).max() <= pixel_mm2 / 2
 
 
+@pytest.mark.parametrize("choice", list(SliceChoice))
+@pytest.mark.parametrize("pixels", [1, 6])
+def test_a_tumour_far_below_a_pixel_keeps_one(
+    tmp_path: Path, scan: Callable, make_phantom: Callable, choice: SliceChoice, pixels: int
+) -> None:
+    labels = np.zeros_like(make_phantom("seg"))
+    labels[2, 18, 18 : 18 + pixels] = 3  # of 16 that a pixel at 64 covers
+    scan(tmp_path, "P1", seg=labels)
+    session = prepared(tmp_path, PrepareSettings(image_size=64, slices=choice, min_tumour_mm2=1.0))
+    assert session.area_mm2.max() == pixels
+    np.testing.assert_array_equal((session.labels == 3).sum(axis=(1, 2)), session.area_mm2 > 0)
+
+
+def test_a_tumour_beyond_the_field_of_view_is_no_slice(tmp_path: Path, save_nifti: Callable) -> None:
+    wide = np.zeros((2, 40, 300), np.int16)
+    wide[:, 5:35, 5:295] = np.arange(290)
+    mask = np.zeros(wide.shape, np.uint8)
+    mask[0, 10:30, 6:20] = 1  # the field of view covers columns 22 to 278
+    mask[1, 10:30, 6:23] = 1
+    save_nifti(tmp_path / "scans/P1-t1c.nii.gz", wide)
+    save_nifti(tmp_path / "scans/P1-seg.nii.gz", mask)
+    session = prepared(tmp_path / "scans", PrepareSettings(image_size=64))
+    assert session.source_slice.tolist() == [1]
+    assert session.labels.any()
+    assert prepared(tmp_path / "scans", PrepareSettings(slices=SliceChoice.LARGEST)).source_slice.tolist() == [1]
+    mask[1] = 0
+    save_nifti(tmp_path / "scans/P1-seg.nii.gz", mask)
+    with pytest.raises(InputError, match="no slice with 50 mm² of tumour shows it, and brain, in the field of view"):
+        prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", PrepareSettings())
+
+
 def test_volume_counts_the_distance_of_slices(tmp_path: Path, make_phantom: Callable, save_nifti: Callable) -> None:
     for kind in ("t1c", "seg"):
         thick = sitk.GetImageFromArray(make_phantom(kind))
@@ -169,6 +203,74 @@ def test_one_bad_scan_does_not_stop_the_cohort(tmp_path: Path, scan: Callable, m
         assert cohort.patient_ids() == ["P1"]
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (RuntimeError("ITK\n  ERROR: orientation"), "RuntimeError: ITK ERROR: orientation"),
+        (ValueError("All-NaN slice"), "ValueError: All-NaN slice"),
+        (MemoryError("8 GiB"), "MemoryError: 8 GiB"),
+        (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error"),
+    ],
+)
+def test_a_fault_that_was_not_foreseen_costs_one_scan(
+    *,
+    tmp_path: Path,
+    scan: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: Exception,
+    reason: str,
+) -> None:
+    def fragile(source: SourceSession, settings: PrepareSettings) -> Session:
+        if source.patient_id == "P2":
+            raise fault
+        return prepare_session(source, settings)
+
+    for name in ("P1", "P2", "P3"):
+        scan(tmp_path / "scans", name)
+    monkeypatch.setattr(prepare, "prepare_session", fragile)
+    with caplog.at_level(logging.DEBUG, logger=prepare.__name__):
+        report = prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
+    assert fates(report) == [("P1/000", "ok"), ("P2/000", "failed"), ("P3/000", "ok")]
+    assert report.outcomes[1].reason == reason
+    (record,) = [one for one in caplog.records if "Traceback" in one.getMessage()]
+    assert record.levelno == logging.DEBUG
+    assert "P2/000" in record.getMessage()
+
+
+def test_a_stop_is_no_fault_of_a_scan(tmp_path: Path, scan: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise StoppedError("stopped")
+
+    scan(tmp_path / "scans", "P1")
+    monkeypatch.setattr(prepare, "prepare_session", stop)
+    with pytest.raises(StoppedError):
+        prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
+
+
+def test_a_constant_volume_fails_alone(tmp_path: Path, scan: Callable, make_phantom: Callable) -> None:
+    scan(tmp_path / "scans", "P1", t1n=np.full_like(make_phantom("t1n"), 100))
+    scan(tmp_path / "scans", "P2")
+    report = prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
+    assert fates(report) == [("P1/000", "failed"), ("P2/000", "ok")]
+    assert "P1-t1n.nii.gz: every voxel is 100; export it again" in report.outcomes[0].reason
+
+
+class Deadly(PrepareSettings):
+    """Kills the process that it is sent to."""
+
+    def __reduce__(self) -> tuple:
+        return os._exit, (9,)
+
+
+def test_a_killed_process_is_told(tmp_path: Path, scan: Callable) -> None:
+    for number in range(6):
+        scan(tmp_path / "scans", f"P{number}")
+    with pytest.raises(EngineError, match="a process was killed, perhaps for want of memory; use fewer --jobs"):
+        prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", Deadly(min_tumour_mm2=5.0), jobs=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["scans"]
+
+
 def test_a_vanished_tumour_stays_a_point_of_the_growth_curve(
     tmp_path: Path, scan: Callable, make_phantom: Callable
 ) -> None:
@@ -209,6 +311,7 @@ def test_dates_and_radiotherapy(tmp_path: Path, scan: Callable) -> None:
         assert [(info.id, info.day) for info in cohort.sessions("P1")] == [("001", 10.0), ("000", 70.0)]
         assert cohort.treatment("P1").radiotherapy == (RadiotherapyCourse(30.0, 72.0),)
         assert cohort.treatment("P2").radiotherapy == ()
+        assert cohort.dated
 
 
 def test_two_sessions_on_one_day_fail_and_the_others_go_on(tmp_path: Path, scan: Callable) -> None:
@@ -228,6 +331,8 @@ def test_undated_time_points_are_warned_of(tmp_path: Path, scan: Callable) -> No
         scan(scans, name)
     (scans / "clinical.csv").touch()
     warnings = prepare_cohort(scans, tmp_path / "c.h5", SMALL).warnings
+    with Cohort.open(tmp_path / "c.h5") as cohort:
+        assert not cohort.dated
     assert len(warnings) == 2
     assert "name it with --clinical" in warnings[0]
     assert "without dates" in warnings[1]
@@ -306,6 +411,11 @@ def test_real_single_slices(shared_data: Path, tmp_path: Path) -> None:
         assert [one.n_slices for name in cohort.patient_ids() for one in cohort.sessions(name)] == [6, 11, 3]
         session = cohort.session("00044000", "000")
         assert session.source_slice.tolist() == [42, 43, 44]
+        assert np.isnan(session.volume_mm3)
+        assert cohort.dated
+        (info,) = cohort.sessions("00044000")
+        assert cohort.size_series("00044000", SizeMeasure.AREA_MM2).sizes.tolist() == [info.area_mm2.max()]
+        assert cohort.size_series("00044000", SizeMeasure.VOLUME_MM3).sizes.size == 0
         brain = session.brain[2]
         # Upright: left mirrors right, front does not mirror back
         assert np.mean(brain == brain[:, ::-1]) > np.mean(brain == brain[::-1]) + 0.02

@@ -73,6 +73,13 @@ def test_all_zero(tmp_path: Path, scan, make_phantom) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize("value", [7, -7])
+def test_one_value_everywhere(tmp_path: Path, scan, make_phantom, value: int) -> None:
+    scan(tmp_path, "P1", t1n=np.full_like(make_phantom("t1n"), value))
+    with pytest.raises(InputError, match=rf"P1-t1n.nii.gz: every voxel is {value}; export it again, or leave"):
+        read(tmp_path)
+
+
 def test_small_negative_values_become_zero_and_large_ones_are_refused(tmp_path: Path, scan, make_phantom) -> None:
     voxels = make_phantom("t1n")
     voxels[0, 0, 0] = -20
@@ -124,9 +131,19 @@ def test_a_header_of_nonsense(tmp_path: Path, save_nifti, make_phantom) -> None:
         read_image(path)
 
 
+def test_what_itk_refuses(tmp_path: Path, save_nifti, make_phantom, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: str) -> None:
+        raise RuntimeError("ITK\n  ERROR: no\n")
+
+    monkeypatch.setattr(sitk, "ReadImage", fail)
+    path = save_nifti(tmp_path / "a.nii.gz", make_phantom("t1n"))
+    with pytest.raises(InputError, match=r"cannot be read as an image \(ERROR: no\); export it again as .nii.gz"):
+        read_image(path)
+
+
 def test_file_named_but_missing(tmp_path: Path) -> None:
     (tmp_path / "sessions.csv").write_text("patient,session,day,t1c\nA,1,0,gone.nii.gz\n")
-    with pytest.raises(InputError, match=r"gone.nii.gz: cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"gone.nii.gz: cannot be read \(No such file.*\); correct the name"):
         read(tmp_path, (Contrast.T1C,), Layout.TABLE)
 
 

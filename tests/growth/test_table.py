@@ -48,6 +48,14 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     assert series.sizes.tolist() == [5.0]
 
 
+def test_a_table_separated_by_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.tsv"
+    path.write_text(f"{HEADER}A,0,5,28,\nA,9,,,\nA,20,7,,\n".replace(",", "\t"))
+    (series,) = read_sizes(path)
+    assert (series.days.tolist(), series.sizes.tolist()) == ([0.0, 20.0], [5.0, 7.0])
+    assert series.treatment.radiotherapy[0].end_days == 70.0
+
+
 def test_empty_sizes_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         (series,) = read_sizes(table(tmp_path, f"{HEADER}A,0,5,,\nA,9,,,\nB,9,,,\n"))

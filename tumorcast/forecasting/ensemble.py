@@ -29,7 +29,7 @@ def forecast_unit(
 ) -> SliceForecast:
     """Sample every member of a slice and reduce them."""
     present = cohort.slice(unit.patient_id, unit.session_id, unit.index)
-    change = targets.change_of(present.area_mm2 / present.brain_mm2)
+    change = targets.change_of(present.brain_fraction)
     members = _sample_members(unit, present, change, engine, settings)
     return _reduce(present, members, change, engine, settings)
 
@@ -51,7 +51,7 @@ def _sample_members(
                 engine,
                 present.image,
                 noise,
-                present=present.area_mm2 / present.brain_mm2,
+                present=present.brain_fraction,
                 change=change[block.start : block.stop].astype(np.float32),
                 brain=brain,
                 window=window,

@@ -16,3 +16,14 @@ fi
 "$tumorcast" train regressor "$work/cohort.h5" --out "$work/regressor" --steps 800 --seed 1 --bfloat16
 "$tumorcast" train segmenter "$work/cohort.h5" --out "$work/segmenter" --steps 600 --seed 2 --noise-levels 20 --bfloat16
 "$tumorcast" train denoiser "$work/cohort.h5" --out "$work/denoiser" --steps 3600 --seed 3 --bfloat16
+for run in regressor segmenter denoiser; do # what is shipped: the averaged weights in half precision, and what they are
+    mkdir -p "$here/$run"
+    cp "$work/$run/run.json" "$here/$run/"
+    "$here/../../../.venv/bin/python" - "$work/$run" "$here/$run" <<'PYTHON'
+import sys
+from pathlib import Path
+from safetensors.torch import load_file, save
+source, target = (Path(name) / "weights.safetensors" for name in sys.argv[1:])
+target.write_bytes(save({name: value.half() for name, value in load_file(source).items()}))
+PYTHON
+done
