@@ -4,7 +4,7 @@ For each pair of successive scans whose tumour grew by at least a tenth in the s
 an ensemble aims at the true later area. Judged: the size reached (by the segmenter, which does not guide), the outline,
 the map of new tumour against maps that need no diffusion, and what happened to the rest of the image.
 
-    benchmarks/demo_model.py COHORT.h5 --model tumorcast/models/demo64 --out result.json [--pairs 20] [--set gain=0.5 steps=25 …]
+    benchmarks/demo_model.py COHORT.h5 --model tumorcast/models/demo64 --out result.json [--set gain=0.5 …]
 """
 
 import argparse
@@ -68,7 +68,9 @@ def judge(pair: Pair, cohort: Cohort, engine: TorchEngine, settings: ForecastSet
     new, candidates = after & ~before, pair.now.brain & ~before
     distance = distance_transform_edt(~before)
     far = pair.now.brain & (distance_transform_edt(~(before | after)) > 3)
-    dilated = before | (distance <= np.quantile(distance[candidates], min(1.0, new.sum() / candidates.sum())))
+    dilated = before | pair.now.brain & (
+        distance <= np.quantile(distance[candidates], min(1.0, new.sum() / candidates.sum()))
+    )
     logit = np.log(forecast.tumour_now + 1e-3)
     wanted = pair.later.area_mm2 - pair.now.area_mm2
     return {

@@ -62,7 +62,7 @@ class Session:
     area_mm2, brain_mm2: (S,) float64, tumour and brain area of the slice in the source's own pixels.
     source_slice: (S,) int64, index along the third axis of the canonically oriented (LPS) volume.
     affine: (4, 4) float64, voxel (column, row, source_slice) of the prepared grid to world, RAS mm, as in NIfTI.
-    volume_mm3: tumour volume over the whole source, not the chosen slices alone; NaN without a mask or for single slices.
+    volume_mm3: tumour volume of the whole source, not of the chosen slices alone; NaN without a mask or for 2D slices.
     source: where it came from: file names without folders, SHA-256 sums, grid (size, spacing, origin, direction in
         SimpleITK's LPS convention), intensity windows.
     """
