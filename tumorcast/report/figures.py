@@ -11,6 +11,7 @@ from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 
 DISCLAIMER = "For research. Not a medical device."
 PREFERRED = ("t2f", "t1c", "t2w", "t1n")
+MARGIN = 2.5  # pixels round the brain
 PRESENT_COLOUR, FORECAST_COLOUR = "cyan", "orangered"
 
 Array = npt.NDArray[np.float32]
@@ -45,7 +46,7 @@ def draw_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: lis
     for axes in panels[1, :2] if len(shown) == 1 else ():
         axes.axis("off")
     figure.suptitle(_title(patient, forecast), fontsize=11)
-    figure.text(0.995, 0.004, DISCLAIMER, ha="right", fontsize=8, color="0.4")
+    figure.text(0.005, 0.004, DISCLAIMER, ha="left", fontsize=8, color="0.4")
     return figure
 
 
@@ -62,8 +63,7 @@ def _draw_image(axes: Axes, image: Array, forecast: SliceForecast, title: str) -
     axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
     _outline(axes, forecast.labels > 0, 0.5, PRESENT_COLOUR)
     _outline(axes, forecast.tumour, 0.5, FORECAST_COLOUR)
-    axes.set_title(title, fontsize=10)
-    axes.axis("off")
+    _frame(axes, forecast, title)
 
 
 def _draw_map(axes: Axes, values: Array, base: Array, forecast: SliceForecast, title: str) -> None:
@@ -73,6 +73,14 @@ def _draw_map(axes: Axes, values: Array, base: Array, forecast: SliceForecast, t
     )
     _outline(axes, forecast.labels > 0, 0.5, PRESENT_COLOUR)
     axes.figure.colorbar(drawn, ax=axes, shrink=0.75)
+    _frame(axes, forecast, title)
+
+
+def _frame(axes: Axes, forecast: SliceForecast, title: str) -> None:
+    """The brain with a narrow margin, and no axes."""
+    rows, columns = np.nonzero(forecast.brain)
+    if rows.size:
+        axes.set(xlim=(columns.min() - MARGIN, columns.max() + MARGIN), ylim=(rows.max() + MARGIN, rows.min() - MARGIN))
     axes.set_title(title, fontsize=10)
     axes.axis("off")
 
