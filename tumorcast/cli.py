@@ -310,13 +310,17 @@ def show(
     from tumorcast.archive.maps import MapArchive
     from tumorcast.report.figures import show_archive
 
+    with MapArchive.open(maps) as archive:
+        _make_folder(out)
+        paths = show_archive(archive, out)
+    _print(as_json, {"out": str(out), "pictures": len(paths)})
+
+
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise InputError(f"{out}: cannot be made ({fault.strerror}); give --out a folder that can be written") from None
-    with MapArchive.open(maps) as archive:
-        paths = show_archive(archive, out)
-    _print(as_json, {"out": str(out), "pictures": len(paths)})
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
     """`sample` against the loop written out for one image as in the authors' `ddim_sample_loop_progressive`."""
     shaken = shake(engine)
     image, noise = 0.3 * noisy(2)[:1], noisy(2)[1:]
-    settings, level, scale, present, change = SamplerSettings.paper(noise_level=30, scale=1e7), 30, 1e7, 0.1, 0.05
+    settings, level, scale, present, change = SamplerSettings.paper(noise_level=24, scale=1e7), 24, 1e7, 0.1, 0.05
     ours = sample(
         shaken,
         image[0],

@@ -87,7 +87,7 @@ def test_a_broken_checkpoint_is_refused(blob_cohort: Path, tmp_path: Path) -> No
 
 def test_an_output_that_cannot_be_written_is_refused(blob_cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be written"):
         train(NetworkKind.DENOISER, blob_cohort, tmp_path / "file" / "run", SETTINGS, architecture=TINY)
 
 

@@ -12,7 +12,7 @@ def alpha_bars() -> FloatArray:
     """(1000,) ᾱ_t in float64: the share of the signal's variance left at diffusion time t.
 
     >>> alpha_bars()[[0, 199, 999]].round(4)
-    array([0.9999, 0.6584, 0.    ])
+    array([0.9999, 0.659 , 0.    ])
     """
     betas = np.linspace(1e-4, 0.02, TRAINING_STEPS, dtype=np.float64)
     return np.cumprod(1.0 - betas).astype(np.float64)

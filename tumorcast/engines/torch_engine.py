@@ -36,6 +36,7 @@ class TorchEngine:
         self, denoiser: UNet, regressor: SizeRegressor, segmenter: DenseRegressor, device: str = "cpu"
     ) -> None:
         self.device = open_device(device)
+        torch.set_flush_denormal(True)  # gradients far from the tumour are denormal, and many times slower so
         self.denoiser = denoiser.to(self.device)
         self.regressor = regressor.to(self.device)
         self.segmenter = segmenter.to(self.device)
