@@ -11,6 +11,7 @@ from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit, member_noise, plan_units
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.fit import fit_growth
+from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.records import SizeSeries
 
 FIXED = ForecastSettings(relative_change=0.25, members=4)
@@ -62,11 +63,14 @@ def test_a_volume_grows_an_area_by_the_power_two_thirds() -> None:
     np.testing.assert_allclose(volume, area ** (2 / 3))
 
 
-def test_more_members_than_replicates_use_every_replicate_alike() -> None:
+def test_a_few_members_already_have_the_spread_of_the_bootstrap() -> None:
     fit = fit_growth(growing())
-    many = PatientTargets.drawn(fit, 90.0, AHEAD.model_copy(update={"members": 2 * len(fit.replicates)})).area_ratio
-    _, counts = np.unique(many, return_counts=True)
-    assert (counts == 2).all()
+    ratios = GrowthForecast(fit).relative_change(90.0, 150.0)
+    for seed in range(5):
+        settings = AHEAD.model_copy(update={"members": 16, "seed": seed})
+        few = PatientTargets.drawn(fit, 90.0, settings).area_ratio
+        ranks = np.sort([(ratios < ratio).mean() for ratio in few])
+        assert np.abs(ranks - (np.arange(16) + 0.5) / 16).max() < 0.12  # plain draws are off by .2 on average
 
 
 def test_targets_do_not_depend_on_how_many_members_there_are() -> None:

@@ -16,6 +16,7 @@ from tumorcast.records import GrowthFit
 LARGEST_BRAIN_FRACTION = 0.5
 TARGET_SPAWN_KEY = 2**32 - 1  # no slice has this number, so targets and image noise never share a key
 CURVE_POINTS = 80
+GOLDEN = (math.sqrt(5) - 1) / 2
 SAME_DAY = 0.5  # dates are told in whole days
 
 Array = npt.NDArray[np.float64]
@@ -37,7 +38,7 @@ class PatientTargets:
 
     @classmethod
     def drawn(cls, fit: GrowthFit, day: float, settings: ForecastSettings) -> Self:
-        """Members draw bootstrap trajectories; their ratio is size(day + horizon) / size(day).
+        """Members take bootstrap trajectories, spread evenly over the ratio size(day + horizon) / size(day).
 
         A volume's ratio is taken to the power 2/3: a shape that keeps its proportions changes so in area.
         """
@@ -50,15 +51,26 @@ class PatientTargets:
         forecast = GrowthForecast(fit)
         ratios = forecast.relative_change(day, day + settings.horizon_days) ** _area_power(fit.series.size_name)
         key = (patient_key(fit.series.patient_id), TARGET_SPAWN_KEY)
-        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key))
-        rounds = math.ceil(settings.members / len(ratios))
-        picks = np.concatenate([rng.permutation(len(ratios)) for _ in range(rounds)])[: settings.members]
+        start = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key)).random()
+        picks = spread_picks(ratios, settings.members, start)
         curve = growth_curve(forecast, fit, day + settings.horizon_days)
         return cls(ratios[picks], curve, fit.series.size_name)
 
     def change_of(self, fraction: float) -> Array:
         """(M,) wanted change of a slice's tumour/brain fraction, held below half of the brain."""
         return np.minimum(fraction * self.area_ratio, max(LARGEST_BRAIN_FRACTION, fraction)) - fraction
+
+
+def spread_picks(values: Array, count: int, start: float) -> npt.NDArray[np.int64]:
+    """(count,) indices that sample `values` evenly by rank: the golden-ratio sequence from `start` in [0, 1).
+
+    A few picks already have the spread of all, and the first ones stay when more are asked for.
+
+    >>> spread_picks(np.array([10.0, 40.0, 20.0, 30.0]), 4, 0.0)
+    array([0, 3, 0, 1])
+    """
+    quantiles = (start + GOLDEN * np.arange(count)) % 1.0
+    return np.asarray(np.argsort(values, kind="stable")[(quantiles * len(values)).astype(np.int64)])
 
 
 def _area_power(size_name: str) -> float:
