@@ -16,6 +16,9 @@ from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
 
 
+STEP = Step(50, 0.8, 0.85)
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_model: Path) -> TorchEngine:
     return TorchEngine.of(load_model_set([tiny_model]))
@@ -39,7 +42,7 @@ def test_gradient_is_that_of_the_size(engine: TorchEngine) -> None:
 
 
 def test_a_row_does_not_depend_on_its_batch(engine: TorchEngine) -> None:
-    x, step, target = noisy(3), Step(50, 0.8, 0.85), np.array([0.1, 0.2, 0.3], np.float32)
+    x, step, target = noisy(3), STEP, np.array([0.1, 0.2, 0.3], np.float32)
     together = engine.guided_step(x, step, Paper(10.0), target, brain=ones(3), window=ones(3))
     alone = engine.guided_step(x[1:2], step, Paper(10.0), target[1:2], brain=ones(1), window=ones(1))
     np.testing.assert_allclose(together[1:2], alone, atol=1e-4)
@@ -114,6 +117,11 @@ def transcription(engine: TorchEngine, image: Array, noise: Array, *, level: int
         start = x_start(x, eps, t)
         x = (abar_prev[t] ** 0.5 * start + (1 - abar_prev[t]) ** 0.5 * eps_of(x, start, t)).float()
     return x.numpy()
+
+
+def test_steps_leave_denormal_numbers_to_others(engine: TorchEngine) -> None:
+    engine.guided_step(noisy(1), STEP, Paper(1.0), np.ones(1, np.float32), brain=ones(1), window=ones(1))
+    assert np.float64(1e-300) * np.float64(1e-15) > 0
 
 
 def test_runs_are_found_in_and_below_a_folder(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The reference engine: the networks in torch, the regressor's gradient by autograd."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -29,6 +31,19 @@ def open_device(name: str) -> torch.device:
         ) from None
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers count as zero: gradients far from the tumour are such, and many times slower.
+
+    Only while a step runs, for it is a state of the processor that other libraries rely on.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 class TorchEngine:
     """Encode, guide and segment with networks held on one device."""
 
@@ -36,7 +51,6 @@ class TorchEngine:
         self, denoiser: UNet, regressor: SizeRegressor, segmenter: DenseRegressor, device: str = "cpu"
     ) -> None:
         self.device = open_device(device)
-        torch.set_flush_denormal(True)  # gradients far from the tumour are denormal, and many times slower so
         self.denoiser = denoiser.to(self.device)
         self.regressor = regressor.to(self.device)
         self.segmenter = segmenter.to(self.device)
@@ -46,12 +60,14 @@ class TorchEngine:
         """The engine of a loaded model set."""
         return cls(model.denoiser, model.regressor, model.segmenter, device)
 
+    @flushed_denormals()
     @torch.no_grad()
     def encode_step(self, x: Array, step: Step, *, clamp: bool) -> Array:
         """(N, C, H, W) at the next, higher noise level, unguided."""
         x0, eps = self._denoise(self._put(x), step, clamp=clamp)
         return move(x0, eps, step.abar_next).cpu().numpy()
 
+    @flushed_denormals()
     @torch.no_grad()
     def guided_step(
         self, x: Array, step: Step, law: GuidanceLaw, target: Array, *, brain: Array, window: Array
