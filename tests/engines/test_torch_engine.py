@@ -15,7 +15,6 @@ from tumorcast.engines.model import find_runs, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
 
-
 STEP = Step(50, 0.8, 0.85)
 
 
