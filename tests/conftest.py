@@ -43,7 +43,7 @@ def blob_session(patient_id: str, session_id: str, day: float, radius: float, co
         source_slice=np.array([10, 11, 12]),
         affine=np.diag([-4.0, -4.0, 5.0, 1.0]),
         volume_mm3=float(area.sum() * 5),
-        source={"slice_area_mm2": [0.0] * 10 + area.tolist()},
+        source={"slice_area_mm2": [0.0] * 10 + area.tolist(), "grid": {"size": [SIZE, SIZE, 13]}},
     )
 
 

@@ -46,7 +46,9 @@ def slice_forecast(source_slice: int = 7, members: int | None = None) -> SliceFo
 
 def patient(curve: bool) -> PatientForecast:
     values = {"days": np.arange(3.0), "q50": np.ones(3)} if curve else None
-    return PatientForecast("P1", "000", 5.0, 35.0 if curve else None, "area_mm2" if curve else None, values)
+    return PatientForecast(
+        "P1", "000", 5.0, 35.0 if curve else None, "area_mm2" if curve else None, values, {"size": [8, 8, 9]}
+    )
 
 
 @pytest.mark.parametrize("members", [None, 3])
@@ -65,6 +67,7 @@ def test_what_is_merged_comes_back(members: int | None, curve: bool, tmp_path: P
         slices = archive.slices("P1")
     assert (read.patient_id, read.session_id, read.day, read.target_day) == ("P1", "000", 5.0, 35.0 if curve else None)
     assert (read.curve is not None) is curve
+    assert read.source_grid == {"size": [8, 8, 9]}
     for expected, found in zip(reversed(written), slices, strict=True):
         for field in fields(SliceForecast):
             np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))

@@ -20,7 +20,7 @@ def texts(figure: object) -> str:
 
 @pytest.mark.parametrize("contrasts", [["t1c"], ["t1n", "t1c", "t2w", "t2f"]])
 def test_a_slice_is_drawn_with_its_sizes_and_the_disclaimer(contrasts: list[str]) -> None:
-    with_curve = PatientForecast("P1", "000", 5.0, 35.0, "area_mm2", CURVE)
+    with_curve = PatientForecast("P1", "000", 5.0, 35.0, "area_mm2", CURVE, {})
     told = texts(draw_slice(with_curve, slice_forecast(), contrasts))
     assert DISCLAIMER in told
     assert "P1, scan of day 5, slice 7, forecast for day 35" in told

@@ -10,11 +10,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from tumorcast.archive.growth_file import write_growth
 from tumorcast.archive.maps import MapArchive
 from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort, SizeMeasure
+from tumorcast.data.geometry import Grid, to_source_grid
+from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.growth.fit import FitSettings, fit_growth
 from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
@@ -209,3 +212,18 @@ def test_a_device_that_is_not_there_is_an_engine_error(inputs: ForecastInputs, t
     nowhere = dataclasses.replace(inputs, device="cuda:99")
     with pytest.raises(EngineError, match="device cuda:99: not available"):
         forecast_cohort(nowhere, tmp_path / "maps.h5", SETTINGS)
+
+
+def test_a_real_scan_is_forecast_and_its_map_goes_home(shared_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort.h5"
+    prepare_cohort(shared_data / "tcga_lgg", cohort, PrepareSettings(slices=SliceChoice.LARGEST))
+    inputs = ForecastInputs(cohort, [tiny_model], None)
+    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    assert {outcome.status for outcome in outcomes} == {PatientStatus.OK}
+    with MapArchive.open(tmp_path / "maps.h5") as archive:
+        patient = archive.patients()[0]
+        (forecast,) = archive.slices(patient.patient_id)
+    home = to_source_grid(forecast.tumour[None], np.array([forecast.source_slice]), Grid.from_dict(patient.source_grid))
+    assert home.GetSize() == (240, 240, 155)
+    total = float(sitk.GetArrayFromImage(home).sum(dtype=np.float64))
+    assert total == pytest.approx(16 * float(forecast.tumour.sum()), rel=0.02)  # 4 mm pixels on voxels of 1 mm

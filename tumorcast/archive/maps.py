@@ -61,6 +61,7 @@ class PatientForecast:
     """What holds for all slices of a patient: the scan forecast from, and the growth curve behind the targets.
 
     curve: None, or days (T,) with quantiles q05, q50, q95 (T,) and the observed days and sizes, on the patient's clock.
+    source_grid: size, spacing, origin and direction of the scan's own voxels, for the way home (data/geometry.py).
     """
 
     patient_id: str
@@ -69,6 +70,7 @@ class PatientForecast:
     target_day: float | None
     size_name: str | None
     curve: Mapping[str, npt.NDArray[np.float64]] | None
+    source_grid: dict[str, Any]
 
 
 def write_shard(path: Path, forecast: SliceForecast, provenance: Mapping[str, Any]) -> None:
@@ -127,6 +129,7 @@ def _fill_patient(group: h5py.Group, patient: PatientForecast) -> None:
         value = getattr(patient, name)
         if value is not None:
             group.attrs[name] = value
+    group.attrs["source_grid"] = json.dumps(patient.source_grid)
     for name, values in (patient.curve or {}).items():
         group.create_dataset(f"growth/{name}", data=values)
 
@@ -166,7 +169,8 @@ class MapArchive:
     def _patient(self, patient_id: str, group: h5py.Group) -> PatientForecast:
         curve = {name: values[()] for name, values in group["growth"].items()} if "growth" in group else None
         values = {name: group.attrs.get(name) for name in ("session_id", "day", "target_day", "size_name")}
-        return PatientForecast(patient_id=patient_id, curve=curve, **values)
+        grid = json.loads(group.attrs["source_grid"])
+        return PatientForecast(patient_id=patient_id, curve=curve, source_grid=grid, **values)
 
     def slices(self, patient_id: str) -> list[SliceForecast]:
         """Every slice of a patient, from the feet up."""

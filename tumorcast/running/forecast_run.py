@@ -160,6 +160,7 @@ class _Run:
             target_day=None if horizon is None else last.day + horizon,
             size_name=targets.size_name,
             curve=targets.curve,
+            source_grid=self.cohort.source(patient_id, last.id)["grid"],
         )
         self.finished.append((summary, {unit.name: self.ledger.shard(unit) for unit in units}))
         return PatientOutcome(patient_id, PatientStatus.OK)
