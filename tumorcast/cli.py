@@ -94,8 +94,8 @@ def prepare(
     """Read scans and write a cohort file of slices: one orientation, one scale, one size."""
     from tumorcast.data.brain import BrainMask
     from tumorcast.data.layouts import Layout
-    from tumorcast.data.prepare import PrepareSettings, SliceChoice, Status, prepare_cohort
-    from tumorcast.records import Contrast
+    from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
+    from tumorcast.records import Contrast, Status
 
     names = tuple(_choice(Contrast, "--contrasts", name.strip()) for name in contrasts.split(",") if name.strip())
     settings = PrepareSettings(
@@ -260,8 +260,8 @@ def forecast(
     as_json: Json = False,
 ) -> None:
     """Forecast every patient: an ensemble of follow-ups of each slice, and its maps. Starting again resumes."""
+    from tumorcast.records import Status
     from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort
-    from tumorcast.running.ledger import PatientStatus
 
     sampler = dict(preset=preset, noise_level=noise_level, steps=steps, guidance=guidance, gain=gain, scale=scale)
     target = dict(horizon_days=horizon_days, relative_change=relative_change, members=members)
@@ -273,7 +273,7 @@ def forecast(
         )
     for outcome in outcomes:
         _tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-    counts = {str(status): sum(outcome.status is status for outcome in outcomes) for status in PatientStatus}
+    counts = {str(status): sum(outcome.status is status for outcome in outcomes) for status in Status}
     _print(as_json, {"out": str(out), "patients": counts})
     _exit_if_failed(counts["failed"])
 
@@ -308,12 +308,13 @@ def show(
 ) -> None:
     """Draw every slice of an archive: scan, forecast, maps over the scan, and growth curve."""
     from tumorcast.archive.maps import MapArchive
-    from tumorcast.report.figures import show_archive
+    from tumorcast.report.figures import show_archive, slice_figures
 
     with MapArchive.open(maps) as archive:
         _make_folder(out)
         paths = show_archive(archive, out)
-    _print(as_json, {"out": str(out), "pictures": len(paths)})
+        figures = {"slices": slice_figures(archive)} if as_json else {}
+    _print(as_json, {"out": str(out), "pictures": len(paths)} | figures)
 
 
 def _make_folder(out: Path) -> None:

@@ -82,6 +82,14 @@ class Session:
     source: dict[str, Any] = field(default_factory=dict)
 
 
+class Status(StrEnum):
+    """How a scan or a patient fared. One that failed never stops the others."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
 class FitStatus(StrEnum):
     """How a growth fit ended."""
 

@@ -20,8 +20,8 @@ from tumorcast.data.geometry import Grid, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.growth.fit import FitSettings, fit_growth
+from tumorcast.records import Status
 from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
-from tumorcast.running.ledger import PatientStatus
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 
@@ -47,9 +47,9 @@ def contents(path: Path) -> dict[str, object]:
 def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(inputs: ForecastInputs, tmp_path: Path) -> None:
     outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
     assert [(o.patient_id, o.status, o.reason) for o in outcomes] == [
-        ("A", PatientStatus.OK, ""),
-        ("B", PatientStatus.OK, ""),
-        ("C", PatientStatus.SKIPPED, "the last scan has no slice with a tumour mask"),
+        ("A", Status.OK, ""),
+        ("B", Status.OK, ""),
+        ("C", Status.SKIPPED, "the last scan has no slice with a tumour mask"),
     ]
     table = (tmp_path / "maps.status.tsv").read_text().splitlines()
     assert table[0] == "patient_id\tstatus\treason"
@@ -90,7 +90,7 @@ def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path)
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
     (shard,) = (tmp_path / "maps.h5.parts").glob("*/*.h5")
     shard.write_bytes(shard.read_bytes()[:500])
-    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)[0].status is PatientStatus.OK
+    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)[0].status is Status.OK
 
 
 def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_one_patient_that_fails_does_not_stop_the_others(inputs: ForecastInputs,
     settings = ForecastSettings(horizon_days=30, members=2, sampler=SETTINGS.sampler)
     with_growth = ForecastInputs(inputs.cohort, inputs.models, tmp_path / "growth.h5")
     outcomes = {o.patient_id: o for o in forecast_cohort(with_growth, tmp_path / "maps.h5", settings)}
-    assert outcomes["A"].status is PatientStatus.FAILED
+    assert outcomes["A"].status is Status.FAILED
     assert "A: not in the growth file" in outcomes["A"].reason
-    assert outcomes["B"].status is PatientStatus.OK
+    assert outcomes["B"].status is Status.OK
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         (patient,) = archive.patients()
         assert patient.target_day == patient.day + 30
@@ -198,14 +198,14 @@ def test_a_patient_of_other_dates_than_its_growth_fails_alone(inputs: ForecastIn
     with_growth = ForecastInputs(inputs.cohort, inputs.models, tmp_path / "growth.h5")
     first, second, _ = forecast_cohort(with_growth, tmp_path / "maps.h5", settings)
     assert "the last scan is of day 120, but growth was fitted to days 7, 67, 127" in first.reason
-    assert second.status is PatientStatus.OK
+    assert second.status is Status.OK
 
 
 def test_the_papers_preset_runs_end_to_end(inputs: ForecastInputs, tmp_path: Path) -> None:
     sampler = SamplerSettings.paper(noise_level=4, scale=10.0)
     settings = ForecastSettings(relative_change=0.25, members=1, max_slices=1, sampler=sampler)
     outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", settings)
-    assert [outcome.status for outcome in outcomes[:2]] == [PatientStatus.OK] * 2
+    assert [outcome.status for outcome in outcomes[:2]] == [Status.OK] * 2
 
 
 def test_a_device_that_is_not_there_is_an_engine_error(inputs: ForecastInputs, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_real_scan_is_forecast_and_its_map_goes_home(shared_data: Path, tiny_m
     prepare_cohort(shared_data / "tcga_lgg", cohort, PrepareSettings(slices=SliceChoice.LARGEST))
     inputs = ForecastInputs(cohort, [tiny_model], None)
     outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
-    assert {outcome.status for outcome in outcomes} == {PatientStatus.OK}
+    assert {outcome.status for outcome in outcomes} == {Status.OK}
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         patient = archive.patients()[0]
         (forecast,) = archive.slices(patient.patient_id)

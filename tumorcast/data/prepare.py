@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tumorcast.data.cohort import DATED, SLICE_AREAS, write_cohort
 from tumorcast.data.layouts import Layout, find_sessions
 from tumorcast.data.session import PrepareSettings, SliceChoice, prepare_session
 from tumorcast.errors import EngineError, InputError, TumorcastError
-from tumorcast.records import Contrast, Session, SourceSession
+from tumorcast.records import Contrast, Session, SourceSession, Status
 
 AHEAD = 2  # sessions in flight a worker; bounds the memory of the parent
 __all__ = [
@@ -32,14 +31,6 @@ __all__ = [
     "prepare_session",
 ]
 LOG = logging.getLogger(__name__)
-
-
-class Status(StrEnum):
-    """How a scan ended."""
-
-    OK = "ok"
-    FAILED = "failed"
-    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,33 @@ def show_archive(archive: MapArchive, out: Path) -> list[Path]:
     return paths
 
 
+def slice_figures(archive: MapArchive) -> list[dict[str, str | int | float]]:
+    """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted.
+
+    The segmenter's own area of the present slice is what the gain is counted from.
+    """
+    return [
+        _figures_of(patient.patient_id, forecast)
+        for patient in archive.patients()
+        for forecast in archive.slices(patient.patient_id)
+    ]
+
+
+def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, str | int | float]:
+    aimed, reached = float(np.median(forecast.aimed_mm2)), float(np.median(forecast.reached_mm2))
+    wanted = aimed - forecast.present_mm2
+    return {
+        "patient_id": patient_id,
+        "slice": int(forecast.source_slice),
+        "present_mm2": float(forecast.present_mm2),
+        "present_segmented_mm2": float(forecast.present_segmented_mm2),
+        "aimed_mm2": aimed,
+        "reached_mm2": reached,
+        "reach": (reached - float(forecast.present_segmented_mm2)) / wanted if wanted else 0.0,
+        "member_std": float(forecast.std[:, forecast.brain].mean()),
+    }
+
+
 def draw_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: list[str]) -> Figure:
     """Two rows of four panels; radiological convention: the patient's right is on the left."""
     figure = Figure(figsize=(14, 7.4), layout="constrained")

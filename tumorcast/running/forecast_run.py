@@ -19,8 +19,8 @@ from tumorcast.forecasting.ensemble import Engine, forecast_unit
 from tumorcast.forecasting.plan import Unit, plan_units
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.provenance import commit
-from tumorcast.records import GrowthFit
-from tumorcast.running.ledger import Ledger, PatientOutcome, PatientStatus
+from tumorcast.records import GrowthFit, Status
+from tumorcast.running.ledger import Ledger, PatientOutcome
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def forecast_cohort(
         outcomes = run.all_patients()
         merge(out, run.finished, ledger.provenance | {"commit": commit()})
     ledger.close(outcomes)
-    if not any(outcome.status is PatientStatus.FAILED for outcome in outcomes):
+    if not any(outcome.status is Status.FAILED for outcome in outcomes):
         ledger.remove_shards()  # they stay while a patient has failed, so that the next start does that one alone
     return outcomes
 
@@ -140,12 +140,12 @@ class _Run:
         except Exception as fault:  # whatever it was: it is told, counted, and the others go on
             log.debug("%s", traceback.format_exc())
             reason = f"{type(fault).__name__}: {fault}"
-        return PatientOutcome(patient_id, PatientStatus.FAILED, " ".join(reason.split()))
+        return PatientOutcome(patient_id, Status.FAILED, " ".join(reason.split()))
 
     def _patient(self, patient_id: str) -> PatientOutcome:
         units = plan_units(self.cohort, patient_id, self.settings)
         if not units:
-            return PatientOutcome(patient_id, PatientStatus.SKIPPED, "the last scan has no slice with a tumour mask")
+            return PatientOutcome(patient_id, Status.SKIPPED, "the last scan has no slice with a tumour mask")
         last = self.cohort.sessions(patient_id)[-1]
         targets = self._targets(patient_id, last.day)
         for unit in units:
@@ -163,7 +163,7 @@ class _Run:
             source_grid=self.cohort.source(patient_id, last.id)["grid"],
         )
         self.finished.append((summary, {unit.name: self.ledger.shard(unit) for unit in units}))
-        return PatientOutcome(patient_id, PatientStatus.OK)
+        return PatientOutcome(patient_id, Status.OK)
 
     def _targets(self, patient_id: str, day: float) -> PatientTargets:
         if self.settings.horizon_days is None:

@@ -7,7 +7,6 @@ stopped is resumed by starting it again, and one with another configuration, coh
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,7 @@ from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
 from tumorcast.provenance import refuse_other
-
-
-class PatientStatus(StrEnum):
-    """How a patient fared."""
-
-    OK = "ok"
-    FAILED = "failed"
-    SKIPPED = "skipped"
+from tumorcast.records import Status
 
 
 @dataclass(frozen=True)
@@ -31,7 +23,7 @@ class PatientOutcome:
     """How a patient fared, and why."""
 
     patient_id: str
-    status: PatientStatus
+    status: Status
     reason: str = ""
 
 
@@ -62,7 +54,7 @@ class Ledger:
         if found is None or not self.status_path.exists() or not self._is_of_this_run(found):
             return None
         outcomes = self._read_outcomes()
-        return None if any(outcome.status is PatientStatus.FAILED for outcome in outcomes) else outcomes
+        return None if any(outcome.status is Status.FAILED for outcome in outcomes) else outcomes
 
     def open(self) -> None:
         """Begin the run, or go on with it. Raises UsageError if another run's results or shards stand there."""
@@ -87,7 +79,7 @@ class Ledger:
 
     def _read_outcomes(self) -> list[PatientOutcome]:
         rows = self.status_path.read_text(encoding="utf-8").splitlines()[1:]
-        return [PatientOutcome(pid, PatientStatus(status), why) for pid, status, why in (r.split("\t") for r in rows)]
+        return [PatientOutcome(pid, Status(status), why) for pid, status, why in (r.split("\t") for r in rows)]
 
     def close(self, outcomes: Iterable[PatientOutcome]) -> None:
         """Write the table of outcomes."""
