@@ -36,15 +36,23 @@ def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def refuse_other(place: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise UsageError if what stands at `place` was made of something else, naming the first difference.
+def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """The first key of `wanted` that `found` has otherwise, with both values; None if it has them all alike.
 
-    Only keys of `wanted` are compared; `found` may tell more, as the commit.
+    `found` may tell more, as the commit.
+
+    >>> difference({"a": {"b": 1}, "commit": "f00"}, {"a": {"b": 2}})
+    'a.b = 1 there, but 2 now'
     """
     there = flat(found)
     for key, value in flat(wanted).items():
         if there.get(key) != value:
-            raise UsageError(
-                f"{place}: {key} = {there.get(key)!r} there, but {value!r} now; "
-                "start it with the same settings and inputs, or give another --out"
-            )
+            return f"{key} = {there.get(key)!r} there, but {value!r} now"
+    return None
+
+
+def refuse_other(place: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise UsageError if what stands at `place` was made of something else, naming the first difference."""
+    told = difference(found, wanted)
+    if told is not None:
+        raise UsageError(f"{place}: {told}; start it with the same settings and inputs, or give another --out")

@@ -19,6 +19,7 @@ from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.geometry import Grid, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.forecasting.plan import Unit, plan_units
 from tumorcast.growth.fit import FitSettings, fit_growth
 from tumorcast.records import Status
 from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
@@ -198,6 +199,20 @@ def test_a_patient_of_other_dates_than_its_growth_fails_alone(inputs: ForecastIn
     with_growth = ForecastInputs(inputs.cohort, inputs.models, tmp_path / "growth.h5")
     first, second, _ = forecast_cohort(with_growth, tmp_path / "maps.h5", settings)
     assert "the last scan is of day 120, but growth was fitted to days 7, 67, 127" in first.reason
+    assert second.status is Status.OK
+
+
+def test_a_patient_that_cannot_be_planned_fails_alone(
+    inputs: ForecastInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(cohort: Cohort, patient_id: str, settings: ForecastSettings) -> list[Unit]:
+        if patient_id == "A":
+            raise OSError("a damaged chunk")
+        return plan_units(cohort, patient_id, settings)
+
+    monkeypatch.setattr("tumorcast.running.forecast_run.plan_units", planned)
+    first, second, _ = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    assert (first.status, first.reason) == (Status.FAILED, "OSError: a damaged chunk")
     assert second.status is Status.OK
 
 

@@ -4,8 +4,9 @@ import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tumorcast.archive.growth_file import read_growth
 from tumorcast.archive.maps import PatientForecast, merge, write_shard
@@ -24,6 +25,7 @@ from tumorcast.running.ledger import Ledger, PatientOutcome
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,22 @@ class _Run:
 
     def all_patients(self) -> list[PatientOutcome]:
         """Forecast every patient; a patient never stops a cohort, but a full disk does."""
-        ids = self.cohort.patient_ids()
-        self.total = sum(len(plan_units(self.cohort, patient_id, self.settings)) for patient_id in ids)
-        return [self._attempt(patient_id) for patient_id in ids]
+        plans = {
+            patient_id: self._attempt(patient_id, partial(plan_units, self.cohort, patient_id, self.settings))
+            for patient_id in self.cohort.patient_ids()
+        }
+        self.total = sum(len(units) for units in plans.values() if isinstance(units, list))
+        return [
+            units
+            if isinstance(units, PatientOutcome)
+            else self._attempt(patient_id, partial(self._patient, patient_id, units))
+            for patient_id, units in plans.items()
+        ]
 
-    def _attempt(self, patient_id: str) -> PatientOutcome:
+    def _attempt(self, patient_id: str, work: Callable[[], Result]) -> Result | PatientOutcome:
+        """What `work` returns, or why the patient failed."""
         try:
-            return self._patient(patient_id)
+            return work()
         except (StorageError, StoppedError):
             raise
         except TumorcastError as fault:
@@ -142,8 +153,7 @@ class _Run:
             reason = f"{type(fault).__name__}: {fault}"
         return PatientOutcome(patient_id, Status.FAILED, " ".join(reason.split()))
 
-    def _patient(self, patient_id: str) -> PatientOutcome:
-        units = plan_units(self.cohort, patient_id, self.settings)
+    def _patient(self, patient_id: str, units: list[Unit]) -> PatientOutcome:
         if not units:
             return PatientOutcome(patient_id, Status.SKIPPED, "the last scan has no slice with a tumour mask")
         last = self.cohort.sessions(patient_id)[-1]

@@ -14,7 +14,7 @@ from tumorcast.archive.maps import archive_provenance, shard_provenance
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
-from tumorcast.provenance import refuse_other
+from tumorcast.provenance import difference, refuse_other
 from tumorcast.records import Status
 
 
@@ -51,7 +51,7 @@ class Ledger:
     def completed(self) -> list[PatientOutcome] | None:
         """How each patient fared, if the archive of this very run stands and no patient is left to do."""
         found = archive_provenance(self.archive)
-        if found is None or not self.status_path.exists() or not self._is_of_this_run(found):
+        if found is None or not self.status_path.exists() or difference(found, self.provenance) is not None:
             return None
         outcomes = self._read_outcomes()
         return None if any(outcome.status is Status.FAILED for outcome in outcomes) else outcomes
@@ -69,9 +69,6 @@ class Ledger:
             refuse_other(self.folder, json.loads(path.read_text(encoding="utf-8")), self.provenance)
         except ValueError:
             raise InputError(f"{path}: not the record of a run; remove {self.folder}, or give another --out") from None
-
-    def _is_of_this_run(self, found: dict[str, Any]) -> bool:
-        return all(found.get(key) == value for key, value in self.provenance.items())
 
     def is_done(self, unit: Unit) -> bool:
         """Whether the unit's shard stands, whole, and was made by this run."""
