@@ -1,20 +1,26 @@
-"""CSV tables with a header, and the courses of radiotherapy that their cells give.
+"""CSV tables with a header, and the treatments that their cells tell of.
 
 Only the csv module: the tables are small, and a fault in one must be told by its line.
 """
 
 import csv
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 
 from tumorcast.errors import InputError
-from tumorcast.records import RadiotherapyCourse, Treatment
+from tumorcast.records import ChemotherapyCourse, RadiotherapyCourse, Treatment
+
+logger = logging.getLogger(__name__)
 
 RADIOTHERAPY_DAYS = 42.0  # the length of a course of which only one end is known (arXiv 2509.09610)
+FRACTIONS_A_WEEK = 5  # so that the usual 30 fractions take those 42 days
+MOST_GY = 200.0  # more than any course; 6000 without a unit is meant in cGy
+PER_GY = {"cgy": 100.0, "gy": 1.0, "": 1.0}  # the units of a dose
 FORBIDDEN_IN_IDS = "/\\\0"  # identifiers name groups and files
 
 
@@ -30,11 +36,16 @@ class Row:
         """The cell's text, empty when the column is absent or the cell blank."""
         return self.cells.get(column, "")
 
+    def filled(self, column: str) -> str:
+        """The cell's text. Raises InputError if it is blank."""
+        text = self.text(column)
+        if not text:
+            raise InputError(f"{self.where}: '{column}' is empty; every row needs it")
+        return text
+
     def identifier(self, column: str) -> str:
         """A patient's or session's identifier. Raises InputError if it is blank or cannot be a name in a file."""
-        name = self.text(column)
-        if not name:
-            raise InputError(f"{self.where}: '{column}' is empty; every row needs it")
+        name = self.filled(column)
         if name in {".", ".."} or any(character in name for character in FORBIDDEN_IN_IDS):
             raise InputError(f"{self.where}: '{column}' is {name!r}; give a name without slashes")
         return name
@@ -42,17 +53,44 @@ class Row:
     def number(self, column: str) -> float | None:
         """The cell as a finite number, None when blank. Raises InputError for text, NaN and infinity."""
         text = self.text(column)
+        return self._finite(column, text) if text else None
+
+    def dose_gy(self, column: str) -> float | None:
+        """The cell as a dose in Gy, None when blank. Raises InputError for what cannot be the dose of a course.
+
+        >>> [Row(Path("a.csv"), 2, {"dose": text}).dose_gy("dose") for text in ("60", "60 Gy", "6000 cGy")]
+        [60.0, 60.0, 60.0]
+        """
+        text = self.text(column).lower()
         if not text:
             return None
+        unit = next(unit for unit in PER_GY if text.endswith(unit))
+        dose = self._finite(column, text.removesuffix(unit)) / PER_GY[unit]
+        if not 0 < dose <= MOST_GY:
+            raise self._refusal(column, f"not a dose above 0 and up to {MOST_GY:g} Gy (as 60, 60 Gy or 6000 cGy)")
+        return dose
+
+    def fractions(self, column: str) -> int | None:
+        """The cell as a number of fractions, None when blank. Raises InputError if it is not whole and positive."""
+        count = self.number(column)
+        if count is None:
+            return None
+        if count < 1 or not count.is_integer():
+            raise self._refusal(column, "not a whole number from 1")
+        return int(count)
+
+    def _finite(self, column: str, number: str) -> float:
+        """The number, which is the cell's text or a part of it."""
         try:
-            value = float(text)
+            value = float(number)
         except ValueError:
-            raise InputError(
-                f"{self.where}: '{column}' is {text!r}, not a number; correct it or leave it blank"
-            ) from None
+            raise self._refusal(column, "not a number") from None
         if not math.isfinite(value):
-            raise InputError(f"{self.where}: '{column}' is {text!r}, not a finite number; correct it or leave it blank")
+            raise self._refusal(column, "not a finite number")
         return value
+
+    def _refusal(self, column: str, fault: str) -> InputError:
+        return InputError(f"{self.where}: '{column}' is {self.text(column)!r}, {fault}; correct it or leave it blank")
 
     @property
     def where(self) -> str:
@@ -115,38 +153,178 @@ def _row(path: Path, line: int, header: list[str], cells: list[str]) -> Row:
     return Row(path, line, dict(zip(header, (cell.strip() for cell in cells), strict=True)))
 
 
-def radiotherapy_course(row: Row, start_column: str, end_column: str) -> RadiotherapyCourse | None:
-    """The course that a row gives by its first and last day, None when both are blank.
+def rows_by_patient(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
+    """The rows of each patient, in the order of the table. Raises InputError where `column` names no patient."""
+    patients: dict[str, list[Row]] = {}
+    for row in rows:
+        patients.setdefault(row.filled(column), []).append(row)
+    return patients
 
-    A course of which one end is known lasts RADIOTHERAPY_DAYS. Raises InputError for a cell that is no number and a
-    course that ends before it starts.
-    >>> radiotherapy_course(Row(Path("a.csv"), 2, {"start": "", "end": "70"}), "start", "end")
-    RadiotherapyCourse(start_days=28.0, end_days=70.0)
+
+@dataclass(frozen=True, kw_only=True)
+class TreatmentColumns:
+    """The names of the columns that tell of treatment; each may be absent, and each cell blank."""
+
+    rt_start_day: str = "rt_start_day"
+    rt_end_day: str = "rt_end_day"
+    rt_dose: str = "dose"
+    rt_fractions: str = "fractions"
+    chemo_start_day: str = "chemo_start_day"
+    chemo_end_day: str = "chemo_end_day"
+    resection_day: str = "resection_day"
+
+    def of_treatment(self) -> list[str]:
+        """All of them."""
+        return [getattr(self, field.name) for field in fields(TreatmentColumns)]
+
+    def renamed(self) -> list[str]:
+        """Those that do not bear their default name: a column that the user named was meant."""
+        pairs = ((getattr(self, field.name), field.default) for field in fields(TreatmentColumns))
+        return [name for name, default in pairs if name != default]
+
+
+def treatment_of(rows: Sequence[Row], columns: TreatmentColumns) -> Treatment:
+    """The treatment of one patient, of whom one row or many may tell the same course or resection.
+
+    A course of radiotherapy of which one date is known lasts its fractions at five a week, or 42 days where they are
+    not known; chemotherapy without an end goes on. Courses of chemotherapy that overlap are joined, as the question is
+    only whether there is any. Dose and fractions without a date are not used, and told in a warning.
+    Raises InputError for a cell that is no number, a course that ends before it starts, chemotherapy with an end and no
+    start, and courses of radiotherapy that overlap.
+    >>> rows = [Row(Path("a.csv"), 2, {"rt_start_day": "28", "dose": "60 Gy"}), Row(Path("a.csv"), 3, {})]
+    >>> treatment_of(rows, TreatmentColumns()).radiotherapy
+    (RadiotherapyCourse(start_days=28.0, end_days=70.0, dose_gy=60.0, fractions=None),)
     """
-    start, end = row.number(start_column), row.number(end_column)
-    if start is None:
-        return None if end is None else RadiotherapyCourse(end - RADIOTHERAPY_DAYS, end)
-    end = start + RADIOTHERAPY_DAYS if end is None else end
-    if end < start:
-        raise InputError(
-            f"{row.where}: radiotherapy ends on day {end:g}, before its start on day {start:g}; correct one"
+    resections = {row.number(columns.resection_day) for row in _telling(rows, columns.resection_day)}
+    return Treatment(
+        _radiotherapy(_told_radiotherapy(rows, columns)),
+        _chemotherapy(_told_chemotherapy(rows, columns)),
+        tuple(sorted(day for day in resections if day is not None)),
+    )
+
+
+def _telling(rows: Sequence[Row], *columns: str) -> Iterable[Row]:
+    """The rows that tell anything in these columns; of those that tell the same, the first."""
+    distinct: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        distinct.setdefault(tuple(map(row.text, columns)), row)
+    return (row for texts, row in distinct.items() if any(texts))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A course as the table tells it, NaN for what it does not tell; `row` is the first row to tell it."""
+
+    row: Row
+    start: float
+    end: float
+    dose_gy: float = math.nan
+    fractions: float = math.nan
+
+    @property
+    def cells(self) -> tuple[float, ...]:
+        return self.start, self.end, self.dose_gy, self.fractions
+
+    @property
+    def dated(self) -> bool:
+        return not (math.isnan(self.start) and math.isnan(self.end))
+
+    def agrees(self, other: "_Told") -> bool:
+        """Whether both may be one course: a date in common and nothing against it. (Nothing is true of a NaN.)"""
+        if not (self.start == other.start or self.end == other.end):
+            return False
+        return not any(mine < theirs or mine > theirs for mine, theirs in zip(self.cells, other.cells, strict=True))
+
+    def filled_from(self, other: "_Told") -> "_Told":
+        pairs = zip(self.cells, other.cells, strict=True)
+        return _Told(self.row, *(theirs if math.isnan(mine) else mine for mine, theirs in pairs))
+
+
+def _told_radiotherapy(rows: Sequence[Row], columns: TreatmentColumns) -> list[_Told]:
+    start, end, dose, fractions = columns.rt_start_day, columns.rt_end_day, columns.rt_dose, columns.rt_fractions
+    return [
+        _Told(row, *map(_or_nan, (row.number(start), row.number(end), row.dose_gy(dose), row.fractions(fractions))))
+        for row in _telling(rows, start, end, dose, fractions)
+    ]
+
+
+def _told_chemotherapy(rows: Sequence[Row], columns: TreatmentColumns) -> list[_Told]:
+    start, end = columns.chemo_start_day, columns.chemo_end_day
+    return [_Told(row, *map(_or_nan, (row.number(start), row.number(end)))) for row in _telling(rows, start, end)]
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _once(told: Iterable[_Told]) -> list[_Told]:
+    """Each dated course once, with what any row tells of it. Those of two dates come first, for others to join them."""
+    found: list[_Told] = []
+    for one in sorted(told, key=lambda one: math.isnan(one.start) + math.isnan(one.end)):
+        place = next((k for k, other in enumerate(found) if other.agrees(one)), None)
+        if place is not None:
+            found[place] = found[place].filled_from(one)
+        elif one.dated:
+            found.append(one)
+    return found
+
+
+def _radiotherapy(told: list[_Told]) -> tuple[RadiotherapyCourse, ...]:
+    courses = _once(_completed(one) for one in _once(told))
+    if told and not courses:
+        logger.warning(
+            "%s: a dose or fractions of radiotherapy without a date are not used; add a date", told[0].row.where
         )
-    return RadiotherapyCourse(start, end)
-
-
-def treatment_of(courses: Iterable[RadiotherapyCourse], where: str) -> Treatment:
-    """The treatment of one patient from the courses of all of their rows: in order, each once.
-
-    where: the table and the patient, for the message. Raises InputError for courses that overlap.
-    >>> courses = [RadiotherapyCourse(90.0, 99.0), RadiotherapyCourse(0.0, 42.0), RadiotherapyCourse(90.0, 99.0)]
-    >>> [course.start_days for course in treatment_of(courses, "a.csv: patient A").radiotherapy]
-    [0.0, 90.0]
-    """
-    ordered = sorted(set(courses), key=lambda course: (course.start_days, course.end_days))
+    ordered = sorted(courses, key=lambda one: (one.start, one.end))
     for earlier, later in pairwise(ordered):
-        if later.start_days < earlier.end_days:
-            raise InputError(
-                f"{where} has radiotherapy from day {earlier.start_days:g} to {earlier.end_days:g} and from day "
-                f"{later.start_days:g}, which overlap; give one date per course"
-            )
-    return Treatment(tuple(ordered))
+        _check_apart(earlier, later)
+    return tuple(_course(one) for one in ordered)
+
+
+def _completed(told: _Told) -> _Told:
+    """Both dates of a course of radiotherapy, of which at least one is known."""
+    length = RADIOTHERAPY_DAYS if math.isnan(told.fractions) else told.fractions * 7 / FRACTIONS_A_WEEK
+    start = told.end - length if math.isnan(told.start) else told.start
+    end = told.start + length if math.isnan(told.end) else told.end
+    _check_order(told.row, "radiotherapy", start, end)
+    return replace(told, start=start, end=end)
+
+
+def _check_order(row: Row, what: str, start: float, end: float) -> None:
+    if end < start:
+        raise InputError(f"{row.where}: {what} ends on day {end:g}, before its start on day {start:g}; correct one")
+
+
+def _check_apart(earlier: _Told, later: _Told) -> None:
+    if later.start < earlier.end or (later.start, later.end) == (earlier.start, earlier.end):
+        raise InputError(
+            f"{earlier.row.where}: radiotherapy from day {earlier.start:g} to {earlier.end:g} overlaps with that of "
+            f"line {later.row.line}, from day {later.start:g} to {later.end:g}; give each course one pair of dates, "
+            "one dose and one number of fractions"
+        )
+
+
+def _course(told: _Told) -> RadiotherapyCourse:
+    dose = None if math.isnan(told.dose_gy) else told.dose_gy
+    fractions = None if math.isnan(told.fractions) else int(told.fractions)
+    return RadiotherapyCourse(told.start, told.end, dose, fractions)
+
+
+def _chemotherapy(told: list[_Told]) -> tuple[ChemotherapyCourse, ...]:
+    joined: list[ChemotherapyCourse] = []
+    for one in sorted(map(_chemotherapy_course, _once(told)), key=lambda course: course.start_days):
+        if joined and one.start_days <= joined[-1].end_days:
+            joined[-1] = replace(joined[-1], end_days=max(joined[-1].end_days, one.end_days))
+        else:
+            joined.append(one)
+    return tuple(joined)
+
+
+def _chemotherapy_course(told: _Told) -> ChemotherapyCourse:
+    if math.isnan(told.start):
+        raise InputError(
+            f"{told.row.where}: chemotherapy ends on day {told.end:g} and has no start; give its start, or no end"
+        )
+    end = math.inf if math.isnan(told.end) else told.end
+    _check_order(told.row, "chemotherapy", told.start, end)
+    return ChemotherapyCourse(told.start, end)

@@ -1,5 +1,6 @@
 """The cohort file gives back what was written, and nothing half written."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, RadiotherapyCourse, Session, Treatment
+from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, Treatment
 
 CONTRASTS = (Contrast.T1C, Contrast.T2F)
 SIZE = 64
@@ -61,6 +62,37 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.affine, first.affine)
         assert (one.area_mm2, one.brain_mm2, one.source_slice) == (200.0, 9000.0, 4)
         assert one.brain_fraction == 200.0 / 9000.0
+
+
+def test_treatments_come_back(tmp_path: Path) -> None:
+    treatments = {
+        "A": Treatment(
+            (
+                RadiotherapyCourse(5.0, 47.0, 60.0, 30),
+                RadiotherapyCourse(80.0, 90.0),
+                RadiotherapyCourse(99.0, 120.0, 40.05),
+            ),
+            (ChemotherapyCourse(5.0, 47.0), ChemotherapyCourse(70.0, math.inf)),
+            (-4.0, 75.0),
+        ),
+        "B": Treatment(resection_days=(1.0,)),
+    }
+    sessions = [make_session(name, "one", 0.0, {3: 1.0}) for name in ("A", "B", "C")]
+    with Cohort.open(write(tmp_path / "c.h5", *sessions, treatments=treatments)) as cohort:
+        assert {name: cohort.treatment(name) for name in ("A", "B")} == treatments
+        assert cohort.treatment("C") == Treatment()
+        assert cohort.size_series("A", SizeMeasure.AREA_MM2).treatment == treatments["A"]
+
+
+def test_a_file_written_before_knows_no_more_than_dates(tmp_path: Path) -> None:
+    full = Treatment((RadiotherapyCourse(5.0, 47.0, 60.0, 30),), (ChemotherapyCourse(5.0, 47.0),), (75.0,))
+    path = write(tmp_path / "c.h5", make_session("A", "one", 40.0, {3: 1.0}), treatments={"A": full})
+    with h5py.File(path, "a") as file:
+        attributes = file["patients/A"].attrs
+        for name in set(attributes) - {"radiotherapy_start_days", "radiotherapy_end_days"}:
+            del attributes[name]
+    with Cohort.open(path) as cohort:
+        assert cohort.treatment("A") == Treatment((RadiotherapyCourse(5.0, 47.0),))
 
 
 def test_a_scan_without_slices(tmp_path: Path) -> None:

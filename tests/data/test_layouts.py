@@ -1,5 +1,6 @@
 """Which files make up which scan, and how a clinical table dates them."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tumorcast.data.clinical import date_sessions, read_clinical
 from tumorcast.data.layouts import Layout, SlicedSession, find_sessions
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, RadiotherapyCourse
+from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Treatment
 
 KINDS = ("t1n", "t1c", "t2w", "t2f", "seg")
 
@@ -245,20 +246,49 @@ def test_two_sessions_on_one_day_are_both_refused_and_others_go_on(tmp_path: Pat
     assert "both on day 3" in refused["A", "s1"]
 
 
+def test_clinical_table_tells_treatments_as_tables_of_sizes_do(tmp_path: Path) -> None:
+    text = (
+        "patient_id,rt_start_day,dose,fractions,chemo_start_day,chemo_end_day,resection_day\n"
+        "P1,20,40.05 Gy,15,20,,-3\nP1,20,,,,,80\nP2,,,,,,\n"
+    )
+    treatments = read_clinical(table(tmp_path / "clinical.csv", text)).treatments
+    assert treatments["P1"] == Treatment(
+        (RadiotherapyCourse(20.0, 41.0, 40.05, 15),), (ChemotherapyCourse(20.0, math.inf),), (-3.0, 80.0)
+    )
+    assert treatments["P2"] == Treatment()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("P1,000,1,50,20\n", "line 2: radiotherapy ends on day 20, before its start on day 50"),
+        (
+            "P1,000,1,50,90\nP1,,,60,\n",
+            "line 2: radiotherapy from day 50 to 90 overlaps with that of line 3, from day 60",
+        ),
+        ("P1,000,1,,\nP1,000,2,,\n", "line 3: session 000 is on day 2 here and 1 above; keep one"),
+        ("P1,000,soon,,\n", "line 2: 'day' is 'soon', not a number"),
+    ],
+)
+def test_a_fault_of_one_patient_refuses_that_patient_alone(tmp_path: Path, rows: str, message: str) -> None:
+    for scan in ("P1-000", "P1-001", "P2-000"):
+        brats(tmp_path, scan)
+    path = table(tmp_path / "clinical.csv", f"patient_id,session_id,day,rt_start_day,rt_end_day\n{rows}P2,000,7,1,2\n")
+    clinical = read_clinical(path)
+    found = date_sessions(find_sessions(tmp_path), clinical)
+    assert set(found.refused) == {("P1", "000"), ("P1", "001")}
+    assert all(f"{path}, {message}" in reason for reason in found.refused.values())
+    assert found.sessions[-1].day == 7.0 and list(clinical.treatments) == ["P2"]
+    assert clinical.patient_ids == {"P1", "P2"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "patient_id,rt_start_day,rt_end_day\nP,50,20\n",
-            "line 2: radiotherapy ends on day 20, before its start on day 50",
-        ),
-        (
-            "patient_id,rt_start_day,rt_end_day\nP,50,90\nP,60,\n",
-            "clinical.csv: patient P has radiotherapy from day 50 to 90 and from day 60, which overlap; give one date",
-        ),
-        ("patient_id,session_id,day\nP,0,1\nP,0,2\n", "line 3: session 0 is on day 2 here and 1 above"),
         ("patient_id,day,rt_start_day,rt_start_day\nP,1,2,3\n", "column 'rt_start_day' stands twice"),
+        ("patient_id,day,dose,dose\nP,1,2,3\n", "column 'dose' stands twice"),
         ("patient,day\nP,1\n", "no column 'patient_id'"),
+        ("patient_id,day\n,1\n", "line 2: 'patient_id' is empty"),
     ],
 )
 def test_malformed_clinical_table(tmp_path: Path, text: str, message: str) -> None:

@@ -23,7 +23,7 @@ from tumorcast.data.prepare import (
     prepare_session,
 )
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
-from tumorcast.records import Contrast, RadiotherapyCourse, Session, SourceSession
+from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, SourceSession, Treatment
 
 SMALL = PrepareSettings(min_tumour_mm2=5.0)
 EXACT = PrepareSettings(image_size=256, slices=SliceChoice.ALL)
@@ -303,14 +303,17 @@ def test_dates_and_radiotherapy(tmp_path: Path, scan: Callable) -> None:
         scan(scans, name)
     clinical = tmp_path / "clinical.csv"
     clinical.write_text(
-        "patient_id,session_id,day,rt_start_day,rt_end_day\nP1,000,70,30,\nP1,001,10,30,\nP2,000,4,,\nP9,000,1,2,3\n"
+        "patient_id,session_id,day,rt_start_day,dose,chemo_start_day,resection_day\n"
+        "P1,000,70,30,60 Gy,31,\nP1,001,10,30,,31,-2\nP2,000,4,,,,\nP9,000,1,2,,,\n"
     )
     report = prepare_cohort(scans, tmp_path / "c.h5", SMALL, clinical=clinical)
     assert report.warnings == (f"{clinical}: 1 patients of the table have no scan",)
     with Cohort.open(tmp_path / "c.h5") as cohort:
         assert [(info.id, info.day) for info in cohort.sessions("P1")] == [("001", 10.0), ("000", 70.0)]
-        assert cohort.treatment("P1").radiotherapy == (RadiotherapyCourse(30.0, 72.0),)
-        assert cohort.treatment("P2").radiotherapy == ()
+        assert cohort.treatment("P1") == Treatment(
+            (RadiotherapyCourse(30.0, 72.0, 60.0),), (ChemotherapyCourse(31.0, float("inf")),), (-2.0,)
+        )
+        assert cohort.treatment("P2") == Treatment()
         assert cohort.dated
 
 
@@ -323,6 +326,20 @@ def test_two_sessions_on_one_day_fail_and_the_others_go_on(tmp_path: Path, scan:
     report = prepare_cohort(scans, tmp_path / "c.h5", SMALL, clinical=clinical)
     assert fates(report) == [("P1/000", "failed"), ("P1/001", "failed"), ("P2/000", "ok")]
     assert "both on day 7" in report.outcomes[0].reason
+
+
+def test_a_clinical_fault_of_one_patient_does_not_stop_the_others(tmp_path: Path, scan: Callable) -> None:
+    scans = tmp_path / "scans"
+    for name in ("P1-000", "P2-000"):
+        scan(scans, name)
+    clinical = tmp_path / "clinical.csv"
+    clinical.write_text("patient_id,day,rt_start_day,dose\nP1,7,30,much\nP2,8,30,60\nP9,1,1,much\n")
+    report = prepare_cohort(scans, tmp_path / "c.h5", SMALL, clinical=clinical)
+    assert fates(report) == [("P1/000", "failed"), ("P2/000", "ok")]
+    assert (
+        report.outcomes[0].reason == f"{clinical}, line 2: 'dose' is 'much', not a number; correct it or leave it blank"
+    )
+    assert report.warnings == (f"{clinical}: 1 patients of the table have no scan",)
 
 
 def test_undated_time_points_are_warned_of(tmp_path: Path, scan: Callable) -> None:

@@ -1,8 +1,8 @@
-"""The clinical table (`--clinical FILE`): days of the scans and of radiotherapy.
+"""The clinical table (`--clinical FILE`): days of the scans, and treatments.
 
-Columns: patient_id, and any of session_id, day, rt_start_day, rt_end_day. A patient may have several rows: one a scan,
-one a course of radiotherapy, or both in one; repeated courses count once. A day without session_id is that of the
-patient's only scan.
+Columns: patient_id, and any of session_id, day and those of TreatmentColumns. A patient may have several rows: one a
+scan, one a course of treatment, or both in one; repeated courses count once. A day without session_id is that of the
+patient's only scan. A fault in a patient's rows refuses that patient's scans alone.
 """
 
 from collections import Counter
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tumorcast.data.layouts import UndatedSession
 from tumorcast.errors import InputError
-from tumorcast.records import RadiotherapyCourse, SourceSession, Treatment
-from tumorcast.tables import Row, radiotherapy_course, read_table, treatment_of
+from tumorcast.records import SourceSession, Treatment
+from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
 
-RADIOTHERAPY_COLUMNS = ("rt_start_day", "rt_end_day")
+TREATMENT = TreatmentColumns()
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,28 @@ class ClinicalTable:
     """What the table says: days by (patient, session), treatments by patient.
 
     unnamed: by patient, (line, day) of the rows that have a day and no session_id.
+    faults: by patient, why their rows cannot be right; nothing else is known of such a patient.
     """
 
     path: Path
     days: dict[tuple[str, str], float] = field(default_factory=dict)
     treatments: dict[str, Treatment] = field(default_factory=dict)
     unnamed: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def patient_ids(self) -> frozenset[str]:
+        """All patients of the table."""
+        return frozenset({*self.treatments, *self.faults})
 
     def day(self, patient_id: str, session_id: str, *, scans: int) -> float | None:
         """Day of a scan, None when the table dates no scan of the patient, who has `scans` of them.
 
-        Raises InputError for a scan that the table forgets while it dates others, a day without session_id that may be
-        that of several scans, and one that another row contradicts.
+        Raises InputError for a patient with a fault, a scan that the table forgets while it dates others, a day without
+        session_id that may be that of several scans, and one that another row contradicts.
         """
+        if patient_id in self.faults:
+            raise InputError(self.faults[patient_id])
         known = self._named_day(patient_id, session_id)
         for line, day in self.unnamed.get(patient_id, []):
             where = f"{self.path}, line {line}"
@@ -69,16 +78,19 @@ class ClinicalTable:
 
 
 def read_clinical(path: Path) -> ClinicalTable:
-    """Read a clinical table. Raises InputError naming the row that cannot be right."""
-    rows = read_table(path, ("patient_id",), ("session_id", "day", *RADIOTHERAPY_COLUMNS))
-    courses: dict[str, set[RadiotherapyCourse]] = {}
-    for row in rows:
-        of_patient = courses.setdefault(row.identifier("patient_id"), set())
-        course = radiotherapy_course(row, *RADIOTHERAPY_COLUMNS)
-        if course is not None:
-            of_patient.add(course)
-    treatments = {patient: treatment_of(known, f"{path}: patient {patient}") for patient, known in courses.items()}
-    return ClinicalTable(path, _days(rows), treatments, _unnamed_days(rows))
+    """Read a clinical table. Raises InputError if the file is no table or a row names no patient."""
+    table = ClinicalTable(path)
+    rows = read_table(path, ("patient_id",), ("session_id", "day", *TREATMENT.of_treatment()))
+    for patient_id, of_patient in rows_by_patient(rows, "patient_id").items():
+        try:
+            treatment, days, unnamed = treatment_of(of_patient, TREATMENT), _days(of_patient), _unnamed_days(of_patient)
+        except InputError as fault:
+            table.faults[patient_id] = str(fault)
+        else:
+            table.treatments[patient_id] = treatment
+            table.days.update(days)
+            table.unnamed[patient_id] = unnamed
+    return table
 
 
 def _days(rows: list[Row]) -> dict[tuple[str, str], float]:
@@ -93,13 +105,9 @@ def _days(rows: list[Row]) -> dict[tuple[str, str], float]:
     return days
 
 
-def _unnamed_days(rows: list[Row]) -> dict[str, list[tuple[int, float]]]:
-    unnamed: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        day = row.number("day")
-        if day is not None and not row.text("session_id"):
-            unnamed.setdefault(row.identifier("patient_id"), []).append((row.line, day))
-    return unnamed
+def _unnamed_days(rows: list[Row]) -> list[tuple[int, float]]:
+    days = ((row, row.number("day")) for row in rows if not row.text("session_id"))
+    return [(row.line, day) for row, day in days if day is not None]
 
 
 @dataclass(frozen=True)

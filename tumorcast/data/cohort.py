@@ -21,7 +21,15 @@ import numpy.typing as npt
 from tumorcast.data.geometry import pixel_mm
 from tumorcast.durable import sha256_of, written_whole
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, FloatArray, RadiotherapyCourse, Session, SizeSeries, Treatment
+from tumorcast.records import (
+    ChemotherapyCourse,
+    Contrast,
+    FloatArray,
+    RadiotherapyCourse,
+    Session,
+    SizeSeries,
+    Treatment,
+)
 from tumorcast.version import VERSION
 
 FORMAT = "tumorcast-cohort"
@@ -111,9 +119,42 @@ def _full_disk_told(path: Path) -> Iterator[None]:
 
 
 def _write_treatment(patients: h5py.Group, patient_id: str, treatment: Treatment) -> None:
-    group = patients.create_group(patient_id, track_order=True)
-    group.attrs["radiotherapy_start_days"] = np.array([c.start_days for c in treatment.radiotherapy], np.float64)
-    group.attrs["radiotherapy_end_days"] = np.array([c.end_days for c in treatment.radiotherapy], np.float64)
+    patients.create_group(patient_id, track_order=True).attrs.update(treatment_attributes(treatment))
+
+
+def treatment_attributes(treatment: Treatment) -> dict[str, npt.NDArray[Any]]:
+    """A treatment as HDF5 attributes, one value a course or resection: an unknown dose is NaN, unknown fractions are 0.
+
+    >>> treatment_attributes(Treatment((RadiotherapyCourse(0.0, 42.0, fractions=30),)))["radiotherapy_fractions"]
+    array([30])
+    """
+    radiotherapy, chemotherapy = treatment.radiotherapy, treatment.chemotherapy
+    days = {
+        "radiotherapy_start_days": [course.start_days for course in radiotherapy],
+        "radiotherapy_end_days": [course.end_days for course in radiotherapy],
+        "radiotherapy_dose_gy": [course.dose_gy for course in radiotherapy],
+        "chemotherapy_start_days": [course.start_days for course in chemotherapy],
+        "chemotherapy_end_days": [course.end_days for course in chemotherapy],
+        "resection_days": treatment.resection_days,
+    }
+    fractions = np.array([course.fractions or 0 for course in radiotherapy], np.int64)
+    return {name: np.array(values, np.float64) for name, values in days.items()} | {"radiotherapy_fractions": fractions}
+
+
+def treatment_from(attributes: Mapping[str, Any]) -> Treatment:
+    """The treatment that was written as attributes. What an older file does not have is unknown, or was not done."""
+    starts, ends = (attributes[f"radiotherapy_{date}_days"].tolist() for date in ("start", "end"))
+    doses = attributes.get("radiotherapy_dose_gy", np.full(len(starts), np.nan)).tolist()
+    fractions = attributes.get("radiotherapy_fractions", np.zeros(len(starts), np.int64)).tolist()
+    spans = (attributes.get(f"chemotherapy_{date}_days", np.empty(0)).tolist() for date in ("start", "end"))
+    return Treatment(
+        tuple(
+            RadiotherapyCourse(start, end, None if np.isnan(dose) else dose, count or None)
+            for start, end, dose, count in zip(starts, ends, doses, fractions, strict=True)
+        ),
+        tuple(ChemotherapyCourse(start, end) for start, end in zip(*spans, strict=True)),
+        tuple(attributes.get("resection_days", np.empty(0)).tolist()),
+    )
 
 
 def _write_session(patient: h5py.Group, session: Session) -> None:
@@ -208,10 +249,8 @@ class Cohort:
         return list(self._file[PATIENTS])
 
     def treatment(self, patient_id: str) -> Treatment:
-        """The patient's radiotherapy."""
-        attrs = self._patient(patient_id).attrs
-        spans = zip(attrs["radiotherapy_start_days"], attrs["radiotherapy_end_days"], strict=True)
-        return Treatment(tuple(RadiotherapyCourse(float(start), float(end)) for start, end in spans))
+        """What was done to the patient."""
+        return treatment_from(self._patient(patient_id).attrs)
 
     def sessions(self, patient_id: str) -> list[SessionInfo]:
         """The patient's scans in the order of days."""

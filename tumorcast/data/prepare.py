@@ -118,7 +118,7 @@ def _table_warnings(source: Path, dated: DatedSessions, table: ClinicalTable | N
         warnings.append(f"{source / 'clinical.csv'} was not used; name it with --clinical")
     if dated.undated:
         warnings.append(f"{source}: time points without dates count as day 0, 1, 2 …; date them with --clinical FILE")
-    strangers = set(table.treatments if table else ()) - {session.patient_id for session in dated.sessions}
+    strangers = (table.patient_ids if table else frozenset()) - {session.patient_id for session in dated.sessions}
     if table and strangers:
         warnings.append(f"{table.path}: {len(strangers)} patients of the table have no scan")
     return warnings
