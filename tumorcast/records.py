@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Sizes = npt.NDArray[np.float64]
 
 
 class Contrast(StrEnum):
@@ -25,7 +26,17 @@ class Contrast(StrEnum):
 
 @dataclass(frozen=True)
 class RadiotherapyCourse:
-    """One course of radiotherapy, in days on the patient's own clock."""
+    """One course of radiotherapy, in days on the patient's own clock; dose and fractions are None where unknown."""
+
+    start_days: float
+    end_days: float
+    dose_gy: float | None = None
+    fractions: int | None = None
+
+
+@dataclass(frozen=True)
+class ChemotherapyCourse:
+    """One course of chemotherapy, in days on the patient's own clock; end_days is infinite while it goes on."""
 
     start_days: float
     end_days: float
@@ -33,9 +44,14 @@ class RadiotherapyCourse:
 
 @dataclass(frozen=True)
 class Treatment:
-    """What was done to the patient: courses in the order of their start; empty when none is known."""
+    """What was done to the patient, each kind in order of time; empty where none is known.
+
+    resection_days: operations after the first scan's clock began, which reset the tumour's size.
+    """
 
     radiotherapy: tuple[RadiotherapyCourse, ...] = ()
+    chemotherapy: tuple[ChemotherapyCourse, ...] = ()
+    resection_days: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,31 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
+@dataclass(frozen=True)
+class PatientOutcome:
+    """How a patient fared, and why."""
+
+    patient_id: str
+    status: Status
+    reason: str = ""
+
+
+class LawName(StrEnum):
+    """How tumour cells grow where nothing is done to them."""
+
+    EXPONENTIAL = "exponential"
+    LOGISTIC = "logistic"
+    GOMPERTZ = "gompertz"
+
+
+class Forecaster(StrEnum):
+    """Who forecasts sizes: the growth law alone, it with members that share information, or the last size."""
+
+    MECHANISTIC = "mechanistic"
+    POOLED = "pooled"
+    PERSISTENCE = "persistence"
+
+
 class FitStatus(StrEnum):
     """How a growth fit ended."""
 
@@ -108,24 +149,51 @@ class SizeSeries:
 
     patient_id: str
     size_name: str
-    days: FloatArray
-    sizes: FloatArray
+    days: Sizes
+    sizes: Sizes
     treatment: Treatment = Treatment()
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """How measured log sizes depart from a growth law.
+
+    departure_sd: of a departure that falls to 1/e in departure_days; measurement_sd: of the error of one measurement.
+    """
+
+    measurement_sd: float
+    departure_sd: float
+    departure_days: float
 
 
 @dataclass(frozen=True)
 class GrowthFit:
     """A growth law fitted to one patient, with its bootstrap.
 
+    series: the sizes, with the resections that were inferred from sudden drops among its treatment.
     parameters: (P,) best fit, replicates: (B, P) one row a bootstrap replicate, both in the order of `parameter_names`.
-    loss: the sum of squared residuals of the best fit, of sizes over the first positive size.
+    replicate_status: (B,) uint8, each the place of its status among FitStatus.
+    loss: of the best fit, in the units of `loss_name` (docs/commands/fit.md).
+    origin_day: the day whose size is the parameter initial_size.
+    doses: whether a course's dose weighs its effect (laws.dose_weight).
+    deviations: (B,) standard normal, where each replicate lies in what `errors` leave open; zeros without errors.
+    errors: how sizes depart from the law, where a population told it; None for a patient fitted alone.
+    notes: what a reader of the forecast should know, as a drop taken for a resection.
+    intervals: by parameter, its (2.5 %, 97.5 %) confidence limits, where the method gives them (lmfit).
     """
 
     series: SizeSeries
-    law: str
+    law: LawName
     parameter_names: tuple[str, ...]
-    parameters: FloatArray
-    replicates: FloatArray
-    replicate_status: tuple[FitStatus, ...]
+    parameters: Sizes
+    replicates: Sizes
+    replicate_status: npt.NDArray[np.uint8]
     loss: float
+    loss_name: str
     status: FitStatus
+    origin_day: float
+    deviations: Sizes
+    doses: bool = True
+    errors: ErrorModel | None = None
+    notes: tuple[str, ...] = ()
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)

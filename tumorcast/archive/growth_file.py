@@ -1,75 +1,208 @@
-"""growth.h5: the fitted growth law of every patient, with its bootstrap. docs/formats.md describes the layout."""
+"""growth.h5: the fitted growth law of every patient, with its bootstrap. docs/formats.md describes the layout.
+
+Patients are written and read one at a time, since one of them may have a million replicates.
+"""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
-from tumorcast.durable import written_whole
+from tumorcast.archive.hdf5_file import NewFile, new_hdf5
+from tumorcast.data.cohort import treatment_attributes, treatment_from
 from tumorcast.errors import InputError
-from tumorcast.records import FitStatus, GrowthFit, RadiotherapyCourse, SizeSeries, Treatment
+from tumorcast.records import ErrorModel, FitStatus, GrowthFit, LawName, SizeSeries
 
-FORMAT, FORMAT_VERSION = "tumorcast-growth", 1
+FORMAT, FORMAT_VERSION = "tumorcast-growth", 2
+PATIENTS = "patients"
+TEXT = h5py.string_dtype()
+STATUS = h5py.enum_dtype({str(status): place for place, status in enumerate(FitStatus)}, basetype="u1")
+CHUNK_BYTES = 2**20
+PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}  # finds a flipped bit
 
 
-def write_growth(path: Path, fits: Iterable[GrowthFit], provenance: Mapping[str, Any]) -> None:
-    """Write the fits of a cohort, whole or not at all."""
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
-        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
-        patients = file.create_group("patients")
+def write_growth(
+    path: Path,
+    fits: Iterable[GrowthFit],
+    provenance: Mapping[str, Any],
+    *,
+    forecaster: str = "mechanistic",
+    prior: str | None = None,
+) -> None:
+    """Write the fits of a cohort in their order, whole or not at all; of a generator, one patient is held at a time.
+
+    forecaster: which forecast is to be drawn from the fits. prior: the population model that informed them, JSON text.
+    """
+    with growth_writer(path, provenance, forecaster=forecaster, prior=prior) as add:
         for fit in fits:
-            _fill(patients.create_group(fit.series.patient_id), fit)
+            add(fit)
+            del fit  # else it would be held while the next one is made
+
+
+@contextmanager
+def growth_writer(
+    path: Path, provenance: Mapping[str, Any], *, forecaster: str = "mechanistic", prior: str | None = None
+) -> Iterator[Callable[[GrowthFit], None]]:
+    """A function that adds a patient to a new growth file, which stands at `path` when the block ends without error."""
+    with _new_file(path, provenance, forecaster, prior) as file:
+
+        def add(fit: GrowthFit) -> None:
+            _fill(file.root[PATIENTS].create_group(fit.series.patient_id), fit)
+            file.flush()
+
+        yield add
+
+
+def merge_growth(
+    path: Path,
+    shards: Iterable[tuple[str, Path]],
+    provenance: Mapping[str, Any],
+    *,
+    forecaster: str = "mechanistic",
+    prior: str | None = None,
+) -> None:
+    """Write one growth file from others, whole or not at all: (patient, the file that has it), in the order given."""
+    with _new_file(path, provenance, forecaster, prior) as file:
+        for patient_id, shard in shards:
+            with h5py.File(shard, "r") as source:
+                source.copy(f"{PATIENTS}/{patient_id}", file.root[PATIENTS], patient_id)
+
+
+@contextmanager
+def _new_file(path: Path, provenance: Mapping[str, Any], forecaster: str, prior: str | None) -> Iterator[NewFile]:
+    """A new file without a patient yet; its group of patients keeps the order they are added in."""
+    with new_hdf5(path) as file:
+        told = {"format": FORMAT, "format_version": FORMAT_VERSION, "forecaster": forecaster}
+        told |= {"provenance": json.dumps(provenance, sort_keys=True)} | ({} if prior is None else {"prior": prior})
+        file.root.attrs.update(told)
+        file.root.create_group(PATIENTS, track_order=True)
+        yield file
 
 
 def _fill(group: h5py.Group, fit: GrowthFit) -> None:
-    courses = fit.series.treatment.radiotherapy
-    group.attrs.update(
-        {
-            "law": fit.law,
-            "parameter_names": list(fit.parameter_names),
-            "loss": fit.loss,
-            "status": str(fit.status),
-            "size_name": fit.series.size_name,
-            "radiotherapy_start_days": [course.start_days for course in courses],
-            "radiotherapy_end_days": [course.end_days for course in courses],
-        }
-    )
-    for name in ("days", "sizes"):
-        group.create_dataset(name, data=getattr(fit.series, name))
-    group.create_dataset("parameters", data=fit.parameters)
-    group.create_dataset("replicates", data=fit.replicates)
-    group.create_dataset("replicate_status", data=[str(status) for status in fit.replicate_status])
+    series = fit.series
+    attributes = {
+        "law": str(fit.law),
+        "parameter_names": np.array(fit.parameter_names, dtype=TEXT),
+        "loss": fit.loss,
+        "loss_name": fit.loss_name,
+        "origin_day": fit.origin_day,
+        "doses": fit.doses,
+        "status": str(fit.status),
+        "notes": np.array(fit.notes, dtype=TEXT),
+        "interval_names": np.array(list(fit.intervals), dtype=TEXT),
+        "intervals": np.array(list(fit.intervals.values()), dtype=np.float64).reshape(-1, 2),
+        "size_name": series.size_name,
+    }
+    errors = {} if fit.errors is None else asdict(fit.errors)
+    group.attrs.update(attributes | errors | treatment_attributes(series.treatment))
+    for name, values in {"days": series.days, "sizes": series.sizes, "parameters": fit.parameters}.items():
+        group.create_dataset(name, data=np.asarray(values, dtype=np.float64))
+    _pack(group, "replicates", fit.replicates, np.dtype(np.float64))
+    _pack(group, "replicate_status", fit.replicate_status, STATUS)
+    _pack(group, "deviations", fit.deviations, np.dtype(np.float64))
 
 
-def read_growth(path: Path) -> dict[str, GrowthFit]:
-    """The fits by patient. Raises InputError if the file is missing or is not ours."""
+def _pack(group: h5py.Group, name: str, rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Write rows: (B,) or (B, P), compressed in chunks of some rows if they are more than one chunk."""
+    per_chunk = CHUNK_BYTES // max(rows[:1].nbytes, 1)
+    packed = {"chunks": (per_chunk, *rows.shape[1:]), **PACKED} if len(rows) > per_chunk else {}
+    group.create_dataset(name, data=rows, dtype=dtype, **packed)
+
+
+def read_growth(path: Path) -> "GrowthFile":
+    """The fits by patient. Raises InputError if the file is missing, is not ours, or is of another version."""
+    with _opened(path) as file:
+        found = file.attrs.get("format"), file.attrs.get("format_version")
+        if found[0] != FORMAT:
+            raise InputError(f"{path}: format {found[0]}, expected {FORMAT}; make it with `tumorcast fit`")
+        if found[1] != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format_version {found[1]}, and this tumorcast reads {FORMAT_VERSION}; "
+                "make it again with `tumorcast fit`"
+            )
+        record = json.loads(file.attrs["provenance"])
+        return GrowthFile(path, record, file.attrs["forecaster"], file.attrs.get("prior"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
-            found = file.attrs.get("format"), file.attrs.get("format_version")
-            if found != (FORMAT, FORMAT_VERSION):
-                raise InputError(
-                    f"{path}: format {found}, expected {(FORMAT, FORMAT_VERSION)}; make it with `tumorcast fit`"
-                )
-            return {name: _read(name, group) for name, group in file["patients"].items()}
+            yield file
     except OSError as fault:
         raise InputError(f"{path}: cannot be read as HDF5 ({fault}); make it with `tumorcast fit`") from None
 
 
+@dataclass(frozen=True, eq=False)
+class GrowthFile(Mapping[str, GrowthFit]):
+    """The fits by patient, in the order they were written in; each is read when it is asked for.
+
+    No file is held open: every access opens it, which takes 0.2 ms.
+    """
+
+    path: Path
+    provenance: dict[str, Any]
+    forecaster: str
+    prior: str | None
+
+    def __getitem__(self, patient_id: str) -> GrowthFit:
+        """The fit of a patient, read from the file."""
+        with _opened(self.path) as file:
+            if patient_id not in file[PATIENTS]:
+                raise KeyError(patient_id)
+            return _read(patient_id, file[PATIENTS][patient_id])
+
+    def __contains__(self, patient_id: object) -> bool:
+        """Whether the patient is there; nothing of it is read."""
+        with _opened(self.path) as file:
+            return isinstance(patient_id, str) and patient_id in file[PATIENTS]
+
+    def __iter__(self) -> Iterator[str]:
+        """The patients, in their order."""
+        with _opened(self.path) as file:
+            names = list(file[PATIENTS])
+        return iter(names)
+
+    def __len__(self) -> int:
+        """How many patients there are."""
+        with _opened(self.path) as file:
+            return len(file[PATIENTS])
+
+    def statuses(self) -> dict[str, FitStatus]:
+        """How the fit of each patient ended; no replicate is read."""
+        with _opened(self.path) as file:
+            return {name: FitStatus(group.attrs["status"]) for name, group in file[PATIENTS].items()}
+
+
 def _read(patient_id: str, group: h5py.Group) -> GrowthFit:
-    spans = zip(group.attrs["radiotherapy_start_days"], group.attrs["radiotherapy_end_days"], strict=True)
-    treatment = Treatment(tuple(RadiotherapyCourse(float(start), float(end)) for start, end in spans))
-    series = SizeSeries(patient_id, group.attrs["size_name"], group["days"][()], group["sizes"][()], treatment)
+    told = group.attrs
+    limits = zip(told["interval_names"], told["intervals"].tolist(), strict=True)
     return GrowthFit(
-        series=series,
-        law=group.attrs["law"],
-        parameter_names=tuple(group.attrs["parameter_names"]),
+        series=SizeSeries(patient_id, told["size_name"], group["days"][()], group["sizes"][()], treatment_from(told)),
+        law=LawName(told["law"]),
+        parameter_names=tuple(told["parameter_names"]),
         parameters=group["parameters"][()],
         replicates=group["replicates"][()],
-        replicate_status=tuple(FitStatus(text) for text in np.char.decode(group["replicate_status"][()].astype("S"))),
-        loss=float(group.attrs["loss"]),
-        status=FitStatus(group.attrs["status"]),
+        replicate_status=group["replicate_status"].astype(np.uint8)[()],
+        loss=float(told["loss"]),
+        loss_name=told["loss_name"],
+        status=FitStatus(told["status"]),
+        origin_day=float(told["origin_day"]),
+        deviations=group["deviations"][()],
+        doses=bool(told["doses"]),
+        errors=_read_errors(told),
+        notes=tuple(told["notes"]),
+        intervals={name: (lower, upper) for name, (lower, upper) in limits},
     )
+
+
+def _read_errors(told: h5py.AttributeManager) -> ErrorModel | None:
+    names = [field.name for field in fields(ErrorModel)]
+    return ErrorModel(**{name: float(told[name]) for name in names}) if names[0] in told else None

@@ -1,12 +1,11 @@
 """Forecast a cohort: unit after unit, each written as it is finished; one patient's failure never stops the others."""
 
 import logging
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tumorcast.archive.growth_file import read_growth
 from tumorcast.archive.maps import PatientForecast, merge, write_shard
@@ -15,17 +14,17 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
 from tumorcast.engines.model import ModelSet, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.errors import InputError, StoppedError, StorageError, TumorcastError, UsageError
+from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.ensemble import Engine, forecast_unit
 from tumorcast.forecasting.plan import Unit, plan_units
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.provenance import commit
-from tumorcast.records import GrowthFit, Status
-from tumorcast.running.ledger import Ledger, PatientOutcome
+from tumorcast.records import GrowthFit, PatientOutcome, Status
+from tumorcast.running.ledger import Ledger
+from tumorcast.running.outcomes import attempt
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def forecast_cohort(
 ) -> list[PatientOutcome]:
     """Write the archive of forecasts to `out`, resuming what a stopped run left; returns how each patient fared."""
     model = load_model_set(inputs.models)
-    fits = read_growth(inputs.growth) if inputs.growth else {}
+    fits: Mapping[str, GrowthFit] = read_growth(inputs.growth) if inputs.growth else {}
     with Cohort.open(inputs.cohort) as cohort:
         _check_fit_for(cohort, model, settings, inputs)
         ledger = Ledger(out, _provenance(inputs, cohort, model, settings))
@@ -116,7 +115,7 @@ class _Run:
 
     cohort: Cohort
     engine: Engine
-    fits: dict[str, GrowthFit]
+    fits: Mapping[str, GrowthFit]
     settings: ForecastSettings
     ledger: Ledger
     report: Callable[[UnitsDone], None]
@@ -129,29 +128,16 @@ class _Run:
     def all_patients(self) -> list[PatientOutcome]:
         """Forecast every patient; a patient never stops a cohort, but a full disk does."""
         plans = {
-            patient_id: self._attempt(patient_id, partial(plan_units, self.cohort, patient_id, self.settings))
+            patient_id: attempt(patient_id, partial(plan_units, self.cohort, patient_id, self.settings))
             for patient_id in self.cohort.patient_ids()
         }
         self.total = sum(len(units) for units in plans.values() if isinstance(units, list))
         return [
             units
             if isinstance(units, PatientOutcome)
-            else self._attempt(patient_id, partial(self._patient, patient_id, units))
+            else attempt(patient_id, partial(self._patient, patient_id, units))
             for patient_id, units in plans.items()
         ]
-
-    def _attempt(self, patient_id: str, work: Callable[[], Result]) -> Result | PatientOutcome:
-        """What `work` returns, or why the patient failed."""
-        try:
-            return work()
-        except (StorageError, StoppedError):
-            raise
-        except TumorcastError as fault:
-            reason = str(fault)
-        except Exception as fault:  # whatever it was: it is told, counted, and the others go on
-            log.debug("%s", traceback.format_exc())
-            reason = f"{type(fault).__name__}: {fault}"
-        return PatientOutcome(patient_id, Status.FAILED, " ".join(reason.split()))
 
     def _patient(self, patient_id: str, units: list[Unit]) -> PatientOutcome:
         if not units:

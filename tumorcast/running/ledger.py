@@ -15,16 +15,8 @@ from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
 from tumorcast.provenance import difference, refuse_other
-from tumorcast.records import Status
-
-
-@dataclass(frozen=True)
-class PatientOutcome:
-    """How a patient fared, and why."""
-
-    patient_id: str
-    status: Status
-    reason: str = ""
+from tumorcast.records import PatientOutcome, Status
+from tumorcast.running.outcomes import parts_of, read_outcomes, status_table_of, write_outcomes
 
 
 @dataclass(frozen=True)
@@ -37,12 +29,12 @@ class Ledger:
     @property
     def folder(self) -> Path:
         """Where the shards of an unfinished run stand."""
-        return self.archive.with_name(self.archive.name + ".parts")
+        return parts_of(self.archive)
 
     @property
     def status_path(self) -> Path:
         """The table of outcomes."""
-        return self.archive.with_name(self.archive.name.removesuffix(".h5") + ".status.tsv")
+        return status_table_of(self.archive)
 
     def shard(self, unit: Unit) -> Path:
         """Where the shard of this unit stands."""
@@ -53,7 +45,7 @@ class Ledger:
         found = archive_provenance(self.archive)
         if found is None or not self.status_path.exists() or difference(found, self.provenance) is not None:
             return None
-        outcomes = self._read_outcomes()
+        outcomes = read_outcomes(self.status_path)
         return None if any(outcome.status is Status.FAILED for outcome in outcomes) else outcomes
 
     def open(self) -> None:
@@ -74,15 +66,9 @@ class Ledger:
         """Whether the unit's shard stands, whole, and was made by this run."""
         return shard_provenance(self.shard(unit)) == self.provenance
 
-    def _read_outcomes(self) -> list[PatientOutcome]:
-        rows = self.status_path.read_text(encoding="utf-8").splitlines()[1:]
-        return [PatientOutcome(pid, Status(status), why) for pid, status, why in (r.split("\t") for r in rows)]
-
     def close(self, outcomes: Iterable[PatientOutcome]) -> None:
         """Write the table of outcomes."""
-        rows = [f"{outcome.patient_id}\t{outcome.status}\t{outcome.reason}\n" for outcome in outcomes]
-        with written_whole(self.status_path) as temporary:
-            temporary.write_text("patient_id\tstatus\treason\n" + "".join(rows), encoding="utf-8")
+        write_outcomes(self.status_path, outcomes)
 
     def remove_shards(self) -> None:
         """Remove this run's shards once they are merged; a file that is not ours stays, with its folder."""

@@ -1,0 +1,111 @@
+"""Ranks without MPI, and what is refused. tests/mpi has the real ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import pytest
+
+from tumorcast.errors import EngineError
+from tumorcast.running.ranks import LAUNCHERS, Launch, Ranks, launched, limit_threads, open_ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def unlaunched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [*LAUNCHERS, "PMIX_RANK"]:
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_one_process_is_one_rank_and_mpi_is_not_loaded() -> None:
+    script = (
+        "import sys\n"
+        "from tumorcast.running.ranks import open_ranks\n"
+        "with open_ranks() as ranks: ranks.barrier(); print(ranks.rank, ranks.size, ranks.is_root, ranks.heard())\n"
+        "print([name for name in ('mpi4py', 'numba') if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told == "0 1 True 0\n[]\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "launch"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),  # a batch script: nothing was launched yet
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, Launch("srun", 8)),
+        ({"SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_SIZE": "8"}, Launch("Open MPI's mpirun", 8)),
+        ({"PMI_SIZE": "3"}, Launch(LAUNCHERS["PMI_SIZE"], 3)),
+        ({"PMIX_RANK": "0"}, Launch("a PMIx launcher", None)),
+    ],
+)
+def test_a_launcher_is_known_by_its_environment(environment: dict[str, str], launch: Launch | None) -> None:
+    assert launched(environment) == launch
+
+
+def test_a_launcher_of_one_process_needs_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with open_ranks() as ranks:
+        assert ranks.size == 1
+
+
+def test_several_processes_without_mpi4py_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    told = r"started as 4 processes by Open MPI's mpirun, but mpi4py cannot be used .*install tumorcast\[mpi\]"
+    with pytest.raises(EngineError, match=told), open_ranks():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3"}, "srun started 3 processes, but MPI sees 1"),
+        ({"PMIX_RANK": "2"}, "a PMIx launcher started several processes, but MPI sees 1"),
+    ],
+)
+def test_processes_that_do_not_see_each_other_are_refused(environment: dict[str, str], message: str) -> None:
+    """As srun starts an MPI that does not know it: each process would do the whole work."""
+    pytest.importorskip("mpi4py")
+    script = (
+        "import os, sys\n"
+        "from mpi4py import MPI\n"  # before the environment lies, so that it starts alone
+        "os.environ.update(dict(pair.split('=') for pair in sys.argv[1:]))\n"
+        "from tumorcast.errors import EngineError\n"
+        "from tumorcast.running.ranks import open_ranks\n"
+        "try:\n"
+        "    with open_ranks(): print('opened')\n"
+        "except EngineError as fault: print(fault)"
+    )
+    command = [sys.executable, "-c", script, *(f"{name}={value}" for name, value in environment.items())]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert message in told.stdout, told.stderr
+    assert "srun --mpi=pmix" in told.stdout
+
+
+def test_threads_are_limited_to_the_ranks_cores() -> None:
+    before = numba.get_num_threads()
+    try:
+        limit_threads(Ranks(threads_per_rank=1))
+        assert numba.get_num_threads() == 1
+    finally:
+        numba.set_num_threads(before)
+    limit_threads(Ranks(threads_per_rank=10_000))
+    assert numba.get_num_threads() == before
+    with open_ranks() as ranks:
+        assert ranks.threads_per_rank == len(os.sched_getaffinity(0))
+
+
+def test_only_ranks_imports_mpi4py() -> None:
+    sources = [path for folder in ("tumorcast", "kernels", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    users = {path.name for path in sources if "import mpi4py" in (text := path.read_text()) or "from mpi4py" in text}
+    assert users == {"ranks.py"}
+
+
+def test_the_package_is_run_as_a_module() -> None:
+    command = [sys.executable, "-m", "tumorcast", "--version"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout.strip()

@@ -1,0 +1,64 @@
+"""What runs over a cohort share: the guard round a patient's work, the table of outcomes, and where both stand."""
+
+import logging
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tumorcast.durable import written_whole
+from tumorcast.errors import StoppedError, StorageError, TumorcastError
+from tumorcast.records import PatientOutcome, Status
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+HEADER = "patient_id\tstatus\treason\n"
+
+
+def parts_of(archive: Path) -> Path:
+    """The folder where the shards of an unfinished run stand.
+
+    >>> parts_of(Path("run/maps.h5")).as_posix()
+    'run/maps.h5.parts'
+    """
+    return archive.with_name(archive.name + ".parts")
+
+
+def status_table_of(archive: Path) -> Path:
+    """The table of outcomes beside an archive, or beside the shard of one rank.
+
+    >>> status_table_of(Path("run/maps.h5")).as_posix()
+    'run/maps.status.tsv'
+    """
+    return archive.with_name(archive.name.removesuffix(".h5") + ".status.tsv")
+
+
+def attempt(patient_id: str, work: Callable[[], Result]) -> Result | PatientOutcome:
+    """What `work` returns, or why the patient failed; a full disk and a stop end the run and are raised."""
+    try:
+        return work()
+    except (StorageError, StoppedError):
+        raise
+    except TumorcastError as fault:
+        reason = str(fault)
+    except Exception as fault:  # whatever it was: it is told, counted, and the others go on
+        log.debug("%s", traceback.format_exc())
+        reason = f"{type(fault).__name__}: {fault}"
+    return PatientOutcome(patient_id, Status.FAILED, _one_line(reason))
+
+
+def write_outcomes(path: Path, outcomes: Iterable[PatientOutcome]) -> None:
+    """Write the table of outcomes, whole or not at all."""
+    rows = [f"{outcome.patient_id}\t{outcome.status}\t{_one_line(outcome.reason)}\n" for outcome in outcomes]
+    with written_whole(path) as temporary:
+        temporary.write_text(HEADER + "".join(rows), encoding="utf-8")
+
+
+def read_outcomes(path: Path) -> list[PatientOutcome]:
+    """The rows of a table of outcomes."""
+    rows = path.read_text(encoding="utf-8").splitlines()[1:]
+    return [PatientOutcome(pid, Status(status), why) for pid, status, why in (r.split("\t") for r in rows)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

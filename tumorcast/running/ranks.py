@@ -1,0 +1,165 @@
+"""The MPI ranks of a run. The only module that imports mpi4py, and only where a launcher started several processes.
+
+    mpirun -n 4 python -m mpi4py -m tumorcast fit …
+
+Without a launcher there is one rank, and MPI need not be installed.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tumorcast.errors import EngineError
+
+# The variable by which a launcher tells how many processes it started. srun comes last: mpirun may start its daemons by
+# srun, and then its processes have both. Not SLURM_NTASKS, which a batch script has too, where nothing was launched.
+LAUNCHERS = {
+    "OMPI_COMM_WORLD_SIZE": "Open MPI's mpirun",
+    "MV2_COMM_WORLD_SIZE": "MVAPICH's mpirun",
+    "PMI_SIZE": "a PMI launcher (mpirun of MPICH, srun --mpi=pmi2)",
+    "SLURM_STEP_NUM_TASKS": "srun",
+}
+DONE_TAG = 1
+MOST_CORES = 4096  # of a machine
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the environment says: who started how many processes; None where that is not told."""
+
+    launcher: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run. threads_per_rank: the cores it may use, so that no core is used twice."""
+
+    rank: int = 0
+    size: int = 1
+    threads_per_rank: int = 1
+    _world: Any = None
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is rank 0, which alone reports, merges and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self._world is not None:
+            self._world.Barrier()
+
+    def all_of(self, value: Any) -> list[Any]:
+        """The value of every rank, by rank, on each of them; all must call it."""
+        return [value] if self._world is None else list(self._world.allgather(value))
+
+    def tell_root(self) -> None:
+        """Tell rank 0 that one more piece of work is done; does not wait for it to listen."""
+        self._world.Send(b"", dest=0, tag=DONE_TAG)
+
+    def heard(self, *, wait: bool = False) -> int:
+        """How many pieces of work the others told rank 0 of since it last asked; with `wait`, at least one."""
+        count = 0
+        while self._world is not None and ((wait and count == 0) or self._world.Iprobe(tag=DONE_TAG)):
+            self._world.Recv(bytearray(), tag=DONE_TAG)
+            count += 1
+        return count
+
+
+@contextmanager
+def open_ranks() -> Iterator[Ranks]:
+    """The ranks of this run, as the launcher started them.
+
+    Where a rank leaves the block by an exception, all ranks are ended with its exit code: the others would wait for it
+    for ever. Raises EngineError if a launcher started several processes and MPI is missing or does not see them all.
+    """
+    launch = launched(os.environ)
+    if launch is None or launch.size == 1:
+        yield Ranks(threads_per_rank=len(_own_cores()))
+        return
+    mpi = _load_mpi(launch)
+    world = mpi.COMM_WORLD
+    _check_all_seen(launch, world.size, mpi.Get_library_version())
+    try:
+        yield Ranks(world.rank, world.size, _cores_per_rank(mpi), world)
+    except BaseException as fault:
+        _end_all_at_exit(fault)
+        raise
+    mpi.Finalize()
+
+
+def limit_threads(ranks: Ranks) -> None:
+    """Let numba use no more threads than this rank has cores."""
+    import numba  # noqa: PLC0415 - heavy, and not needed to know the ranks
+
+    numba.set_num_threads(min(ranks.threads_per_rank, numba.get_num_threads()))
+
+
+def launched(environment: Mapping[str, str]) -> Launch | None:
+    """Who started this process together with others; None where it was started alone.
+
+    >>> launched({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "2"}).size
+    4
+    >>> launched({"SLURM_NTASKS": "8"}) is None
+    True
+    """
+    for variable, launcher in LAUNCHERS.items():
+        if variable in environment:
+            return Launch(launcher, int(environment[variable]))
+    return Launch("a PMIx launcher", None) if "PMIX_RANK" in environment else None
+
+
+def _load_mpi(launch: Launch) -> ModuleType:
+    try:
+        from mpi4py import MPI  # noqa: PLC0415 - where there is no launcher, MPI is not started
+    except (ImportError, RuntimeError) as fault:  # the latter where there is no MPI library
+        raise EngineError(
+            f"started as {launch.size or 'several'} processes by {launch.launcher}, but mpi4py cannot be used "
+            f"({fault}); install tumorcast[mpi], or start one process"
+        ) from None
+    return MPI
+
+
+def _check_all_seen(launch: Launch, size: int, library: str) -> None:
+    """Else every process would do the whole work and write the same files."""
+    alone = launch.size is None and size == 1 and os.environ["PMIX_RANK"] != "0"
+    if alone or launch.size not in (None, size):
+        raise EngineError(
+            f"{launch.launcher} started {launch.size or 'several'} processes, but MPI sees {size}: mpi4py uses "
+            f"{library.partition(',')[0]}, which does not know this launcher; use the mpirun of that MPI "
+            "(of tumorcast[mpi]: .venv/bin/mpirun), or srun --mpi=pmix"
+        )
+
+
+def _own_cores() -> set[int]:
+    """The cores that this process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _cores_per_rank(mpi: ModuleType) -> int:
+    """The cores that the ranks of this machine have together, shared equally; the launcher may have bound each to some.
+
+    Every rank must call it.
+    """
+    mine = np.zeros(MOST_CORES, dtype=np.uint8)
+    mine[list(_own_cores())] = 1
+    node = mpi.COMM_WORLD.Split_type(mpi.COMM_TYPE_SHARED)
+    together = np.empty_like(mine)
+    node.Allreduce(mine, together, op=mpi.MAX)
+    share = int(together.sum()) // int(node.size)
+    node.Free()
+    return max(1, min(share, int(mine.sum())))
+
+
+def _end_all_at_exit(fault: BaseException) -> None:
+    """Have MPI end every rank when this process exits, so that the command can still say why."""
+    from mpi4py.run import set_abort_status  # noqa: PLC0415 - MPI runs, so mpi4py is there
+
+    code = getattr(fault, "exit_code", None)
+    set_abort_status(fault if code is None else code)
