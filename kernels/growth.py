@@ -1,15 +1,24 @@
-"""Closed-form tumour size under exponential growth with radiotherapy (arXiv 2509.09610, growth model).
+"""Closed-form tumour size under a growth law with treatment, and its derivatives (growth model of arXiv 2509.09610).
 
-Notation of the paper, generalised to any number of courses k that start at t_k; τ = t - t_k:
-    living   A_l(t) = A0 exp(λ (t - t0)) Sⁿ                 n = courses started before t
-    dying    A_d,k(t) = (1 - S) A_l(t_k) exp(E(τ))          the cells that course k killed
-    E(τ) = (λ_decay / slope) [log cosh(slope·delay) - log cosh(slope (τ - delay))]
-    size = A_l + Σ_k A_d,k
-Sizes are kept as logarithms until the end: E passes 10⁴ inside the paper's own bounds.
+Living cells L and, for every course k of radiotherapy at t_k, the cells D_k that it killed:
+    dL/dt   = g(L) L - c L          c: chemotherapy's rate, on its days
+    g(L)    = λ                     exponential, the paper's
+            = λ (1 - L / K)         logistic
+            = λ (1 - ln L / ln K)   Gompertz
+    at t_k:   D_k = (1 - S^w) L,  L ← S^w L     w: the course's dose weight, 1 unless doses are known
+    dD_k/dt = -λ_decay tanh(slope (t - t_k - delay)) D_k
+    at a resection: L and every D_k ← ρ L, ρ D_k
+    size    = L + Σ_k D_k
+L is counted in units of its value when the clock starts (the first scan, or a treatment before it), and so is K: λ is
+then the growth rate at that size in every law, and K → ∞ is exponential growth in all. Only living cells crowd each
+other, so that every law has a closed form between two events, and a course has the paper's:
+    D_k(τ) = D_k(0) exp(E(τ)),  E(τ) = (λ_decay / slope) [log cosh(slope·delay) - log cosh(slope (τ - delay))]
+The walk below goes from event to event and carries logarithms, since E passes 10⁴ inside the paper's own bounds,
+and their derivatives.
 
-A row of parameters is (λ, λ_decay, delay, slope, S, A0), per day, per day, days, per day, none, unit of size. A0 is the
-size on the origin's day, so with no course before the origin this is the paper's model, and a patient first scanned
-after radiotherapy needs no size from before it.
+A row of parameters is (λ, λ_decay, delay, slope, S, c, K, A0, ρ₁ … ρ_R): per day, per day, days, per day, none,
+per day, none, unit of size, none. A0 is the size on the origin's day, so that a patient first scanned after
+radiotherapy needs no size from before it.
 """
 
 import math
@@ -18,164 +27,270 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.kernels.compiling import compiled
+from tumorcast.kernels.compiling import compiled, compiled_inner
 
 Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
-RATE, DECAY_RATE, DELAY, SLOPE, SURVIVAL, INITIAL_SIZE = range(6)
-PARAMETERS = 6
-SHAPE_PARAMETERS = 5  # all but A0, which only scales
+RATE, DECAY_RATE, DELAY, SLOPE, SURVIVAL, CHEMO_RATE, CAPACITY, INITIAL_SIZE = range(8)
+PARAMETERS = 8  # and one a resection after them
+EXPONENTIAL, LOGISTIC, GOMPERTZ = range(3)
+SCAN, ORIGIN, RADIOTHERAPY, CHEMO_ON, CHEMO_OFF, RESECTION = range(6)
 LOG_2 = math.log(2.0)
 MAX_EXPONENT = 300.0  # exp(300) is far above any tumour, and its square is still a finite float64
 
 
 class Timeline(NamedTuple):
-    """The patient's clock. origin: the day of A0; courses: (C,) starting days of radiotherapy, in order."""
+    """A patient's events in order of time; on one day, scans come before treatments.
 
-    origin: float
-    courses: Array
+    start: the day the clock starts; scans before it are reached backwards.
+    days: (N,); kinds: (N,) SCAN …; values: (N,) a course's dose weight; places: (N,) which scan, course or resection.
+    """
+
+    start: float
+    days: Array
+    kinds: Integers
+    values: Array
+    places: Integers
+
+
+class State(NamedTuple):
+    """Memory of a walk: the cells killed by each of C courses, and derivatives by each of P parameters.
+
+    killed: (C,) log of D_k when the course began, resections since included; began: (C,) days.
+    terms, turned, aged: (C,) of the day last observed: the size of D_k, tanh(slope (τ - delay)), E(τ) / λ_decay.
+    of_living: (P,); of_killed: (C, P); of_total, of_origin: (P,). All are of logarithms.
+    """
+
+    killed: Array
+    began: Array
+    terms: Array
+    turned: Array
+    aged: Array
+    of_living: Array
+    of_killed: Array
+    of_total: Array
+    of_origin: Array
 
 
 @compiled
-def log_cosh(x: float) -> float:
-    """log cosh x without overflow for large |x| and without cancellation for small."""
+def new_state(courses: int, parameters: int) -> State:
+    """Memory for a walk with so many courses and parameters."""
+    return State(
+        np.empty(courses),
+        np.empty(courses),
+        np.empty(courses),
+        np.empty(courses),
+        np.empty(courses),
+        np.empty(parameters),
+        np.empty((courses, parameters)),
+        np.empty(parameters),
+        np.empty(parameters),
+    )
+
+
+@compiled_inner
+def clear(values: Array) -> None:
+    """Set every element to zero; a loop is quicker here than an assignment to a slice."""
+    for j in range(values.size):
+        values[j] = 0.0
+
+
+@compiled_inner
+def log_cosh_and_slope(x: float) -> tuple[float, float]:
+    """log cosh x, without overflow for large |x| and without cancellation for small, and its derivative tanh x."""
     magnitude = abs(x)
-    if magnitude < 1.0:
-        half = math.sinh(0.5 * magnitude)
-        return math.log1p(2.0 * half * half)
-    return magnitude - LOG_2 + math.log1p(math.exp(-2.0 * magnitude))
+    if magnitude > 20.0:  # beyond, exp(-2 |x|) is below the rounding of |x|
+        return magnitude - LOG_2, math.copysign(1.0, x)
+    decayed = math.exp(-magnitude)
+    gone = 1.0 - decayed
+    return math.log1p(gone * gone / (2.0 * decayed)), math.copysign(gone * (1.0 + decayed) / (1.0 + decayed**2), x)
 
 
-@compiled
-def dying_exponent(elapsed: float, row: Array) -> float:
-    """E(τ): the log of what is left of killed cells `elapsed` days after their course began."""
-    slope, delay = row[SLOPE], row[DELAY]
-    return float(row[DECAY_RATE] / slope * (log_cosh(slope * delay) - log_cosh(slope * (elapsed - delay))))
+@compiled_inner
+def grow_exponential(elapsed: float, chemo: float, row: Array, log_living: float, of_living: Array) -> float:
+    """Log of L after `elapsed` days; chemo is 1 on chemotherapy's days, else 0."""
+    of_living[RATE] += elapsed
+    of_living[CHEMO_RATE] -= chemo * elapsed
+    return float(log_living + (row[RATE] - chemo * row[CHEMO_RATE]) * elapsed)
 
 
-@compiled
-def courses_before(day: float, timeline: Timeline) -> int:
-    """How many courses started before `day`. On the very day nothing has changed yet."""
-    count = 0
-    while count < timeline.courses.size and timeline.courses[count] < day:
-        count += 1
-    return count
+@compiled_inner
+def mean_growth(x: float) -> tuple[float, float]:
+    """φ(x) = (eˣ - 1) / x and the derivative of its logarithm."""
+    if abs(x) < 1e-4:
+        return 1.0 + x * (0.5 + x / 6.0), 0.5 + x / 12.0
+    above = math.expm1(x)
+    return above / x, (above + 1.0) / above - 1.0 / x
 
 
-@compiled
-def log_living(day: float, origin: float, count: int, row: Array) -> float:
-    """log A_l / A0 with `count` courses behind."""
-    grown = row[RATE] * (day - origin)
-    if count > 0:
-        grown += count * math.log(row[SURVIVAL])
-    return float(grown)
+@compiled_inner
+def grow_logistic(elapsed: float, chemo: float, row: Array, log_living: float, of_living: Array) -> float:
+    """As grow_exponential: the Bernoulli equation dL/dt = (λ - c) L - (λ/K) L²."""
+    rate, capacity = row[RATE], row[CAPACITY]
+    net = rate - chemo * row[CHEMO_RATE]
+    if net * elapsed > MAX_EXPONENT:
+        elapsed = MAX_EXPONENT / net  # capacity was reached long ago
+    x = net * elapsed
+    phi, slope = mean_growth(x)
+    crowding = rate / capacity * math.exp(min(log_living, MAX_EXPONENT)) * phi * elapsed
+    share = crowding / (1.0 + crowding)
+    for j in range(of_living.size):
+        of_living[j] *= 1.0 - share
+    through_net = elapsed * (1.0 - share * slope)
+    of_living[RATE] += through_net - share / rate
+    of_living[CHEMO_RATE] -= chemo * through_net
+    of_living[CAPACITY] += share / capacity
+    return float(log_living + x - math.log1p(crowding))
 
 
-@compiled
-def log_dying(day: float, timeline: Timeline, k: int, row: Array) -> float:
-    """log A_d,k / A0 of the cells that course `k` killed; -inf where it kills none (S = 1)."""
-    if row[SURVIVAL] >= 1.0:
-        return -math.inf
-    start = timeline.courses[k]
-    living = log_living(start, timeline.origin, k, row)
-    return living + math.log1p(-row[SURVIVAL]) + dying_exponent(day - start, row)
+@compiled_inner
+def grow_gompertz(elapsed: float, chemo: float, row: Array, log_living: float, of_living: Array) -> float:
+    """As grow_exponential: d ln L / dt = α (κ - ln L) - c, with κ = ln K and α = λ / κ."""
+    kappa = math.log(row[CAPACITY])
+    alpha = row[RATE] / kappa
+    closed = -math.expm1(min(-alpha * elapsed, MAX_EXPONENT))  # the share of the way to capacity
+    left = 1.0 - closed
+    gap = kappa - log_living
+    mean_days = closed / alpha
+    by_alpha = gap * elapsed * left - chemo * row[CHEMO_RATE] * (elapsed * left - mean_days) / alpha
+    for j in range(of_living.size):
+        of_living[j] *= left
+    of_living[RATE] += by_alpha / kappa
+    of_living[CHEMO_RATE] -= chemo * mean_days
+    of_living[CAPACITY] += (closed - by_alpha * alpha / kappa) / row[CAPACITY]
+    return float(log_living + gap * closed - chemo * row[CHEMO_RATE] * mean_days)
 
 
-@compiled
-def log_shape(day: float, timeline: Timeline, row: Array) -> float:
-    """log size / A0 as if the origin came before every course: the log of the sum over living and dying cells."""
-    count = courses_before(day, timeline)
-    peak = log_living(day, timeline.origin, count, row)
-    total = 1.0
-    for k in range(count):
-        term = log_dying(day, timeline, k, row)
-        if term <= peak:
-            total += math.exp(term - peak)
-        else:
-            total = total * math.exp(peak - term) + 1.0
-            peak = term
+@compiled_inner
+def grow(law: int, elapsed: float, chemo: float, row: Array, log_living: float, of_living: Array) -> float:
+    """Log of L after `elapsed` days without an event; its derivatives are carried along in of_living: (P,)."""
+    if law == EXPONENTIAL:
+        return grow_exponential(elapsed, chemo, row, log_living, of_living)
+    if law == LOGISTIC:
+        return grow_logistic(elapsed, chemo, row, log_living, of_living)
+    return grow_gompertz(elapsed, chemo, row, log_living, of_living)
+
+
+@compiled_inner
+def irradiate(k: int, day: float, weight: float, row: Array, log_living: float, state: State) -> float:
+    """Course k splits L into survivors, whose log is returned, and killed cells, which `state` keeps."""
+    survival = row[SURVIVAL]
+    log_share = weight * math.log(survival)
+    dead = -math.expm1(log_share)
+    state.began[k] = day
+    state.killed[k] = log_living + math.log(dead) if dead > 0.0 else -math.inf
+    for j in range(row.size):
+        state.of_killed[k, j] = state.of_living[j]
+    if dead > 0.0:
+        state.of_killed[k, SURVIVAL] -= weight * math.exp(log_share) / (survival * dead)
+    state.of_living[SURVIVAL] += weight / survival
+    return log_living + log_share
+
+
+@compiled_inner
+def age_killed(k: int, day: float, delayed: tuple[float, float], row: Array, state: State) -> float:
+    """Log of D_k on `day`; what its derivatives share is left in `state`."""
+    slope = row[SLOPE]
+    after, state.turned[k] = log_cosh_and_slope(slope * (day - state.began[k] - row[DELAY]))
+    state.aged[k] = (delayed[0] - after) / slope
+    state.terms[k] = state.killed[k] + row[DECAY_RATE] * state.aged[k]
+    return float(state.terms[k])
+
+
+@compiled_inner
+def add_killed(k: int, day: float, delayed: tuple[float, float], share: float, row: Array, state: State) -> None:
+    """Add share · ∂ log D_k to of_total, after age_killed on the same day."""
+    slope, delay, decay, after = row[SLOPE], row[DELAY], row[DECAY_RATE], state.turned[k]
+    total = state.of_total
+    for j in range(row.size):
+        total[j] += share * state.of_killed[k, j]
+    total[DECAY_RATE] += share * state.aged[k]
+    total[DELAY] += share * decay * (delayed[1] + after)
+    turn = delay * delayed[1] - (day - state.began[k] - delay) * after - state.aged[k]
+    total[SLOPE] += share * decay * turn / slope
+
+
+@compiled_inner
+def observe(
+    day: float, courses: int, delayed: tuple[float, float], row: Array, log_living: float, state: State
+) -> float:
+    """Log of L + Σ D_k; of_total becomes its derivatives, the mean of the terms' weighted by the terms."""
+    peak = log_living
+    for k in range(courses):
+        peak = max(peak, age_killed(k, day, delayed, row, state))
+    living = math.exp(log_living - peak)
+    total = living
+    for k in range(courses):
+        state.terms[k] = math.exp(state.terms[k] - peak)
+        total += state.terms[k]
+    for j in range(row.size):
+        state.of_total[j] = living / total * state.of_living[j]
+    for k in range(courses):
+        if state.terms[k] > 0.0:
+            add_killed(k, day, delayed, state.terms[k] / total, row, state)
     return peak + math.log(total)
 
 
-@compiled
-def log_growth(day: float, timeline: Timeline, row: Array) -> float:
-    """log of size(day) / A0, where A0 = size(origin)."""
-    value = log_shape(day, timeline, row)
-    if courses_before(timeline.origin, timeline) == 0:
-        return value
-    return value - log_shape(timeline.origin, timeline, row)
+@compiled_inner
+def cut(place: int, courses: int, row: Array, log_living: float, state: State) -> float:
+    """A resection leaves the share ρ of every kind of cell; returns the log of L."""
+    column = PARAMETERS + place
+    log_left = math.log(row[column])
+    state.of_living[column] += 1.0 / row[column]
+    for k in range(courses):
+        state.killed[k] += log_left
+        state.of_killed[k, column] += 1.0 / row[column]
+    return log_living + log_left
 
 
-@compiled
-def size_at(day: float, timeline: Timeline, row: Array) -> float:
-    """Tumour size on `day`, in the unit of A0; finite for every row (MAX_EXPONENT)."""
-    return float(row[INITIAL_SIZE] * math.exp(min(log_growth(day, timeline, row), MAX_EXPONENT)))
+@compiled_inner
+def fill_log_growth(law: int, timeline: Timeline, row: Array, state: State, out: Array, jacobian: Array) -> None:
+    """log(size / A0) on the days of the scans into out: (T,), its derivatives into jacobian: (T, P).
 
-
-@compiled
-def fill_sizes(days: Array, timeline: Timeline, row: Array, out: Array) -> None:
-    """size_at for each of days: (T,) into out: (T,)."""
-    for i in range(days.size):
-        out[i] = size_at(days[i], timeline, row)
-
-
-@compiled
-def fill_trajectories(days: Array, timeline: Timeline, rows: Array, out: Array) -> None:
-    """fill_sizes for each of rows: (B, 6), into out: (B, T)."""
-    for b in range(rows.shape[0]):
-        fill_sizes(days, timeline, rows[b], out[b])
-
-
-@compiled
-def fill_changes(day: float, timeline: Timeline, rows: Array, out: Array) -> None:
-    """size(day) / size(origin) of each of rows: (B, 6), into out: (B,). A0 cancels, so none is divided by."""
-    for b in range(rows.shape[0]):
-        out[b] = math.exp(min(log_growth(day, timeline, rows[b]), MAX_EXPONENT))
-
-
-@compiled
-def add_dying_gradient(elapsed: float, k: int, weight: float, row: Array, out: Array) -> None:
-    """Add weight · ∂ log A_d,k to out: (5,), all but what the living cells' growth before the course gives."""
-    slope, delay, decay, survival = row[SLOPE], row[DELAY], row[DECAY_RATE], row[SURVIVAL]
-    before = math.tanh(slope * delay)
-    after = math.tanh(slope * (elapsed - delay))
-    exponent = dying_exponent(elapsed, row)
-    out[DECAY_RATE] += weight * exponent / decay
-    out[DELAY] += weight * decay * (before + after)
-    out[SLOPE] += weight * (decay * (delay * before - (elapsed - delay) * after) - exponent) / slope
-    out[SURVIVAL] += weight * (k / survival - 1.0 / (1.0 - survival))
-
-
-@compiled
-def add_shape_gradient(day: float, timeline: Timeline, sign: float, row: Array, out: Array) -> None:
-    """Add sign · ∂ log_shape / ∂ (λ, λ_decay, delay, slope, S) to out: (5,).
-
-    The log of a sum has as its gradient the mean of the terms' gradients, weighted by the terms.
+    The column of A0 is left at zero.
     """
-    origin = timeline.origin
-    total = log_shape(day, timeline, row)
-    count = courses_before(day, timeline)
-    share = sign * math.exp(log_living(day, origin, count, row) - total)
-    out[RATE] += share * (day - origin)
-    out[SURVIVAL] += share * count / row[SURVIVAL]
-    if row[SURVIVAL] >= 1.0:
-        return
-    for k in range(count):
-        start = timeline.courses[k]
-        share = sign * math.exp(log_dying(day, timeline, k, row) - total)
-        out[RATE] += share * (start - origin)
-        add_dying_gradient(day - start, k, share, row, out)
+    delayed = log_cosh_and_slope(row[SLOPE] * row[DELAY])
+    log_living, chemo, courses, origin = 0.0, 0.0, 0, 0.0
+    previous = timeline.start
+    clear(state.of_living)
+    clear(state.of_origin)
+    for event in range(timeline.days.size):
+        day, kind, place = timeline.days[event], timeline.kinds[event], timeline.places[event]
+        if day != previous:
+            log_living = grow(law, day - previous, chemo, row, log_living, state.of_living)
+        if kind == SCAN:
+            out[place] = observe(day, courses, delayed, row, log_living, state)
+            for j in range(row.size):
+                jacobian[place, j] = state.of_total[j]
+        elif kind == ORIGIN:
+            origin = observe(day, courses, delayed, row, log_living, state)
+            for j in range(row.size):
+                state.of_origin[j] = state.of_total[j]
+        elif kind == RADIOTHERAPY:
+            log_living = irradiate(courses, day, timeline.values[event], row, log_living, state)
+            courses += 1
+        elif kind == RESECTION:
+            log_living = cut(place, courses, row, log_living, state)
+        else:
+            chemo = 1.0 if kind == CHEMO_ON else 0.0
+        previous = day
+        if day < timeline.start:  # back to the start of the clock
+            log_living, previous = 0.0, timeline.start
+            clear(state.of_living)
+    for i in range(out.size):
+        out[i] = min(out[i] - origin, MAX_EXPONENT)
+        for j in range(row.size):
+            jacobian[i, j] -= state.of_origin[j]
 
 
 @compiled
-def fill_jacobian(days: Array, timeline: Timeline, row: Array, sizes: Array, out: Array) -> None:
-    """∂ size / ∂ parameters into out: (T, 6). sizes: (T,) as fill_sizes gave them; A0 > 0."""
-    shifted = courses_before(timeline.origin, timeline) > 0
-    for i in range(days.size):
-        out[i, :] = 0.0
-        add_shape_gradient(days[i], timeline, 1.0, row, out[i])
-        if shifted:
-            add_shape_gradient(timeline.origin, timeline, -1.0, row, out[i])
-        out[i, INITIAL_SIZE] = 1.0 / row[INITIAL_SIZE]
-        for j in range(PARAMETERS):
-            out[i, j] *= sizes[i]
+def fill_sizes(law: int, timeline: Timeline, rows: Array, out: Array) -> None:
+    """Sizes on the days of the timeline's scans for each of rows: (B, P), into out: (B, T), in the unit of A0."""
+    courses = int(np.sum(timeline.kinds == RADIOTHERAPY))
+    state = new_state(courses, rows.shape[1])
+    jacobian = np.empty((out.shape[1], rows.shape[1]))
+    for b in range(rows.shape[0]):
+        fill_log_growth(law, timeline, rows[b], state, out[b], jacobian)
+        for i in range(out.shape[1]):
+            out[b, i] = rows[b, INITIAL_SIZE] * math.exp(out[b, i])

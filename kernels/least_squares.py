@@ -1,11 +1,17 @@
-"""Multi-start bounded Levenberg–Marquardt for the growth law, batched over bootstrap replicates.
+"""Bounded multi-start Levenberg–Marquardt for the growth laws, batched over bootstrap replicates.
 
-Every parameter is a coordinate in [0, 1]: linear between its bounds, or logarithmic where `log_scaled`. A step that
-leaves the box is cut back to its wall, and a coordinate that sits on a wall and pushes outwards is left out of the next
-step (projected Levenberg–Marquardt; Kanzow, Yamashita & Fukushima 2004). Equal bounds fix a parameter. The loss is the
-sum of r², r = model - observed.
+Every free parameter is a coordinate in [0, 1]: linear between its bounds, or logarithmic where `log_scaled`. A step
+that leaves the box is cut back to its wall, and a coordinate that sits on a wall and pushes outwards is left out of the
+next step (projected Levenberg–Marquardt; Kanzow, Yamashita & Fukushima 2004).
 
-A start is first taken a few steps; only the most promising ones are then followed to the end.
+The size A0 enters linearly (its logarithm does, for residuals of logarithms), so it is solved for at every point and
+its equation is never damped: Kaufman's variable projection (Ruhe & Wedin 1980, algorithm 2), written as a full step.
+
+The loss is Σ r² + Σ precision (u - centre)²: residuals r, weighted, and whitened where errors are correlated, and a
+normal prior on the coordinates u.
+
+All replicates of a patient share the scans, so the curves of a catalogue of starts are computed once, and a replicate
+descends from those whose curves fit it best. `search`, which fills the catalogue, takes every start a few steps first.
 """
 
 import math
@@ -14,147 +20,309 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.kernels.compiling import compiled, compiled_parallel, parallel_range
-from tumorcast.kernels.growth import PARAMETERS, Timeline, fill_jacobian, fill_sizes
+from tumorcast.kernels.compiling import compiled, compiled_freely, compiled_inner
+from tumorcast.kernels.growth import (
+    INITIAL_SIZE,
+    MAX_EXPONENT,
+    RADIOTHERAPY,
+    State,
+    Timeline,
+    fill_log_growth,
+    new_state,
+)
 
 Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
+LOGARITHMS, DIFFERENCES, SQUARES = range(3)  # r = log model - log size; model - size; (model - size)², the paper's
 CONVERGED, AT_BOUND, NOT_CONVERGED = range(3)
 
-SCOUT_STEPS = 8
-FINALISTS = 4
+SCOUT_STEPS = 6
 FIRST_DAMPING = 1e-2
-MAX_DAMPING = 1e12
-TOLERANCE = 1e-9  # relative decrease of the loss below which a step counts as none
-QUIET_STEPS = 3  # in a curved valley one small step is no sign of the end
+MAX_DAMPING = 1e10
+TOLERANCE = 1e-6  # relative decrease of the loss below which a step counts as none
+QUIET_STEPS = 2  # in a curved valley one small step is no sign of the end
+FLOOR = 1e-14  # a loss of less a scan is a curve through all points
 WALL = 1e-6  # a coordinate this near to a bound is at it
+NEAR = 0.05  # starts whose coordinates differ by less lead to one end
 
 
 class Problem(NamedTuple):
     """What every replicate shares.
 
-    days: (T,), the first of them the origin; courses: (C,) starting days of radiotherapy;
-    lower, upper, log_scaled: (6,); max_steps: of the descent from one of the best starts.
+    law: of kernels.growth; start, days, kinds, values, places: its timeline; row: (P,) values of the fixed parameters;
+    free: (F,) columns of the free ones, A0 the last; lower, upper, log_scaled: (F,) of the free ones;
+    residual: LOGARITHMS …; whitening: (T, T) lower triangle with r → whitening r, or (0, 0) for none;
+    precision: (F,) of the prior on the coordinates; finalists, max_steps: of the descents to the end.
     """
 
+    law: int
+    start: float
     days: Array
-    courses: Array
+    kinds: Integers
+    values: Array
+    places: Integers
+    row: Array
+    free: Integers
     lower: Array
     upper: Array
     log_scaled: npt.NDArray[np.bool_]
+    residual: int
+    whitening: Array
+    precision: Array
+    finalists: int
     max_steps: int
 
 
-class Fits(NamedTuple):
-    """Where the results of B replicates go. rows: (B, 6) parameters; losses, statuses: (B,)."""
+class Data(NamedTuple):
+    """One replicate. observed: (T,) sizes or their logarithms; weights: (T,) of squares; centre: (F,) of the prior."""
 
+    observed: Array
+    weights: Array
+    centre: Array
+
+
+class Batch(NamedTuple):
+    """B replicates. observed, weights: (B, T); centres: (B, F); results rows: (B, P), losses, statuses: (B,)."""
+
+    observed: Array
+    weights: Array
+    centres: Array
     rows: Array
     losses: Array
-    statuses: npt.NDArray[np.int64]
+    statuses: Integers
+
+
+class Catalogue(NamedTuple):
+    """K points to start from. units: (K, F) coordinates.
+
+    curves: (K, T) what the sizes are there: of LOGARITHMS less their mean, else over their root sum of squares; no rows
+    where they are not known. sizes: (K,) sums of squares of the curves.
+    """
+
+    units: Array
+    curves: Array
+    sizes: Array
 
 
 class Work(NamedTuple):
-    """Memory of one replicate, so that the loops allocate nothing. T times, 6 parameters."""
+    """Memory of one thread, so that the loops allocate nothing. T scans, P parameters, F of them free, K starts."""
 
-    row: Array  # (6,) parameters
-    scale: Array  # (6,) ∂ parameter / ∂ coordinate
-    model: Array  # (T,)
-    jacobian: Array  # (T, 6)
-    hessian: Array  # (6, 6) JᵀJ
-    factor: Array  # (6, 6)
-    gradient: Array  # (6,) Jᵀr
-    step: Array  # (6,)
-    trial: Array  # (6,) coordinates
+    state: State
+    row: Array  # (P,) parameters
+    scale: Array  # (F,) ∂ parameter / ∂ coordinate
+    model: Array  # (T,) log(size / A0)
+    by_row: Array  # (T, P) derivatives of model
+    residuals: Array  # (T,)
+    jacobian: Array  # (T, F) ∂ r / ∂ u
+    hessian: Array  # (F, F) JᵀJ
+    factor: Array  # (F, F)
+    gradient: Array  # (F,) Jᵀr
+    step: Array  # (F,)
+    unit: Array  # (F,) the point of a descent
+    trial: Array  # (F,) the point after a step
+    best: Array  # (F,) where the best descent ended
+    starts: Array  # (K, F)
+    losses: Array  # (K,)
 
 
 @compiled
-def new_work(times: int) -> Work:
-    """Memory for `times` observations."""
-    p = PARAMETERS
+def new_work(problem: Problem, scans: int, starts: int) -> Work:
+    """Memory for the problem."""
+    p, f = problem.row.size, problem.free.size
     return Work(
-        np.empty(p),
-        np.empty(p),
-        np.empty(times),
-        np.empty((times, p)),
-        np.empty((p, p)),
-        np.empty((p, p)),
-        np.empty(p),
-        np.empty(p),
-        np.empty(p),
+        new_state(int(np.sum(problem.kinds == RADIOTHERAPY)), p),
+        problem.row.copy(),
+        np.empty(f),
+        np.empty(scans),
+        np.empty((scans, p)),
+        np.empty(scans),
+        np.empty((scans, f)),
+        np.empty((f, f)),
+        np.empty((f, f)),
+        np.empty(f),
+        np.empty(f),
+        np.empty(f),
+        np.empty(f),
+        np.empty(f),
+        np.empty((starts, f)),
+        np.empty(starts),
     )
 
 
-@compiled
-def timeline(problem: Problem) -> Timeline:
-    """The clock of the problem; put together here because numba's parallel loops take no nested tuples."""
-    return Timeline(problem.days[0], problem.courses)
+@compiled_inner
+def set_parameter(problem: Problem, j: int, u: float, work: Work) -> None:
+    """Free parameter j from its coordinate, and its scale."""
+    lower, upper = problem.lower[j], problem.upper[j]
+    if problem.log_scaled[j]:
+        width = math.log(upper / lower)
+        value = lower * math.exp(width * u)
+        work.scale[j] = width * value
+    else:
+        value = lower + (upper - lower) * u
+        work.scale[j] = upper - lower
+    work.row[problem.free[j]] = upper if u >= 1.0 else min(value, upper)  # rounding must not leave the box
 
 
-@compiled
-def to_row(problem: Problem, unit: Array, row: Array, scale: Array) -> None:
-    """Parameters of the coordinates unit: (6,) into row, and ∂ row / ∂ unit into scale."""
-    for j in range(PARAMETERS):
-        lower, upper = problem.lower[j], problem.upper[j]
-        if problem.log_scaled[j]:
-            width = math.log(upper / lower)
-            row[j] = lower * math.exp(width * unit[j])
-            scale[j] = width * row[j]
-        else:
-            row[j] = lower + (upper - lower) * unit[j]
-            scale[j] = upper - lower
-        row[j] = upper if unit[j] >= 1.0 else min(row[j], upper)  # rounding must not leave the box
+@compiled_inner
+def coordinate(problem: Problem, j: int, value: float) -> float:
+    """The coordinate of a value of free parameter j, cut back to [0, 1]."""
+    lower, upper = problem.lower[j], problem.upper[j]
+    value = min(max(value, lower), upper)
+    if problem.log_scaled[j]:
+        return float(math.log(value / lower) / math.log(upper / lower))
+    return float((value - lower) / (upper - lower))
 
 
-@compiled
-def loss_at(problem: Problem, observed: Array, unit: Array, work: Work) -> float:
-    """Sum of squared residuals; leaves the parameters and the model's sizes in `work`."""
-    to_row(problem, unit, work.row, work.scale)
-    fill_sizes(problem.days, timeline(problem), work.row, work.model)
-    total = 0.0
-    for i in range(observed.size):
-        residual = work.model[i] - observed[i]
-        total += residual * residual
-    return total
+@compiled_inner
+def whiten(problem: Problem, columns: int, work: Work) -> None:
+    """r and the first `columns` of J times the whitening matrix, from the last row up, in place."""
+    matrix = problem.whitening
+    for i in range(matrix.shape[0] - 1, -1, -1):
+        total = 0.0
+        for k in range(i + 1):
+            total += matrix[i, k] * work.residuals[k]
+        work.residuals[i] = total
+        for j in range(columns):
+            total = 0.0
+            for k in range(i + 1):
+                total += matrix[i, k] * work.jacobian[k, j]
+            work.jacobian[i, j] = total
 
 
-@compiled
-def linearise(problem: Problem, observed: Array, work: Work) -> None:
-    """JᵀJ and Jᵀr at the point where loss_at was last called."""
-    fill_jacobian(problem.days, timeline(problem), work.row, work.model, work.jacobian)
-    work.hessian[:] = 0.0
-    work.gradient[:] = 0.0
-    for i in range(observed.size):
-        residual = work.model[i] - observed[i]
-        for j in range(PARAMETERS):
-            work.jacobian[i, j] *= work.scale[j]
-            work.gradient[j] += work.jacobian[i, j] * residual
-            for k in range(j + 1):
-                work.hessian[j, k] += work.jacobian[i, j] * work.jacobian[i, k]
+@compiled_inner
+def fill_log_residuals(problem: Problem, data: Data, work: Work) -> None:
+    """Residuals and derivatives of log sizes, as if A0 were 1."""
+    last = problem.free.size - 1
+    for i in range(data.observed.size):
+        root = math.sqrt(data.weights[i])
+        work.residuals[i] = root * (work.model[i] - data.observed[i])
+        work.jacobian[i, last] = root
+        for j in range(last):
+            work.jacobian[i, j] = root * work.by_row[i, problem.free[j]] * work.scale[j]
+    if problem.whitening.shape[0] > 0:
+        whiten(problem, last + 1, work)
 
 
-@compiled
+@compiled_inner
+def project_log_size(problem: Problem, unit: Array, work: Work) -> None:
+    """Solve for log A0, set its coordinate, and add it to the residuals."""
+    last = problem.free.size - 1
+    along, across = 0.0, 0.0
+    for i in range(work.residuals.size):
+        along += work.jacobian[i, last] * work.residuals[i]
+        across += work.jacobian[i, last] * work.jacobian[i, last]
+    wanted = math.exp(min(max(-along / across, -MAX_EXPONENT), MAX_EXPONENT))
+    unit[last] = coordinate(problem, last, wanted)
+    set_parameter(problem, last, unit[last], work)
+    log_size = math.log(work.row[INITIAL_SIZE])
+    per_unit = work.scale[last] / work.row[INITIAL_SIZE]
+    for i in range(work.residuals.size):
+        work.residuals[i] += log_size * work.jacobian[i, last]
+        work.jacobian[i, last] *= per_unit
+
+
+@compiled_inner
+def project_size(problem: Problem, data: Data, unit: Array, work: Work) -> None:
+    """Solve for A0 where residuals are differences of sizes, and set its coordinate. work.model holds size / A0."""
+    last = problem.free.size - 1
+    along, across = 0.0, 0.0
+    for i in range(data.observed.size):
+        along += data.weights[i] * work.model[i] * data.observed[i]
+        across += data.weights[i] * work.model[i] * work.model[i]
+    unit[last] = coordinate(problem, last, along / across)
+    set_parameter(problem, last, unit[last], work)
+
+
+@compiled_inner
+def fill_size_residuals(problem: Problem, data: Data, unit: Array, work: Work) -> None:
+    """Residuals and derivatives of sizes, or of their squared errors."""
+    last = problem.free.size - 1
+    for i in range(data.observed.size):
+        work.model[i] = math.exp(work.model[i])
+    if problem.residual == DIFFERENCES:
+        project_size(problem, data, unit, work)
+    size = work.row[INITIAL_SIZE]
+    for i in range(data.observed.size):
+        root = math.sqrt(data.weights[i])
+        error = size * work.model[i] - data.observed[i]
+        slope = root * work.model[i]
+        if problem.residual == SQUARES:
+            slope *= 2.0 * error
+            error *= error
+        work.residuals[i] = root * error
+        work.jacobian[i, last] = slope * work.scale[last]
+        for j in range(last):
+            work.jacobian[i, j] = slope * size * work.by_row[i, problem.free[j]] * work.scale[j]
+
+
+@compiled_inner
+def evaluate(problem: Problem, data: Data, unit: Array, work: Work) -> float:
+    """The loss at unit: (F,), whose last coordinate is solved for; residuals and derivatives are left in `work`."""
+    for j in range(problem.free.size):
+        set_parameter(problem, j, unit[j], work)
+    timeline = Timeline(problem.start, problem.days, problem.kinds, problem.values, problem.places)
+    fill_log_growth(problem.law, timeline, work.row, work.state, work.model, work.by_row)
+    if problem.residual == LOGARITHMS:
+        fill_log_residuals(problem, data, work)
+        project_log_size(problem, unit, work)
+    else:
+        fill_size_residuals(problem, data, unit, work)
+    loss = 0.0
+    for i in range(data.observed.size):
+        loss += work.residuals[i] * work.residuals[i]
+    for j in range(problem.free.size):
+        off = unit[j] - data.centre[j]
+        loss += problem.precision[j] * off * off
+    return loss
+
+
+@compiled_inner
+def linearise(problem: Problem, data: Data, unit: Array, work: Work) -> None:
+    """JᵀJ and Jᵀr, prior included, where evaluate was last called."""
+    for j in range(problem.free.size):
+        for k in range(j + 1):
+            total = 0.0
+            for i in range(work.residuals.size):
+                total += work.jacobian[i, j] * work.jacobian[i, k]
+            work.hessian[j, k] = total
+        total = 0.0
+        for i in range(work.residuals.size):
+            total += work.jacobian[i, j] * work.residuals[i]
+        work.hessian[j, j] += problem.precision[j]
+        work.gradient[j] = total + problem.precision[j] * (unit[j] - data.centre[j])
+
+
+@compiled_inner
 def hold_walls(unit: Array, work: Work) -> float:
     """Take coordinates that push against their wall out of the equations. Returns the largest slope left."""
     steepest = 0.0
-    for j in range(PARAMETERS):
+    for j in range(unit.size):
         slope = work.gradient[j]
         outward = (unit[j] <= 0.0 and slope > 0.0) or (unit[j] >= 1.0 and slope < 0.0)
-        if outward or work.hessian[j, j] == 0.0:
+        if outward or not work.hessian[j, j] > 0.0:
             work.gradient[j] = 0.0
-            work.hessian[j, :] = 0.0
-            work.hessian[:, j] = 0.0
+            for k in range(j):
+                work.hessian[j, k] = 0.0
+            for k in range(j + 1, unit.size):
+                work.hessian[k, j] = 0.0
             work.hessian[j, j] = 1.0
         else:
             steepest = max(steepest, abs(slope))
     return steepest
 
 
-@compiled
-def factorise(hessian: Array, damping: float, factor: Array) -> bool:
-    """Cholesky factor of JᵀJ + damping · diag(JᵀJ) (Marquardt); False where it is not positive definite."""
-    for j in range(PARAMETERS):
+@compiled_inner
+def factorise(hessian: Array, damping: float, undamped: int, factor: Array) -> bool:
+    """Cholesky factor of JᵀJ + damping · diag(JᵀJ) (Marquardt), equation `undamped` left as it is.
+
+    False where it is not positive definite.
+    """
+    for j in range(hessian.shape[0]):
         for k in range(j + 1):
-            value = hessian[j, k] * (1.0 + damping) if j == k else hessian[j, k]
+            value = hessian[j, k]
+            if j == k and j != undamped:
+                value *= 1.0 + damping
             for m in range(k):
                 value -= factor[j, m] * factor[k, m]
             if j != k:
@@ -166,105 +334,202 @@ def factorise(hessian: Array, damping: float, factor: Array) -> bool:
     return True
 
 
-@compiled
+@compiled_inner
 def solve(factor: Array, gradient: Array, step: Array) -> None:
     """The step with (L Lᵀ) step = -gradient."""
-    for j in range(PARAMETERS):
+    size = step.size
+    for j in range(size):
         value = -gradient[j]
         for k in range(j):
             value -= factor[j, k] * step[k]
         step[j] = value / factor[j, j]
-    for j in range(PARAMETERS - 1, -1, -1):
+    for j in range(size - 1, -1, -1):
         value = step[j]
-        for k in range(j + 1, PARAMETERS):
+        for k in range(j + 1, size):
             value -= factor[k, j] * step[k]
         step[j] = value / factor[j, j]
 
 
-@compiled
-def try_step(problem: Problem, observed: Array, unit: Array, damping: float, work: Work) -> float:
+@compiled_inner
+def try_step(problem: Problem, data: Data, damping: float, work: Work) -> float:
     """Loss after the damped step, cut back to the box and left in work.trial; inf where there is none."""
-    if not factorise(work.hessian, damping, work.factor):
+    last = problem.free.size - 1
+    undamped = -1 if problem.residual == SQUARES else last
+    if not factorise(work.hessian, damping, undamped, work.factor):
         return math.inf
     solve(work.factor, work.gradient, work.step)
-    for j in range(PARAMETERS):
-        work.trial[j] = min(max(unit[j] + work.step[j], 0.0), 1.0)
-    return loss_at(problem, observed, work.trial, work)
+    for j in range(problem.free.size):
+        work.trial[j] = min(max(work.unit[j] + work.step[j], 0.0), 1.0)
+    return evaluate(problem, data, work.trial, work)
 
 
-@compiled
-def descend(problem: Problem, observed: Array, unit: Array, steps: int, work: Work) -> tuple[float, bool]:
-    """Improve unit: (6,) in place by at most `steps` steps. Returns the loss and whether it can fall no further."""
-    loss = loss_at(problem, observed, unit, work)
-    floor = TOLERANCE * TOLERANCE * float(np.dot(observed, observed))
+@compiled_inner
+def descend(problem: Problem, data: Data, steps: int, work: Work) -> tuple[float, bool]:
+    """Improve work.unit by at most `steps` steps. Returns the loss and whether it can fall no further."""
+    loss = evaluate(problem, data, work.unit, work)
+    floor = FLOOR * data.observed.size
     damping = FIRST_DAMPING
     quiet = 0
     for _ in range(steps):
-        linearise(problem, observed, work)
-        if loss <= floor or hold_walls(unit, work) == 0.0:
+        linearise(problem, data, work.unit, work)
+        if loss <= floor or hold_walls(work.unit, work) == 0.0:
             return loss, True
-        reached = try_step(problem, observed, unit, damping, work)
+        reached = try_step(problem, data, damping, work)
         while not reached < loss and damping < MAX_DAMPING:
-            damping *= 5.0
-            reached = try_step(problem, observed, unit, damping, work)
+            damping *= 8.0
+            reached = try_step(problem, data, damping, work)
         if not reached < loss:
             return loss, True
         quiet = quiet + 1 if loss - reached < TOLERANCE * loss else 0
         damping = max(damping * 0.1, 1e-12)
-        unit[:] = work.trial
+        copy(work.trial, work.unit)
         loss = reached
         if quiet == QUIET_STEPS:
             return loss, True
     return loss, False
 
 
-@compiled
-def scout(problem: Problem, observed: Array, units: Array, losses: Array, work: Work) -> None:
-    """A few steps from every start: units (K, 6) and losses (K,) in place."""
-    for k in range(units.shape[0]):
-        losses[k], _ = descend(problem, observed, units[k], SCOUT_STEPS, work)
+@compiled_inner
+def copy(source: Array, target: Array) -> None:
+    """Copy every element; a loop is quicker here than an assignment to a slice."""
+    for j in range(source.size):
+        target[j] = source[j]
 
 
-@compiled
-def finish(problem: Problem, observed: Array, units: Array, losses: Array, work: Work) -> tuple[int, bool]:
-    """Follow the best starts to the end. Returns the index of the winner and whether it converged."""
-    best, best_loss, converged = 0, math.inf, False
-    for _ in range(min(FINALISTS, losses.size)):
-        k = int(np.argmin(losses))
-        loss, ended = descend(problem, observed, units[k], problem.max_steps, work)
-        losses[k] = math.inf
-        if loss < best_loss:
-            best, best_loss, converged = k, loss, ended
-    return best, converged
+@compiled_inner
+def take(starts: Array, k: int, unit: Array) -> None:
+    """Row k of starts into unit."""
+    for j in range(unit.size):
+        unit[j] = starts[k, j]
 
 
-@compiled
-def at_wall(problem: Problem, unit: Array) -> bool:
-    """Whether any parameter that was free ended at one of its bounds."""
+@compiled_inner
+def put(unit: Array, k: int, starts: Array) -> None:
+    """unit into row k of starts."""
+    for j in range(unit.size):
+        starts[k, j] = unit[j]
+
+
+@compiled_inner
+def least(losses: Array) -> int:
+    """Where the least of losses stands."""
+    best = 0
+    for k in range(losses.size):
+        if losses[k] < losses[best]:
+            best = k
+    return best
+
+
+@compiled_inner
+def at_wall(unit: Array) -> bool:
+    """Whether any free parameter ended at one of its bounds."""
     walls = 0
-    for j in range(PARAMETERS):
-        walls += problem.lower[j] < problem.upper[j] and not WALL < unit[j] < 1.0 - WALL
+    for j in range(unit.size):
+        walls += not WALL < unit[j] < 1.0 - WALL
     return walls > 0
 
 
-@compiled
-def fit_one(problem: Problem, observed: Array, starts: Array, row: Array) -> tuple[float, int]:
-    """Best fit of observed: (T,) from starts: (K, 6) coordinates, into row: (6,). Returns the loss and the status."""
-    work = new_work(observed.size)
-    units = starts.copy()
-    losses = np.empty(units.shape[0])
-    scout(problem, observed, units, losses, work)
-    best, converged = finish(problem, observed, units, losses, work)
-    loss = loss_at(problem, observed, units[best], work)
-    row[:] = work.row
+@compiled_inner
+def status_of(unit: Array, converged: bool) -> int:
+    """The status of a fit that ended at `unit`."""
     if not converged:
-        return loss, NOT_CONVERGED
-    return loss, AT_BOUND if at_wall(problem, units[best]) else CONVERGED
+        return NOT_CONVERGED
+    return AT_BOUND if at_wall(unit) else CONVERGED
 
 
-@compiled_parallel
-def fit_batch(problem: Problem, observed: Array, starts: Array, out: Fits) -> None:
-    """fit_one for each of observed: (B, T) from its own starts: (B, K, 6), into out."""
-    rows, losses, statuses = out.rows, out.losses, out.statuses  # what a parallel loop writes into a tuple is lost
-    for b in parallel_range(observed.shape[0]):
-        losses[b], statuses[b] = fit_one(problem, observed[b], starts[b], rows[b])
+@compiled_inner
+def descend_best(problem: Problem, data: Data, starts: Array, work: Work) -> tuple[float, int]:
+    """Follow those of starts: (K, F) that have the least work.losses, far from each other, to the end.
+
+    Returns loss and status of the best, which is left in work.best.
+    """
+    best, status = math.inf, NOT_CONVERGED
+    for _ in range(min(problem.finalists, work.losses.size)):
+        k = least(work.losses)
+        if work.losses[k] == math.inf:
+            break
+        take(starts, k, work.unit)
+        loss, ended = descend(problem, data, problem.max_steps, work)
+        if loss < best:
+            best, status = loss, status_of(work.unit, ended)
+            copy(work.unit, work.best)
+        drop_near(starts, k, work)
+        if best <= FLOOR * data.observed.size:
+            break
+    return best, status
+
+
+@compiled_inner
+def drop_near(starts: Array, place: int, work: Work) -> None:
+    """Take starts near the one at `place`, itself included, out of the race."""
+    for k in range(work.losses.size):
+        apart = 0.0
+        for j in range(starts.shape[1] - 1):
+            apart = max(apart, abs(starts[k, j] - starts[place, j]))
+        if apart < NEAR:
+            work.losses[k] = math.inf
+
+
+@compiled_inner
+def search(problem: Problem, data: Data, starts: Array, work: Work) -> tuple[float, int]:
+    """Fit from starts: (K, F), each taken SCOUT_STEPS first. The end is left in work.best."""
+    for k in range(starts.shape[0]):
+        take(starts, k, work.unit)
+        work.losses[k], _ = descend(problem, data, SCOUT_STEPS, work)
+        put(work.unit, k, work.starts)
+    return descend_best(problem, data, work.starts, work)
+
+
+@compiled_inner
+def pick(problem: Problem, data: Data, catalogue: Catalogue, work: Work) -> tuple[float, int]:
+    """Fit from the starts of a catalogue whose curves fit best. The end is left in work.best.
+
+    Curves are ranked by their loss, each scan counted once, errors taken as uncorrelated and A0 as free.
+    """
+    precision = problem.whitening[0, 0] ** 2 if problem.whitening.shape[0] > 0 else 1.0
+    for k in range(catalogue.units.shape[0]):
+        along = 0.0
+        for i in range(data.observed.size):
+            along += catalogue.curves[k, i] * data.observed[i]
+        in_logs = problem.residual == LOGARITHMS
+        loss = precision * (catalogue.sizes[k] - 2.0 * along) if in_logs else -along * along
+        for j in range(problem.free.size - 1):
+            loss += problem.precision[j] * catalogue.units[k, j] * (catalogue.units[k, j] - 2.0 * data.centre[j])
+        work.losses[k] = loss
+    return descend_best(problem, data, catalogue.units, work)
+
+
+@compiled
+def fill_catalogue(problem: Problem, catalogue: Catalogue) -> None:
+    """Curves and sizes of a catalogue from its units."""
+    scans = catalogue.curves.shape[1]
+    work = new_work(problem, scans, 1)
+    timeline = Timeline(problem.start, problem.days, problem.kinds, problem.values, problem.places)
+    for k in range(catalogue.units.shape[0]):
+        for j in range(problem.free.size):
+            set_parameter(problem, j, catalogue.units[k, j], work)
+        fill_log_growth(problem.law, timeline, work.row, work.state, work.model, work.by_row)
+        if problem.residual == LOGARITHMS:
+            curve = work.model - np.mean(work.model)
+        else:
+            curve = np.exp(work.model - np.max(work.model))
+            curve /= math.sqrt(np.sum(curve * curve))
+        catalogue.curves[k] = curve
+        catalogue.sizes[k] = np.sum(curve * curve)
+
+
+@compiled_freely
+def fit_batch(problem: Problem, catalogue: Catalogue, batch: Batch) -> None:
+    """Fit every replicate of the batch into its rows, losses and statuses.
+
+    From a catalogue of which no curve is known the starts are searched instead.
+    """
+    work = new_work(problem, batch.observed.shape[1], catalogue.units.shape[0])
+    for b in range(batch.observed.shape[0]):
+        data = Data(batch.observed[b], batch.weights[b], batch.centres[b])
+        if catalogue.curves.shape[0] > 0:
+            batch.losses[b], batch.statuses[b] = pick(problem, data, catalogue, work)
+        else:
+            batch.losses[b], batch.statuses[b] = search(problem, data, catalogue.units, work)
+        evaluate(problem, data, work.best, work)
+        batch.rows[b] = work.row

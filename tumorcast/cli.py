@@ -1,19 +1,28 @@
 """The command line: parse, call, print. No science. Heavy imports happen in the command that needs them."""
 
-import json
 import logging
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
-from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from tumorcast.errors import EngineError, InputError, StoppedError, TumorcastError, UsageError
+from tumorcast.cli_growth import fit, fit_prior
+from tumorcast.cli_tools import (
+    ConfigFile,
+    Jobs,
+    Json,
+    Out,
+    choice,
+    exit_if_failed,
+    only_given,
+    print_result,
+    progress,
+    span,
+    stoppable,
+    tell_fate,
+)
+from tumorcast.errors import EngineError, InputError, TumorcastError, UsageError
 from tumorcast.version import VERSION
 
 app = typer.Typer(
@@ -24,12 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")]
-Out = Annotated[Path, typer.Option("--out", help="Where the result is written.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; options given here win.")]
-Choice = TypeVar("Choice", bound=StrEnum)
-SOME_FAILED, OWN_FAULT = 1, 70
+OWN_FAULT = 70
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,17 +68,17 @@ def simulate(
     """Write a simulated longitudinal cohort in BraTS layout, with clinical.csv and its truth."""
     from tumorcast.data.simulate import simulate_cohort
 
-    with _progress("patients", f"{out} is not whole; remove it and start again") as tell:
+    with progress("patients", f"{out} is not whole; remove it and start again") as tell:
         simulate_cohort(
             out,
             patients=patients,
             seed=seed,
-            sessions=_span("--sessions", sessions),
+            sessions=span("--sessions", sessions),
             voxel_mm=voxel_mm,
             jobs=jobs,
             progress=tell,
         )
-    _print(as_json, {"out": str(out), "patients": patients, "seed": seed})
+    print_result(as_json, {"out": str(out), "patients": patients, "seed": seed})
 
 
 @app.command()
@@ -97,88 +101,32 @@ def prepare(
     from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
     from tumorcast.records import Contrast, Status
 
-    names = tuple(_choice(Contrast, "--contrasts", name.strip()) for name in contrasts.split(",") if name.strip())
+    names = tuple(choice(Contrast, "--contrasts", name.strip()) for name in contrasts.split(",") if name.strip())
     settings = PrepareSettings(
         image_size=image_size,
         contrasts=names or None,
-        slices=_choice(SliceChoice, "--slices", slices),
+        slices=choice(SliceChoice, "--slices", slices),
         min_tumour_mm2=min_tumour_mm2,
-        brain=_choice(BrainMask, "--brain", brain),
+        brain=choice(BrainMask, "--brain", brain),
     )
-    with _stoppable("nothing was written; start it again"):
+    with stoppable("nothing was written; start it again"):
         report = prepare_cohort(
             source,
             out,
             settings,
-            layout=_choice(Layout, "--layout", layout),
+            layout=choice(Layout, "--layout", layout),
             clinical=clinical,
             jobs=jobs,
-            on_outcome=lambda o: _tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
+            on_outcome=lambda o: tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
         )
     counts = {str(status): report.count(status) for status in Status}
     result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts}
-    _print(as_json, result)
-    _exit_if_failed(report.count(Status.FAILED))
+    print_result(as_json, result)
+    exit_if_failed(report.count(Status.FAILED))
 
 
-@app.command()
-def fit(
-    source: Annotated[Path, typer.Argument(help="A cohort file, or a CSV table with a row a scan.")],
-    out: Out,
-    size_column: Annotated[
-        str, typer.Option(help="area_mm2 or volume_mm3 of a cohort; any column of a table.")
-    ] = "area_mm2",
-    replicates: Annotated[int, typer.Option(help="Bootstrap replicates.")] = 100,
-    noise: Annotated[float, typer.Option(help="Standard deviation of the logarithm of a measured size.")] = 0.1,
-    bounds: Annotated[str, typer.Option(help="default or paper.")] = "default",
-    seed: int = 0,
-    as_json: Json = False,
-) -> None:
-    """Fit the growth law under radiotherapy to each patient's sizes, with a bootstrap."""
-    from tumorcast.archive.growth_file import write_growth
-    from tumorcast.durable import sha256_of
-    from tumorcast.growth.fit import FitSettings, fit_cohort
-    from tumorcast.provenance import commit
-    from tumorcast.records import FitStatus
-
-    settings = FitSettings.of(
-        {"replicates": replicates, "noise": noise, "bounds": bounds, "seed": seed}, "tumorcast fit"
-    )
-    patients, failed = _size_series(source, size_column)
-    if not patients:
-        raise InputError(
-            f"{source}: no patient with a known {size_column}; give scans with masks, or another --size-column"
-        )
-    with _progress("patients", "nothing was written; start it again") as tell:
-        counter = count(1)
-        fits = fit_cohort(patients, settings, lambda _: tell(next(counter), len(patients)))
-    provenance = {"version": VERSION, "commit": commit(), "settings": settings.model_dump(mode="json")}
-    write_growth(out, fits, provenance | {"source_sha256": sha256_of(source)})
-    counts = {str(status): sum(fit.status is status for fit in fits) for status in FitStatus}
-    _print(as_json, {"out": str(out), "patients": len(fits), "failed": failed, "size": size_column, "status": counts})
-    _exit_if_failed(failed)
-
-
-def _size_series(source: Path, size_column: str) -> tuple[list[Any], int]:
-    """The sizes of every patient that has some, and how many patients failed; those are told."""
-    if source.suffix.lower() in (".csv", ".tsv"):
-        from tumorcast.growth.table import SizeColumns, read_sizes
-
-        return read_sizes(source, SizeColumns(size=size_column)), 0
-    from tumorcast.data.cohort import Cohort, SizeMeasure
-
-    measure, series, failed = _choice(SizeMeasure, "--size-column", size_column), [], 0
-    with Cohort.open(source) as cohort:
-        for patient_id in cohort.patient_ids():
-            try:
-                series.append(cohort.size_series(patient_id, measure))
-            except InputError as fault:
-                failed += 1
-                _tell_fate(patient_id, None, "failed", str(fault))
-    for one in series:
-        if not one.days.size:
-            _tell_fate(one.patient_id, None, "skipped", "no scan with a tumour mask")
-    return [one for one in series if one.days.size], failed
+app.command()(fit)
+app.command()(fit_prior)
 
 
 @app.command()
@@ -203,17 +151,19 @@ def train(
     from tumorcast.training.train import train as run
 
     given = dict(steps=steps, batch=batch, noise_levels=noise_levels, seed=seed, bfloat16=bfloat16)
-    settings, changes = _train_settings(config, _given(given))
+    settings, changes = _train_settings(config, only_given(given))
     losses: list[float] = []
 
     def tell(progress: Progress) -> None:
         losses.append(progress.loss)
         draw(progress.step, progress.steps)
 
-    with _progress("steps", "the last checkpoint is kept; start the command again to go on") as draw:
+    with progress("steps", "the last checkpoint is kept; start the command again to go on") as draw:
         run(_network_kind(network, kind), cohort, out, settings, architecture=changes, until=until, report=tell)
     recent = losses[-100:]
-    _print(as_json, {"out": str(out), "steps_now": len(losses), "loss": sum(recent) / len(recent) if recent else None})
+    print_result(
+        as_json, {"out": str(out), "steps_now": len(losses), "loss": sum(recent) / len(recent) if recent else None}
+    )
 
 
 def _train_settings(config: Path | None, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -266,16 +216,16 @@ def forecast(
     sampler = dict(preset=preset, noise_level=noise_level, steps=steps, guidance=guidance, gain=gain, scale=scale)
     target = dict(horizon_days=horizon_days, relative_change=relative_change, members=members)
     others = dict(seed=seed, max_slices=max_slices, keep_members=keep_members or None)
-    settings = _forecast_settings(config, _given(target | others), _given(sampler))
-    with _progress("slices", "finished slices are kept; start the command again to go on") as tell:
+    settings = _forecast_settings(config, only_given(target | others), only_given(sampler))
+    with progress("slices", "finished slices are kept; start the command again to go on") as tell:
         outcomes = forecast_cohort(
             ForecastInputs(cohort, model, growth, device), out, settings, lambda units: tell(units.done, units.total)
         )
     for outcome in outcomes:
-        _tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
     counts = {str(status): sum(outcome.status is status for outcome in outcomes) for status in Status}
-    _print(as_json, {"out": str(out), "patients": counts})
-    _exit_if_failed(counts["failed"])
+    print_result(as_json, {"out": str(out), "patients": counts})
+    exit_if_failed(counts["failed"])
 
 
 def _forecast_settings(config: Path | None, given: dict[str, Any], sampler: dict[str, Any]) -> Any:
@@ -314,7 +264,7 @@ def show(
         _make_folder(out)
         paths = show_archive(archive, out)
         figures = {"slices": slice_figures(archive)} if as_json else {}
-    _print(as_json, {"out": str(out), "pictures": len(paths)} | figures)
+    print_result(as_json, {"out": str(out), "pictures": len(paths)} | figures)
 
 
 def _make_folder(out: Path) -> None:
@@ -322,83 +272,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise InputError(f"{out}: cannot be made ({fault.strerror}); give --out a folder that can be written") from None
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _choice(enum: type[Choice], option: str, value: str) -> Choice:
-    """The member of an enum that the user named."""
-    try:
-        return enum(value)
-    except ValueError:
-        raise UsageError(f"{option} {value}: allowed are {', '.join(enum)}") from None
-
-
-def _span(option: str, text: str) -> tuple[int, int]:
-    """`3` or `3-5` as (fewest, most).
-
-    >>> _span("--sessions", "3-5"), _span("--sessions", "4")
-    ((3, 5), (4, 4))
-    """
-    first, _, last = text.partition("-")
-    try:
-        return int(first), int(last or first)
-    except ValueError:
-        raise UsageError(f"{option} {text}: give a number (4) or the fewest and the most (3-5)") from None
-
-
-@contextmanager
-def _progress(unit: str, if_stopped: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with the time left; the block gets a function (done, total)."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
-    with _stoppable(if_stopped), Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _stoppable(if_stopped: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block in order, with a word on what is left to do."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise StoppedError(f"stopped: {if_stopped}") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _tell_fate(patient_id: str, session_id: str | None, status: str, reason: str) -> None:
-    """One line on stderr for whatever did not end well."""
-    if reason:
-        name = patient_id if session_id is None else f"{patient_id} {session_id}"
-        typer.echo(f"{name}: {status}: {reason}", err=True)
-
-
-def _print(as_json: bool, result: dict[str, Any]) -> None:
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for key, value in result.items():
-            typer.echo(f"{key}: {value}")
-
-
-def _exit_if_failed(failed: int) -> None:
-    if failed:
-        raise typer.Exit(SOME_FAILED)
 
 
 def main() -> None:

@@ -1,80 +1,43 @@
 """Fit of a growth law to one patient's sizes, with its bootstrap. What can be expected to fail ends as a status."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
-from tumorcast.config import Settings
 from tumorcast.errors import InputError
-from tumorcast.growth.bootstrap import Stream, latin_hypercube, log_normal_noise, noisy_sizes, patient_rng
-from tumorcast.growth.laws import (
-    EXPONENTIAL,
-    PARAMETER_NAMES,
-    Bound,
-    BoundsPreset,
-    Exponential,
-    ParameterBounds,
-    row_of,
-    timeline_of,
-)
+from tumorcast.growth.bootstrap import BLOCK, Stream, draw, latin_hypercube, patient_rng
+from tumorcast.growth.drops import with_sudden_drops
+from tumorcast.growth.laws import BoundsPreset
+from tumorcast.growth.mechanistic_prior import MechanisticPrior, covariance
+from tumorcast.growth.problem import Fits, PatientProblem, Sample, Search, catalogue_of, run, starts_to_search
+from tumorcast.growth.settings import FitSettings, Method
+from tumorcast.growth.unfitted import persist
 from tumorcast.kernels import growth as kernels
 from tumorcast.kernels import least_squares
-from tumorcast.records import FitStatus, FloatArray, GrowthFit, SizeSeries
+from tumorcast.records import FitStatus, GrowthFit, SizeSeries
 
 Array = npt.NDArray[np.float64]
 
 MINIMUM_POINTS = 3
-BEST_FIT_EFFORT = 16  # starts of the one best fit over those of each of its many replicates
-# Rates of change from one scan to the next in treated glioma are heavy-tailed. With this Student-t, the 90 % interval
-# round the last size holds 90 % (enhancing with oedema) and 84 % (enhancing) of the 132 next sizes in mu_glioma_post.
-PERSISTENCE_RATE_SCALE = 0.015
-PERSISTENCE_RATE_FREEDOM = 3.0
-PERSISTENCE_RATE_LIMIT = 0.2
-UNDETECTED = Bound(1e-3, 0.5)  # initial size over the first positive one, where nothing was seen at first
-STATUSES = {
-    least_squares.CONVERGED: FitStatus.CONVERGED,
-    least_squares.AT_BOUND: FitStatus.AT_BOUND,
-    least_squares.NOT_CONVERGED: FitStatus.NOT_CONVERGED,
-}
-
-
-class FitSettings(Settings):
-    """How growth is fitted.
-
-    replicates: bootstrap replicates; starts: of the search of each (the best fit has 16 times as many);
-    max_steps: of the descent from a start.
-    noise: standard deviation of the logarithm of a measured size.
-    """
-
-    bounds: BoundsPreset = BoundsPreset.DEFAULT
-    replicates: int = Field(100, ge=1)
-    starts: int = Field(16, ge=1)
-    max_steps: int = Field(100, ge=1)
-    noise: float = Field(0.1, ge=0, le=1)
-    seed: int = Field(0, ge=0)
-
+BEST_FIT_EFFORT = 4  # starts of the one best fit over those of a pilot
 
 DEFAULT_SETTINGS = FitSettings()
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Fits of several sets of sizes. rows: (B, 6) in the unit of the sizes, losses: (B,), statuses: B."""
+def fit_growth(
+    series: SizeSeries, settings: FitSettings = DEFAULT_SETTINGS, prior: MechanisticPrior | None = None
+) -> GrowthFit:
+    """A growth law fitted to `series`, and again to each bootstrap replicate of it.
 
-    rows: Array
-    losses: Array
-    statuses: tuple[FitStatus, ...]
-
-
-def fit_growth(series: SizeSeries, settings: FitSettings = DEFAULT_SETTINGS) -> GrowthFit:
-    """The paper's law fitted to `series`, and again to each bootstrap replicate of it.
-
-    Fewer than three scans, or no tumour in any: status TOO_FEW_POINTS, see `persist`. Without radiotherapy before the
-    last scan only the rate and the initial size are fitted. A course after the last scan has parameters that no scan
-    informs: the replicates draw them from their whole range.
+    With a prior the fit is hierarchical: the law's parameters are drawn to the population's, sizes depart from the law
+    as they do there, and replicates perturb sizes and prior alike (randomised maximum likelihood; Oliver et al. 1996),
+    so that one scan is enough.
+    Without one, fewer than three scans, or no tumour in any: status TOO_FEW_POINTS, see `persist`. Without radiotherapy
+    before the last scan only the rate and the initial size are fitted. A course after the last scan has parameters
+    that no scan informs: the replicates draw them from their whole range, or from the prior.
     Raises InputError if there is no scan at all.
 
     >>> days = np.array([0.0, 30.0, 60.0, 90.0])
@@ -84,131 +47,137 @@ def fit_growth(series: SizeSeries, settings: FitSettings = DEFAULT_SETTINGS) -> 
     """
     if series.days.size == 0:
         raise InputError(f"patient {series.patient_id}: no {series.size_name} was measured; leave the patient out")
-    if series.days.size < MINIMUM_POINTS or not np.any(series.sizes > 0):
+    if not np.any(series.sizes > 0) or (prior is None and series.days.size < MINIMUM_POINTS):
         return persist(series, settings)
-    rng = patient_rng(settings.seed, series.patient_id, Stream.NOISE)
-    noisy = noisy_sizes(series.sizes, rng, replicates=settings.replicates, spread=settings.noise)
-    best = _fit_sizes(series, np.atleast_2d(series.sizes), settings, Stream.BEST_STARTS)
-    fitted = _fit_sizes(series, noisy, settings, Stream.STARTS)
+    series, notes = with_sudden_drops(series, settings.drop_ratio)
+    problem = PatientProblem(series, settings.law, settings.bounds, settings.noise, settings.chemotherapy, prior)
+    if settings.method is Method.LMFIT:
+        from tumorcast.growth.lmfit_fit import fit_by_lmfit  # noqa: PLC0415 - lmfit is heavy, and seldom asked for
+
+        fit = fit_by_lmfit(problem, settings.resampling, settings.replicates, settings.seed)
+        return replace(fit, notes=notes + fit.notes)
+    return replace(_fit_natively(problem, settings), notes=notes)
+
+
+def _fit_natively(problem: PatientProblem, settings: FitSettings) -> GrowthFit:
+    fitter = _Fitter.of(problem, settings)
+    fits = _joined(fitter.replicates())
+    series, best = problem.series, fitter.best
+    few = series.days.size < MINIMUM_POINTS
     return GrowthFit(
         series=series,
-        law=EXPONENTIAL,
-        parameter_names=PARAMETER_NAMES,
+        law=settings.law,
+        parameter_names=problem.names,
         parameters=best.rows[0],
-        replicates=_spread_unseen(series, fitted.rows, settings),
-        replicate_status=fitted.statuses,
+        replicates=_spread_unseen(problem, fits.rows, settings),
+        replicate_status=fits.statuses,
         loss=float(best.losses[0]),
-        status=best.statuses[0],
+        loss_name=str(settings.noise),
+        status=FitStatus.TOO_FEW_POINTS if few else tuple(FitStatus)[int(best.statuses[0])],
+        origin_day=problem.origin_day,
+        deviations=_deviations(problem, settings),
+        doses=settings.bounds is BoundsPreset.DEFAULT,
+        errors=problem.prior.errors if problem.prior else None,
     )
 
 
-def fit_cohort(
-    patients: list[SizeSeries],
-    settings: FitSettings = DEFAULT_SETTINGS,
-    progress: Callable[[SizeSeries], None] = lambda series: None,
-) -> list[GrowthFit]:
-    """fit_growth for each; `progress` is called after each. A patient's numbers do not depend on the others."""
-    fits = []
-    for series in patients:
-        fits.append(fit_growth(series, settings))
-        progress(series)
-    return fits
+def fit_replicates(series: SizeSeries, observed: Array, settings: FitSettings = DEFAULT_SETTINGS) -> Fits:
+    """The law fitted to each of observed: (B, T), sizes as they might have been measured, as fit_growth searches."""
+    problem = PatientProblem(series, settings.law, settings.bounds, settings.noise, settings.chemotherapy)
+    centres = np.tile(problem.prior_on_coordinates[0], (len(observed), 1))
+    return _Fitter.of(problem, settings).fit(Sample(observed, np.ones_like(observed), centres))
 
 
-def persist(series: SizeSeries, settings: FitSettings) -> GrowthFit:
-    """No fit: the last size persists, and the replicates grow or shrink from it at rates drawn around zero.
+@dataclass(frozen=True)
+class _Fitter:
+    """A patient's best fit, and the catalogue of starts from which replicates are fitted."""
 
-    The rates are Student-t (PERSISTENCE_RATE_…), so that the spread of the forecast widens with the horizon; the last
-    size varies by the measurement's noise. Radiotherapy is without effect (survival 1). Where every size is zero
-    so is every forecast.
-    """
-    rng = patient_rng(settings.seed, series.patient_id, Stream.PRIOR)
-    last = float(series.sizes[-1])
-    rates = PERSISTENCE_RATE_SCALE * rng.standard_t(PERSISTENCE_RATE_FREEDOM, settings.replicates)
-    rates = np.clip(rates, -PERSISTENCE_RATE_LIMIT, PERSISTENCE_RATE_LIMIT)
-    replicates = np.tile(row_of(Exponential(0.0), last), (settings.replicates, 1))
-    replicates[:, kernels.RATE] = rates
-    elapsed = series.days[-1] - series.days[0]
-    noise = log_normal_noise(rng, rates.shape, settings.noise)
-    replicates[:, kernels.INITIAL_SIZE] = last * noise * np.exp(-rates * elapsed)
-    return GrowthFit(
-        series=series,
-        law=EXPONENTIAL,
-        parameter_names=PARAMETER_NAMES,
-        parameters=row_of(Exponential(0.0), last),
-        replicates=replicates,
-        replicate_status=(FitStatus.TOO_FEW_POINTS,) * settings.replicates,
-        loss=_relative_loss(series.sizes, last),
-        status=FitStatus.TOO_FEW_POINTS,
+    problem: PatientProblem
+    settings: FitSettings
+    best: Fits
+    catalogue: least_squares.Catalogue
+
+    @classmethod
+    def of(cls, problem: PatientProblem, settings: FitSettings) -> Self:
+        """Search the best fit and those of a few pilot replicates thoroughly; the others start from their ends."""
+        sizes = problem.series.sizes
+        rng = patient_rng(settings.seed, problem.series.patient_id, Stream.STARTS)
+        thorough, search = settings.search(BEST_FIT_EFFORT), settings.search()
+        centre = problem.prior_on_coordinates[0]
+        starts = _around(rng, problem, thorough.starts)
+        own = starts_to_search(starts, sizes.size)
+        best = run(problem, thorough, own, Sample(sizes[None], np.ones((1, sizes.size)), centre[None]))
+        fitter = cls(problem, settings, best, starts_to_search(starts[: search.starts], sizes.size))
+        pilots = fitter._pilots(search)
+        ends = problem.coordinates(np.vstack([best.rows, pilots.rows]))
+        return replace(fitter, catalogue=catalogue_of(problem, np.vstack([ends, starts[: search.starts]])))
+
+    def _pilots(self, search: Search) -> Fits:
+        return run(self.problem, search, self.catalogue, self._draw(Stream.PILOT, 0, self.settings.pilots))
+
+    def replicates(self) -> Iterator[Fits]:
+        """The fits of all replicates, block by block."""
+        left = self.settings.replicates
+        for block in range(-(-left // BLOCK)):
+            yield self.fit(self._draw(Stream.NOISE, block, min(BLOCK, left - block * BLOCK)))
+
+    def fit(self, sample: Sample) -> Fits:
+        """The fits of replicates."""
+        return run(self.problem, Search(0, self.settings.finalists, self.settings.max_steps), self.catalogue, sample)
+
+    def _draw(self, stream: Stream, block: int, count: int) -> Sample:
+        """`count` replicates of a block; the first ones do not depend on count."""
+        rng = patient_rng(self.settings.seed, self.problem.series.patient_id, stream, block)
+        series, prior = self.problem.series, self.problem.prior
+        centre, precision = self.problem.prior_on_coordinates
+        if prior is None:
+            fitted = self.problem.sizes(self.best.rows)[0]
+            drawn = draw(rng, count, series.sizes, fitted, self.settings.resampling)
+            return Sample(drawn.sizes, drawn.weights, np.tile(centre, (count, 1)))
+        noise = rng.standard_normal((count, series.days.size + centre.size))
+        root = np.linalg.cholesky(covariance(prior.errors, series.days))
+        sizes = np.maximum(series.sizes, self.problem.limit) * np.exp(noise[:, : series.days.size] @ root.T)
+        spread = np.where(precision > 0, 1.0 / np.sqrt(np.where(precision > 0, precision, 1.0)), 0.0)
+        return Sample(sizes, np.ones_like(sizes), centre + spread * noise[:, series.days.size :])
+
+
+def _around(rng: np.random.Generator, problem: PatientProblem, count: int) -> Array:
+    """(count, F) starts: evenly over the box, and half of them over what the prior holds likely."""
+    starts = latin_hypercube(rng, count, problem.free.size)
+    centre, precision = problem.prior_on_coordinates
+    told = precision > 0
+    likely = np.clip(rng.normal(centre[told], 1.0 / np.sqrt(precision[told]), (count // 2, int(told.sum()))), 0.0, 1.0)
+    starts[: count // 2, told] = likely
+    return starts
+
+
+def _joined(blocks: Iterator[Fits]) -> Fits:
+    parts = list(blocks)
+    rows, losses, statuses = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "losses", "statuses")
     )
+    return Fits(rows, losses, statuses)
 
 
-def _relative_loss(sizes: FloatArray, constant: float) -> float:
-    scale = _first_positive(sizes)
-    return float(np.sum(np.square((sizes - constant) / scale)))
+def _deviations(problem: PatientProblem, settings: FitSettings) -> Array:
+    if problem.prior is None:
+        return np.zeros(settings.replicates)
+    rng = patient_rng(settings.seed, problem.series.patient_id, Stream.PRIOR)
+    return rng.standard_normal(settings.replicates)
 
 
-def _first_positive(sizes: FloatArray) -> float:
-    """The first size above zero; 1 where there is none."""
-    positive = sizes[sizes > 0]
-    return float(positive[0]) if positive.size else 1.0
-
-
-def _is_treated(series: SizeSeries) -> bool:
-    """Whether any scan could show what radiotherapy did."""
-    return any(course.start_days < series.days[-1] for course in series.treatment.radiotherapy)
-
-
-def _bounds_for(series: SizeSeries, preset: ParameterBounds) -> ParameterBounds:
-    """The bounds for this patient: of radiotherapy fixed where no scan informs them, of a first size of zero."""
-    bounds = preset
-    if series.sizes[0] == 0:
-        bounds = replace(bounds, initial_size=UNDETECTED)
-    if _is_treated(series):
-        return bounds
-    return replace(
-        bounds,
-        decay_rate_per_day=_fixed(bounds.decay_rate_per_day),
-        delay_days=_fixed(bounds.delay_days),
-        slope_per_day=_fixed(bounds.slope_per_day),
-        survival=_fixed(bounds.survival) if series.treatment.radiotherapy else Bound(1.0, 1.0),
-    )
-
-
-def _fixed(bound: Bound) -> Bound:
-    return Bound(bound.middle, bound.middle)
-
-
-def _fit_sizes(series: SizeSeries, observed: Array, settings: FitSettings, stream: Stream) -> _Batch:
-    """The law fitted to each row of observed: (B, T), sizes in the series' unit."""
-    bounds = _bounds_for(series, settings.bounds.bounds)
-    scale = _first_positive(series.sizes)
-    problem = least_squares.Problem(
-        np.ascontiguousarray(series.days, dtype=np.float64),
-        timeline_of(series.treatment, series.days[0]).courses,
-        bounds.lower(),
-        bounds.upper(),
-        bounds.log_scaled(),
-        settings.max_steps,
-    )
-    count = len(observed)
-    rng = patient_rng(settings.seed, series.patient_id, stream)
-    points = settings.starts * (BEST_FIT_EFFORT if stream is Stream.BEST_STARTS else 1)
-    starts = latin_hypercube(rng, count, points, kernels.PARAMETERS)
-    fits = least_squares.Fits(np.empty((count, kernels.PARAMETERS)), np.empty(count), np.empty(count, dtype=np.int64))
-    least_squares.fit_batch(problem, observed / scale, starts, fits)
-    fits.rows[:, kernels.INITIAL_SIZE] *= scale
-    return _Batch(fits.rows, fits.losses, tuple(STATUSES[int(code)] for code in fits.statuses))
-
-
-def _spread_unseen(series: SizeSeries, rows: Array, settings: FitSettings) -> Array:
-    """Replicates whose radiotherapy parameters, where a course is yet to come, span their whole range."""
-    if _is_treated(series) or not series.treatment.radiotherapy:
+def _spread_unseen(problem: PatientProblem, rows: Array, settings: FitSettings) -> Array:
+    """Replicates whose radiotherapy parameters span their range, or the prior's, where a course is yet to come."""
+    series = problem.series
+    coming = series.treatment.radiotherapy
+    if not coming or any(course.start_days < series.days[-1] for course in coming):
         return rows
-    preset = settings.bounds.bounds
-    columns = slice(kernels.DECAY_RATE, kernels.SURVIVAL + 1)
-    rng = patient_rng(settings.seed, series.patient_id, Stream.PRIOR)
-    lower, upper = np.log(preset.lower()[columns]), np.log(preset.upper()[columns])
+    bounds = problem.bounds.of(problem.law)
+    rng = patient_rng(settings.seed, series.patient_id, Stream.PRIOR, 1)
     spread = rows.copy()
-    spread[:, columns] = np.exp(lower + (upper - lower) * rng.random((len(rows), lower.size)))
+    for j in range(kernels.DECAY_RATE, kernels.SURVIVAL + 1):
+        lower, upper = np.log(getattr(bounds, problem.names[j]))
+        told = problem.prior.parameters.get(problem.names[j]) if problem.prior else None
+        drawn = rng.normal(told.mean, told.sd, len(rows)) if told else lower + (upper - lower) * rng.random(len(rows))
+        spread[:, j] = np.exp(np.clip(drawn, lower, upper))
     return spread

@@ -1,53 +1,139 @@
-"""What a growth fit says of other days, as joint trajectories: a row is one possible tumour on every day asked for."""
+"""What a growth fit says of other days, as joint trajectories: a row is one possible tumour on every day asked for.
+
+Up to the last scan a trajectory is its replicate's. After it, the sizes that the chosen forecaster holds possible are
+dealt to the replicates in the order of their own sizes on that day (ensemble copula coupling; Schefzik et al. 2013):
+every day has the forecaster's distribution, and a row keeps the shape of its growth law.
+"""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
-from tumorcast.growth.laws import timeline_of
-from tumorcast.kernels import growth as kernels
-from tumorcast.records import FloatArray, GrowthFit
+from tumorcast.growth.equivalents import from_log, history_of, to_log
+from tumorcast.growth.laws import sizes_of, timeline_of
+from tumorcast.growth.mechanistic_prior import covariance, departures
+from tumorcast.growth.pooling import Contribution, pooled
+from tumorcast.growth.prior import SizePrior
+from tumorcast.growth.problem import detection_limit
+from tumorcast.records import ErrorModel, Forecaster, GrowthFit
 
 Array = npt.NDArray[np.float64]
+
+LEVELS = np.asarray((np.arange(200) + 0.5) / 200)  # at which a forecaster is asked; between them it is interpolated
+FARTHEST_CHANGE = 300.0  # of a logarithm
 
 
 @dataclass(frozen=True)
 class GrowthForecast:
-    """The bootstrap replicates of a fit, run forwards (or backwards) in time.
+    """A fit, and who forecasts from it. prior: needed by every forecaster but the mechanistic one.
 
-    The spread is that of the tumour's true size; a measurement of it adds its own noise.
     Row b is the same trajectory in every method, so that a target and a curve drawn from row b agree.
     """
 
     fit: GrowthFit
+    prior: SizePrior | None = None
+    forecaster: Forecaster = Forecaster.MECHANISTIC
 
     def trajectories(self, days: Array) -> Array:
         """(B, T) sizes on days: (T,), in the unit of the fitted series; finite and not negative."""
-        return self._sizes(self.fit.replicates, days)
+        days = np.asarray(days, dtype=np.float64)
+        sizes = self._replicates(days)
+        if self.forecaster is not Forecaster.MECHANISTIC:
+            for place in np.flatnonzero(days > self._last_day):
+                ranks = np.argsort(np.argsort(sizes[:, place], kind="stable"), kind="stable")
+                sizes[:, place] = self.predicted(float(days[place]), (ranks + 0.5) / len(ranks))
+        return sizes
 
     def best(self, days: Array) -> Array:
-        """(T,) sizes of the best fit on days: (T,)."""
-        return self._sizes(self.fit.parameters.reshape(1, -1), days).ravel()
+        """(T,) sizes of the best fit of the law on days: (T,)."""
+        return self._law_sizes(self.fit.parameters.reshape(1, -1), days).ravel()
 
     def quantiles(self, days: Array, levels: Array) -> Array:
         """(Q, T) quantiles over the trajectories, levels: (Q,) in [0, 1]. Raises ValueError outside that range."""
         return np.asarray(np.quantile(self.trajectories(days), levels, axis=0), dtype=np.float64)
 
+    def predicted(self, day: float, levels: Array) -> Array:
+        """(Q,) quantiles, at levels: (Q,) in (0, 1), of the size that a scan on `day`, after the last, will measure."""
+        said = pooled(self.contributions(day))
+        return from_log(np.interp(levels, LEVELS, said), self.fit.series.size_name)
+
+    def contributions(self, day: float) -> tuple[Contribution, ...]:
+        """What each member says of a scan on that day, and what it weighs: y = log(v + 100 mm³) at LEVELS."""
+        if self.forecaster is Forecaster.MECHANISTIC:
+            return (Contribution(str(self.forecaster), 1.0, self._measured(day)),)
+        assert self.prior is not None, "the fit was read with its prior"
+        history, horizon = history_of(self.fit.series), day - self._last_day
+        match self.forecaster:
+            case Forecaster.PERSISTENCE:
+                said = self.prior.persistence.quantiles(history, horizon, LEVELS)
+                return (Contribution(str(self.forecaster), 1.0, said),)
+            case Forecaster.POOLED:
+                return self.prior.pool.contributions(history, horizon, LEVELS, self._measured(day))
+            case _:
+                assert_never(self.forecaster)
+
     def relative_change(self, day_from: float, day_to: float) -> Array:
         """(B,) size on day_to over size on day_from along each trajectory: finite, not negative.
 
-        The growth itself is compared, not two sizes, so that a size that has vanished is never divided by. Where the
-        size is zero throughout, it is the change that the replicate's rates would make.
+        From the last scan, forecasters that hold to it compare with the size measured there (at least what can be
+        seen). Of the growth law it is the growth itself, so that a size that has vanished is never divided by.
         """
-        rows = np.ascontiguousarray(self.fit.replicates, dtype=np.float64)
-        changes = np.empty(len(rows))
-        kernels.fill_changes(float(day_to), timeline_of(self.fit.series.treatment, day_from), rows, changes)
-        return changes
+        days = np.array([day_from, day_to], dtype=np.float64)
+        if self.forecaster is Forecaster.MECHANISTIC:
+            return np.exp(np.clip(np.diff(self._log_growth(days), axis=1).ravel(), -700.0, FARTHEST_CHANGE))
+        sizes = self.trajectories(days)
+        if day_from == self._last_day:
+            sizes[:, 0] = self.fit.series.sizes[-1]
+        return np.asarray(sizes[:, 1] / np.maximum(sizes[:, 0], self._limit))
 
-    def _sizes(self, rows: FloatArray, days: FloatArray) -> Array:
-        days_, rows_ = np.ascontiguousarray(days, dtype=np.float64), np.ascontiguousarray(rows, dtype=np.float64)
-        sizes = np.empty((len(rows_), days_.size))
-        timeline = timeline_of(self.fit.series.treatment, self.fit.series.days[0])
-        kernels.fill_trajectories(days_, timeline, rows_, sizes)
-        return sizes
+    @property
+    def _last_day(self) -> float:
+        return float(self.fit.series.days[-1])
+
+    @cached_property
+    def _limit(self) -> float:
+        return detection_limit(self.fit.series)
+
+    def _replicates(self, days: Array) -> Array:
+        """(B, T) sizes of the replicates of the law.
+
+        Where the population told how sizes depart from it, a replicate has the departure that the patient's scans show,
+        and of what they leave open the quantile that is its own.
+        """
+        law = self._law_sizes(self.fit.replicates, days)
+        if self.fit.errors is None:
+            return law
+        return np.asarray(law * np.exp(self._departures(self.fit.errors, days)))
+
+    def _log_growth(self, days: Array) -> Array:
+        """(B, T) log of the replicates' sizes over their first."""
+        rows = self.fit.replicates.copy()
+        rows[:, self.fit.parameter_names.index("initial_size")] = 1.0
+        growth = np.log(np.maximum(self._law_sizes(rows, days), 1e-300))
+        return growth if self.fit.errors is None else growth + self._departures(self.fit.errors, days)
+
+    def _departures(self, errors: ErrorModel, days: Array) -> Array:
+        """(B, T) log departure from the law of each trajectory: the mean given the scans, plus its own deviation."""
+        series = self.fit.series
+        across = departures(errors, days, series.days)
+        gain = np.linalg.solve(covariance(errors, series.days), across.T)
+        seen = np.log(np.maximum(series.sizes, self._limit))
+        missed = seen - np.log(np.maximum(self._law_sizes(self.fit.replicates, series.days), 1e-300))
+        left = np.sqrt(np.maximum(errors.departure_sd**2 - np.sum(across.T * gain, axis=0), 0.0))
+        return np.asarray(missed @ gain + self.fit.deviations[:, None] * left)
+
+    def _measured(self, day: float) -> Array:
+        """y of the law's replicates at LEVELS, errors of measurement included."""
+        sizes = self._replicates(np.array([day])).ravel()
+        if self.fit.errors is not None:
+            spread = ndtri((np.random.default_rng(0).permutation(sizes.size) + 0.5) / sizes.size)
+            sizes = sizes * np.exp(self.fit.errors.measurement_sd * spread)
+        return np.quantile(to_log(np.minimum(sizes, 1e100), self.fit.series.size_name), LEVELS)
+
+    def _law_sizes(self, rows: Array, days: Array) -> Array:
+        timeline = timeline_of(self.fit.series.treatment, self.fit.origin_day, days, doses=self.fit.doses)
+        return sizes_of(self.fit.law, timeline, rows)

@@ -128,14 +128,14 @@ def _draw_curve(axes: Axes, patient: PatientForecast) -> None:
     axes.plot(curve["days"], curve["q50"], color=FORECAST_COLOUR, label="median")
     axes.plot(curve["observed_days"], curve["observed_sizes"], "o", color="black", label="measured")
     axes.set_ylim(0, 1.15 * max(curve["q95"].max(), curve["observed_sizes"].max(), 1.0))
-    axes.set(xlabel="day", ylabel=_size_label(patient.size_name), title="growth")
+    axes.set(xlabel="day", ylabel=size_label(patient.size_name), title="growth")
     axes.legend(fontsize=8, loc="upper left")
 
 
-def _size_label(size_name: str | None) -> str:
+def size_label(size_name: str | None) -> str:
     """A label with its unit.
 
-    >>> _size_label("area_mm2")
+    >>> size_label("area_mm2")
     'area (mm²)'
     """
     name, _, unit = (size_name or "size").rpartition("_")

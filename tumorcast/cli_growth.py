@@ -1,0 +1,268 @@
+"""The commands of tumour size: fit and fit-prior. Parse, call, print."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tumorcast.cli_tools import Json, Out, choice, exit_if_failed, only_given, print_result, progress, tell_fate
+from tumorcast.errors import InputError, UsageError
+from tumorcast.version import VERSION
+
+SHIPPED, NO_PRIOR, LEAVE_ONE_OUT = "shipped", "none", "leave-one-out"
+FIT_SETTINGS = (
+    "law", "method", "bounds", "noise", "spread", "bootstrap", "replicates", "chemotherapy", "drop_ratio", "seed",
+)  # fmt: skip
+COLUMNS = {
+    "size": "size_column",
+    "patient_id": "id_column",
+    "day": "day_column",
+    "rt_start_day": "rt_start_column",
+    "rt_end_day": "rt_end_column",
+    "rt_dose": "rt_dose_column",
+    "rt_fractions": "rt_fractions_column",
+    "chemo_start_day": "chemo_start_column",
+    "chemo_end_day": "chemo_end_column",
+    "resection_day": "resection_column",
+}
+
+
+def _option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help)
+
+
+Source = Annotated[Path, typer.Argument(help="A cohort file, or a CSV table with a row a scan.")]
+GrowthOut = Annotated[Path | None, _option("growth.h5; not needed with --held-out, --min-scans or --plots.", "--out")]
+Size = Annotated[str, _option("area_mm2 or volume_mm3 of a cohort; any column of a table.", "--size-column")]
+Law = Annotated[str | None, _option("exponential (the paper's), logistic or gompertz.")]
+Preset = Annotated[str | None, _option("paper: the paper's fit, with its faults.")]
+Method = Annotated[str | None, _option("native, or lmfit: slow, with confidence intervals.")]
+Bounds = Annotated[str | None, _option("default or paper.")]
+Noise = Annotated[str | None, _option("How measured sizes err: lognormal, additive or paper.")]
+Spread = Annotated[float | None, _option("Standard deviation of the logarithm of a measured size.")]
+Bootstrap = Annotated[str | None, _option("measurement, parametric, residual or cases.")]
+Replicates = Annotated[int | None, _option("Bootstrap replicates.")]
+Chemotherapy = Annotated[bool | None, _option("Fit a rate that chemotherapy takes off growth.", "--chemotherapy")]
+DropRatio = Annotated[float | None, _option("A fall below this share of the last size is a resection; 0: never.")]
+Seed = Annotated[int | None, _option("A patient's numbers depend on it and the patient alone.")]
+Prior = Annotated[str | None, _option("A file of fit-prior, shipped, none, or leave-one-out (with --held-out).")]
+ForecasterName = Annotated[str | None, _option("pooled, mechanistic or persistence.", "--forecaster")]
+HeldOutName = Annotated[str | None, _option("Forecast and score known scans: rolling (with two before) or last.")]
+HeldOutTable = Annotated[Path | None, _option("Where the held-out forecasts go, a row each.")]
+MinScans = Annotated[Path | None, _option("Folder for a study of how many scans are needed: a table and a figure.")]
+Plots = Annotated[Path | None, _option("Folder for a plot a patient.")]
+IdColumn = Annotated[str, _option("Of a table: the patient.")]
+DayColumn = Annotated[str, _option("Of a table: the day of the scan, from any zero.")]
+RtStart = Annotated[str, _option("Of a table: first day of radiotherapy.")]
+RtEnd = Annotated[str, _option("Of a table: last day of radiotherapy.")]
+RtDose = Annotated[str, _option("Of a table: its dose, in Gy.")]
+RtFractions = Annotated[str, _option("Of a table: its fractions.")]
+ChemoStart = Annotated[str, _option("Of a table: first day of chemotherapy.")]
+ChemoEnd = Annotated[str, _option("Of a table: its last day.")]
+Resection = Annotated[str, _option("Of a table: the day of a resection.")]
+
+
+def fit(
+    context: typer.Context,
+    source: Source,
+    out: GrowthOut = None,
+    size_column: Size = "area_mm2",
+    law: Law = None,
+    preset: Preset = None,
+    method: Method = None,
+    bounds: Bounds = None,
+    noise: Noise = None,
+    spread: Spread = None,
+    bootstrap: Bootstrap = None,
+    replicates: Replicates = None,
+    chemotherapy: Chemotherapy = None,
+    drop_ratio: DropRatio = None,
+    seed: Seed = None,
+    prior: Prior = None,
+    forecaster: ForecasterName = None,
+    held_out: HeldOutName = None,
+    held_out_csv: HeldOutTable = None,
+    min_scans: MinScans = None,
+    plots: Plots = None,
+    id_column: IdColumn = "patient_id",
+    day_column: DayColumn = "day",
+    rt_start_column: RtStart = "rt_start_day",
+    rt_end_column: RtEnd = "rt_end_day",
+    rt_dose_column: RtDose = "dose",
+    rt_fractions_column: RtFractions = "fractions",
+    chemo_start_column: ChemoStart = "chemo_start_day",
+    chemo_end_column: ChemoEnd = "chemo_end_day",
+    resection_column: Resection = "resection_day",
+    as_json: Json = False,
+) -> None:
+    """Fit a growth law under treatment to each patient's sizes, with a bootstrap, and forecast the next ones.
+
+    Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast fit …
+    """
+    from tumorcast.running.growth_job import run_growth_job
+    from tumorcast.running.ranks import limit_threads, open_ranks
+
+    job = _growth_job(context.params)
+    with open_ranks() as ranks:
+        limit_threads(ranks)
+        with progress("patients", "nothing was written; start it again", silent=not ranks.is_root) as tell:
+            result = run_growth_job(job, ranks, tell)
+    if ranks.is_root:
+        _draw(job, result, plots)
+        for outcome in result.outcomes:
+            tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+        print_result(as_json, {"version": VERSION, "size": size_column} | result.figures)
+        exit_if_failed(result.figures["failed"])
+
+
+def _growth_job(told: dict[str, Any]) -> Any:
+    """What the options ask for. Raises UsageError where they contradict each other."""
+    from tumorcast.growth.heldout import HeldOut
+    from tumorcast.growth.settings import FitSettings
+    from tumorcast.running.growth_job import GrowthJob
+
+    if all(told[name] is None for name in ("out", "held_out", "min_scans", "plots")):
+        raise UsageError("tumorcast fit: nothing to do; give --out growth.h5, --held-out, --min-scans or --plots")
+    if told["held_out_csv"] is not None and told["held_out"] is None:
+        raise UsageError("--held-out-csv needs --held-out rolling or --held-out last")
+    which = None if told["held_out"] is None else choice(HeldOut, "--held-out", told["held_out"])
+    settings = _fit_settings(FitSettings, told["preset"], only_given({name: told[name] for name in FIT_SETTINGS}))
+    patients, left_out = _size_series(told["source"], _columns(told))
+    keeps_fits = told["out"] is not None or told["plots"] is not None
+    model, prior = _model(settings, patients, told["prior"], told["forecaster"], keeps_fits=keeps_fits)
+    return GrowthJob(
+        source=told["source"],
+        out=told["out"],
+        patients=patients,
+        left_out=left_out,
+        model=model,
+        prior=prior,
+        held_out=which,
+        held_out_csv=told["held_out_csv"],
+        min_scans=told["min_scans"],
+    )
+
+
+def fit_prior(
+    context: typer.Context,
+    source: Source,
+    out: Out,
+    size_column: Annotated[list[str], _option("A column of sizes; repeat for several. The last stands in for others.")],
+    seed: Annotated[int, _option("Of the draws of the estimation.")] = 0,
+    id_column: IdColumn = "patient_id",
+    day_column: DayColumn = "day",
+    rt_start_column: RtStart = "rt_start_day",
+    rt_end_column: RtEnd = "rt_end_day",
+    rt_dose_column: RtDose = "dose",
+    rt_fractions_column: RtFractions = "fractions",
+    resection_column: Resection = "resection_day",
+    as_json: Json = False,
+) -> None:
+    """Estimate from a cohort what it tells of the next patient: growth laws, members that share information."""
+    from tumorcast.durable import sha256_of
+    from tumorcast.growth.prior import PopulationPrior, SizePrior
+
+    sizes, failed = {}, 0
+    with progress("columns of sizes", "nothing was written; start it again") as tell:
+        for number, name in enumerate(size_column):
+            patients, left_out = _size_series(source, _columns(context.params | {"size_column": name}))
+            for outcome in left_out:
+                tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+            failed = max(failed, sum(outcome.status == "failed" for outcome in left_out))
+            sizes[name] = SizePrior.estimated(patients, seed=seed)
+            tell(number + 1, len(size_column))
+    told = f"{source.name} (SHA-256 {sha256_of(source)}), tumorcast {VERSION}, seed {seed}"
+    PopulationPrior(source=told, default_size=size_column[-1], sizes=sizes).write(out)
+    counts = {name: {"patients": one.patients, "scans": one.scans} for name, one in sizes.items()}
+    print_result(as_json, {"out": str(out), "failed": failed, "sizes": counts})
+    exit_if_failed(failed)
+
+
+def _draw(job: Any, result: Any, plots: Path | None) -> None:
+    if job.min_scans is None and plots is None:
+        return
+    from tumorcast.report.growth_figures import draw_cohort, draw_study
+
+    if job.min_scans is not None:
+        draw_study(result.tables, job.min_scans / "min_scans.png")
+    if plots is not None:
+        draw_cohort(job.model, job.patients, plots)
+
+
+def _fit_settings(settings: Any, preset: str | None, told: dict[str, Any]) -> Any:
+    """The settings of the preset, overruled by the options."""
+    if preset not in {None, "default", "paper"}:
+        raise UsageError(f"--preset {preset}: allowed are default, paper")
+    if told.get("drop_ratio") == 0:
+        told["drop_ratio"] = None
+    below = settings.paper().model_dump() if preset == "paper" else {}
+    return settings.of(below | told, "tumorcast fit")
+
+
+def _columns(told: dict[str, Any]) -> Any:
+    from tumorcast.growth.table import SizeColumns
+
+    return SizeColumns(**{name: told[option] for name, option in COLUMNS.items() if option in told})
+
+
+def _model(
+    settings: Any, patients: list[Any], prior: str | None, forecaster: str | None, *, keeps_fits: bool
+) -> tuple[Any, str | None]:
+    """The model, and the text of its prior for the growth file.
+
+    Without options it is the shipped prior and the pooled forecaster; fits that take no prior forecast by themselves.
+    """
+    from tumorcast.growth.model import GrowthModel, check_forecaster, fixed, leaving_out
+    from tumorcast.growth.prior import read_prior, shipped_prior
+    from tumorcast.records import Forecaster
+
+    if prior is None:
+        prior = SHIPPED if settings.takes_prior or forecaster is not None else NO_PRIOR
+    if forecaster is None:
+        chosen = Forecaster.MECHANISTIC if prior == NO_PRIOR else Forecaster.POOLED
+    else:
+        chosen = choice(Forecaster, "--forecaster", forecaster)
+    check_forecaster(chosen, has_prior=prior != NO_PRIOR)
+    if prior == NO_PRIOR:
+        return GrowthModel(settings, chosen, fixed(None)), None
+    if prior == LEAVE_ONE_OUT:
+        if keeps_fits:
+            raise UsageError("--prior leave-one-out is for --held-out and --min-scans; leave out --out and --plots")
+        return GrowthModel(settings, chosen, leaving_out(patients, settings)), None
+    population = shipped_prior() if prior == SHIPPED else read_prior(Path(prior))
+    return GrowthModel(settings, chosen, fixed(population)), population.to_json()
+
+
+def _size_series(source: Path, columns: Any) -> tuple[list[Any], list[Any]]:
+    """The sizes of every patient that has some, and why the others have none."""
+    if source.suffix.lower() in (".csv", ".tsv"):
+        from tumorcast.growth.table import read_sizes
+
+        table = read_sizes(source, columns)
+        return list(table.series), list(table.outcomes)
+    series, left_out = _cohort_series(source, columns.size)
+    if not series:
+        raise InputError(
+            f"{source}: no patient with a known {columns.size}; give scans with masks, or another --size-column"
+        )
+    return series, left_out
+
+
+def _cohort_series(source: Path, size: str) -> tuple[list[Any], list[Any]]:
+    from tumorcast.data.cohort import Cohort, SizeMeasure
+    from tumorcast.records import PatientOutcome, Status
+
+    measure = choice(SizeMeasure, "--size-column", size)
+    series, left_out = [], []
+    with Cohort.open(source) as cohort:
+        for patient_id in cohort.patient_ids():
+            try:
+                found = cohort.size_series(patient_id, measure)
+            except InputError as fault:
+                left_out.append(PatientOutcome(patient_id, Status.FAILED, str(fault)))
+                continue
+            if found.days.size:
+                series.append(found)
+            else:
+                left_out.append(PatientOutcome(patient_id, Status.SKIPPED, "no scan with a tumour mask"))
+    return series, left_out

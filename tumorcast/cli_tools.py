@@ -1,0 +1,100 @@
+"""What the commands share: their common options, and how they read choices, show progress and print results."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from tumorcast.errors import StoppedError, UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of stdout.")]
+Out = Annotated[Path, typer.Option("--out", help="Where the result is written.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; options given here win.")]
+Choice = TypeVar("Choice", bound=StrEnum)
+SOME_FAILED = 1
+
+
+def only_given(values: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def choice(enum: type[Choice], option: str, value: str) -> Choice:
+    """The member of an enum that the user named."""
+    try:
+        return enum(value)
+    except ValueError:
+        raise UsageError(f"{option} {value}: allowed are {', '.join(enum)}") from None
+
+
+def span(option: str, text: str) -> tuple[int, int]:
+    """`3` or `3-5` as (fewest, most).
+
+    >>> span("--sessions", "3-5"), span("--sessions", "4")
+    ((3, 5), (4, 4))
+    """
+    first, _, last = text.partition("-")
+    try:
+        return int(first), int(last or first)
+    except ValueError:
+        raise UsageError(f"{option} {text}: give a number (4) or the fewest and the most (3-5)") from None
+
+
+@contextmanager
+def progress(unit: str, if_stopped: str, *, silent: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with the time left; the block gets a function (done, total)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, quiet=silent)
+    with stoppable(if_stopped), Progress(*columns, console=console) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stoppable(if_stopped: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block in order, with a word on what is left to do."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(f"stopped: {if_stopped}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def tell_fate(patient_id: str, session_id: str | None, status: str, reason: str) -> None:
+    """One line on stderr for whatever did not end well."""
+    if reason:
+        name = patient_id if session_id is None else f"{patient_id} {session_id}"
+        typer.echo(f"{name}: {status}: {reason}", err=True)
+
+
+def print_result(as_json: bool, result: dict[str, Any]) -> None:
+    """The result on stdout: one JSON object, or a line a key."""
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for key, value in result.items():
+            typer.echo(f"{key}: {value}")
+
+
+def exit_if_failed(failed: int) -> None:
+    """End with the exit code for patients that failed, if any did."""
+    if failed:
+        raise typer.Exit(SOME_FAILED)

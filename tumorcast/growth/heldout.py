@@ -1,0 +1,133 @@
+"""Forecasts of scans that were held out, each from what came before it, and their scores."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorcast.durable import written_whole
+from tumorcast.growth.equivalents import from_log, to_log
+from tumorcast.growth.forecast import LEVELS, GrowthForecast
+from tumorcast.growth.model import GrowthModel
+from tumorcast.growth.pooling import pooled
+from tumorcast.growth.scores import absolute_errors, coverage, crps, median_width
+from tumorcast.records import FitStatus, Forecaster, SizeSeries
+
+Array = npt.NDArray[np.float64]
+
+PRINTED_LEVELS = np.arange(5, 100, 5) / 100.0  # q05 … q95
+INTERVAL_90 = np.array([0.05, 0.5, 0.95])
+
+
+class HeldOut(StrEnum):
+    """Which scans are held out: every one that has two earlier ones, or each patient's last."""
+
+    ROLLING = "rolling"
+    LAST = "last"
+
+    def counts(self, scans: int) -> range:
+        """After how many scans of a patient who has so many a forecast of the next is made."""
+        match self:
+            case HeldOut.ROLLING:
+                return range(2, scans)
+            case HeldOut.LAST:
+                return range(max(scans - 1, 1), scans)
+
+
+@dataclass(frozen=True)
+class HeldOutForecast:
+    """One scan that was held out. In the unit of the sizes: observed, persistence (the last size known).
+
+    given: from how many scans; irregularity: coefficient of variation of the intervals between them and to the target.
+    said, persisted: (200,) y = log(v + 100 mm³) at forecast.LEVELS, of the forecaster and of calibrated persistence.
+    """
+
+    patient_id: str
+    day: float
+    size_name: str
+    observed: float
+    persistence: float
+    status: FitStatus
+    given: int
+    irregularity: float
+    said: Array
+    persisted: Array
+
+    @property
+    def truth(self) -> float:
+        """y of the scan."""
+        return float(to_log(np.array(self.observed), self.size_name))
+
+    def quantiles(self, levels: Array) -> Array:
+        """(Q,) of the size."""
+        return from_log(np.interp(levels, LEVELS, self.said), self.size_name)
+
+
+def forecast_scan(model: GrowthModel, series: SizeSeries, place: int, first: int = 0) -> HeldOutForecast:
+    """The scan at `place` forecast from those of `first` … place - 1. The model's prior must not know the patient."""
+    known = replace(series, days=series.days[first:place], sizes=series.sizes[first:place])
+    day, prior = float(series.days[place]), model.prior_for(series)
+    forecast = model.forecast(known)
+    reference = GrowthForecast(forecast.fit, prior, Forecaster.PERSISTENCE) if prior else None
+    return HeldOutForecast(
+        patient_id=series.patient_id,
+        day=day,
+        size_name=series.size_name,
+        observed=float(series.sizes[place]),
+        persistence=float(known.sizes[-1]),
+        status=forecast.fit.status,
+        given=place - first,
+        irregularity=_irregularity(series.days[first : place + 1]),
+        said=pooled(forecast.contributions(day)),
+        persisted=pooled(reference.contributions(day)) if reference else np.full(LEVELS.size, np.nan),
+    )
+
+
+def forecast_held_out(model: GrowthModel, series: SizeSeries, which: HeldOut) -> list[HeldOutForecast]:
+    """All forecasts of one patient."""
+    return [forecast_scan(model, series, place) for place in which.counts(series.days.size)]
+
+
+def _irregularity(days: Array) -> float:
+    intervals = np.diff(days)
+    return float(np.std(intervals) / np.mean(intervals))
+
+
+def scores(forecasts: Sequence[HeldOutForecast]) -> dict[str, Any]:
+    """Figures over forecasts, in y = log(v + 100 mm³); persistence is the calibrated one. NaN where there is none."""
+    if not forecasts:
+        names = ("crps", "crps_persistence", "mae", "mae_persistence", "coverage90", "coverage90_persistence")
+        return {"scans_scored": 0} | dict.fromkeys((*names, "width90", "width90_persistence"))
+    truth = np.array([one.truth for one in forecasts])
+    own = _figures(np.stack([one.said for one in forecasts]), truth)
+    other = _figures(np.stack([one.persisted for one in forecasts]), truth)
+    figures: dict[str, Any] = {"scans_scored": len(forecasts)}
+    for name, value in own.items():
+        figures |= {name: value, f"{name}_persistence": other[name]}
+    return figures
+
+
+def _figures(said: Array, truth: Array) -> dict[str, float]:
+    low, middle, high = (np.array([np.interp(level, LEVELS, row) for row in said]) for level in INTERVAL_90)
+    return {
+        "crps": float(np.mean(crps(said, LEVELS, truth))),
+        "mae": float(np.mean(absolute_errors(middle, truth))),
+        "coverage90": coverage(low, high, truth),
+        "width90": median_width(low, high),
+    }
+
+
+def write_forecasts(path: Path, forecasts: Sequence[HeldOutForecast]) -> None:
+    """A CSV table with a row a forecast: patient_id, day, observed, persistence, status, q05 … q95 (sizes in their unit)."""
+    names = [f"q{round(100 * level):02d}" for level in PRINTED_LEVELS]
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["patient_id", "day", "observed", "persistence", "status", *names])
+        for one in forecasts:
+            told = [one.patient_id, f"{one.day:g}", f"{one.observed:.10g}", f"{one.persistence:.10g}", str(one.status)]
+            writer.writerow([*told, *(f"{size:.6g}" for size in one.quantiles(PRINTED_LEVELS))])

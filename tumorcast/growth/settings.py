@@ -1,0 +1,65 @@
+"""How growth is fitted: what a user can set."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field
+
+from tumorcast.config import Settings
+from tumorcast.growth.bootstrap import Bootstrap, Noise, Resampling
+from tumorcast.growth.laws import BoundsPreset
+from tumorcast.growth.problem import Search
+from tumorcast.records import LawName
+
+
+class Method(StrEnum):
+    """What fits: tumorcast's own kernels, or lmfit as the reference that users know."""
+
+    NATIVE = "native"
+    LMFIT = "lmfit"
+
+
+class FitSettings(Settings):
+    """How growth is fitted.
+
+    noise, spread: how measured sizes err (bootstrap.Noise). replicates: of the bootstrap.
+    pilots: replicates searched thoroughly, whose fits the others start from; starts: of such a search; finalists:
+    descents followed to the end; max_steps: of one descent.
+    drop_ratio: a fall to less than this share of the last size is taken for a resection; None never.
+    chemotherapy: fit a rate that chemotherapy takes off growth on its days.
+    """
+
+    law: LawName = LawName.EXPONENTIAL
+    method: Method = Method.NATIVE
+    bounds: BoundsPreset = BoundsPreset.DEFAULT
+    noise: Noise = Noise.LOGNORMAL
+    spread: float = Field(0.1, ge=0, le=1)
+    bootstrap: Bootstrap = Bootstrap.MEASUREMENT
+    replicates: int = Field(100, ge=1)
+    starts: int = Field(64, ge=1)
+    finalists: int = Field(2, ge=1)
+    max_steps: int = Field(30, ge=1)
+    pilots: int = Field(64, ge=1)
+    drop_ratio: float | None = Field(0.2, gt=0, lt=1)
+    chemotherapy: bool = False
+    seed: int = Field(0, ge=0)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The fit of arXiv 2509.09610: one start, its bounds, fourth powers, and noise that only shrinks."""
+        return cls(method=Method.LMFIT, bounds=BoundsPreset.PAPER, noise=Noise.PAPER, starts=1, drop_ratio=None)
+
+    @property
+    def takes_prior(self) -> bool:
+        """Whether the fit can be hierarchical: a prior tells of log sizes within the default bounds."""
+        native = self.method is Method.NATIVE and self.bootstrap is Bootstrap.MEASUREMENT
+        return native and self.noise is Noise.LOGNORMAL and self.bounds is BoundsPreset.DEFAULT
+
+    @property
+    def resampling(self) -> Resampling:
+        """How replicates are drawn."""
+        return Resampling(self.bootstrap, self.noise, self.spread)
+
+    def search(self, effort: int = 1) -> Search:
+        """How a pilot replicate is searched."""
+        return Search(self.starts * effort, 4 * self.finalists * effort, 3 * self.max_steps)

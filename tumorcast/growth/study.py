@@ -1,0 +1,87 @@
+"""How many scans a forecast needs, and what irregular spacing costs it: a question the paper leaves open.
+
+Every scan with one before it is forecast from its last one, two, three … earlier scans, as if the others had not been
+made.
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tumorcast.durable import written_whole
+from tumorcast.growth.heldout import HeldOutForecast, forecast_scan, scores
+from tumorcast.growth.model import GrowthModel
+from tumorcast.records import SizeSeries
+
+Table = list[dict[str, Any]]
+
+MOST_SCANS = 5
+ALWAYS = 3  # scans before a target from which it is forecast with one, two and three, so that rows compare the same
+REGULAR = 0.25  # coefficient of variation of the intervals below which scans count as regular
+IRREGULAR = 0.5
+
+
+def forecast_from_fewer(model: GrowthModel, series: SizeSeries) -> list[HeldOutForecast]:
+    """Each scan but the first, from its last 1, 2, … MOST_SCANS earlier ones."""
+    return [
+        forecast_scan(model, series, place, place - given)
+        for place in range(1, series.days.size)
+        for given in range(1, min(place, MOST_SCANS) + 1)
+    ]
+
+
+def study_tables(forecasts: Sequence[HeldOutForecast]) -> dict[str, Table]:
+    """The tables by name: by scans given, over all targets and over those with ALWAYS scans before them; by spacing."""
+    reach: dict[tuple[str, float], int] = {}
+    for one in forecasts:
+        key = (one.patient_id, one.day)
+        reach[key] = max(reach.get(key, 0), one.given)
+    same = [one for one in forecasts if reach[one.patient_id, one.day] >= ALWAYS and one.given <= ALWAYS]
+    longest = [one for one in forecasts if one.given == reach[one.patient_id, one.day] and one.given > 1]
+    return {
+        "all targets": _by(forecasts, "scans_given", lambda one: one.given),
+        f"targets with {ALWAYS} scans before them": _by(same, "scans_given", lambda one: one.given),
+        "spacing": _by(longest, "spacing", _spacing),
+    }
+
+
+def _spacing(one: HeldOutForecast) -> str:
+    if one.irregularity < REGULAR:
+        return "regular"
+    return "uneven" if one.irregularity < IRREGULAR else "irregular"
+
+
+def _by(forecasts: Sequence[HeldOutForecast], name: str, key: Callable[[HeldOutForecast], Any]) -> Table:
+    groups: dict[Any, list[HeldOutForecast]] = {}
+    for one in forecasts:
+        groups.setdefault(key(one), []).append(one)
+    return [{name: value} | _figures(groups[value]) for value in sorted(groups)]
+
+
+def _figures(group: list[HeldOutForecast]) -> dict[str, Any]:
+    figures = scores(group)
+    errors = np.abs(
+        [np.interp(0.5, (np.arange(one.said.size) + 0.5) / one.said.size, one.said) - one.truth for one in group]
+    )
+    return figures | {"median_error": float(np.median(errors))}
+
+
+def write_study(folder: Path, tables: dict[str, Table]) -> None:
+    """One CSV file, min_scans.csv, with a row a group; the column `table` names the table."""
+    columns = ["table", "scans_given", "spacing", *[name for name in tables["all targets"][0] if name != "scans_given"]]
+    with (
+        written_whole(folder / "min_scans.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for table, rows in tables.items():
+            for row in rows:
+                writer.writerow({"table": table} | {key: _short(value) for key, value in row.items()})
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
