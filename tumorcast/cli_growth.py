@@ -1,5 +1,6 @@
 """The commands of tumour size: fit and fit-prior. Parse, call, print."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +11,13 @@ from tumorcast.errors import InputError, UsageError
 from tumorcast.version import VERSION
 
 SHIPPED, NO_PRIOR, LEAVE_ONE_OUT = "shipped", "none", "leave-one-out"
+NO_COMPANION = "none"
 FIT_SETTINGS = (
     "law", "method", "bounds", "noise", "spread", "bootstrap", "replicates", "chemotherapy", "drop_ratio", "seed",
 )  # fmt: skip
 COLUMNS = {
     "size": "size_column",
+    "companion": "companion_column",
     "patient_id": "id_column",
     "day": "day_column",
     "rt_start_day": "rt_start_column",
@@ -34,6 +37,9 @@ def _option(help: str, *names: str) -> Any:
 Source = Annotated[Path, typer.Argument(help="A cohort file, or a CSV table with a row a scan.")]
 GrowthOut = Annotated[Path | None, _option("growth.h5; not needed with --held-out, --min-scans or --plots.", "--out")]
 Size = Annotated[str, _option("area_mm2 or volume_mm3 of a cohort; any column of a table.", "--size-column")]
+Companion = Annotated[
+    str | None, _option("Of a table: another compartment's size; by default the prior's, where it is there; or none.")
+]
 Law = Annotated[str | None, _option("exponential (the paper's), logistic or gompertz.")]
 Preset = Annotated[str | None, _option("paper: the paper's fit, with its faults.")]
 Method = Annotated[str | None, _option("native, or lmfit: slow, with confidence intervals.")]
@@ -67,6 +73,7 @@ def fit(
     source: Source,
     out: GrowthOut = None,
     size_column: Size = "area_mm2",
+    companion_column: Companion = None,
     law: Law = None,
     preset: Preset = None,
     method: Method = None,
@@ -127,16 +134,16 @@ def _growth_job(told: dict[str, Any]) -> Any:
         raise UsageError("--held-out-csv needs --held-out rolling or --held-out last")
     which = None if told["held_out"] is None else choice(HeldOut, "--held-out", told["held_out"])
     settings = _fit_settings(FitSettings, told["preset"], only_given({name: told[name] for name in FIT_SETTINGS}))
-    patients, left_out = _size_series(told["source"], _columns(told))
-    keeps_fits = told["out"] is not None or told["plots"] is not None
-    model, prior = _model(settings, patients, told["prior"], told["forecaster"], keeps_fits=keeps_fits)
+    model_of, prior, companion = _model(settings, told)
+    patients, left_out = _size_series(told["source"], _columns(told | {"companion_column": companion}))
+    model = model_of(patients)
     return GrowthJob(
         source=told["source"],
         out=told["out"],
         patients=patients,
         left_out=left_out,
         model=model,
-        prior=prior,
+        prior=None if prior is None else prior.to_json(),
         held_out=which,
         held_out_csv=told["held_out_csv"],
         min_scans=told["min_scans"],
@@ -148,6 +155,9 @@ def fit_prior(
     source: Source,
     out: Out,
     size_column: Annotated[list[str], _option("A column of sizes; repeat for several. The last stands in for others.")],
+    companion: Annotated[
+        list[str] | None, _option("SIZE=COLUMN: another compartment to look at in forecasts of SIZE; repeat.")
+    ] = None,
     seed: Annotated[int, _option("Of the draws of the estimation.")] = 0,
     id_column: IdColumn = "patient_id",
     day_column: DayColumn = "day",
@@ -160,22 +170,36 @@ def fit_prior(
 ) -> None:
     """Estimate from a cohort what it tells of the next patient: growth laws, members that share information."""
     from tumorcast.durable import sha256_of
-    from tumorcast.growth.prior import PopulationPrior, SizePrior
+    from tumorcast.growth.learning import learn
+    from tumorcast.growth.prior import PopulationPrior
 
-    sizes, failed = {}, 0
+    sizes, failed, companions = {}, 0, _companions(companion or [], size_column)
     with progress("columns of sizes", "nothing was written; start it again") as tell:
         for number, name in enumerate(size_column):
-            patients, left_out = _size_series(source, _columns(context.params | {"size_column": name}))
+            names = {"size_column": name, "companion_column": companions.get(name, "")}
+            patients, left_out = _size_series(source, _columns(context.params | names))
             for outcome in left_out:
                 tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
             failed = max(failed, sum(outcome.status == "failed" for outcome in left_out))
-            sizes[name] = SizePrior.estimated(patients, seed=seed)
+            sizes[name] = learn(patients, companion=companions.get(name), seed=seed)
             tell(number + 1, len(size_column))
     told = f"{source.name} (SHA-256 {sha256_of(source)}), tumorcast {VERSION}, seed {seed}"
     PopulationPrior(source=told, default_size=size_column[-1], sizes=sizes).write(out)
-    counts = {name: {"patients": one.patients, "scans": one.scans} for name, one in sizes.items()}
+    counts = {
+        name: {"patients": one.patients, "scans": one.scans, "mechanistic_weights": one.mechanistic_weights}
+        for name, one in sizes.items()
+    }
     print_result(as_json, {"out": str(out), "failed": failed, "sizes": counts})
     exit_if_failed(failed)
+
+
+def _companions(told: list[str], sizes: list[str]) -> dict[str, str]:
+    """The companion of each size. Raises UsageError for what is not SIZE=COLUMN."""
+    pairs = [one.partition("=") for one in told]
+    for (size, _, column), one in zip(pairs, told, strict=True):
+        if size not in sizes or not column:
+            raise UsageError(f"--companion {one}: give SIZE=COLUMN, SIZE being one of {', '.join(sizes)}")
+    return {size: column for size, _, column in pairs}
 
 
 def _draw(job: Any, result: Any, plots: Path | None) -> None:
@@ -205,10 +229,8 @@ def _columns(told: dict[str, Any]) -> Any:
     return SizeColumns(**{name: told[option] for name, option in COLUMNS.items() if option in told})
 
 
-def _model(
-    settings: Any, patients: list[Any], prior: str | None, forecaster: str | None, *, keeps_fits: bool
-) -> tuple[Any, str | None]:
-    """The model, and the text of its prior for the growth file.
+def _model(settings: Any, told: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any, str]:
+    """What makes the model of a cohort, the prior that goes into the growth file, and the column of companions.
 
     Without options it is the shipped prior and the pooled forecaster; fits that take no prior forecast by themselves.
     """
@@ -216,21 +238,23 @@ def _model(
     from tumorcast.growth.prior import read_prior, shipped_prior
     from tumorcast.records import Forecaster
 
-    if prior is None:
-        prior = SHIPPED if settings.takes_prior or forecaster is not None else NO_PRIOR
-    if forecaster is None:
-        chosen = Forecaster.MECHANISTIC if prior == NO_PRIOR else Forecaster.POOLED
-    else:
-        chosen = choice(Forecaster, "--forecaster", forecaster)
-    check_forecaster(chosen, has_prior=prior != NO_PRIOR)
-    if prior == NO_PRIOR:
-        return GrowthModel(settings, chosen, fixed(None)), None
-    if prior == LEAVE_ONE_OUT:
-        if keeps_fits:
-            raise UsageError("--prior leave-one-out is for --held-out and --min-scans; leave out --out and --plots")
-        return GrowthModel(settings, chosen, leaving_out(patients, settings)), None
-    population = shipped_prior() if prior == SHIPPED else read_prior(Path(prior))
-    return GrowthModel(settings, chosen, fixed(population)), population.to_json()
+    default = SHIPPED if settings.takes_prior or told["forecaster"] is not None else NO_PRIOR
+    source = told["prior"] or default
+    named = told["forecaster"] or ("mechanistic" if source == NO_PRIOR else "pooled")
+    forecaster = choice(Forecaster, "--forecaster", named)
+    check_forecaster(forecaster, has_prior=source != NO_PRIOR)
+    if source == LEAVE_ONE_OUT and (told["out"] is not None or told["plots"] is not None):
+        raise UsageError("--prior leave-one-out is for --held-out and --min-scans; leave out --out and --plots")
+    prior = shipped_prior() if source in (SHIPPED, LEAVE_ONE_OUT) else None
+    if source not in (SHIPPED, LEAVE_ONE_OUT, NO_PRIOR):
+        prior = read_prior(Path(source))
+    companion = told["companion_column"]
+    if companion is None:
+        companion = prior.companion_of(told["size_column"]) if prior else ""
+    companion = "" if companion == NO_COMPANION else companion
+    if source == LEAVE_ONE_OUT:
+        return lambda cohort: GrowthModel(settings, forecaster, leaving_out(cohort, settings)), None, companion
+    return lambda cohort: GrowthModel(settings, forecaster, fixed(prior)), prior, companion
 
 
 def _size_series(source: Path, columns: Any) -> tuple[list[Any], list[Any]]:

@@ -3,7 +3,7 @@
 Patient ─< Session ─< Slice;  Patient ─ Treatment;  Patient ─ GrowthFit
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ class SizeSeries:
     """The measured sizes of one patient over time, in days on the patient's own clock.
 
     days: (T,) increasing; sizes: (T,) non-negative, in the unit that ends `size_name` (`area_mm2`, `volume_mm3`).
+    companion: (T,) sizes of another compartment of the tumour on the same days, NaN where it was not measured.
     """
 
     patient_id: str
@@ -152,6 +153,12 @@ class SizeSeries:
     days: Sizes
     sizes: Sizes
     treatment: Treatment = Treatment()
+    companion: Sizes | None = None
+
+    def part(self, first: int, stop: int) -> "SizeSeries":
+        """The scans from `first` until before `stop`, as if there were no others."""
+        companion = None if self.companion is None else self.companion[first:stop]
+        return replace(self, days=self.days[first:stop], sizes=self.sizes[first:stop], companion=companion)
 
 
 @dataclass(frozen=True)

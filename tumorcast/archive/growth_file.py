@@ -102,7 +102,10 @@ def _fill(group: h5py.Group, fit: GrowthFit) -> None:
     }
     errors = {} if fit.errors is None else asdict(fit.errors)
     group.attrs.update(attributes | errors | treatment_attributes(series.treatment))
-    for name, values in {"days": series.days, "sizes": series.sizes, "parameters": fit.parameters}.items():
+    vectors = {"days": series.days, "sizes": series.sizes, "parameters": fit.parameters}
+    if series.companion is not None:
+        vectors["companion"] = series.companion
+    for name, values in vectors.items():
         group.create_dataset(name, data=np.asarray(values, dtype=np.float64))
     _pack(group, "replicates", fit.replicates, np.dtype(np.float64))
     _pack(group, "replicate_status", fit.replicate_status, STATUS)
@@ -185,7 +188,7 @@ def _read(patient_id: str, group: h5py.Group) -> GrowthFit:
     told = group.attrs
     limits = zip(told["interval_names"], told["intervals"].tolist(), strict=True)
     return GrowthFit(
-        series=SizeSeries(patient_id, told["size_name"], group["days"][()], group["sizes"][()], treatment_from(told)),
+        series=_read_series(patient_id, group),
         law=LawName(told["law"]),
         parameter_names=tuple(told["parameter_names"]),
         parameters=group["parameters"][()],
@@ -200,6 +203,14 @@ def _read(patient_id: str, group: h5py.Group) -> GrowthFit:
         errors=_read_errors(told),
         notes=tuple(told["notes"]),
         intervals={name: (lower, upper) for name, (lower, upper) in limits},
+    )
+
+
+def _read_series(patient_id: str, group: h5py.Group) -> SizeSeries:
+    told = group.attrs
+    companion = group["companion"][()] if "companion" in group else None
+    return SizeSeries(
+        patient_id, told["size_name"], group["days"][()], group["sizes"][()], treatment_from(told), companion
     )
 
 

@@ -1,4 +1,4 @@
-"""A second compartment of the tumour as a sign of what comes: oedema about the enhancing part, or enhancement within it.
+"""A second compartment of the tumour as a sign of what comes: oedema about the enhancing part, or enhancement in it.
 
 Between two scans of mu_glioma_post the enhancing volume changes by 0.25 more in log size for every unit by which the
 log of the oedema exceeds its usual distance (likelihood ratio 15 on one degree of freedom): it lowers the CRPS by 1 %.

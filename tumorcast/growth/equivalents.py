@@ -52,4 +52,5 @@ def history_of(series: SizeSeries) -> History:
         to_log(series.sizes, series.size_name),
         None if last is None else last.end_days,
         None if last is None else last.start_days,
+        None if series.companion is None else to_log(series.companion, series.size_name),
     )

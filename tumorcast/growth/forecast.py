@@ -64,7 +64,7 @@ class GrowthForecast:
     def contributions(self, day: float) -> tuple[Contribution, ...]:
         """What each member says of a scan on that day, and what it weighs: y = log(v + 100 mm³) at LEVELS."""
         if self.forecaster is Forecaster.MECHANISTIC:
-            return (Contribution(str(self.forecaster), 1.0, self._measured(day)),)
+            return (Contribution(str(self.forecaster), 1.0, self.measured(day)),)
         assert self.prior is not None, "the fit was read with its prior"
         history, horizon = history_of(self.fit.series), day - self._last_day
         match self.forecaster:
@@ -72,7 +72,7 @@ class GrowthForecast:
                 said = self.prior.persistence.quantiles(history, horizon, LEVELS)
                 return (Contribution(str(self.forecaster), 1.0, said),)
             case Forecaster.POOLED:
-                return self.prior.pool.contributions(history, horizon, LEVELS, self._measured(day))
+                return self.prior.pool_for(self.fit.law).contributions(history, horizon, LEVELS, self.measured(day))
             case _:
                 assert_never(self.forecaster)
 
@@ -89,6 +89,14 @@ class GrowthForecast:
         if day_from == self._last_day:
             sizes[:, 0] = self.fit.series.sizes[-1]
         return np.asarray(sizes[:, 1] / np.maximum(sizes[:, 0], self._limit))
+
+    def measured(self, day: float) -> Array:
+        """y of the law's replicates at LEVELS, errors of measurement included."""
+        sizes = self._replicates(np.array([day])).ravel()
+        if self.fit.errors is not None:
+            spread = ndtri((np.random.default_rng(0).permutation(sizes.size) + 0.5) / sizes.size)
+            sizes = sizes * np.exp(self.fit.errors.measurement_sd * spread)
+        return np.quantile(to_log(np.minimum(sizes, 1e100), self.fit.series.size_name), LEVELS)
 
     @property
     def _last_day(self) -> float:
@@ -125,14 +133,6 @@ class GrowthForecast:
         missed = seen - np.log(np.maximum(self._law_sizes(self.fit.replicates, series.days), 1e-300))
         left = np.sqrt(np.maximum(errors.departure_sd**2 - np.sum(across.T * gain, axis=0), 0.0))
         return np.asarray(missed @ gain + self.fit.deviations[:, None] * left)
-
-    def _measured(self, day: float) -> Array:
-        """y of the law's replicates at LEVELS, errors of measurement included."""
-        sizes = self._replicates(np.array([day])).ravel()
-        if self.fit.errors is not None:
-            spread = ndtri((np.random.default_rng(0).permutation(sizes.size) + 0.5) / sizes.size)
-            sizes = sizes * np.exp(self.fit.errors.measurement_sd * spread)
-        return np.quantile(to_log(np.minimum(sizes, 1e100), self.fit.series.size_name), LEVELS)
 
     def _law_sizes(self, rows: Array, days: Array) -> Array:
         timeline = timeline_of(self.fit.series.treatment, self.fit.origin_day, days, doses=self.fit.doses)

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class HeldOutForecast:
 
 def forecast_scan(model: GrowthModel, series: SizeSeries, place: int, first: int = 0) -> HeldOutForecast:
     """The scan at `place` forecast from those of `first` … place - 1. The model's prior must not know the patient."""
-    known = replace(series, days=series.days[first:place], sizes=series.sizes[first:place])
+    known = series.part(first, place)
     day, prior = float(series.days[place]), model.prior_for(series)
     forecast = model.forecast(known)
     reference = GrowthForecast(forecast.fit, prior, Forecaster.PERSISTENCE) if prior else None
@@ -123,7 +123,7 @@ def _figures(said: Array, truth: Array) -> dict[str, float]:
 
 
 def write_forecasts(path: Path, forecasts: Sequence[HeldOutForecast]) -> None:
-    """A CSV table with a row a forecast: patient_id, day, observed, persistence, status, q05 … q95 (sizes in their unit)."""
+    """A CSV table with a row a forecast: patient_id, day, observed, persistence, status, q05 … q95; sizes as given."""
     names = [f"q{round(100 * level):02d}" for level in PRINTED_LEVELS]
     with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -7,6 +7,7 @@ from functools import cache
 from tumorcast.errors import UsageError
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
+from tumorcast.growth.learning import learn
 from tumorcast.growth.prior import PopulationPrior, SizePrior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, GrowthFit, SizeSeries
@@ -45,7 +46,7 @@ def leaving_out(cohort: Sequence[SizeSeries], settings: FitSettings) -> PriorFor
     @cache
     def without(patient_id: str) -> SizePrior:
         others = [other for other in cohort if other.patient_id != patient_id]
-        return SizePrior.estimated(others, [settings.law], seed=settings.seed)
+        return learn(others, [settings.law], seed=settings.seed)
 
     return lambda series: without(series.patient_id)
 

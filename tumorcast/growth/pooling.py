@@ -53,6 +53,12 @@ class Pool(Settings):
         outside = 1 / (len(members) + 1) if mechanistic_weight is None else mechanistic_weight
         return cls(members=members, weights=((1 - outside) / len(members),) * len(members), mechanistic_weight=outside)
 
+    def weighing(self, mechanistic_weight: float) -> Self:
+        """The same members, with another weight of the mechanistic one."""
+        share = (1 - mechanistic_weight) / (1 - self.mechanistic_weight)
+        weights = tuple(weight * share for weight in self.weights)
+        return self.model_copy(update={"weights": weights, "mechanistic_weight": mechanistic_weight})
+
     def contributions(
         self, history: History, horizon_days: float, levels: Array, mechanistic: Array | None = None
     ) -> tuple[Contribution, ...]:

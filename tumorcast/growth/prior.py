@@ -5,63 +5,49 @@ calibrated persistence. It holds parameters only, no patient's data.
 """
 
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from tumorcast.config import Settings
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
-from tumorcast.growth.empirical_bayes import estimate
-from tumorcast.growth.equivalents import AREA_POWER, history_of, is_area
+from tumorcast.growth.equivalents import AREA_POWER, is_area
 from tumorcast.growth.mechanistic_prior import MechanisticPrior
 from tumorcast.growth.members import Persistence
 from tumorcast.growth.pooling import Pool
-from tumorcast.records import LawName, SizeSeries
+from tumorcast.records import LawName
 
 SHIPPED = Path(__file__).with_name("mu_glioma_post.json")
-FEWEST_PATIENTS = 10
 
 
 class SizePrior(Settings):
-    """What a cohort tells of one kind of size. patients, scans: how many it was learnt from."""
+    """What a cohort tells of one kind of size. patients, scans: how many it was learnt from.
+
+    companion: the column of another compartment that the members look at, if any.
+    mechanistic_weights: what the forecast of each growth law counts in the pool (measured, see `mechanistic_weight`).
+    """
 
     size_name: str
+    companion: str | None = None
     patients: int = Field(ge=1)
     scans: int = Field(ge=1)
     laws: dict[LawName, MechanisticPrior]
+    mechanistic_weights: dict[LawName, float]
     persistence: Persistence
     pool: Pool
-
-    @classmethod
-    def estimated(
-        cls, cohort: Sequence[SizeSeries], laws: Sequence[LawName] = tuple(LawName), *, seed: int = 0
-    ) -> Self:
-        """The prior of a cohort whose sizes have one name. Raises InputError if it is too small to tell anything."""
-        told = [series for series in cohort if series.days.size > 1]
-        name = cohort[0].size_name if cohort else "size"
-        if len(told) < FEWEST_PATIENTS:
-            raise InputError(
-                f"{len(told)} patients with two scans of '{name}' or more: a prior needs {FEWEST_PATIENTS}; give more"
-            )
-        histories = [history_of(series) for series in cohort]
-        return cls(
-            size_name=name,
-            patients=len(cohort),
-            scans=sum(series.days.size for series in cohort),
-            laws={law: estimate(cohort, law, seed=seed) for law in laws},
-            persistence=Persistence.fitted(histories),
-            pool=Pool.fitted(histories),
-        )
 
     def law_for(self, law: LawName, size_name: str) -> MechanisticPrior:
         """The prior of a growth law for sizes of that name: areas change by a power of volumes."""
         if is_area(size_name) == is_area(self.size_name):
             return self.laws[law]
         return self.laws[law].scaled(AREA_POWER if is_area(size_name) else 1.0 / AREA_POWER)
+
+    def pool_for(self, law: LawName) -> Pool:
+        """The pool, with the law's own weight in it."""
+        return self.pool.weighing(self.mechanistic_weights[law])
 
 
 class PopulationPrior(Settings):
@@ -79,6 +65,10 @@ class PopulationPrior(Settings):
     def for_size(self, name: str) -> SizePrior:
         """What it tells of sizes of that name; of others, the default column's."""
         return self.sizes.get(name, self.sizes[self.default_size])
+
+    def companion_of(self, name: str) -> str:
+        """The column that the members look at beside that of the name; empty for none."""
+        return (self.sizes[name].companion or "") if name in self.sizes else ""
 
     def to_json(self) -> str:
         """The text of the file."""

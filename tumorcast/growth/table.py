@@ -17,11 +17,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SizeColumns(TreatmentColumns):
-    """The names of the columns. Those of treatment may be absent under their default names, not under others."""
+    """The names of the columns. Those of treatment may be absent under their default names, not under others.
+
+    companion: of another compartment's size, used where it is there; empty for none.
+    """
 
     patient_id: str = "patient_id"
     day: str = "day"
     size: str = "area_mm2"
+    companion: str = ""
 
     def required(self) -> list[str]:
         """The columns that must be there."""
@@ -53,7 +57,8 @@ def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> SizeTable:
     patient. Raises InputError, naming the file and the line, for a file that is missing, empty or not CSV, a missing
     column, a row without patient or with more or fewer cells than the header, and where no patient can be used.
     """
-    rows = read_table(path, columns.required(), columns.of_treatment(), remedy="name the columns to read, or add it")
+    optional = [*columns.of_treatment(), *([columns.companion] if columns.companion else [])]
+    rows = read_table(path, columns.required(), optional, remedy="name the columns to read, or add it")
     if not rows:
         raise InputError(f"{path}: has a header and no rows; give at least one scan")
     patients = rows_by_patient(rows, columns.patient_id).items()
@@ -97,18 +102,19 @@ def _series(rows: list[Row], columns: SizeColumns) -> SizeSeries:
     """One patient's series; empty if no size was measured."""
     patient_id = rows[0].identifier(columns.patient_id)
     measured = sorted(_measured(rows, columns), key=lambda scan: scan[0])
-    for (day, _, earlier), (next_day, _, later) in pairwise(measured):
+    for (day, _, _, earlier), (next_day, _, _, later) in pairwise(measured):
         if day == next_day:
             raise InputError(
                 f"{later.path}, lines {earlier.line} and {later.line}: patient {patient_id} has two sizes "
                 f"on day {day:g}; keep one"
             )
-    days, sizes = (np.array([scan[k] for scan in measured], np.float64) for k in (0, 1))
-    return SizeSeries(patient_id, columns.size, days, sizes, treatment_of(rows, columns))
+    days, sizes, companion = (np.array([scan[k] for scan in measured], np.float64) for k in (0, 1, 2))
+    known = companion if np.isfinite(companion).any() else None
+    return SizeSeries(patient_id, columns.size, days, sizes, treatment_of(rows, columns), known)
 
 
-def _measured(rows: Iterable[Row], columns: SizeColumns) -> Iterable[tuple[float, float, Row]]:
-    """Day, size and row of the scans on which the size was measured."""
+def _measured(rows: Iterable[Row], columns: SizeColumns) -> Iterable[tuple[float, float, float, Row]]:
+    """Day, size, companion (NaN where it is not known) and row of the scans on which the size was measured."""
     for row in rows:
         day, size = row.number(columns.day), row.number(columns.size)
         if size is None:
@@ -119,4 +125,11 @@ def _measured(rows: Iterable[Row], columns: SizeColumns) -> Iterable[tuple[float
             raise InputError(
                 f"{row.where}: '{columns.size}' is {size:g}; a size is zero or more; correct it or leave it blank"
             )
-        yield day, size, row
+        yield day, size, _companion(row, columns), row
+
+
+def _companion(row: Row, columns: SizeColumns) -> float:
+    value = row.number(columns.companion) if columns.companion else None
+    if value is not None and value < 0:
+        raise InputError(f"{row.where}: '{columns.companion}' is {value:g}; a size is zero or more; correct it")
+    return np.nan if value is None else value
