@@ -17,7 +17,10 @@ def compiled(function: F) -> F:
 
 
 def compiled_inner(function: F) -> F:
-    """As `compiled`, for a function that allocates nothing: it spares the counting of references to its arrays."""
+    """As `compiled`, for a function that allocates nothing: it spares the counting of references to its arrays.
+
+    To be called from compiled functions alone: Python's own arrays need that counting.
+    """
     return cast(F, cast(Any, numba.njit)(function, cache=True, error_model="numpy", _nrt=False))
 
 

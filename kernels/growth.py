@@ -37,7 +37,7 @@ PARAMETERS = 8  # and one a resection after them
 EXPONENTIAL, LOGISTIC, GOMPERTZ = range(3)
 SCAN, ORIGIN, RADIOTHERAPY, CHEMO_ON, CHEMO_OFF, RESECTION = range(6)
 LOG_2 = math.log(2.0)
-MAX_EXPONENT = 300.0  # exp(300) is far above any tumour, and its square is still a finite float64
+MAX_EXPONENT = 150.0  # exp(150) is far above any tumour, and its fourth power is still a finite float64
 
 
 class Timeline(NamedTuple):
@@ -282,6 +282,13 @@ def fill_log_growth(law: int, timeline: Timeline, row: Array, state: State, out:
         out[i] = min(out[i] - origin, MAX_EXPONENT)
         for j in range(row.size):
             jacobian[i, j] -= state.of_origin[j]
+
+
+@compiled
+def fill_derivatives(law: int, timeline: Timeline, row: Array, out: Array, jacobian: Array) -> None:
+    """fill_log_growth with memory of its own."""
+    state = new_state(int(np.sum(timeline.kinds == RADIOTHERAPY)), row.size)
+    fill_log_growth(law, timeline, row, state, out, jacobian)
 
 
 @compiled

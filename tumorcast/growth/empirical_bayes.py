@@ -1,17 +1,19 @@
 """The population's growth law from a cohort: empirical Bayes by a Monte Carlo EM algorithm (Wei & Tanner 1990).
 
 E: each patient's parameters are drawn from what scans and the present prior say (randomised maximum likelihood, see
-fit.py). M: the prior's means and spreads become those of the draws; the errors, the likeliest for what the draws leave.
+fit.py). M: the prior's means and spreads become those of the draws; the errors, the likeliest near the best fits.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
 from tumorcast.growth.fit import fit_growth
-from tumorcast.growth.laws import parameter_names, sizes_of, timeline_of
+from tumorcast.growth.laws import log_derivatives, parameter_names, timeline_of
 from tumorcast.growth.mechanistic_prior import MechanisticPrior, NormalPrior, covariance
 from tumorcast.growth.problem import detection_limit
 from tumorcast.growth.settings import FitSettings
@@ -21,7 +23,12 @@ Array = npt.NDArray[np.float64]
 
 ROUNDS = 8
 LEAST_SPREAD = 0.25  # of the first prior's: a few patients must not make the others certain
-LEAST_ERROR = 0.05
+# Of measurement_sd, departure_sd, departure_days: the likelihood has a hill for errors that pass and one for those that
+# stay, so both are climbed.
+ERROR_STARTS = (np.array([0.1, 0.05, 100.0]), np.array([0.1, 0.5, 300.0]))
+ERROR_BOUNDS = ((0.03, 2.0), (0.02, 3.0), (10.0, 2000.0))
+CLIMBING = {"ftol": 1e-6, "maxiter": 20}
+CHOOSING_ROUNDS = 3  # in which both hills are climbed
 
 FIRST_PRIOR = MechanisticPrior(
     law=LawName.EXPONENTIAL,
@@ -57,7 +64,7 @@ def estimate(patients: Sequence[SizeSeries], law: LawName, *, rounds: int = ROUN
     for number in range(rounds if told else 0):
         settings = DRAWING.model_copy(update={"law": law, "seed": seed + number})
         fits = [fit_growth(series, settings, prior) for series in told]
-        errors = _likeliest_errors(fits, prior)
+        errors = _likeliest_errors(fits, prior, ERROR_STARTS if number < CHOOSING_ROUNDS else ())
         parameters = {name: _updated(name, prior, first_prior(law), fits) for name in prior.parameters}
         prior = prior.model_copy(update={"parameters": parameters, **errors})
     return prior
@@ -72,29 +79,64 @@ def _updated(name: str, prior: MechanisticPrior, first: MechanisticPrior, fits: 
     return NormalPrior(mean=float(np.mean(drawn)), sd=spread, log=before.log)
 
 
-def _likeliest_errors(fits: list[GrowthFit], prior: MechanisticPrior) -> dict[str, float]:
-    """The errors under which what the draws leave of the log sizes is likeliest."""
-    left = [(fit.series.days, _mean_square(fit)) for fit in fits]
+@dataclass(frozen=True)
+class _Linearised:
+    """A patient's log sizes as a linear model near the best fit (Lindstrom & Bates 1990).
+
+    days: (T,); levels: (T, L) what is free, see `_levels`; scatter: (T, T) what the spread of the parameters over
+    patients gives; left: (T,) log sizes less those of the population's mean parameters.
+    """
+
+    days: Array
+    levels: Array
+    scatter: Array
+    left: Array
+
+    @classmethod
+    def of(cls, fit: GrowthFit, prior: MechanisticPrior) -> Self:
+        """Near the best fit, under the prior it was made with."""
+        series = fit.series
+        timeline = timeline_of(series.treatment, fit.origin_day, series.days, doses=fit.doses)
+        log_sizes, by_row = log_derivatives(fit.law, timeline, fit.parameters)
+        seen = np.log(np.maximum(series.sizes, detection_limit(series)))
+        left, scatter = seen - log_sizes, np.zeros((series.days.size, series.days.size))
+        for column, name in enumerate(fit.parameter_names):
+            told = prior.parameters.get(name)
+            if told is not None:
+                value = float(fit.parameters[column])
+                slope = by_row[:, column] * (value if told.log else 1.0)
+                left = left + slope * (told.transformed(value) - told.mean)
+                scatter = scatter + told.sd**2 * np.outer(slope, slope)
+        return cls(series.days, _levels(series), scatter, left)
+
+    def misfit(self, errors: ErrorModel) -> float:
+        """-2 log likelihood of the contrasts that the levels leave (REML; Patterson & Thompson 1971)."""
+        inverse = np.linalg.inv(self.scatter + covariance(errors, self.days))
+        information = self.levels.T @ inverse @ self.levels
+        across = self.levels.T @ inverse @ self.left
+        square = self.left @ inverse @ self.left - across @ np.linalg.solve(information, across)
+        return float(square - np.linalg.slogdet(inverse)[1] + np.linalg.slogdet(information)[1])
+
+
+def _levels(series: SizeSeries) -> Array:
+    """(T, L) what is added to log sizes by a patient's level, and by each resection that lies between scans."""
+    after = [series.days > day for day in series.treatment.resection_days if series.days[0] < day < series.days[-1]]
+    levels = np.column_stack([np.ones(series.days.size), *after]).astype(np.float64)
+    return np.unique(levels, axis=1)
+
+
+def _likeliest_errors(fits: list[GrowthFit], prior: MechanisticPrior, starts: Sequence[Array]) -> dict[str, float]:
+    """The errors under which the linearised patients are likeliest, climbing from the prior's and from `starts`."""
+    patients = [_Linearised.of(fit, prior) for fit in fits]
+    patients = [one for one in patients if one.levels.shape[1] < one.days.size]
 
     def misfit(logs: Array) -> float:
         errors = ErrorModel(*np.exp(logs).tolist())
-        total = 0.0
-        for days, square in left:
-            matrix = covariance(errors, days)
-            total += float(np.linalg.slogdet(matrix)[1] + np.trace(np.linalg.solve(matrix, square)))
-        return total
+        return sum(one.misfit(errors) for one in patients)
 
-    start = np.log([prior.measurement_sd, prior.departure_sd, prior.departure_days])
-    bounds = [(np.log(LEAST_ERROR), 1.0), (np.log(LEAST_ERROR), 1.5), (np.log(10.0), np.log(2000.0))]
-    found = minimize(misfit, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 0.02, "fatol": 0.02})
     names = ("measurement_sd", "departure_sd", "departure_days")
-    return dict(zip(names, np.exp(found.x).tolist(), strict=True))
-
-
-def _mean_square(fit: GrowthFit) -> Array:
-    """(T, T) mean of r rᵀ over the draws, r: log size less the law's."""
-    series = fit.series
-    timeline = timeline_of(series.treatment, fit.origin_day, series.days, doses=fit.doses)
-    law = np.log(np.maximum(sizes_of(fit.law, timeline, fit.replicates), 1e-300))
-    left = np.log(np.maximum(series.sizes, detection_limit(series))) - law
-    return np.asarray(left.T @ left / len(left))
+    now = np.array([getattr(prior, name) for name in names])
+    bounds = [(float(np.log(low)), float(np.log(high))) for low, high in ERROR_BOUNDS]
+    ends = [minimize(misfit, np.log(one), method="L-BFGS-B", bounds=bounds, options=CLIMBING) for one in (now, *starts)]
+    best = min(ends, key=lambda end: float(end.fun))
+    return dict(zip(names, np.exp(best.x).tolist(), strict=True))

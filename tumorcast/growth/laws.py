@@ -247,6 +247,15 @@ def sizes_of(law: LawName, timeline: kernels.Timeline, rows: Array) -> Array:
     return sizes
 
 
+def log_derivatives(law: LawName, timeline: kernels.Timeline, row: Array) -> tuple[Array, Array]:
+    """(T,) log sizes on the timeline's scans for row: (P,), and (T, P) their derivatives by each parameter."""
+    scans = int(np.sum(timeline.kinds == kernels.SCAN))
+    growth, by_row = np.empty(scans), np.empty((scans, row.size))
+    kernels.fill_derivatives(KERNEL_LAWS[law], timeline, np.ascontiguousarray(row), growth, by_row)
+    by_row[:, kernels.INITIAL_SIZE] = 1.0 / row[kernels.INITIAL_SIZE]
+    return np.log(row[kernels.INITIAL_SIZE]) + growth, by_row
+
+
 def size_after(
     law: GrowthLaw,
     days: Array,

@@ -4,7 +4,6 @@ A measured log size is the law's, plus a departure that wanes with time (an Orns
 steroids, pseudoprogression, and whatever the law does not know), plus an error of measurement.
 """
 
-from functools import cached_property
 from typing import Annotated, Self
 
 import numpy as np
@@ -43,7 +42,7 @@ class MechanisticPrior(Settings):
     departure_sd: Annotated[float, Field(ge=0)]
     departure_days: Positive
 
-    @cached_property
+    @property
     def errors(self) -> ErrorModel:
         """How sizes depart from the law."""
         return ErrorModel(self.measurement_sd, self.departure_sd, self.departure_days)
