@@ -100,7 +100,7 @@ def reference_losses(series: SizeSeries, law: LawName, observed: Array) -> Array
     units = latin_hypercube(np.random.default_rng(99), REFERENCE_STARTS, problem.free.size)
     centres = np.tile(problem.prior_on_coordinates[0], (len(observed), 1))
     sample = Sample(observed, np.ones_like(observed), centres)
-    search = Search(REFERENCE_STARTS, REFERENCE_STARTS, 300)
+    search = Search(REFERENCE_STARTS, REFERENCE_STARTS, REFERENCE_STARTS, 300)
     return run(problem, search, starts_to_search(units, series.days.size), sample).losses
 
 

@@ -37,7 +37,8 @@ Integers = npt.NDArray[np.int64]
 LOGARITHMS, DIFFERENCES, SQUARES = range(3)  # r = log model - log size; model - size; (model - size)², the paper's
 CONVERGED, AT_BOUND, NOT_CONVERGED = range(3)
 
-SCOUT_STEPS = 6
+SCOUT_STEPS = 5
+PROMISE = 3.0  # a scout's loss over the best one, above which it is not followed
 FIRST_DAMPING = 1e-2
 MAX_DAMPING = 1e10
 TOLERANCE = 1e-6  # relative decrease of the loss below which a step counts as none
@@ -53,7 +54,8 @@ class Problem(NamedTuple):
     law: of kernels.growth; start, days, kinds, values, places: its timeline; row: (P,) values of the fixed parameters;
     free: (F,) columns of the free ones, A0 the last; lower, upper, log_scaled: (F,) of the free ones;
     residual: LOGARITHMS …; whitening: (T, T) lower triangle with r → whitening r, or (0, 0) for none;
-    precision: (F,) of the prior on the coordinates; finalists, max_steps: of the descents to the end.
+    precision: (F,) of the prior on the coordinates; scouts: starts that a few steps are taken from;
+    finalists, max_steps: of the descents to the end.
     """
 
     law: int
@@ -70,6 +72,7 @@ class Problem(NamedTuple):
     residual: int
     whitening: Array
     precision: Array
+    scouts: int
     finalists: int
     max_steps: int
 
@@ -123,7 +126,8 @@ class Work(NamedTuple):
     trial: Array  # (F,) the point after a step
     best: Array  # (F,) where the best descent ended
     starts: Array  # (K, F)
-    losses: Array  # (K,)
+    losses: Array  # (K,) by which starts are chosen
+    reached: Array  # (K,) after the scouts' steps
 
 
 @compiled
@@ -146,6 +150,7 @@ def new_work(problem: Problem, scans: int, starts: int) -> Work:
         np.empty(f),
         np.empty(f),
         np.empty((starts, f)),
+        np.empty(starts),
         np.empty(starts),
     )
 
@@ -438,53 +443,69 @@ def status_of(unit: Array, converged: bool) -> int:
 
 
 @compiled_inner
-def descend_best(problem: Problem, data: Data, starts: Array, work: Work) -> tuple[float, int]:
-    """Follow those of starts: (K, F) that have the least work.losses, far from each other, to the end.
+def is_near(starts: Array, k: int, unit: Array) -> bool:
+    """Whether start k differs from `unit` by less than NEAR in every coordinate but that of A0."""
+    apart = 0.0
+    for j in range(unit.size - 1):
+        apart = max(apart, abs(starts[k, j] - unit[j]))
+    return apart < NEAR
+
+
+@compiled_inner
+def drop_near(starts: Array, unit: Array, losses: Array) -> None:
+    """Take starts near `unit` out of the race."""
+    for k in range(losses.size):
+        if losses[k] < math.inf and is_near(starts, k, unit):
+            losses[k] = math.inf
+
+
+@compiled_inner
+def scout(problem: Problem, data: Data, count: int, work: Work) -> None:
+    """Take a few steps from each of the first `count` of work.starts, in place; their losses into work.reached."""
+    for k in range(count):
+        take(work.starts, k, work.unit)
+        work.reached[k], _ = descend(problem, data, SCOUT_STEPS, work)
+        put(work.unit, k, work.starts)
+    for k in range(count, work.reached.size):
+        work.reached[k] = math.inf
+
+
+@compiled_inner
+def descend_best(problem: Problem, data: Data, work: Work) -> tuple[float, int]:
+    """Follow those that the scouts brought furthest to the end, while they promise to do better than the best.
 
     Returns loss and status of the best, which is left in work.best.
     """
     best, status = math.inf, NOT_CONVERGED
-    for _ in range(min(problem.finalists, work.losses.size)):
-        k = least(work.losses)
-        if work.losses[k] == math.inf:
+    for _ in range(problem.finalists):
+        k = least(work.reached)
+        if work.reached[k] == math.inf or work.reached[k] > PROMISE * best or best <= FLOOR * data.observed.size:
             break
-        take(starts, k, work.unit)
+        take(work.starts, k, work.unit)
         loss, ended = descend(problem, data, problem.max_steps, work)
+        work.reached[k] = math.inf
         if loss < best:
             best, status = loss, status_of(work.unit, ended)
             copy(work.unit, work.best)
-        drop_near(starts, k, work)
-        if best <= FLOOR * data.observed.size:
-            break
+            drop_near(work.starts, work.best, work.reached)
     return best, status
 
 
 @compiled_inner
-def drop_near(starts: Array, place: int, work: Work) -> None:
-    """Take starts near the one at `place`, itself included, out of the race."""
-    for k in range(work.losses.size):
-        apart = 0.0
-        for j in range(starts.shape[1] - 1):
-            apart = max(apart, abs(starts[k, j] - starts[place, j]))
-        if apart < NEAR:
-            work.losses[k] = math.inf
-
-
-@compiled_inner
 def search(problem: Problem, data: Data, starts: Array, work: Work) -> tuple[float, int]:
-    """Fit from starts: (K, F), each taken SCOUT_STEPS first. The end is left in work.best."""
+    """Fit from all of starts: (K, F). The end is left in work.best."""
     for k in range(starts.shape[0]):
-        take(starts, k, work.unit)
-        work.losses[k], _ = descend(problem, data, SCOUT_STEPS, work)
-        put(work.unit, k, work.starts)
-    return descend_best(problem, data, work.starts, work)
+        for j in range(starts.shape[1]):
+            work.starts[k, j] = starts[k, j]
+    scout(problem, data, starts.shape[0], work)
+    return descend_best(problem, data, work)
 
 
 @compiled_inner
-def pick(problem: Problem, data: Data, catalogue: Catalogue, work: Work) -> tuple[float, int]:
-    """Fit from the starts of a catalogue whose curves fit best. The end is left in work.best.
+def rank(problem: Problem, data: Data, catalogue: Catalogue, losses: Array) -> None:
+    """How well the curves of a catalogue fit, into losses: (K,), but for what is common to all.
 
-    Curves are ranked by their loss, each scan counted once, errors taken as uncorrelated and A0 as free.
+    Each scan counts once, errors are taken as uncorrelated, and A0 as free.
     """
     precision = problem.whitening[0, 0] ** 2 if problem.whitening.shape[0] > 0 else 1.0
     for k in range(catalogue.units.shape[0]):
@@ -495,8 +516,24 @@ def pick(problem: Problem, data: Data, catalogue: Catalogue, work: Work) -> tupl
         loss = precision * (catalogue.sizes[k] - 2.0 * along) if in_logs else -along * along
         for j in range(problem.free.size - 1):
             loss += problem.precision[j] * catalogue.units[k, j] * (catalogue.units[k, j] - 2.0 * data.centre[j])
-        work.losses[k] = loss
-    return descend_best(problem, data, catalogue.units, work)
+        losses[k] = loss
+
+
+@compiled_inner
+def pick(problem: Problem, data: Data, catalogue: Catalogue, work: Work) -> tuple[float, int]:
+    """Fit from the starts of a catalogue whose curves fit best, far from each other. The end is left in work.best."""
+    rank(problem, data, catalogue, work.losses)
+    count = 0
+    while count < min(problem.scouts, work.losses.size):
+        k = least(work.losses)
+        if work.losses[k] == math.inf:
+            break
+        take(catalogue.units, k, work.unit)
+        put(work.unit, count, work.starts)
+        drop_near(catalogue.units, work.unit, work.losses)
+        count += 1
+    scout(problem, data, count, work)
+    return descend_best(problem, data, work)
 
 
 @compiled

@@ -48,6 +48,7 @@ Noise = Annotated[str | None, _option("How measured sizes err: lognormal, additi
 Spread = Annotated[float | None, _option("Standard deviation of the logarithm of a measured size.")]
 Bootstrap = Annotated[str | None, _option("measurement, parametric, residual or cases.")]
 Replicates = Annotated[int | None, _option("Bootstrap replicates.")]
+SearchName = Annotated[str | None, _option("thorough (default), or quick for a million replicates.", "--search")]
 Chemotherapy = Annotated[bool | None, _option("Fit a rate that chemotherapy takes off growth.", "--chemotherapy")]
 DropRatio = Annotated[float | None, _option("A fall below this share of the last size is a resection; 0: never.")]
 Seed = Annotated[int | None, _option("A patient's numbers depend on it and the patient alone.")]
@@ -82,6 +83,7 @@ def fit(
     spread: Spread = None,
     bootstrap: Bootstrap = None,
     replicates: Replicates = None,
+    search: SearchName = None,
     chemotherapy: Chemotherapy = None,
     drop_ratio: DropRatio = None,
     seed: Seed = None,
@@ -134,6 +136,9 @@ def _growth_job(told: dict[str, Any]) -> Any:
         raise UsageError("--held-out-csv needs --held-out rolling or --held-out last")
     which = None if told["held_out"] is None else choice(HeldOut, "--held-out", told["held_out"])
     settings = _fit_settings(FitSettings, told["preset"], only_given({name: told[name] for name in FIT_SETTINGS}))
+    if told["search"] not in {None, "thorough", "quick"}:
+        raise UsageError(f"--search {told['search']}: allowed are thorough, quick")
+    settings = settings.quick if told["search"] == "quick" else settings
     model_of, prior, companion = _model(settings, told)
     patients, left_out = _size_series(told["source"], _columns(told | {"companion_column": companion}))
     model = model_of(patients)

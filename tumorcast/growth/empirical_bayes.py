@@ -27,7 +27,6 @@ LEAST_SPREAD = 0.25  # of the first prior's: a few patients must not make the ot
 # stay, so both are climbed.
 ERROR_STARTS = (np.array([0.1, 0.05, 100.0]), np.array([0.1, 0.5, 300.0]))
 ERROR_BOUNDS = ((0.03, 2.0), (0.02, 3.0), (10.0, 2000.0))
-CLIMBING = {"ftol": 1e-6, "maxiter": 20}
 CHOOSING_ROUNDS = 3  # in which both hills are climbed
 
 FIRST_PRIOR = MechanisticPrior(
@@ -47,7 +46,7 @@ FIRST_SATURATING = {
     "rate_per_day": NormalPrior(mean=float(np.log(0.01)), sd=1.0, log=True),
     "capacity_ratio": NormalPrior(mean=float(np.log(10.0)), sd=1.0, log=True),
 }
-DRAWING = FitSettings(replicates=32, starts=8, finalists=1, max_steps=30, pilots=8)
+DRAWING = FitSettings(replicates=32, starts=8, scouts=3, finalists=1, max_steps=30, pilots=8)
 
 
 def first_prior(law: LawName) -> MechanisticPrior:
@@ -137,6 +136,9 @@ def _likeliest_errors(fits: list[GrowthFit], prior: MechanisticPrior, starts: Se
     names = ("measurement_sd", "departure_sd", "departure_days")
     now = np.array([getattr(prior, name) for name in names])
     bounds = [(float(np.log(low)), float(np.log(high))) for low, high in ERROR_BOUNDS]
-    ends = [minimize(misfit, np.log(one), method="L-BFGS-B", bounds=bounds, options=CLIMBING) for one in (now, *starts)]
+    ends = [
+        minimize(misfit, np.log(one), method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-6, "maxiter": 20})
+        for one in (now, *starts)
+    ]
     best = min(ends, key=lambda end: float(end.fun))
     return dict(zip(names, np.exp(best.x).tolist(), strict=True))

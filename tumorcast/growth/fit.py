@@ -102,7 +102,8 @@ class _Fitter:
         """Search the best fit and those of a few pilot replicates thoroughly; the others start from their ends."""
         sizes = problem.series.sizes
         rng = patient_rng(settings.seed, problem.series.patient_id, Stream.STARTS)
-        thorough, search = settings.search(BEST_FIT_EFFORT), settings.search()
+        settings = settings.eased if problem.prior else settings
+        thorough, search = settings.pilot_search(BEST_FIT_EFFORT), settings.pilot_search()
         centre = problem.prior_on_coordinates[0]
         starts = _around(rng, problem, thorough.starts)
         own = starts_to_search(starts, sizes.size)
@@ -123,7 +124,7 @@ class _Fitter:
 
     def fit(self, sample: Sample) -> Fits:
         """The fits of replicates."""
-        return run(self.problem, Search(0, self.settings.finalists, self.settings.max_steps), self.catalogue, sample)
+        return run(self.problem, self.settings.replicate_search, self.catalogue, sample)
 
     def _draw(self, stream: Stream, block: int, count: int) -> Sample:
         """`count` replicates of a block; the first ones do not depend on count."""

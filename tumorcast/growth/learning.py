@@ -23,7 +23,7 @@ FEWEST_PATIENTS = 10  # with two scans or more
 FEWEST_TARGETS = 20  # scans forecast to measure a weight by; with fewer the law counts as one member among five
 EQUAL_WEIGHT = 0.2
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the growth law, tried
-MEASURING = FitSettings(replicates=200, starts=16, pilots=16)
+MEASURING = FitSettings(replicates=200)
 
 
 def learn(

@@ -65,9 +65,14 @@ class Fits:
 
 @dataclass(frozen=True)
 class Search:
-    """How thoroughly the best fit is looked for: starts; descents followed to the end, of at most max_steps each."""
+    """How thoroughly the best fit is looked for.
+
+    starts: where it begins; scouts: of these, how many a few steps are taken from; finalists: of these, how many are
+    followed to the end, in at most max_steps.
+    """
 
     starts: int
+    scouts: int
     finalists: int
     max_steps: int
 
@@ -168,6 +173,7 @@ class PatientProblem:
             residual=self.residual,
             whitening=self.prior.whitening(self.series.days) if self.prior else np.empty((0, 0)),
             precision=self.prior_on_coordinates[1],
+            scouts=search.scouts,
             finalists=search.finalists,
             max_steps=search.max_steps,
         )
@@ -224,7 +230,7 @@ def starts_to_search(units: Array, scans: int) -> least_squares.Catalogue:
 def catalogue_of(problem: PatientProblem, units: Array) -> least_squares.Catalogue:
     """Starts units: (K, F) that are chosen by their curves (kernels/least_squares.py)."""
     catalogue = least_squares.Catalogue(units, np.empty((len(units), problem.series.days.size)), np.empty(len(units)))
-    least_squares.fill_catalogue(problem.kernel_problem(Search(0, 1, 1)), catalogue)
+    least_squares.fill_catalogue(problem.kernel_problem(Search(0, 1, 1, 1)), catalogue)
     return catalogue
 
 

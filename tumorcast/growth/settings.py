@@ -11,6 +11,8 @@ from tumorcast.growth.laws import BoundsPreset
 from tumorcast.growth.problem import Search
 from tumorcast.records import LawName
 
+PILOT_FINALISTS, PILOT_STEPS = 12, 100
+
 
 class Method(StrEnum):
     """What fits: tumorcast's own kernels, or lmfit as the reference that users know."""
@@ -23,8 +25,9 @@ class FitSettings(Settings):
     """How growth is fitted.
 
     noise, spread: how measured sizes err (bootstrap.Noise). replicates: of the bootstrap.
-    pilots: replicates searched thoroughly, whose fits the others start from; starts: of such a search; finalists:
-    descents followed to the end; max_steps: of one descent.
+    pilots: replicates searched thoroughly, whose fits the others start from; starts: of such a search.
+    scouts: those of a replicate's starts that a few steps are taken from; finalists: of these followed to the end;
+    max_steps: of one descent. See `quick` and `eased`.
     drop_ratio: a fall to less than this share of the last size is taken for a resection; None never.
     chemotherapy: fit a rate that chemotherapy takes off growth on its days.
     """
@@ -37,9 +40,10 @@ class FitSettings(Settings):
     bootstrap: Bootstrap = Bootstrap.MEASUREMENT
     replicates: int = Field(100, ge=1)
     starts: int = Field(64, ge=1)
-    finalists: int = Field(2, ge=1)
-    max_steps: int = Field(30, ge=1)
-    pilots: int = Field(64, ge=1)
+    scouts: int = Field(24, ge=1)
+    finalists: int = Field(6, ge=1)
+    max_steps: int = Field(60, ge=1)
+    pilots: int = Field(128, ge=1)
     drop_ratio: float | None = Field(0.2, gt=0, lt=1)
     chemotherapy: bool = False
     seed: int = Field(0, ge=0)
@@ -60,6 +64,22 @@ class FitSettings(Settings):
         """How replicates are drawn."""
         return Resampling(self.bootstrap, self.noise, self.spread)
 
-    def search(self, effort: int = 1) -> Search:
+    @property
+    def eased(self) -> Self:
+        """The same with less of a search, where a prior leaves few local minima."""
+        least = {"pilots": 16, "starts": 16, "scouts": 6, "finalists": 2}
+        return self.model_copy(update={name: min(getattr(self, name), value) for name, value in least.items()})
+
+    @property
+    def quick(self) -> Self:
+        """The same with the least search for many replicates: ten times the fits, and more local minima among them."""
+        return self.model_copy(update={"pilots": 64, "scouts": 2, "finalists": 1, "max_steps": 30})
+
+    @property
+    def replicate_search(self) -> Search:
+        """How a replicate is searched from the catalogue."""
+        return Search(0, self.scouts, self.finalists, self.max_steps)
+
+    def pilot_search(self, effort: int = 1) -> Search:
         """How a pilot replicate is searched."""
-        return Search(self.starts * effort, 4 * self.finalists * effort, 3 * self.max_steps)
+        return Search(self.starts * effort, self.starts * effort, PILOT_FINALISTS * effort, PILOT_STEPS)
