@@ -3,12 +3,29 @@
 Division follows numpy's rules (x / 0 is inf or NaN, never an exception), which spares a test at every division.
 """
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 
 F = TypeVar("F", bound=Callable[..., object])
+
+
+def _cache_folder() -> Path:
+    """A folder for the machine code of these very kernels.
+
+    numba looks at the file of a function alone, not at those of the functions it calls, whose code is in it too.
+    """
+    folder = Path(__file__).resolve().parent
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return folder / "__pycache__" / hashlib.sha256(sources).hexdigest()[:16]
+
+
+settings: Any = numba.config  # whose names numba makes as it starts
+if not settings.CACHE_DIR:
+    settings.CACHE_DIR = str(_cache_folder())
 
 
 def compiled(function: F) -> F:

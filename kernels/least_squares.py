@@ -38,7 +38,6 @@ LOGARITHMS, DIFFERENCES, SQUARES = range(3)  # r = log model - log size; model -
 CONVERGED, AT_BOUND, NOT_CONVERGED = range(3)
 
 SCOUT_STEPS = 5
-PROMISE = 3.0  # a scout's loss over the best one, above which it is not followed
 FIRST_DAMPING = 1e-2
 MAX_DAMPING = 1e10
 TOLERANCE = 1e-6  # relative decrease of the loss below which a step counts as none
@@ -55,7 +54,7 @@ class Problem(NamedTuple):
     free: (F,) columns of the free ones, A0 the last; lower, upper, log_scaled: (F,) of the free ones;
     residual: LOGARITHMS …; whitening: (T, T) lower triangle with r → whitening r, or (0, 0) for none;
     precision: (F,) of the prior on the coordinates; scouts: starts that a few steps are taken from;
-    finalists, max_steps: of the descents to the end.
+    finalists, max_steps: of the descents to the end; promise: what a scout's loss may be over the best, to be followed.
     """
 
     law: int
@@ -75,6 +74,7 @@ class Problem(NamedTuple):
     scouts: int
     finalists: int
     max_steps: int
+    promise: float
 
 
 class Data(NamedTuple):
@@ -477,9 +477,14 @@ def descend_best(problem: Problem, data: Data, work: Work) -> tuple[float, int]:
     Returns loss and status of the best, which is left in work.best.
     """
     best, status = math.inf, NOT_CONVERGED
+    take(work.starts, 0, work.best)
     for _ in range(problem.finalists):
         k = least(work.reached)
-        if work.reached[k] == math.inf or work.reached[k] > PROMISE * best or best <= FLOOR * data.observed.size:
+        if (
+            work.reached[k] == math.inf
+            or work.reached[k] > problem.promise * best
+            or best <= FLOOR * data.observed.size
+        ):
             break
         take(work.starts, k, work.unit)
         loss, ended = descend(problem, data, problem.max_steps, work)

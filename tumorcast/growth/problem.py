@@ -68,13 +68,14 @@ class Search:
     """How thoroughly the best fit is looked for.
 
     starts: where it begins; scouts: of these, how many a few steps are taken from; finalists: of these, how many are
-    followed to the end, in at most max_steps.
+    followed to the end, in at most max_steps, unless its loss is over `promise` times the best.
     """
 
     starts: int
     scouts: int
     finalists: int
     max_steps: int
+    promise: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class PatientProblem:
             scouts=search.scouts,
             finalists=search.finalists,
             max_steps=search.max_steps,
+            promise=search.promise,
         )
 
     @cached_property

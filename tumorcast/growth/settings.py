@@ -12,6 +12,7 @@ from tumorcast.growth.problem import Search
 from tumorcast.records import LawName
 
 PILOT_FINALISTS, PILOT_STEPS = 12, 100
+PROMISE = 4.0  # of a replicate's scout: the loss over the best one, above which it is not followed
 
 
 class Method(StrEnum):
@@ -78,7 +79,7 @@ class FitSettings(Settings):
     @property
     def replicate_search(self) -> Search:
         """How a replicate is searched from the catalogue."""
-        return Search(0, self.scouts, self.finalists, self.max_steps)
+        return Search(0, self.scouts, self.finalists, self.max_steps, PROMISE)
 
     def pilot_search(self, effort: int = 1) -> Search:
         """How a pilot replicate is searched."""
