@@ -56,7 +56,9 @@ class Row:
         return self._finite(column, text) if text else None
 
     def dose_gy(self, column: str) -> float | None:
-        """The cell as a dose in Gy, None when blank. Raises InputError for what cannot be the dose of a course.
+        """The cell as a dose in Gy, None when blank or, with a warning, in words (as `46 + 14 Gy`).
+
+        Raises InputError for a number that cannot be the dose of a course.
 
         >>> [Row(Path("a.csv"), 2, {"dose": text}).dose_gy("dose") for text in ("60", "60 Gy", "6000 cGy")]
         [60.0, 60.0, 60.0]
@@ -65,19 +67,34 @@ class Row:
         if not text:
             return None
         unit = next(unit for unit in PER_GY if text.endswith(unit))
-        dose = self._finite(column, text.removesuffix(unit)) / PER_GY[unit]
+        told = self._in_words(column, text.removesuffix(unit))
+        if told is None:
+            return None
+        dose = told / PER_GY[unit]
         if not 0 < dose <= MOST_GY:
             raise self._refusal(column, f"not a dose above 0 and up to {MOST_GY:g} Gy (as 60, 60 Gy or 6000 cGy)")
         return dose
 
     def fractions(self, column: str) -> int | None:
-        """The cell as a number of fractions, None when blank. Raises InputError if it is not whole and positive."""
-        count = self.number(column)
+        """The cell as a number of fractions, None when blank or, with a warning, in words (as `15+5`).
+
+        Raises InputError for a number that is not whole and positive.
+        """
+        text = self.text(column)
+        count = self._in_words(column, text) if text else None
         if count is None:
             return None
         if count < 1 or not count.is_integer():
             raise self._refusal(column, "not a whole number from 1")
         return int(count)
+
+    def _in_words(self, column: str, number: str) -> float | None:
+        """The number; None where it is none, which is told: clinical tables have such cells, and are of use without."""
+        try:
+            return self._finite(column, number)
+        except InputError as fault:
+            logger.warning("%s; taken as unknown", fault)
+            return None
 
     def _finite(self, column: str, number: str) -> float:
         """The number, which is the cell's text or a part of it."""

@@ -333,11 +333,12 @@ def test_a_clinical_fault_of_one_patient_does_not_stop_the_others(tmp_path: Path
     for name in ("P1-000", "P2-000"):
         scan(scans, name)
     clinical = tmp_path / "clinical.csv"
-    clinical.write_text("patient_id,day,rt_start_day,dose\nP1,7,30,much\nP2,8,30,60\nP9,1,1,much\n")
+    clinical.write_text("patient_id,day,rt_start_day,dose\nP1,7,30,-60\nP2,8,30,60\nP9,1,1,-60\n")
     report = prepare_cohort(scans, tmp_path / "c.h5", SMALL, clinical=clinical)
     assert fates(report) == [("P1/000", "failed"), ("P2/000", "ok")]
     assert (
-        report.outcomes[0].reason == f"{clinical}, line 2: 'dose' is 'much', not a number; correct it or leave it blank"
+        report.outcomes[0].reason == f"{clinical}, line 2: 'dose' is '-60', not a dose above 0 and up to 200 Gy "
+        "(as 60, 60 Gy or 6000 cGy); correct it or leave it blank"
     )
     assert report.warnings == (f"{clinical}: 1 patients of the table have no scan",)
 

@@ -22,6 +22,7 @@ MOST_SCANS = 5
 ALWAYS = 3  # scans before a target from which it is forecast with one, two and three, so that rows compare the same
 REGULAR = 0.25  # coefficient of variation of the intervals below which scans count as regular
 IRREGULAR = 0.5
+SPACINGS = ("regular", "uneven", "irregular")
 
 
 def forecast_from_fewer(model: GrowthModel, series: SizeSeries) -> list[HeldOutForecast]:
@@ -44,7 +45,7 @@ def study_tables(forecasts: Sequence[HeldOutForecast]) -> dict[str, Table]:
     return {
         "all targets": _by(forecasts, "scans_given", lambda one: one.given),
         f"targets with {ALWAYS} scans before them": _by(same, "scans_given", lambda one: one.given),
-        "spacing": _by(longest, "spacing", _spacing),
+        "spacing": sorted(_by(longest, "spacing", _spacing), key=lambda row: SPACINGS.index(row["spacing"])),
     }
 
 

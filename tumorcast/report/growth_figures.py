@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,9 +16,13 @@ from tumorcast.growth.model import GrowthModel
 from tumorcast.records import SizeSeries
 from tumorcast.report.figures import DISCLAIMER, FORECAST_COLOUR, size_label
 
+Array = npt.NDArray[np.float64]
+
 HORIZON_DAYS = 365.0
 POINTS = 120
+SYMLOG_FROM = 100.0
 BAND = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+MOST_OVER_LARGEST = 4.0  # the axis ends at so many times the largest measured size, whatever the band
 MEMBER_DAY = 90.0  # after the last scan, where the members are compared
 TREATMENT_COLOUR, CHEMOTHERAPY_COLOUR = "tab:purple", "tab:green"
 
@@ -56,19 +61,23 @@ def _draw_curve(axes: Axes, forecast: GrowthForecast) -> None:
     first, last = float(series.days[0]), float(series.days[-1])
     past = np.linspace(first, last, POINTS) if last > first else np.array([first])
     future = np.linspace(last + 1.0, last + HORIZON_DAYS, POINTS)
-    for days, colour, label in (
-        (past, "0.4", "growth law"),
-        (future, FORECAST_COLOUR, f"forecast ({forecast.forecaster})"),
-    ):
-        low, below, middle, above, high = forecast.quantiles(days, BAND)
-        axes.fill_between(days, low, high, color=colour, alpha=0.18, linewidth=0)
-        axes.fill_between(days, below, above, color=colour, alpha=0.28, linewidth=0)
-        axes.plot(days, middle, color=colour, label=f"{label}: median, 50 % and 90 %")
+    _draw_band(axes, forecast, past, "0.4", "growth law")
+    highest = _draw_band(axes, forecast, future, FORECAST_COLOUR, f"forecast ({forecast.forecaster})")
     axes.plot(series.days, series.sizes, "o", color="black", label="measured", zorder=5)
     _draw_treatment(axes, forecast)
-    top = max(float(forecast.quantiles(future, np.array([0.9])).max()), 1.2 * float(series.sizes.max()), 1.0)
-    axes.set(xlabel="day", ylabel=size_label(series.size_name), ylim=(0, top), xlim=(min(first, 0.0) - 10, future[-1]))
-    axes.legend(fontsize=8, loc="upper left")
+    largest = max(float(series.sizes.max()), 1.0)
+    top = max(1.15 * largest, min(highest, MOST_OVER_LARGEST * largest))
+    axes.set(xlabel="day", ylabel=size_label(series.size_name), ylim=(-0.02 * top, top), xlim=(first - 20, future[-1]))
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
+
+
+def _draw_band(axes: Axes, forecast: GrowthForecast, days: Array, colour: str, label: str) -> float:
+    """The median with its 50 and 90 % bands; returns the highest 95 % point."""
+    low, below, middle, above, high = forecast.quantiles(days, BAND)
+    axes.fill_between(days, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.fill_between(days, below, above, color=colour, alpha=0.28, linewidth=0)
+    axes.plot(days, middle, color=colour, label=f"{label}: median, 50 % and 90 %")
+    return float(high.max())
 
 
 def _draw_treatment(axes: Axes, forecast: GrowthForecast) -> None:
@@ -77,15 +86,11 @@ def _draw_treatment(axes: Axes, forecast: GrowthForecast) -> None:
         axes.axvspan(course.start_days, course.end_days, color=TREATMENT_COLOUR, alpha=0.15, label="radiotherapy")
     for chemotherapy in treatment.chemotherapy:
         if np.isfinite(chemotherapy.end_days):
-            axes.plot(
-                [chemotherapy.start_days, chemotherapy.end_days],
-                [0, 0],
-                color=CHEMOTHERAPY_COLOUR,
-                linewidth=5,
-                label="chemotherapy",
-            )
-    for day in treatment.resection_days:
-        axes.axvline(day, color="black", linestyle=":", label="resection (known or inferred)")
+            span = [chemotherapy.start_days, chemotherapy.end_days]
+            axes.plot(span, [0, 0], color=CHEMOTHERAPY_COLOUR, linewidth=4, label="chemotherapy")
+    for place, day in enumerate(treatment.resection_days):
+        label = "resection, known or inferred" if place == 0 else None
+        axes.axvline(day, color="black", linestyle=":", label=label)
 
 
 def _draw_members(axes: Axes, forecast: GrowthForecast) -> None:
@@ -102,7 +107,8 @@ def _draw_members(axes: Axes, forecast: GrowthForecast) -> None:
         axes.plot(median, -place, "o", color=FORECAST_COLOUR if place == 0 else "0.5")
     axes.axvline(float(forecast.fit.series.sizes[-1]), color="black", linewidth=0.8, linestyle="--")
     axes.set_yticks([-place for place in range(len(rows))], [row[0] for row in rows], fontsize=8)
-    axes.set(xlabel=size_label(name), title=f"{MEMBER_DAY:g} days after the last scan", xscale="symlog")
+    axes.set_xscale("symlog", linthresh=SYMLOG_FROM)
+    axes.set(xlabel=size_label(name), xlim=(0, None), title=f"{MEMBER_DAY:g} days after the last scan")
 
 
 def draw_study(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
