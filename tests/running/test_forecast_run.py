@@ -20,7 +20,8 @@ from tumorcast.data.geometry import Grid, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.forecasting.plan import Unit, plan_units
-from tumorcast.growth.fit import FitSettings, fit_growth
+from tumorcast.growth.fit import fit_growth
+from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Status
 from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import numpy.typing as npt
 from tumorcast.archive.hdf5_file import NewFile, new_hdf5
 from tumorcast.data.cohort import treatment_attributes, treatment_from
 from tumorcast.errors import InputError
-from tumorcast.records import ErrorModel, FitStatus, GrowthFit, LawName, SizeSeries
+from tumorcast.growth.forecast import GrowthForecast
+from tumorcast.growth.prior import PopulationPrior, parse_prior
+from tumorcast.records import ErrorModel, FitStatus, Forecaster, GrowthFit, LawName, SizeSeries
 
 FORMAT, FORMAT_VERSION = "tumorcast-growth", 2
 PATIENTS = "patients"
@@ -177,6 +180,16 @@ class GrowthFile(Mapping[str, GrowthFit]):
         """How many patients there are."""
         with _opened(self.path) as file:
             return len(file[PATIENTS])
+
+    def forecast(self, patient_id: str) -> GrowthForecast:
+        """What the file's own forecaster says of a patient. Raises KeyError if the patient is not there."""
+        fit = self[patient_id]
+        prior = self._population.for_size(fit.series.size_name) if self._population else None
+        return GrowthForecast(fit, prior, Forecaster(self.forecaster))
+
+    @cached_property
+    def _population(self) -> PopulationPrior | None:
+        return None if self.prior is None else parse_prior(self.prior, f"{self.path}: its prior")
 
     def statuses(self) -> dict[str, FitStatus]:
         """How the fit of each patient ended; no replicate is read."""

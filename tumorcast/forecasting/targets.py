@@ -11,7 +11,6 @@ from tumorcast.config import ForecastSettings
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.keys import patient_key
-from tumorcast.records import GrowthFit
 
 LARGEST_BRAIN_FRACTION = 0.5
 TARGET_SPAWN_KEY = 2**32 - 1  # no slice has this number, so targets and image noise never share a key
@@ -37,24 +36,24 @@ class PatientTargets:
         return cls(np.full(settings.members, 1.0 + settings.relative_change), None, None)
 
     @classmethod
-    def drawn(cls, fit: GrowthFit, day: float, settings: ForecastSettings) -> Self:
-        """Members take bootstrap trajectories, spread evenly over the ratio size(day + horizon) / size(day).
+    def drawn(cls, forecast: GrowthForecast, day: float, settings: ForecastSettings) -> Self:
+        """Members take trajectories of the forecast, spread evenly over the ratio size(day + horizon) / size(day).
 
         A volume's ratio is taken to the power 2/3: a shape that keeps its proportions changes so in area.
         """
         assert settings.horizon_days is not None
-        if not np.isclose(fit.series.days, day, atol=SAME_DAY).any():
+        series = forecast.fit.series
+        nearest = float(series.days[np.argmin(np.abs(series.days - day))])
+        if abs(nearest - day) > SAME_DAY:
             raise InputError(
-                f"{fit.series.patient_id}: the last scan is of day {day:g}, but growth was fitted to days "
-                f"{', '.join(f'{d:g}' for d in fit.series.days)}; fit this cohort, or prepare it with the same dates"
+                f"{series.patient_id}: the last scan is of day {day:g}, but growth was fitted to days "
+                f"{', '.join(f'{d:g}' for d in series.days)}; fit this cohort, or prepare it with the same dates"
             )
-        forecast = GrowthForecast(fit)
-        ratios = forecast.relative_change(day, day + settings.horizon_days) ** _area_power(fit.series.size_name)
-        key = (patient_key(fit.series.patient_id), TARGET_SPAWN_KEY)
+        ratios = forecast.relative_change(nearest, nearest + settings.horizon_days) ** _area_power(series.size_name)
+        key = (patient_key(series.patient_id), TARGET_SPAWN_KEY)
         start = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key)).random()
         picks = spread_picks(ratios, settings.members, start)
-        curve = growth_curve(forecast, fit, day + settings.horizon_days)
-        return cls(ratios[picks], curve, fit.series.size_name)
+        return cls(ratios[picks], growth_curve(forecast, nearest + settings.horizon_days), series.size_name)
 
     def change_of(self, fraction: float) -> Array:
         """(M,) wanted change of a slice's tumour/brain fraction, held below half of the brain."""
@@ -86,9 +85,10 @@ def _area_power(size_name: str) -> float:
     return powers[unit]
 
 
-def growth_curve(forecast: GrowthForecast, fit: GrowthFit, end: float) -> dict[str, Array]:
+def growth_curve(forecast: GrowthForecast, end: float) -> dict[str, Array]:
     """Quantiles of size from the first scan to `end`, and the observed sizes."""
-    days = np.linspace(fit.series.days[0], end, CURVE_POINTS)
+    series = forecast.fit.series
+    days = np.linspace(series.days[0], end, CURVE_POINTS)
     q05, q50, q95 = forecast.quantiles(days, np.array([0.05, 0.5, 0.95]))
-    observed = {"observed_days": np.asarray(fit.series.days), "observed_sizes": np.asarray(fit.series.sizes)}
+    observed = {"observed_days": series.days, "observed_sizes": series.sizes}
     return {"days": days, "q05": q05, "q50": q50, "q95": q95, **observed}

@@ -1,13 +1,13 @@
 """Forecast a cohort: unit after unit, each written as it is finished; one patient's failure never stops the others."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tumorcast.archive.growth_file import read_growth
+from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.maps import PatientForecast, merge, write_shard
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort
@@ -19,7 +19,7 @@ from tumorcast.forecasting.ensemble import Engine, forecast_unit
 from tumorcast.forecasting.plan import Unit, plan_units
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.provenance import commit
-from tumorcast.records import GrowthFit, PatientOutcome, Status
+from tumorcast.records import PatientOutcome, Status
 from tumorcast.running.ledger import Ledger
 from tumorcast.running.outcomes import attempt
 from tumorcast.version import VERSION
@@ -53,7 +53,7 @@ def forecast_cohort(
 ) -> list[PatientOutcome]:
     """Write the archive of forecasts to `out`, resuming what a stopped run left; returns how each patient fared."""
     model = load_model_set(inputs.models)
-    fits: Mapping[str, GrowthFit] = read_growth(inputs.growth) if inputs.growth else {}
+    growth = read_growth(inputs.growth) if inputs.growth else None
     with Cohort.open(inputs.cohort) as cohort:
         _check_fit_for(cohort, model, settings, inputs)
         ledger = Ledger(out, _provenance(inputs, cohort, model, settings))
@@ -62,7 +62,7 @@ def forecast_cohort(
             log.warning("%s: already complete with these settings and inputs; nothing to do", out)
             return before
         ledger.open()
-        run = _Run(cohort, TorchEngine.of(model, inputs.device), fits, settings, ledger, report)
+        run = _Run(cohort, TorchEngine.of(model, inputs.device), growth, settings, ledger, report)
         outcomes = run.all_patients()
         merge(out, run.finished, ledger.provenance | {"commit": commit()})
     ledger.close(outcomes)
@@ -115,7 +115,7 @@ class _Run:
 
     cohort: Cohort
     engine: Engine
-    fits: Mapping[str, GrowthFit]
+    growth: GrowthFile | None
     settings: ForecastSettings
     ledger: Ledger
     report: Callable[[UnitsDone], None]
@@ -164,9 +164,9 @@ class _Run:
     def _targets(self, patient_id: str, day: float) -> PatientTargets:
         if self.settings.horizon_days is None:
             return PatientTargets.fixed(self.settings)
-        if patient_id not in self.fits:
+        if self.growth is None or patient_id not in self.growth:
             raise InputError(f"{patient_id}: not in the growth file; fit this cohort, or give --relative-change")
-        return PatientTargets.drawn(self.fits[patient_id], day, self.settings)
+        return PatientTargets.drawn(self.growth.forecast(patient_id), day, self.settings)
 
     def _unit(self, unit: Unit, targets: PatientTargets) -> None:
         if not self.ledger.is_done(unit):
