@@ -148,6 +148,16 @@ def test_an_unwritable_output_is_told(blob_cohort: Path, tmp_path: Path) -> None
     assert "cannot be made" in refused(3, "show", tmp_path / "maps.h5", "--out", tmp_path / "file" / "pictures")
 
 
+def test_a_patient_with_a_fault_in_a_table_is_told_and_the_others_are_fitted(tmp_path: Path) -> None:
+    table = tmp_path / "sizes.csv"
+    table.write_text("patient_id,day,area_mm2\nA,0,-9\nB,0,900\nB,60,1200\nB,120,1500\nC,0,\n")
+    result = run("fit", table, "--out", tmp_path / "growth.h5", "--replicates", 5, "--json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout.splitlines()[-1])["failed"] == 1
+    assert f"A: failed: {table}, line 2: 'area_mm2' is -9; a size is zero or more" in result.stderr
+    assert "C: skipped: no scan has a value in column 'area_mm2'" in result.stderr
+
+
 def test_sizes_of_the_published_patient_are_fitted(shared_data: Path, tmp_path: Path) -> None:
     fitted = last_json(run("fit", shared_data / "dmg_pid1.csv", "--out", tmp_path / "growth.h5", "--json"))
     assert fitted["patients"] == 1

@@ -1,76 +1,140 @@
-from pathlib import Path
+"""What a fit says of other days, by whichever forecaster."""
 
 import numpy as np
 import pytest
 
-from tumorcast.growth.fit import FitSettings, fit_growth
-from tumorcast.growth.forecast import GrowthForecast
-from tumorcast.growth.table import SizeColumns, read_sizes
-from tumorcast.records import FitStatus, RadiotherapyCourse, SizeSeries, Treatment
+from tumorcast.growth.bootstrap import Noise
+from tumorcast.growth.equivalents import from_log, from_volumes, to_log, to_volumes
+from tumorcast.growth.fit import fit_growth
+from tumorcast.growth.forecast import LEVELS, GrowthForecast
+from tumorcast.growth.prior import shipped_prior
+from tumorcast.growth.settings import FitSettings
+from tumorcast.records import Forecaster, LawName, RadiotherapyCourse, SizeSeries, Treatment
 
 TREATED = Treatment((RadiotherapyCourse(28.0, 70.0),))
 DAYS = np.array([0.0, 92.0, 142.0, 191.0, 218.0, 296.0])
 SIZES = np.array([375.0, 1380.0, 1195.0, 1045.0, 935.0, 1195.0])
+SETTINGS = FitSettings(replicates=200)
+QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
+BOTH = [Forecaster.POOLED, Forecaster.PERSISTENCE]
+
+
+def forecast_of(series: SizeSeries, forecaster: Forecaster, settings: FitSettings = SETTINGS) -> GrowthForecast:
+    prior = shipped_prior().for_size(series.size_name)
+    fit = fit_growth(series, settings, prior.law_for(settings.law, series.size_name))
+    return GrowthForecast(fit, prior, forecaster)
 
 
 @pytest.fixture(scope="module")
-def forecast() -> GrowthForecast:
+def forecasts() -> dict[Forecaster, GrowthForecast]:
     series = SizeSeries("PID1", "area_mm2", DAYS, SIZES, TREATED)
-    return GrowthForecast(fit_growth(series, FitSettings(replicates=60)))
+    return {forecaster: forecast_of(series, forecaster) for forecaster in Forecaster}
 
 
-def test_quantiles_come_from_the_trajectories(forecast: GrowthForecast) -> None:
-    days = np.array([0.0, 100.0, 366.0])
-    paths = forecast.trajectories(days)
-    assert paths.shape == (60, 3)
-    levels = np.array([0.0, 0.5, 1.0])
-    quantiles = forecast.quantiles(days, levels)
+@pytest.mark.parametrize("forecaster", list(Forecaster))
+def test_quantiles_come_from_the_trajectories(
+    forecasts: dict[Forecaster, GrowthForecast], forecaster: Forecaster
+) -> None:
+    days, levels = np.array([0.0, 100.0, 366.0]), np.array([0.0, 0.5, 1.0])
+    paths = forecasts[forecaster].trajectories(days)
+    assert paths.shape == (200, 3)
+    quantiles = forecasts[forecaster].quantiles(days, levels)
     np.testing.assert_allclose(quantiles, [paths.min(axis=0), np.median(paths, axis=0), paths.max(axis=0)])
 
 
-def test_relative_change_belongs_to_its_trajectory(forecast: GrowthForecast) -> None:
+def test_relative_change_belongs_to_its_trajectory(forecasts: dict[Forecaster, GrowthForecast]) -> None:
+    forecast = forecasts[Forecaster.MECHANISTIC]
     paths = forecast.trajectories(np.array([296.0, 366.0]))
-    np.testing.assert_allclose(forecast.relative_change(296.0, 366.0), paths[:, 1] / paths[:, 0], rtol=1e-10)
+    np.testing.assert_allclose(forecast.relative_change(296.0, 366.0), paths[:, 1] / paths[:, 0], rtol=1e-9)
     np.testing.assert_allclose(forecast.relative_change(296.0, 296.0), 1.0, rtol=1e-12)
+    for forecaster in BOTH:
+        change = forecasts[forecaster].relative_change(296.0, 366.0)
+        sizes = forecasts[forecaster].trajectories(np.array([366.0])).ravel()
+        np.testing.assert_allclose(change, sizes / SIZES[-1], rtol=1e-12)
 
 
-def test_best_is_near_the_scans(forecast: GrowthForecast) -> None:
-    residuals = (forecast.best(DAYS) - SIZES) / SIZES[0]
-    assert np.sum(residuals**2) == pytest.approx(forecast.fit.loss, rel=1e-9)
-    assert np.max(np.abs(residuals)) < 0.5
+@pytest.mark.parametrize("forecaster", BOTH)
+def test_a_later_day_has_the_forecasters_distribution_and_the_laws_order(
+    forecasts: dict[Forecaster, GrowthForecast], forecaster: Forecaster
+) -> None:
+    """Ensemble copula coupling."""
+    days = np.array([310.0, 366.0, 500.0])
+    paths, law = forecasts[forecaster].trajectories(days), forecasts[Forecaster.MECHANISTIC].trajectories(days)
+    levels = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
+    for place, day in enumerate(days):
+        wanted = forecasts[forecaster].predicted(float(day), levels)
+        np.testing.assert_allclose(np.quantile(paths[:, place], levels), wanted, rtol=0.03)
+        assert (np.argsort(paths[:, place], kind="stable") == np.argsort(law[:, place], kind="stable")).all()
+    np.testing.assert_array_equal(
+        forecasts[forecaster].trajectories(DAYS), forecasts[Forecaster.MECHANISTIC].trajectories(DAYS)
+    )
+
+
+def test_members_are_told_with_their_weights(forecasts: dict[Forecaster, GrowthForecast]) -> None:
+    said = forecasts[Forecaster.POOLED].contributions(366.0)
+    assert sum(one.weight for one in said) == pytest.approx(1.0)
+    assert said[-1].name == "mechanistic" and len(said) == 5
+    for one in said:
+        assert (np.diff(one.quantiles) >= 0).all()
+    assert [one.weight for one in forecasts[Forecaster.PERSISTENCE].contributions(366.0)] == [1.0]
+
+
+def test_without_a_prior_trajectories_are_the_laws() -> None:
+    fit = fit_growth(SizeSeries("P", "area_mm2", DAYS, SIZES, TREATED), QUICK)
+    forecast = GrowthForecast(fit)
+    residuals = np.log(forecast.best(DAYS) / SIZES)
+    assert np.sum(residuals**2) == pytest.approx(fit.loss, rel=1e-6)
+    additive = fit_growth(fit.series, QUICK.model_copy(update={"noise": Noise.ADDITIVE}))
+    residuals = (GrowthForecast(additive).best(DAYS) - SIZES) / SIZES[0]
+    assert np.sum(residuals**2) == pytest.approx(additive.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [[0.0, 0.0, 0.0], [100.0], [100.0, 0.0], [5.0, 0.0, 0.0, 0.0], [1e-9, 1e9, 1e-9]])
-@pytest.mark.parametrize("treatment", [Treatment(), TREATED], ids=["untreated", "treated"])
-def test_every_forecast_is_finite(sizes: list[float], treatment: Treatment) -> None:
-    series = SizeSeries("P1", "area_mm2", DAYS[: len(sizes)], np.array(sizes), treatment)
-    forecast = GrowthForecast(fit_growth(series, FitSettings(replicates=20, starts=4)))
-    for values in (forecast.trajectories(np.array([-50.0, 20.0, 400.0, 1e5])), forecast.relative_change(142.0, 1e5)):
-        assert np.all(np.isfinite(values)) and np.all(values >= 0)
+@pytest.mark.parametrize("forecaster", list(Forecaster))
+def test_every_forecast_is_finite(sizes: list[float], forecaster: Forecaster) -> None:
+    series = SizeSeries("P1", "area_mm2", DAYS[: len(sizes)], np.array(sizes), TREATED)
+    forecast = forecast_of(series, forecaster, QUICK)
+    last = float(series.days[-1])
+    for values in (
+        forecast.trajectories(np.array([-50.0, 20.0, 400.0, 1e4])),
+        forecast.relative_change(last, last + 300.0),
+    ):
+        assert np.isfinite(values).all() and (values >= 0).all()
 
 
-def test_one_scan_gives_a_band_that_widens() -> None:
-    series = SizeSeries("P1", "area_mm2", np.array([10.0]), np.array([100.0]))
-    forecast = GrowthForecast(fit_growth(series, FitSettings(replicates=500)))
-    low, high = forecast.quantiles(np.array([10.0, 80.0]), np.array([0.05, 0.95]))
-    assert low[0] < 100.0 < high[0]
-    assert low[1] < low[0] and high[1] > high[0]
+def test_scans_before_the_forecast_narrow_it() -> None:
+    widths = []
+    for count in (1, 6):
+        series = SizeSeries("P", "area_mm2", DAYS[:count], SIZES[:count], TREATED)
+        low, high = forecast_of(series, Forecaster.MECHANISTIC).quantiles(
+            series.days[-1:] + 60.0, np.array([0.05, 0.95])
+        )
+        widths.append(float(np.log(high / low)[0]))
+    assert widths[1] < widths[0]
 
 
-def test_real_patient_as_in_the_paper(shared_data: Path) -> None:
-    (series,) = read_sizes(shared_data / "dmg_pid1.csv")
-    before = SizeSeries(series.patient_id, series.size_name, series.days[:-1], series.sizes[:-1], series.treatment)
-    fit = fit_growth(before, FitSettings(replicates=200))
-    assert fit.status in {FitStatus.CONVERGED, FitStatus.AT_BOUND}
-    assert fit.loss < 0.2  # the paper's own fit: 1.0 at the median replicate
-    low, median, high = GrowthForecast(fit).quantiles(series.days[-1:], np.array([0.05, 0.5, 0.95])).ravel()
-    assert low < median < 4645.0 < high  # the paper's fit says 4645 mm², the truth is 1550 mm²
+def test_areas_are_compared_as_spheres() -> None:
+    radius = np.array([3.0, 10.0])
+    areas = np.pi * radius**2
+    np.testing.assert_allclose(to_volumes(areas, "area_mm2"), 4 / 3 * np.pi * radius**3)
+    np.testing.assert_allclose(from_volumes(to_volumes(areas, "area_mm2"), "area_mm2"), areas)
+    np.testing.assert_allclose(from_log(to_log(areas, "area_mm2"), "area_mm2"), areas)
+    np.testing.assert_array_equal(to_volumes(areas, "enhancing_mm3"), areas)
 
 
-def test_real_cohort_never_fails(shared_data: Path) -> None:
-    columns = SizeColumns(size="enhancing_mm3")
-    patients = read_sizes(shared_data / "mu_glioma_post" / "volumes.csv", columns)
-    assert len(patients) == 40 and sum(series.days.size for series in patients) == 172
-    for series in patients:
-        forecast = GrowthForecast(fit_growth(series, FitSettings(replicates=4, starts=4)))
-        assert np.all(np.isfinite(forecast.relative_change(series.days[-1], series.days[-1] + 90.0)))
+@pytest.mark.parametrize("forecaster", list(Forecaster))
+def test_an_area_and_its_volume_have_one_forecast(forecaster: Forecaster) -> None:
+    sizes = 20.0 * SIZES
+    area = forecast_of(SizeSeries("P", "area_mm2", DAYS, sizes, TREATED), forecaster)
+    volume = forecast_of(SizeSeries("P", "v_mm3", DAYS, to_volumes(sizes, "area_mm2"), TREATED), forecaster)
+    ours = to_volumes(area.predicted(366.0, LEVELS[20:-20]), "area_mm2")
+    np.testing.assert_allclose(ours, volume.predicted(366.0, LEVELS[20:-20]), rtol=0.15)
+
+
+@pytest.mark.parametrize("law", list(LawName))
+def test_the_published_patient_follows_the_law(law: LawName) -> None:
+    """dmg_pid1.csv, the paper's Figure A: the scan of day 366 was 1550 mm², and the paper's fit says 4645."""
+    series = SizeSeries("PID1", "area_mm2", DAYS, SIZES, TREATED)
+    forecast = forecast_of(series, Forecaster.MECHANISTIC, SETTINGS.model_copy(update={"law": law}))
+    low, middle, high = forecast.predicted(366.0, np.array([0.05, 0.5, 0.95]))
+    assert low < 1550 < high and abs(middle - 1550) < 0.5 * (4645 - 1550)

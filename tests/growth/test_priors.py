@@ -1,0 +1,125 @@
+"""Population priors: what a cohort tells, in a file, and never of the patient left out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tumorcast.errors import InputError
+from tumorcast.growth.empirical_bayes import estimate, first_prior
+from tumorcast.growth.laws import sizes_of, timeline_of
+from tumorcast.growth.learning import EQUAL_WEIGHT, learn
+from tumorcast.growth.mechanistic_prior import covariance
+from tumorcast.growth.model import leaving_out
+from tumorcast.growth.prior import PopulationPrior, SizePrior, read_prior, shipped_prior
+from tumorcast.growth.settings import FitSettings
+from tumorcast.records import LawName, RadiotherapyCourse, SizeSeries, Treatment
+
+RATE, RATE_SD, ERROR = 0.006, 0.002, 0.1
+
+
+def simulated(number: int, scans: int = 6) -> SizeSeries:
+    """Exponential growth at a rate of the patient's own, first scanned long after radiotherapy."""
+    rng = np.random.default_rng([7, number])
+    days = np.cumsum(rng.gamma(4.0, 15.0, scans))
+    treatment = Treatment((RadiotherapyCourse(days[0] - 400.0, days[0] - 358.0),))
+    row = np.array([[rng.normal(RATE, RATE_SD), 0.05, 30.0, 0.1, 0.3, 0.0, 2.0, 5000.0]])
+    sizes = sizes_of(LawName.EXPONENTIAL, timeline_of(treatment, days[0], days), row).ravel()
+    return SizeSeries(f"S{number}", "volume_mm3", days, sizes * np.exp(rng.normal(0.0, ERROR, scans)), treatment)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> list[SizeSeries]:
+    return [simulated(number) for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def learnt(cohort: list[SizeSeries]) -> SizePrior:
+    return learn(cohort, [LawName.EXPONENTIAL])
+
+
+def test_the_population_is_recovered(learnt: SizePrior) -> None:
+    law = learnt.laws[LawName.EXPONENTIAL]
+    assert law.parameters["rate_per_day"].mean == pytest.approx(RATE, abs=0.0015)
+    assert 0.5 * RATE_SD < law.parameters["rate_per_day"].sd < 2 * RATE_SD
+    spread = np.sqrt(np.diag(covariance(law.errors, np.array([0.0]))))[0]
+    assert 0.5 * ERROR < spread < 2.5 * ERROR
+    untold = first_prior(LawName.EXPONENTIAL).parameters["slope_per_day"]
+    assert abs(law.parameters["slope_per_day"].mean - untold.mean) < untold.sd  # no scan tells of it
+
+
+def test_where_tumours_follow_the_law_it_weighs(learnt: SizePrior) -> None:
+    assert learnt.mechanistic_weights[LawName.EXPONENTIAL] >= 0.3
+    pool = learnt.pool_for(LawName.EXPONENTIAL)
+    assert pool.mechanistic_weight + sum(pool.weights) == pytest.approx(1.0)
+    assert (learnt.patients, learnt.scans) == (24, 144)
+
+
+def test_a_small_cohort(cohort: list[SizeSeries]) -> None:
+    few = learn(cohort[:12], [LawName.EXPONENTIAL])
+    assert few.mechanistic_weights[LawName.EXPONENTIAL] == EQUAL_WEIGHT
+    with pytest.raises(InputError, match="9 patients with two scans of 'volume_mm3' or more: a prior needs 10"):
+        learn(cohort[:9])
+    with pytest.raises(InputError, match="0 patients"):
+        learn([one.part(0, 1) for one in cohort])
+
+
+def test_leaving_out_never_looks_at_the_patient(cohort: list[SizeSeries]) -> None:
+    settings = FitSettings()
+    patient = cohort[3]
+    changed = [replace(one, sizes=one.sizes[::-1].copy()) if one is patient else one for one in cohort[:14]]
+    one, other = (leaving_out(patients, settings)(patient) for patients in (cohort[:14], changed))
+    assert one == other
+    assert one is not None and one.patients == 13
+
+
+def test_areas_have_the_rates_of_a_power(learnt: SizePrior) -> None:
+    volume, area = (learnt.law_for(LawName.EXPONENTIAL, name) for name in ("x_mm3", "x_mm2"))
+    for name, power in {"rate_per_day": 2 / 3, "survival": 2 / 3}.items():
+        assert area.parameters[name].mean == pytest.approx(power * volume.parameters[name].mean)
+    assert area.parameters["decay_rate_per_day"].mean == pytest.approx(
+        volume.parameters["decay_rate_per_day"].mean + np.log(2 / 3)
+    )
+    assert area.parameters["delay_days"] == volume.parameters["delay_days"]
+    assert area.errors.measurement_sd == pytest.approx(2 / 3 * volume.errors.measurement_sd)  # no stale copy
+
+
+def test_estimation_depends_on_its_seed_alone(cohort: list[SizeSeries]) -> None:
+    first, again, other = (estimate(cohort[:10], LawName.GOMPERTZ, rounds=2, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_a_file_comes_back(learnt: SizePrior, tmp_path: Path) -> None:
+    prior = PopulationPrior(source="a test", default_size="volume_mm3", sizes={"volume_mm3": learnt})
+    prior.write(tmp_path / "prior.json")
+    assert read_prior(tmp_path / "prior.json") == prior
+    assert prior.for_size("volume_mm3") is prior.for_size("anything_mm2") is learnt
+    assert prior.companion_of("volume_mm3") == prior.companion_of("anything_mm2") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a prior of this version"),
+        ("{}", "not a prior of this version .source: Field required"),
+        ('{"format": "other"}', "format: Input should be 'tumorcast-prior'"),
+    ],
+)
+def test_what_is_no_prior_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "prior.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as fault:
+        read_prior(path)
+    assert str(path) in str(fault.value) and "tumorcast fit-prior" in str(fault.value)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_prior(tmp_path / "none.json")
+
+
+def test_the_shipped_prior_holds_parameters_only() -> None:
+    prior = shipped_prior()
+    assert set(prior.sizes) == {"enhancing_mm3", "enhancing_oedema_mm3"}
+    assert prior.companion_of("enhancing_mm3") == "edema_infiltration_mm3"
+    assert "PatientID" not in prior.to_json()
+    for one in prior.sizes.values():
+        assert set(one.laws) == set(one.mechanistic_weights) == set(LawName) and one.patients == 40
