@@ -1,12 +1,12 @@
 """Simulated growth curves: does the search find the best fit, and do the intervals hold what they say? Prints JSON.
 
-Patients are drawn from a known population for each law: parameters from its prior, first sizes log-normal, scans and radiotherapy
-at irregular times, 10 % error of measurement.
+Patients are drawn from a known population for each law: parameters from its prior, first sizes log-normal, scans and
+radiotherapy at irregular times, 10 % error of measurement.
 
 search: each patient is fitted alone; our best fit, and the fits of 20 bootstrap replicates, against a search of 200
 starts that are all followed to the end. The share whose loss is within 1 % of the better of the two (losses under
 1e-8 a scan are curves through all points, and equal).
-coverage: a prior is learnt from 80 patients by `tumorcast fit-prior`'s steps; 200 others are fitted with it from their first
+coverage: a prior is learnt from 80 patients by the steps of fit-prior; 200 others are fitted with it from their first
 1 … 6 scans, and the true size some months later is looked for in the 90 % interval of the mechanistic forecast.
 
     OMP_NUM_THREADS=2 benchmarks/growth_search.py --out growth_search.json

@@ -44,6 +44,7 @@ TOLERANCE = 1e-6  # relative decrease of the loss below which a step counts as n
 QUIET_STEPS = 2  # in a curved valley one small step is no sign of the end
 FLOOR = 1e-14  # a loss of less a scan is a curve through all points
 WALL = 1e-6  # a coordinate this near to a bound is at it
+BOUNCE = 0.3  # how far from its wall a coordinate is moved
 NEAR = 0.05  # starts whose coordinates differ by less lead to one end
 
 
@@ -99,13 +100,14 @@ class Batch(NamedTuple):
 class Catalogue(NamedTuple):
     """K points to start from. units: (K, F) coordinates.
 
-    curves: (K, T) what the sizes are there: of LOGARITHMS less their mean, else over their root sum of squares; no rows
-    where they are not known. sizes: (K,) sums of squares of the curves.
+    curves: (K, T) log(size / A0) there less its mean, or size / A0 where residuals are of sizes; no rows where they are
+    not known. squares: (K,) Σ curve²; means: (K,) what was taken off.
     """
 
     units: Array
     curves: Array
-    sizes: Array
+    squares: Array
+    means: Array
 
 
 class Work(NamedTuple):
@@ -497,29 +499,58 @@ def descend_best(problem: Problem, data: Data, work: Work) -> tuple[float, int]:
 
 
 @compiled_inner
+def bounce(problem: Problem, data: Data, loss: float, status: int, work: Work) -> tuple[float, int]:
+    """Descend once more from the best, each coordinate that ended at a wall moved inwards; keep what is better.
+
+    At a wall a curve can have lost its slope, as that of a switch so sharp that it falls between two scans.
+    """
+    if status != AT_BOUND:
+        return loss, status
+    for j in range(problem.free.size):
+        u = work.best[j]
+        work.unit[j] = u + BOUNCE if u <= WALL else u - BOUNCE if u >= 1.0 - WALL else u
+    reached, ended = descend(problem, data, problem.max_steps, work)
+    if reached < loss:
+        copy(work.unit, work.best)
+        return reached, status_of(work.unit, ended)
+    return loss, status
+
+
+@compiled_inner
 def search(problem: Problem, data: Data, starts: Array, work: Work) -> tuple[float, int]:
     """Fit from all of starts: (K, F). The end is left in work.best."""
     for k in range(starts.shape[0]):
         for j in range(starts.shape[1]):
             work.starts[k, j] = starts[k, j]
     scout(problem, data, starts.shape[0], work)
-    return descend_best(problem, data, work)
+    loss, status = descend_best(problem, data, work)
+    return bounce(problem, data, loss, status, work)
 
 
 @compiled_inner
 def rank(problem: Problem, data: Data, catalogue: Catalogue, losses: Array) -> None:
     """How well the curves of a catalogue fit, into losses: (K,), but for what is common to all.
 
-    Each scan counts once, errors are taken as uncorrelated, and A0 as free.
+    A0 is the best within its bounds; each scan counts once, and errors are taken as uncorrelated.
     """
+    last, scans = problem.free.size - 1, data.observed.size
+    lower, upper = problem.lower[last], problem.upper[last]
     precision = problem.whitening[0, 0] ** 2 if problem.whitening.shape[0] > 0 else 1.0
+    mean = 0.0
+    for i in range(scans):
+        mean += data.observed[i] / scans
     for k in range(catalogue.units.shape[0]):
-        along = 0.0
-        for i in range(data.observed.size):
+        along, square = 0.0, catalogue.squares[k]
+        for i in range(scans):
             along += catalogue.curves[k, i] * data.observed[i]
-        in_logs = problem.residual == LOGARITHMS
-        loss = precision * (catalogue.sizes[k] - 2.0 * along) if in_logs else -along * along
-        for j in range(problem.free.size - 1):
+        if problem.residual == LOGARITHMS:
+            wanted = mean - catalogue.means[k]
+            missed = wanted - min(max(wanted, math.log(lower)), math.log(upper))
+            loss = precision * (square - 2.0 * along + scans * missed * missed)
+        else:
+            size = min(max(along / square, lower), upper)
+            loss = size * (size * square - 2.0 * along)
+        for j in range(last):
             loss += problem.precision[j] * catalogue.units[k, j] * (catalogue.units[k, j] - 2.0 * data.centre[j])
         losses[k] = loss
 
@@ -538,12 +569,13 @@ def pick(problem: Problem, data: Data, catalogue: Catalogue, work: Work) -> tupl
         drop_near(catalogue.units, work.unit, work.losses)
         count += 1
     scout(problem, data, count, work)
-    return descend_best(problem, data, work)
+    loss, status = descend_best(problem, data, work)
+    return bounce(problem, data, loss, status, work) if problem.finalists > 1 else (loss, status)
 
 
 @compiled
 def fill_catalogue(problem: Problem, catalogue: Catalogue) -> None:
-    """Curves and sizes of a catalogue from its units."""
+    """All else of a catalogue from its units."""
     scans = catalogue.curves.shape[1]
     work = new_work(problem, scans, 1)
     timeline = Timeline(problem.start, problem.days, problem.kinds, problem.values, problem.places)
@@ -551,13 +583,10 @@ def fill_catalogue(problem: Problem, catalogue: Catalogue) -> None:
         for j in range(problem.free.size):
             set_parameter(problem, j, catalogue.units[k, j], work)
         fill_log_growth(problem.law, timeline, work.row, work.state, work.model, work.by_row)
-        if problem.residual == LOGARITHMS:
-            curve = work.model - np.mean(work.model)
-        else:
-            curve = np.exp(work.model - np.max(work.model))
-            curve /= math.sqrt(np.sum(curve * curve))
+        catalogue.means[k] = np.mean(work.model) if problem.residual == LOGARITHMS else 0.0
+        curve = work.model - catalogue.means[k] if problem.residual == LOGARITHMS else np.exp(work.model)
         catalogue.curves[k] = curve
-        catalogue.sizes[k] = np.sum(curve * curve)
+        catalogue.squares[k] = np.sum(curve * curve)
 
 
 @compiled_freely

@@ -3,6 +3,7 @@
 This file is also what the ranks run: `mpirun -n 3 python -m mpi4py test_fit_ranks.py OUT [BEHAVIOUR]`.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -166,6 +167,27 @@ def test_a_rank_that_ends_ends_them_all(behaviour: str, code: int, through: tupl
     assert not (tmp_path / "growth.h5").exists()
     if code == StorageError.exit_code:
         assert ended.stderr.count("error: growth.h5: no room; free some space") == 1
+
+
+def test_the_command_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
+    table = tmp_path / "sizes.csv"
+    rows = [f"P{k},{60 * scan},{500 + 100 * ((k + scan) % 3)},10\n" for k in range(5) for scan in range(4)]
+    table.write_text("patient_id,day,area_mm2,rt_start_day\n" + "".join(rows) + "bad,0,-1,\n")
+    made, told = [], []
+    for count in (1, 2, 3):
+        out = tmp_path / f"on{count}.h5"
+        options = ["--out", str(out), "--replicates", "20", "--search", "quick", "--held-out", "last", "--json"]
+        launch = [str(mpirun()), "--oversubscribe", "-n", str(count), sys.executable, "-m", "mpi4py", "-m", "tumorcast"]
+        command = [*launch, "fit", str(table), *options]
+        ended = subprocess.run(
+            command, env=os.environ | AS_ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert ended.returncode == 1, ended.stderr  # one patient's row cannot be
+        (line,) = ended.stdout.splitlines()
+        told.append({key: value for key, value in json.loads(line).items() if key != "out"})
+        made.append(contents(out))
+    assert told[0] == told[1] == told[2] and (told[0]["ok"], told[0]["failed"], told[0]["scans_scored"]) == (5, 1, 5)
+    assert made[0] == made[1] == made[2]
 
 
 if __name__ == "__main__":

@@ -143,12 +143,15 @@ class _Fitter:
 
 
 def _around(rng: np.random.Generator, problem: PatientProblem, count: int) -> Array:
-    """(count, F) starts: evenly over the box, and half of them over what the prior holds likely."""
+    """(count, F) starts: evenly over the box, half of them over what the prior holds likely, and the customary one."""
     starts = latin_hypercube(rng, count, problem.free.size)
     centre, precision = problem.prior_on_coordinates
     told = precision > 0
     likely = np.clip(rng.normal(centre[told], 1.0 / np.sqrt(precision[told]), (count // 2, int(told.sum()))), 0.0, 1.0)
     starts[: count // 2, told] = likely
+    customary = problem.customary_start.copy()
+    customary[kernels.INITIAL_SIZE] *= problem.scale
+    starts[0] = problem.coordinates(customary[None])[0]
     return starts
 
 

@@ -14,16 +14,6 @@ from tumorcast.records import FitStatus, GrowthFit
 
 Array = npt.NDArray[np.float64]
 
-# Where the one descent starts: as in the paper's code, S outside its bounds and so on its lower one, where lmfit's
-# transform has no gradient. Other columns start at the middle of their bounds.
-STARTS = {
-    "rate_per_day": 0.02,
-    "decay_rate_per_day": 0.02,
-    "delay_days": 5.0,
-    "slope_per_day": 1.0,
-    "survival": 1e-4,
-    "initial_size": 1.0,
-}
 WALL = 1e-4  # of the range: so near to a bound a parameter is at it
 
 
@@ -70,9 +60,7 @@ def _fit(problem: PatientProblem, sizes: Array, weights: Array, *, intervals: bo
                 return np.asarray(roots * np.square(model - observed))
 
     lower, upper = (np.array([getattr(bound, side) for bound in problem.columns]) for side in ("lower", "upper"))
-    middle = [bound.middle for bound in problem.columns]
-    start = np.array([STARTS.get(name, value) for name, value in zip(problem.names, middle, strict=True)])
-    return fit_with_lmfit(residuals, problem.names, lower, upper, start, intervals=intervals)
+    return fit_with_lmfit(residuals, problem.names, lower, upper, problem.customary_start, intervals=intervals)
 
 
 def _in_unit_of_sizes(problem: PatientProblem, fits: Sequence[LmfitResult], sizes: Array) -> Array:

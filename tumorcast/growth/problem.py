@@ -45,6 +45,15 @@ LEAST_OWN_SCALE = 0.05
 DETECTION_LIMITS = {"mm3": 100.0, "mm2": 20.0}  # a cube of 4.6 mm, and its face
 PART = 128  # replicates a thread does at a time
 DETECTABLE_SHARE = 0.01  # of a patient's largest size, in other units
+# Where the paper's code starts, S outside its bounds and so on its lower one.
+CUSTOMARY_START = {
+    "rate_per_day": 0.02,
+    "decay_rate_per_day": 0.02,
+    "delay_days": 5.0,
+    "slope_per_day": 1.0,
+    "survival": 1e-4,
+    "initial_size": 1.0,
+}
 UNTREATED_COLUMNS = ("decay_rate_per_day", "delay_days", "slope_per_day")
 
 
@@ -219,6 +228,12 @@ class PatientProblem:
                 units[:, place] = (relative[:, j] - lower) / (upper - lower)
         return np.clip(units, 0.0, 1.0)
 
+    @property
+    def customary_start(self) -> Array:
+        """(P,) where the paper's code starts, A0 over the scale; columns it does not have, in the middle."""
+        middle = [bound.middle for bound in self.columns]
+        return np.array([CUSTOMARY_START.get(name, value) for name, value in zip(self.names, middle, strict=True)])
+
     def sizes(self, rows: Array) -> Array:
         """(B, T) sizes on the days of the scans for rows: (B, P)."""
         return sizes_of(self.law, self.timeline, rows)
@@ -226,12 +241,14 @@ class PatientProblem:
 
 def starts_to_search(units: Array, scans: int) -> least_squares.Catalogue:
     """Starts units: (K, F) that each replicate of so many scans takes a few steps from before it chooses."""
-    return least_squares.Catalogue(units, np.empty((0, scans)), np.empty(0))
+    return least_squares.Catalogue(units, np.empty((0, scans)), np.empty(0), np.empty(0))
 
 
 def catalogue_of(problem: PatientProblem, units: Array) -> least_squares.Catalogue:
     """Starts units: (K, F) that are chosen by their curves (kernels/least_squares.py)."""
-    catalogue = least_squares.Catalogue(units, np.empty((len(units), problem.series.days.size)), np.empty(len(units)))
+    count = len(units)
+    curves = np.empty((count, problem.series.days.size))
+    catalogue = least_squares.Catalogue(units, curves, np.empty(count), np.empty(count))
     least_squares.fill_catalogue(problem.kernel_problem(Search(0, 1, 1, 1)), catalogue)
     return catalogue
 

@@ -1,0 +1,179 @@
+"""fit and fit-prior as a user calls them: what is printed, what is refused and how, and what is left standing."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tumorcast.archive.growth_file import read_growth
+from tumorcast.growth.prior import read_prior
+
+HEADER = "patient_id,day,area_mm2,rt_start_day,rt_end_day\n"
+GOOD = "".join(f"Z,{day},{size},10,52\n" for day, size in [(0, 400), (60, 700), (120, 500), (200, 600)])
+FAST = ("--replicates", "10", "--search", "quick")
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tumorcast", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def last_json(result: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
+    assert result.returncode == code, result.stderr
+    record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return record
+
+
+def refused(code: int, *arguments: object) -> str:
+    result = run(*arguments)
+    assert result.returncode == code, (result.returncode, result.stderr)
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "sizes.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("A,0,-5,,\n", "line 2: 'area_mm2' is -5; a size is zero or more"),
+        ("A,0,nan,,\n", "line 2: 'area_mm2' is 'nan', not a finite number"),
+        ("A,0,large,,\n", "line 2: 'area_mm2' is 'large', not a number"),
+        ("A,7,10,,\nA,7,11,,\n", "lines 2 and 3: patient A has two sizes on day 7"),
+        ("A,0,10,52,10\n", "radiotherapy ends on day 10, before its start on day 52"),
+    ],
+)
+def test_a_fault_in_a_patients_rows(tmp_path: Path, rows: str, message: str) -> None:
+    """Alone it ends the command; beside others it fails that patient, and they are fitted."""
+    assert message in refused(3, "fit", table(tmp_path, HEADER + rows), "--out", tmp_path / "growth.h5")
+    assert not (tmp_path / "growth.h5").exists()
+    result = run("fit", table(tmp_path, HEADER + rows + GOOD), "--out", tmp_path / "growth.h5", *FAST, "--json")
+    told = last_json(result, code=1)
+    assert (told["patients"], told["ok"], told["failed"]) == (2, 1, 1)
+    assert message in result.stderr and "A: failed: " in result.stderr
+    assert list(read_growth(tmp_path / "growth.h5")) == ["Z"]
+    status = (tmp_path / "growth.status.tsv").read_text().splitlines()
+    assert status[1].startswith("Z\tok") and status[2].startswith("A\tfailed\t") and message in status[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; expected a header with patient_id, day, area_mm2"),
+        (HEADER, "has a header and no rows"),
+        ("id,when,area_mm2\nA,0,5\n", "no column 'patient_id', 'day'; found 'id', 'when', 'area_mm2'"),
+    ],
+)
+def test_a_fault_of_the_table(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(3, "fit", table(tmp_path, text), "--out", tmp_path / "growth.h5")
+
+
+def test_what_is_odd_and_valid(tmp_path: Path) -> None:
+    """One scan, complete responses, no radiotherapy, rows in any order, days before zero."""
+    rows = "one,-500,300,,\ngone,90,0,,\ngone,-30,200,,\ngone,30,0,,\nzero,0,0,,\nzero,9,0,,\n"
+    told = last_json(run("fit", table(tmp_path, HEADER + rows), "--out", tmp_path / "growth.h5", *FAST, "--json"))
+    assert (told["patients"], told["ok"], told["failed"]) == (3, 3, 0)
+    fits = read_growth(tmp_path / "growth.h5")
+    assert list(fits) == ["one", "gone", "zero"] and fits["gone"].series.days.tolist() == [-30.0, 30.0, 90.0]
+    for name in fits:
+        ahead = fits.forecast(name).trajectories(fits[name].series.days[-1:] + 90.0)
+        assert np.isfinite(ahead).all() and (ahead >= 0).all()
+
+
+def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
+    rows = "".join(f"P{k // 50_000},{k % 50_000},{100 + k % 7},,\n" for k in range(100_000))
+    told = last_json(
+        run("fit", table(tmp_path, HEADER + rows.replace("P0,7,", "P0,7,-") + GOOD), "--held-out", "last",
+            "--forecaster", "persistence", "--prior", "shipped", "--preset", "paper", "--method", "native", "--search",
+            "quick", "--replicates", "1", "--json"), code=1,
+    )  # fmt: skip
+    assert (told["patients"], told["ok"], told["failed"], told["scans_scored"]) == (3, 2, 1, 2)
+
+
+def test_columns_can_be_named_and_must_then_be_there(tmp_path: Path) -> None:
+    text = GOOD.replace("Z,", "Q,")
+    path = table(tmp_path, "who,when,how_large_mm2,first,last\n" + text)
+    named = ("--id-column", "who", "--day-column", "when", "--size-column", "how_large_mm2")
+    treated = ("--rt-start-column", "first", "--rt-end-column", "last")
+    last_json(run("fit", path, *named, *treated, "--out", tmp_path / "growth.h5", *FAST, "--json"))
+    (fit,) = read_growth(tmp_path / "growth.h5").values()
+    assert fit.series.size_name == "how_large_mm2" and fit.series.treatment.radiotherapy[0].end_days == 52.0
+    missing = ("--rt-dose-column", "gray")
+    assert "no column 'gray'; found 'who'" in refused(3, "fit", path, *named, *missing, "--out", tmp_path / "g.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "nothing to do; give --out growth.h5, --held-out, --min-scans or --plots"),
+        (("--out", "g.h5", "--held-out-csv", "f.csv"), "--held-out-csv needs --held-out"),
+        (("--held-out", "first"), "--held-out first: allowed are rolling, last"),
+        (("--out", "g.h5", "--preset", "mine"), "--preset mine: allowed are default, paper"),
+        (("--out", "g.h5", "--search", "slow"), "--search slow: allowed are thorough, quick"),
+        (("--out", "g.h5", "--replicates", "0"), "replicates = 0"),
+        (("--out", "g.h5", "--prior", "none", "--forecaster", "pooled"), "--forecaster pooled needs a prior"),
+        (("--out", "g.h5", "--prior", "leave-one-out"), "--prior leave-one-out is for --held-out"),
+    ],
+)
+def test_options_that_contradict_each_other(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    assert message in refused(2, "fit", table(tmp_path, HEADER + GOOD), *options)
+
+
+def test_a_prior_that_is_none(tmp_path: Path) -> None:
+    path = table(tmp_path, HEADER + GOOD)
+    told = refused(3, "fit", path, "--held-out", "last", "--prior", tmp_path / "no.json")
+    assert "no.json: cannot be read" in told and "tumorcast fit-prior" in told
+
+
+def test_held_out_scans_are_forecast_and_scored(tmp_path: Path) -> None:
+    path = table(tmp_path, HEADER + GOOD + "B,0,300,,\nB,50,0,,\nB,90,200,,\n")
+    told = last_json(run("fit", path, "--held-out", "rolling", "--held-out-csv", tmp_path / "f.csv", *FAST, "--json"))
+    assert {"crps", "crps_persistence", "mae", "mae_persistence", "coverage90"} < set(told)
+    assert (told["patients"], told["ok"], told["failed"], told["scans_scored"]) == (2, 2, 0, 3)
+    with (tmp_path / "f.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["patient_id"], row["day"]) for row in rows] == [("Z", "120"), ("Z", "200"), ("B", "90")]
+    assert {f"q{level:02d}" for level in range(5, 100, 5)} < set(rows[0])
+
+
+def test_the_papers_fit_and_the_study(tmp_path: Path) -> None:
+    path = table(tmp_path, HEADER + GOOD)
+    told = last_json(run("fit", path, "--preset", "paper", "--replicates", 2, "--out", tmp_path / "g.h5", "--json"))
+    assert told["forecaster"] == "mechanistic"
+    assert read_growth(tmp_path / "g.h5")["Z"].loss_name == "paper"
+    last_json(run("fit", path, "--min-scans", tmp_path / "study", "--plots", tmp_path / "plots", *FAST, "--json"))
+    assert sorted(one.name for one in (tmp_path / "study").iterdir()) == ["min_scans.csv", "min_scans.png"]
+    assert [one.name for one in (tmp_path / "plots").iterdir()] == ["Z.png"]
+
+
+def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = "".join(
+        f"P{k},{60 * place + k},{rng.lognormal(9, 0.5):.0f},{rng.lognormal(9, 0.5):.0f}\n"
+        for k in range(11)
+        for place in range(4)
+    )
+    path = table(tmp_path, "patient_id,day,core_mm3,rim_mm3\n" + rows)
+    sizes = ("--size-column", "core_mm3", "--companion", "core_mm3=rim_mm3")
+    told = last_json(run("fit-prior", path, *sizes, "--out", tmp_path / "prior.json", "--json"))
+    assert told["sizes"]["core_mm3"]["patients"] == 11
+    assert read_prior(tmp_path / "prior.json").companion_of("core_mm3") == "rim_mm3"
+    fitted = ("--size-column", "core_mm3", "--prior", tmp_path / "prior.json", "--out", tmp_path / "g.h5")
+    last_json(run("fit", path, *fitted, *FAST, "--json"))
+    growth = read_growth(tmp_path / "g.h5")
+    assert growth.forecaster == "pooled" and growth["P0"].series.companion is not None
+    assert len(growth.forecast("P0").contributions(1000.0)) == 5
+    assert "SIZE=COLUMN" in refused(2, "fit-prior", path, "--size-column", "core_mm3", "--companion", "x", "--out", "p")
+    few = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")
+    assert "1 patients with two scans of 'core_mm3'" in refused(
+        3, "fit-prior", few, "--size-column", "core_mm3", "--out", tmp_path / "p.json"
+    )
