@@ -113,7 +113,7 @@ def contents(path: Path) -> dict[str, Any]:
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
         found[name] = {
-            key: (str(np.asarray(value).dtype), np.asarray(value).tolist()) for key, value in node.attrs.items()
+            key: (str(np.asarray(value).dtype), str(np.asarray(value).tolist())) for key, value in node.attrs.items()
         }
         if isinstance(node, h5py.Dataset):
             found[name + "/data"] = (node.dtype, node.shape, node.chunks, node[()].tobytes())
