@@ -44,11 +44,3 @@ def compiled_inner(function: F) -> F:
 def compiled_freely(function: F) -> F:
     """As `compiled`, and without Python's lock, so that several threads can call it at a time."""
     return cast(F, numba.njit(function, cache=True, error_model="numpy", nogil=True))
-
-
-def compiled_parallel(function: F) -> F:
-    """As `compiled`, with `parallel_range` spread over numba's threads."""
-    return cast(F, numba.njit(function, cache=True, parallel=True, error_model="numpy"))
-
-
-parallel_range = numba.prange

@@ -16,7 +16,7 @@ from tumorcast.growth.problem import Fits, PatientProblem, Sample, Search, catal
 from tumorcast.growth.settings import FitSettings, Method
 from tumorcast.growth.unfitted import persist
 from tumorcast.kernels import growth as kernels
-from tumorcast.kernels import least_squares
+from tumorcast.kernels import multistart
 from tumorcast.records import FitStatus, GrowthFit, SizeSeries
 
 Array = npt.NDArray[np.float64]
@@ -95,7 +95,7 @@ class _Fitter:
     problem: PatientProblem
     settings: FitSettings
     best: Fits
-    catalogue: least_squares.Catalogue
+    catalogue: multistart.Catalogue
 
     @classmethod
     def of(cls, problem: PatientProblem, settings: FitSettings) -> Self:

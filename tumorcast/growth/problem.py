@@ -22,22 +22,22 @@ from tumorcast.growth.laws import (
 )
 from tumorcast.growth.mechanistic_prior import MechanisticPrior
 from tumorcast.kernels import growth as kernels
-from tumorcast.kernels import least_squares
+from tumorcast.kernels import multistart, residuals
 from tumorcast.records import FitStatus, LawName, SizeSeries
 
 Array = npt.NDArray[np.float64]
 
 STATUSES = {
-    least_squares.CONVERGED: FitStatus.CONVERGED,
-    least_squares.AT_BOUND: FitStatus.AT_BOUND,
-    least_squares.NOT_CONVERGED: FitStatus.NOT_CONVERGED,
+    multistart.CONVERGED: FitStatus.CONVERGED,
+    multistart.AT_BOUND: FitStatus.AT_BOUND,
+    multistart.NOT_CONVERGED: FitStatus.NOT_CONVERGED,
 }
 PLACE_OF_STATUS = {status: place for place, status in enumerate(FitStatus)}
 STATUS_PLACES = np.array([PLACE_OF_STATUS[STATUSES[code]] for code in sorted(STATUSES)], dtype=np.uint8)
 KERNEL_RESIDUALS = {
-    Noise.LOGNORMAL: least_squares.LOGARITHMS,
-    Noise.ADDITIVE: least_squares.DIFFERENCES,
-    Noise.PAPER: least_squares.SQUARES,
+    Noise.LOGNORMAL: residuals.LOGARITHMS,
+    Noise.ADDITIVE: residuals.DIFFERENCES,
+    Noise.PAPER: residuals.SQUARES,
 }
 UNDETECTED = Bound(1e-3, 0.5)  # initial size over the first positive one, where nothing was seen at first
 DEPARTED = Bound(0.02, 50.0)  # where sizes may depart from the law, the first one too
@@ -168,11 +168,11 @@ class PatientProblem:
         found = [j for j, bound in enumerate(self.columns) if bound.lower < bound.upper and j != kernels.INITIAL_SIZE]
         return np.array([*found, kernels.INITIAL_SIZE], dtype=np.int64)
 
-    def kernel_problem(self, search: Search) -> least_squares.Problem:
+    def kernel_problem(self, search: Search) -> residuals.Problem:
         """The problem as the kernels take it."""
         lower = np.array([self.columns[j].lower for j in self.free])
         upper = np.array([self.columns[j].upper for j in self.free])
-        return least_squares.Problem(
+        return residuals.Problem(
             KERNEL_LAWS[self.law],
             *self.timeline,
             row=np.array([bound.middle for bound in self.columns]),
@@ -239,17 +239,17 @@ class PatientProblem:
         return sizes_of(self.law, self.timeline, rows)
 
 
-def starts_to_search(units: Array, scans: int) -> least_squares.Catalogue:
+def starts_to_search(units: Array, scans: int) -> multistart.Catalogue:
     """Starts units: (K, F) that each replicate of so many scans takes a few steps from before it chooses."""
-    return least_squares.Catalogue(units, np.empty((0, scans)), np.empty(0), np.empty(0))
+    return multistart.Catalogue(units, np.empty((0, scans)), np.empty(0), np.empty(0))
 
 
-def catalogue_of(problem: PatientProblem, units: Array) -> least_squares.Catalogue:
-    """Starts units: (K, F) that are chosen by their curves (kernels/least_squares.py)."""
+def catalogue_of(problem: PatientProblem, units: Array) -> multistart.Catalogue:
+    """Starts units: (K, F) that are chosen by their curves (kernels/multistart.py)."""
     count = len(units)
     curves = np.empty((count, problem.series.days.size))
-    catalogue = least_squares.Catalogue(units, curves, np.empty(count), np.empty(count))
-    least_squares.fill_catalogue(problem.kernel_problem(Search(0, 1, 1, 1)), catalogue)
+    catalogue = multistart.Catalogue(units, curves, np.empty(count), np.empty(count))
+    multistart.fill_catalogue(problem.kernel_problem(Search(0, 1, 1, 1)), catalogue)
     return catalogue
 
 
@@ -263,10 +263,10 @@ class Sample:
     centres: Array
 
 
-def run(problem: PatientProblem, search: Search, catalogue: least_squares.Catalogue, sample: Sample) -> Fits:
+def run(problem: PatientProblem, search: Search, catalogue: multistart.Catalogue, sample: Sample) -> Fits:
     """Fit each of the sample."""
     count = len(sample.sizes)
-    batch = least_squares.Batch(
+    batch = multistart.Batch(
         np.ascontiguousarray(problem.observed(sample.sizes)),
         np.ascontiguousarray(sample.weights),
         np.ascontiguousarray(sample.centres),
@@ -277,7 +277,7 @@ def run(problem: PatientProblem, search: Search, catalogue: least_squares.Catalo
     kernel_problem = problem.kernel_problem(search)
 
     def fit_part(part: slice) -> None:
-        share = least_squares.Batch(
+        share = multistart.Batch(
             batch.observed[part],
             batch.weights[part],
             batch.centres[part],
@@ -285,7 +285,7 @@ def run(problem: PatientProblem, search: Search, catalogue: least_squares.Catalo
             batch.losses[part],
             batch.statuses[part],
         )
-        least_squares.fit_batch(kernel_problem, catalogue, share)
+        multistart.fit_batch(kernel_problem, catalogue, share)
 
     _in_threads(fit_part, count)
     batch.rows[:, [kernels.INITIAL_SIZE]] *= problem.scales(sample.sizes)
