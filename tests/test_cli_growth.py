@@ -25,7 +25,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def last_json(result: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
     assert result.returncode == code, result.stderr
-    record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1], parse_constant=pytest.fail)  # NaN is not JSON
     return record
 
 
@@ -50,6 +50,7 @@ def table(folder: Path, text: str) -> Path:
         ("A,0,large,,\n", "line 2: 'area_mm2' is 'large', not a number"),
         ("A,7,10,,\nA,7,11,,\n", "lines 2 and 3: patient A has two sizes on day 7"),
         ("A,0,10,52,10\n", "radiotherapy ends on day 10, before its start on day 52"),
+        ("A,,10,,\n", "line 2: 'day' is empty; every scan needs its day"),
     ],
 )
 def test_a_fault_in_a_patients_rows(tmp_path: Path, rows: str, message: str) -> None:
@@ -89,6 +90,12 @@ def test_what_is_odd_and_valid(tmp_path: Path) -> None:
         assert np.isfinite(ahead).all() and (ahead >= 0).all()
 
 
+def test_a_name_that_cannot_stand_in_a_table_fails_its_patient(tmp_path: Path) -> None:
+    path = table(tmp_path, HEADER + '"A\tB",0,5,,\n' + GOOD)
+    result = run("fit", path, "--out", tmp_path / "growth.h5", *FAST, "--json")
+    assert last_json(result, code=1)["failed"] == 1 and "without slashes, tabs and line breaks" in result.stderr
+
+
 def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
     rows = "".join(f"P{k // 50_000},{k % 50_000},{100 + k % 7},,\n" for k in range(100_000))
     told = last_json(
@@ -122,16 +129,60 @@ def test_columns_can_be_named_and_must_then_be_there(tmp_path: Path) -> None:
         (("--out", "g.h5", "--replicates", "0"), "replicates = 0"),
         (("--out", "g.h5", "--prior", "none", "--forecaster", "pooled"), "--forecaster pooled needs a prior"),
         (("--out", "g.h5", "--prior", "leave-one-out"), "--prior leave-one-out is for --held-out"),
+        (("--out", "g.h5", "--method", "lmfit", "--search", "quick"), "--search is of --method native"),
+        (("--out", "g.h5", "--forecaster", "all"), "--forecaster all: allowed are"),
+        (("--out", "sizes.csv"), "--out sizes.csv: sizes.csv is read; give another file"),
+        (("--out", "g.h5", "--prior", "g.h5"), "--out g.h5: g.h5 is read"),
+        (("--out", "."), "--out .: is a folder"),
+        (("--out", "f", "--held-out", "last", "--held-out-csv", "f"), "--held-out-csv f: is written by --out"),
     ],
 )
-def test_options_that_contradict_each_other(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
-    assert message in refused(2, "fit", table(tmp_path, HEADER + GOOD), *options)
+def test_options_that_contradict_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path, HEADER + GOOD)
+    assert message in refused(2, "fit", "sizes.csv", *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["sizes.csv"]
+    assert (tmp_path / "sizes.csv").read_text() == HEADER + GOOD
 
 
 def test_a_prior_that_is_none(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + GOOD)
     told = refused(3, "fit", path, "--held-out", "last", "--prior", tmp_path / "no.json")
     assert "no.json: cannot be read" in told and "tumorcast fit-prior" in told
+    (tmp_path / "no.json").write_text("{}")
+    told = refused(3, "fit", path, "--out", tmp_path / "g.h5", "--prior", tmp_path / "no.json")
+    assert "no.json: not a prior of this version (source: Field required)" in told
+
+
+def test_without_a_prior_persistence_has_no_score(tmp_path: Path) -> None:
+    path = table(tmp_path, HEADER + GOOD)
+    told = last_json(run("fit", path, "--held-out", "last", "--prior", "none", *FAST, "--json"))
+    assert told["forecaster"] == "mechanistic" and told["crps"] > 0
+    assert told["crps_persistence"] is told["mae_persistence"] is told["coverage90_persistence"] is None
+
+
+def test_the_sizes_of_a_cohort_file(blob_cohort: Path, tmp_path: Path) -> None:
+    """All that a table can be asked for."""
+    asked = ("--out", tmp_path / "g.h5", "--held-out", "last", "--held-out-csv", tmp_path / "f.csv")
+    shown = ("--plots", tmp_path / "plots", "--min-scans", tmp_path / "study")
+    told = last_json(run("fit", blob_cohort, "--size-column", "volume_mm3", *asked, *shown, *FAST, "--json"))
+    assert (told["patients"], told["failed"], told["size"]) == (3, 0, "volume_mm3")
+    growth = read_growth(tmp_path / "g.h5")
+    assert growth["B"].series.size_name == "volume_mm3" and growth["B"].series.treatment.radiotherapy
+    with (tmp_path / "f.csv").open(newline="") as file:
+        days = {row["patient_id"]: row["day"] for row in csv.DictReader(file)}
+    assert days["A"] == days["B"] == "120"
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {f"{name}.png" for name in growth}
+    assert "--size-column length: allowed are" in refused(2, "fit", blob_cohort, "--size-column", "length", *asked)
+
+
+def test_nothing_to_score_and_nothing_to_study(tmp_path: Path) -> None:
+    path = table(tmp_path, HEADER + "A,0,5,,\nB,0,7,,\n")
+    told = last_json(run("fit", path, "--held-out", "rolling", "--min-scans", tmp_path, *FAST, "--json"))
+    assert (told["scans_scored"], told["crps"]) == (0, None)
+    assert len((tmp_path / "min_scans.csv").read_text().splitlines()) == 1
 
 
 def test_held_out_scans_are_forecast_and_scored(tmp_path: Path) -> None:
@@ -172,6 +223,7 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     growth = read_growth(tmp_path / "g.h5")
     assert growth.forecaster == "pooled" and growth["P0"].series.companion is not None
     assert len(growth.forecast("P0").contributions(1000.0)) == 5
+    assert "is read; give another file" in refused(2, "fit-prior", path, *sizes, "--out", path)
     assert "SIZE=COLUMN" in refused(2, "fit-prior", path, "--size-column", "core_mm3", "--companion", "x", "--out", "p")
     few = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")
     assert "1 patients with two scans of 'core_mm3'" in refused(

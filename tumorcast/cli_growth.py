@@ -1,12 +1,23 @@
 """The commands of tumour size: fit and fit-prior. Parse, call, print."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tumorcast.cli_tools import Json, Out, choice, exit_if_failed, only_given, print_result, progress, tell_fate
+from tumorcast.cli_tools import (
+    Json,
+    Out,
+    check_outputs,
+    choice,
+    exit_if_failed,
+    only_given,
+    print_result,
+    progress,
+    tell_fate,
+)
 from tumorcast.errors import InputError, UsageError
 from tumorcast.version import VERSION
 
@@ -117,7 +128,10 @@ def fit(
         with progress("patients", "nothing was written; start it again", silent=not ranks.is_root) as tell:
             result = run_growth_job(job, ranks, tell)
     if ranks.is_root:
-        _draw(job, result, plots)
+        if min_scans is not None:
+            from tumorcast.report.growth_figures import draw_study
+
+            draw_study(result.tables, min_scans / "min_scans.png")
         for outcome in result.outcomes:
             tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
         print_result(as_json, {"version": VERSION, "size": size_column} | result.figures)
@@ -134,10 +148,13 @@ def _growth_job(told: dict[str, Any]) -> Any:
         raise UsageError("tumorcast fit: nothing to do; give --out growth.h5, --held-out, --min-scans or --plots")
     if told["held_out_csv"] is not None and told["held_out"] is None:
         raise UsageError("--held-out-csv needs --held-out rolling or --held-out last")
+    check_outputs({"--out": told["out"], "--held-out-csv": told["held_out_csv"]}, _inputs(told))
     which = None if told["held_out"] is None else choice(HeldOut, "--held-out", told["held_out"])
     settings = _fit_settings(FitSettings, told["preset"], only_given({name: told[name] for name in FIT_SETTINGS}))
     if told["search"] not in {None, "thorough", "quick"}:
         raise UsageError(f"--search {told['search']}: allowed are thorough, quick")
+    if told["search"] is not None and settings.method == "lmfit":
+        raise UsageError("--search is of --method native: lmfit has one start; leave one of them out")
     settings = settings.quick if told["search"] == "quick" else settings
     model_of, prior, companion = _model(settings, told)
     patients, left_out = _size_series(told["source"], _columns(told | {"companion_column": companion}))
@@ -152,6 +169,7 @@ def _growth_job(told: dict[str, Any]) -> Any:
         held_out=which,
         held_out_csv=told["held_out_csv"],
         min_scans=told["min_scans"],
+        draw=_drawing(model, told["plots"]),
     )
 
 
@@ -178,6 +196,7 @@ def fit_prior(
     from tumorcast.growth.learning import learn
     from tumorcast.growth.prior import PopulationPrior
 
+    check_outputs({"--out": out}, [source])
     sizes, failed, companions = {}, 0, _companions(companion or [], size_column)
     with progress("columns of sizes", "nothing was written; start it again") as tell:
         for number, name in enumerate(size_column):
@@ -207,15 +226,13 @@ def _companions(told: list[str], sizes: list[str]) -> dict[str, str]:
     return {size: column for size, _, column in pairs}
 
 
-def _draw(job: Any, result: Any, plots: Path | None) -> None:
-    if job.min_scans is None and plots is None:
-        return
-    from tumorcast.report.growth_figures import draw_cohort, draw_study
+def _drawing(model: Any, plots: Path | None) -> Callable[[Any], Any] | None:
+    """What draws a patient, where plots are asked for."""
+    if plots is None:
+        return None
+    from tumorcast.report.growth_figures import draw_patient
 
-    if job.min_scans is not None:
-        draw_study(result.tables, job.min_scans / "min_scans.png")
-    if plots is not None:
-        draw_cohort(job.model, job.patients, plots)
+    return partial(draw_patient, model, plots)
 
 
 def _fit_settings(settings: Any, preset: str | None, told: dict[str, Any]) -> Any:
@@ -226,6 +243,12 @@ def _fit_settings(settings: Any, preset: str | None, told: dict[str, Any]) -> An
         told["drop_ratio"] = None
     below = settings.paper().model_dump() if preset == "paper" else {}
     return settings.of(below | told, "tumorcast fit")
+
+
+def _inputs(told: dict[str, Any]) -> list[Path]:
+    """The files that are read."""
+    named = told["prior"] not in {None, SHIPPED, NO_PRIOR, LEAVE_ONE_OUT}
+    return [told["source"], *([Path(told["prior"])] if named else [])]
 
 
 def _columns(told: dict[str, Any]) -> Any:
@@ -253,6 +276,7 @@ def _model(settings: Any, told: dict[str, Any]) -> tuple[Callable[[list[Any]], A
     prior = shipped_prior() if source in (SHIPPED, LEAVE_ONE_OUT) else None
     if source not in (SHIPPED, LEAVE_ONE_OUT, NO_PRIOR):
         prior = read_prior(Path(source))
+        prior.for_size(told["size_column"]).law_for(settings.law, told["size_column"])
     companion = told["companion_column"]
     if companion is None:
         companion = prior.companion_of(told["size_column"]) if prior else ""

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +44,19 @@ def span(option: str, text: str) -> tuple[int, int]:
         return int(first), int(last or first)
     except ValueError:
         raise UsageError(f"{option} {text}: give a number (4) or the fewest and the most (3-5)") from None
+
+
+def check_outputs(outputs: dict[str, Path | None], inputs: Sequence[Path]) -> None:
+    """Raises UsageError where an option's output is a folder, an input, or another option's output."""
+    taken = {path.resolve(): f"{path} is read" for path in inputs}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{option} {path}: is a folder; give a file in it")
+        if path.resolve() in taken:
+            raise UsageError(f"{option} {path}: {taken[path.resolve()]}; give another file")
+        taken[path.resolve()] = f"is written by {option}"
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from tumorcast.errors import UsageError
 
 
 class Settings(BaseModel):
-    """The base of every group of settings: frozen, and closed to unknown keys."""
+    """The base of every group of settings: frozen, closed to unknown keys, and of finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def of(cls, values: dict[str, object], origin: str) -> Self:

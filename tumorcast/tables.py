@@ -21,7 +21,8 @@ RADIOTHERAPY_DAYS = 42.0  # the length of a course of which only one end is know
 FRACTIONS_A_WEEK = 5  # so that the usual 30 fractions take those 42 days
 MOST_GY = 200.0  # more than any course; 6000 without a unit is meant in cGy
 PER_GY = {"cgy": 100.0, "gy": 1.0, "": 1.0}  # the units of a dose
-FORBIDDEN_IN_IDS = "/\\\0"  # identifiers name groups and files
+# Identifiers name groups and files, and stand in cells of tables.
+FORBIDDEN_IN_IDS = "/\\\0\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Row:
         """A patient's or session's identifier. Raises InputError if it is blank or cannot be a name in a file."""
         name = self.filled(column)
         if name in {".", ".."} or any(character in name for character in FORBIDDEN_IN_IDS):
-            raise InputError(f"{self.where}: '{column}' is {name!r}; give a name without slashes")
+            raise InputError(f"{self.where}: '{column}' is {name!r}; give a name without slashes, tabs and line breaks")
         return name
 
     def number(self, column: str) -> float | None:

@@ -2,14 +2,12 @@ import numpy as np
 import pytest
 
 from tumorcast.errors import InputError
-from tumorcast.growth.bootstrap import Bootstrap, Noise
-from tumorcast.growth.drops import with_sudden_drops
+from tumorcast.growth.bootstrap import BLOCK, Bootstrap, Noise
 from tumorcast.growth.fit import fit_growth, fit_replicates
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.laws import (
     DEFAULT_BOUNDS,
     UNTREATED,
-    BoundsPreset,
     Exponential,
     Gompertz,
     Logistic,
@@ -18,7 +16,7 @@ from tumorcast.growth.laws import (
 )
 from tumorcast.growth.mechanistic_prior import MechanisticPrior
 from tumorcast.growth.prior import shipped_prior
-from tumorcast.growth.settings import FitSettings, Method
+from tumorcast.growth.settings import FitSettings
 from tumorcast.kernels import growth as kernels
 from tumorcast.records import FitStatus, GrowthFit, LawName, RadiotherapyCourse, SizeSeries, Treatment
 
@@ -107,14 +105,6 @@ def test_rate_beyond_its_bound_is_told() -> None:
     assert fit.parameters[kernels.RATE] == DEFAULT_BOUNDS.rate_per_day.lower
 
 
-@pytest.mark.parametrize("sizes", [[100.0], [100.0, 150.0], [0.0, 0.0, 0.0, 0.0], [0.0]])
-def test_too_few_points_persist(sizes: list[float]) -> None:
-    fit = fit_growth(series(sizes, TREATED), QUICK)
-    assert fit.status is FitStatus.TOO_FEW_POINTS
-    assert fit.parameters[kernels.INITIAL_SIZE] == sizes[-1]
-    check_shapes(fit)
-
-
 @pytest.mark.parametrize(
     "sizes", [[0.0, 0.0, 500.0, 1000.0], [1000.0, 0.0, 0.0], [1000.0, 500.0, 0.0, 800.0], [1e-9, 1e9, 1e-9], [5.0] * 9]
 )
@@ -124,6 +114,29 @@ def test_odd_sizes_end_with_a_status(sizes: list[float], noise: Noise) -> None:
     check_shapes(fit)
     sizes_then = GrowthForecast(fit).trajectories(np.array([-50.0, 20.0, 400.0, 1e5]))
     assert np.isfinite(sizes_then).all() and (sizes_then >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[0.0], [0.0, 0.0], [0.0, 500.0], [500.0, 0.0], [0.0, 0.0, 500.0, 1000.0], [1e-9, 1e9, 1e-9], [1e9, 1.0, 1e9]],
+)
+@pytest.mark.parametrize("law", list(LawName))
+def test_odd_sizes_with_a_prior_end_with_a_status(sizes: list[float], law: LawName) -> None:
+    treatment = Treatment((RadiotherapyCourse(-90.0, -50.0), RadiotherapyCourse(28.0, 28.0)), resection_days=(-99.0,))
+    fit = fit_growth(series(sizes, treatment), QUICK.model_copy(update={"law": law}), prior(law))
+    check_shapes(fit)
+    assert (fit.status is FitStatus.TOO_FEW_POINTS) == (len(sizes) < 3 or not any(sizes))
+    forecast = GrowthForecast(fit)
+    for values in (forecast.trajectories(np.array([-500.0, 20.0, 400.0, 1e5])), forecast.relative_change(30.0, 400.0)):
+        assert np.isfinite(values).all() and (values >= 0).all()
+
+
+def test_many_scans_and_much_treatment() -> None:
+    days = np.arange(60) * 14.0
+    courses = tuple(RadiotherapyCourse(100.0 * k, 100.0 * k + 20.0, 30.0, 10) for k in range(8))
+    told = series(2000.0 * np.exp(0.3 * np.sin(days / 90.0)), Treatment(courses, resection_days=(200.0, 400.0)), days)
+    for fit in (fit_growth(told, QUICK), fit_growth(told, QUICK, prior())):
+        check_shapes(fit)
 
 
 def test_no_scan_is_misuse() -> None:
@@ -157,6 +170,17 @@ def test_the_first_replicates_stay_when_more_are_asked_for(hierarchical: bool) -
         for count in (5, 20)
     )
     np.testing.assert_array_equal(many[:5], few)
+
+
+def test_blocks_of_replicates_are_drawn_alike() -> None:
+    """More blocks change none of the first; each block has draws of its own."""
+    settings = FitSettings(starts=4, pilots=2).quick.model_copy(update={"pilots": 2})
+    told = series([2000.0, 2300.0, 2500.0])
+    one, two = (
+        fit_growth(told, settings.model_copy(update={"replicates": count})).replicates for count in (BLOCK, BLOCK + 50)
+    )
+    np.testing.assert_array_equal(two[:BLOCK], one)
+    assert not np.isin(two[BLOCK:, kernels.RATE], one[:, kernels.RATE]).any()
 
 
 def test_unit_of_size_only_scales() -> None:
@@ -195,24 +219,6 @@ def test_a_prior_draws_parameters_to_the_population() -> None:
     assert with_prior.errors == prior().errors and alone.errors is None
 
 
-def test_a_sudden_drop_is_a_resection_and_told() -> None:
-    told = series([20_000.0, 25_000.0, 2000.0, 3000.0], TREATED)
-    fit = fit_growth(told, QUICK, prior())
-    assert fit.series.treatment.resection_days == (45.0,)
-    assert fit.notes == ("from day 30 to day 60 the size fell from 25000 to 2000: taken for a resection",)
-    assert fit.parameter_names[-1] == "residual_1" and fit.parameters[-1] < 0.3
-    ignored = fit_growth(told, QUICK.model_copy(update={"drop_ratio": None}), prior())
-    assert ignored.series.treatment.resection_days == () and ignored.notes == ()
-
-
-def test_what_is_no_sudden_drop() -> None:
-    known = Treatment(resection_days=(40.0,))
-    assert with_sudden_drops(series([20_000.0, 25_000, 2000], known), 0.2)[0].treatment.resection_days == (40.0,)
-    slow = np.array([0.0, 30.0, 300.0])
-    for told in (series([20_000.0, 25_000, 2000], days=slow), series([20_000.0, 25_000, 0.0]), series([20.0, 15, 9])):
-        assert with_sudden_drops(told, 0.2) == (told, ())
-
-
 def test_replicates_can_be_given() -> None:
     told = series(size_after(LAWS[LawName.EXPONENTIAL], DAYS, 37_500.0, treatment=TREATED), TREATED)
     observed = told.sizes * np.exp(np.random.default_rng(1).normal(0, 0.1, (5, DAYS.size)))
@@ -220,37 +226,3 @@ def test_replicates_can_be_given() -> None:
     assert fits.rows.shape == (5, 8) and (fits.losses < 0.3).all()
     quick = fit_replicates(told, observed, FitSettings().quick)
     assert (fits.losses <= 1.01 * quick.losses).mean() > 0.5
-
-
-def test_the_papers_preset() -> None:
-    paper = FitSettings.paper()
-    assert (paper.method, paper.bounds, paper.noise, paper.starts) == (
-        Method.LMFIT, BoundsPreset.PAPER, Noise.PAPER, 1,
-    )  # fmt: skip
-    assert not paper.takes_prior and FitSettings().takes_prior
-    fit = fit_growth(series([375.0, 1380, 1195, 1045, 935, 1195], TREATED), paper.model_copy(update={"replicates": 3}))
-    assert fit.loss_name == "paper" and fit.notes[0].startswith("lmfit: ")
-    assert (fit.replicates[:, kernels.SURVIVAL] <= 0.2).all()
-    first = fit.series.sizes[0]
-    assert (fit.replicates[:, kernels.INITIAL_SIZE] <= 1.1 * first * (1 + 1e-9)).all()
-
-
-@pytest.mark.parametrize("noise", [Noise.LOGNORMAL, Noise.ADDITIVE])
-def test_lmfit_is_never_better_than_our_search(noise: Noise) -> None:
-    sizes = size_after(LAWS[LawName.EXPONENTIAL], DAYS, 37_500.0, treatment=TREATED)
-    told = series(sizes * np.exp(np.random.default_rng(2).normal(0, 0.05, DAYS.size)), TREATED)
-    settings = FitSettings(noise=noise, replicates=1, pilots=4)
-    native = fit_growth(told, settings)
-    reference = fit_growth(told, settings.model_copy(update={"method": Method.LMFIT}))
-    assert native.loss <= reference.loss * (1 + 1e-4)
-    assert reference.loss < 4 * native.loss
-
-
-def test_lmfit_gives_confidence_intervals() -> None:
-    noise = np.exp(np.random.default_rng(0).normal(0, 0.05, DAYS.size))
-    settings = FitSettings(method=Method.LMFIT, replicates=1)
-    fit = fit_growth(series(2000.0 * np.exp(0.005 * DAYS) * noise), settings)
-    low, high = fit.intervals["rate_per_day"]
-    assert low < 0.005 < high and high - low < 0.002
-    low, high = fit.intervals["initial_size"]
-    assert low < fit.parameters[kernels.INITIAL_SIZE] < high

@@ -70,6 +70,52 @@ def test_a_later_day_has_the_forecasters_distribution_and_the_laws_order(
     )
 
 
+def test_the_band_of_the_pool_is_what_its_members_say(forecasts: dict[Forecaster, GrowthForecast]) -> None:
+    """Mean of quantiles, weighted: told by the contributions alone."""
+    forecast = forecasts[Forecaster.POOLED]
+    mean = sum(one.weight * one.quantiles for one in forecast.contributions(366.0))
+    np.testing.assert_allclose(to_log(forecast.predicted(366.0, LEVELS), "area_mm2"), mean, rtol=1e-9)
+
+
+@pytest.mark.parametrize("forecaster", list(Forecaster))
+def test_trajectories_do_not_depend_on_the_other_days(
+    forecasts: dict[Forecaster, GrowthForecast], forecaster: Forecaster
+) -> None:
+    """Days in any order, once or twice, alone or with others: so targets and curves of one row agree."""
+    forecast = forecasts[forecaster]
+    days = np.array([500.0, 0.0, 366.0, 296.0, 366.0])
+    together = forecast.trajectories(days)
+    for place, day in enumerate(days):
+        np.testing.assert_allclose(together[:, place], forecast.trajectories(np.array([day])).ravel(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("forecaster", list(Forecaster))
+def test_the_band_never_narrows_with_the_horizon(
+    forecasts: dict[Forecaster, GrowthForecast], forecaster: Forecaster
+) -> None:
+    low, high = forecasts[forecaster].quantiles(np.array([300.0, 366.0, 500.0, 900.0]), np.array([0.05, 0.95]))
+    assert (np.diff(np.log(high / low)) > -1e-9).all()
+
+
+def test_quantile_levels_beyond_0_and_1_are_misuse(forecasts: dict[Forecaster, GrowthForecast]) -> None:
+    with pytest.raises(ValueError, match="range"):
+        forecasts[Forecaster.POOLED].quantiles(np.array([366.0]), np.array([1.5]))
+
+
+def test_persistence_has_its_median_at_the_last_size(forecasts: dict[Forecaster, GrowthForecast]) -> None:
+    (middle,) = forecasts[Forecaster.PERSISTENCE].predicted(366.0, np.array([0.5]))
+    assert middle == pytest.approx(SIZES[-1], rel=0.02)
+
+
+def test_a_dose_of_growth_after_a_complete_response_is_no_division_by_zero() -> None:
+    """The change is of a size that can be seen at least."""
+    series = SizeSeries("P", "v_mm3", DAYS[:3], np.array([5000.0, 0.0, 0.0]), TREATED)
+    for forecaster in BOTH:
+        forecast = forecast_of(series, forecaster, QUICK)
+        sizes = forecast.trajectories(np.array([300.0])).ravel()
+        np.testing.assert_allclose(forecast.relative_change(142.0, 300.0), sizes / 100.0)
+
+
 def test_members_are_told_with_their_weights(forecasts: dict[Forecaster, GrowthForecast]) -> None:
     said = forecasts[Forecaster.POOLED].contributions(366.0)
     assert sum(one.weight for one in said) == pytest.approx(1.0)

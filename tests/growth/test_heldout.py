@@ -1,6 +1,7 @@
 """Forecasts of scans that were held out: made from the past alone, and scored as told."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,36 @@ def test_a_forecast_knows_nothing_of_what_came_later(forecaster: Forecaster) -> 
     assert (first.given, first.day) == (3, 180.0)
 
 
+def test_what_is_planned_after_the_last_scan_is_known() -> None:
+    """A course to come is part of what is given: the law foresees it, and others see what was begun."""
+    told = series([9000.0, 12_000, 14_000, 15_000])
+    planned, not_planned = (
+        replace(told, treatment=Treatment(courses)) for courses in ((RadiotherapyCourse(135.0, 140.0),), ())
+    )
+    first, second = (forecast_scan(model(Forecaster.MECHANISTIC), one, 3) for one in (planned, not_planned))
+    assert not np.array_equal(first.said, second.said)
+    np.testing.assert_array_equal(first.persisted, second.persisted)
+
+
+def test_sudden_drops_to_come_are_not_seen() -> None:
+    one, other = series([9000.0, 12_000, 13_000, 100.0]), series([9000.0, 12_000, 13_000, 13_000.0])
+    first, second = (forecast_scan(model(Forecaster.MECHANISTIC), told, 3) for told in (one, other))
+    np.testing.assert_array_equal(first.said, second.said)
+
+
+@pytest.mark.parametrize("forecaster", list(Forecaster))
+@pytest.mark.parametrize("shift", [-1000.0, 700.0])
+def test_the_zero_of_days_changes_nothing(forecaster: Forecaster, shift: float) -> None:
+    told = series([9000.0, 12_000, 1000, 8000], [30_000.0, 40_000, 50_000, 20_000])
+    courses = tuple(
+        RadiotherapyCourse(course.start_days + shift, course.end_days + shift) for course in TREATED.radiotherapy
+    )
+    moved = replace(told, days=told.days + shift, treatment=Treatment(courses))
+    here, there = (forecast_scan(model(forecaster), one, 3) for one in (told, moved))
+    np.testing.assert_allclose(there.said, here.said, rtol=1e-7)
+    assert (there.given, there.irregularity, there.day) == (3, pytest.approx(here.irregularity), here.day + shift)
+
+
 def test_a_companion_is_looked_at() -> None:
     plain = forecast_scan(model(), series([9000.0, 12_000, 7000]), 2)
     swollen = forecast_scan(model(), series([9000.0, 12_000, 7000], [9000.0, 90_000, 1.0]), 2)
@@ -71,7 +102,15 @@ def test_scores_are_what_they_are_called() -> None:
 
 def test_nothing_to_score() -> None:
     figures = scores([])
-    assert figures["scans_scored"] == 0 and figures["crps"] is None and figures["coverage90"] is None
+    assert figures.pop("scans_scored") == 0 and len(figures) == 8 and set(figures.values()) == {None}
+
+
+def test_without_a_prior_persistence_is_not_calibrated() -> None:
+    alone = GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None))
+    figures = scores(forecast_held_out(alone, series([9000.0, 12_000, 7000, 8000]), HeldOut.ROLLING))
+    assert figures["crps"] > 0 and figures["scans_scored"] == 2
+    assert all(value is None for name, value in figures.items() if name.endswith("_persistence"))
+    json.dumps(figures, allow_nan=False)
 
 
 def test_the_table_has_a_row_a_forecast(tmp_path: Path) -> None:
@@ -106,4 +145,25 @@ def test_the_study_forecasts_from_fewer_scans(tmp_path: Path) -> None:
     write_study(tmp_path, tables)
     with (tmp_path / "min_scans.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    first = next(row for row in tables["all targets"] if row["scans_given"] == 1)
+    from_one = [one for one in forecasts if one.given == 1]
+    assert first["crps"] == scores(from_one)["crps"]
+    errors = [abs(np.interp(0.5, LEVELS, one.said) - one.truth) for one in from_one]
+    assert first["median_error"] == pytest.approx(np.median(errors))
     assert len(rows) == sum(len(table) for table in tables.values()) and {row["table"] for row in rows} == set(tables)
+
+
+def test_a_study_of_nothing(tmp_path: Path) -> None:
+    write_study(tmp_path, study_tables([]))
+    (header,) = (tmp_path / "min_scans.csv").read_text().splitlines()
+    assert header.startswith("table,scans_given,spacing,scans_scored,crps,") and header.endswith(",median_error")
+
+
+def test_spacing_is_told_by_its_irregularity() -> None:
+    uneven = replace(series([9000.0] * 4), days=np.array([0.0, 10.0, 100.0, 300.0]))
+    regular = replace(uneven, patient_id="R", days=np.array([0.0, 50.0, 100.0, 150.0]))
+    forecasts = [
+        forecast for one in (uneven, regular) for forecast in forecast_from_fewer(model(Forecaster.PERSISTENCE), one)
+    ]
+    rows = study_tables(forecasts)["spacing"]
+    assert [(row["spacing"], row["scans_scored"]) for row in rows] == [("regular", 2), ("irregular", 2)]

@@ -1,5 +1,6 @@
 """Population priors: what a cohort tells, in a file, and never of the patient left out."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from tumorcast.errors import InputError
 from tumorcast.growth.empirical_bayes import estimate, first_prior
+from tumorcast.growth.fit import fit_growth
+from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.laws import sizes_of, timeline_of
 from tumorcast.growth.learning import EQUAL_WEIGHT, learn
 from tumorcast.growth.mechanistic_prior import covariance
@@ -98,6 +101,46 @@ def test_a_file_comes_back(learnt: SizePrior, tmp_path: Path) -> None:
     assert prior.companion_of("volume_mm3") == prior.companion_of("anything_mm2") == ""
 
 
+def test_a_law_it_does_not_know_is_told(learnt: SizePrior) -> None:
+    with pytest.raises(InputError, match="the prior of 'volume_mm3' tells of exponential, not of gompertz"):
+        learnt.law_for(LawName.GOMPERTZ, "volume_mm3")
+
+
+LAW = ("sizes", "enhancing_mm3", "laws", "exponential")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("default_size",), "other_mm3", "(default_size 'other_mm3' is not among sizes)"),
+        (("sizes",), {}, "is not among sizes"),
+        (("format_version",), 2, "format_version: Input should be 1"),
+        (("size",), {}, "size: Extra inputs are not permitted"),
+        (LAW, None, "laws.exponential: Input should be"),
+        ((*LAW, "measurement_sd"), 0.0, "measurement_sd: Input should be greater than 0"),
+        ((*LAW, "parameters", "rate_per_day", "mean"), float("nan"), "rate_per_day.mean: Input should be a finite"),
+        ((*LAW, "parameters", "rate"), {"mean": 0, "sd": 1, "log": False}, "no law has a parameter 'rate'"),
+        (("sizes", "enhancing_mm3", "mechanistic_weights", "gompertz"), 1.5, "gompertz: Input should be less than 1"),
+        (("sizes", "enhancing_mm3", "mechanistic_weights"), {}, "must tell of the same laws"),
+        (("sizes", "enhancing_mm3", "pool", "weights"), [1.0], "enhancing_mm3.pool: 1 weights for 4 members"),
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path: Path, place: tuple[str, ...], value: object, message: str) -> None:
+    """With one message that names the file, the place, and what to do."""
+    record = json.loads(shipped_prior().to_json())
+    group = record
+    for name in place[:-1]:
+        group = group[name]
+    group[place[-1]] = value
+    path = tmp_path / "prior.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError) as fault:
+        read_prior(path)
+    assert message in str(fault.value)
+    assert str(fault.value).startswith(f"{path}: not a prior of this version (")
+    assert str(fault.value).endswith("; make it with `tumorcast fit-prior`")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -123,3 +166,20 @@ def test_the_shipped_prior_holds_parameters_only() -> None:
     assert "PatientID" not in prior.to_json()
     for one in prior.sizes.values():
         assert set(one.laws) == set(one.mechanistic_weights) == set(LawName) and one.patients == 40
+        for law in LawName:
+            names = {"decay_rate_per_day", "delay_days", "rate_per_day", "slope_per_day", "survival"}
+            saturating = set() if law is LawName.EXPONENTIAL else {"capacity_ratio"}
+            assert set(one.laws[law].parameters) == names | saturating
+
+
+def test_sizes_to_a_power_have_one_hierarchical_forecast(learnt: SizePrior) -> None:
+    """A tumour told as v, or as v to 2/3 with the prior that is scaled so, has the same growth ahead."""
+    told = simulated(100)
+    quick = FitSettings(replicates=300, starts=16, scouts=4, finalists=2, pilots=8)
+    day = told.days[-1:] + 90.0
+    ends = []
+    for name, power in (("x_mm3", 1.0), ("x_mm2", 2 / 3)):
+        series = replace(told, size_name=name, sizes=told.sizes**power)
+        forecast = GrowthForecast(fit_growth(series, quick, learnt.law_for(LawName.EXPONENTIAL, name)))
+        ends.append(np.log(forecast.quantiles(day, np.array([0.05, 0.5, 0.95])).ravel()) / power)
+    np.testing.assert_allclose(ends[0], ends[1], atol=0.05)

@@ -177,6 +177,7 @@ def test_the_command_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
     for count in (1, 2, 3):
         out = tmp_path / f"on{count}.h5"
         options = ["--out", str(out), "--replicates", "20", "--search", "quick", "--held-out", "last", "--json"]
+        options += ["--plots", str(tmp_path / f"plots{count}")]
         launch = [str(mpirun()), "--oversubscribe", "-n", str(count), sys.executable, "-m", "mpi4py", "-m", "tumorcast"]
         command = [*launch, "fit", str(table), *options]
         ended = subprocess.run(
@@ -186,6 +187,7 @@ def test_the_command_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
         (line,) = ended.stdout.splitlines()
         told.append({key: value for key, value in json.loads(line).items() if key != "out"})
         made.append(contents(out))
+        assert sorted(path.name for path in (tmp_path / f"plots{count}").iterdir()) == [f"P{k}.png" for k in range(5)]
     assert told[0] == told[1] == told[2] and (told[0]["ok"], told[0]["failed"], told[0]["scans_scored"]) == (5, 1, 5)
     assert made[0] == made[1] == made[2]
 

@@ -3,13 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tumorcast.growth.heldout import forecast_scan
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.growth.study import forecast_from_fewer, study_tables
 from tumorcast.records import ChemotherapyCourse, Forecaster, RadiotherapyCourse, SizeSeries, Treatment
-from tumorcast.report.growth_figures import draw_cohort, draw_study
+from tumorcast.report.growth_figures import draw_patient, draw_study
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
 TREATED = Treatment(
@@ -24,20 +23,20 @@ def test_a_picture_a_patient(forecaster: Forecaster, tmp_path: Path) -> None:
     patients = [
         SizeSeries(name, "enhancing_mm3", DAYS[: len(told)], np.array(told), TREATED) for name, told in sizes.items()
     ]
-    paths = draw_cohort(GrowthModel(QUICK, forecaster, fixed(shipped_prior())), patients, tmp_path / "plots")
-    assert [path.stem for path in paths] == list(sizes)
+    model = GrowthModel(QUICK, forecaster, fixed(shipped_prior()))
+    paths = [draw_patient(model, tmp_path / "plots", series) for series in patients]
+    assert [path.name for path in paths] == [f"{name}.png" for name in sizes]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
 def test_a_patient_fitted_alone_is_drawn(tmp_path: Path) -> None:
     series = SizeSeries("B", "relative_size", DAYS, np.array([1.0, 2.0, 1.5, 1.0]))
-    (path,) = draw_cohort(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None)), [series], tmp_path)
-    assert path.exists()
+    assert draw_patient(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None)), tmp_path, series).exists()
 
 
 def test_the_study_is_drawn(tmp_path: Path) -> None:
     series = SizeSeries("A", "enhancing_mm3", DAYS, np.array([9000.0, 12_000, 900, 8000]), TREATED)
     model = GrowthModel(QUICK, Forecaster.PERSISTENCE, fixed(shipped_prior()))
-    draw_study(study_tables(forecast_from_fewer(model, series)), tmp_path / "study.png")
-    assert (tmp_path / "study.png").exists()
-    assert forecast_scan(model, series, 2).given == 2
+    for name, forecasts in {"study": forecast_from_fewer(model, series), "nothing": []}.items():
+        draw_study(study_tables(forecasts), tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -20,9 +20,12 @@ from tumorcast.data.geometry import Grid, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.forecasting.plan import Unit, plan_units
+from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.fit import fit_growth
+from tumorcast.growth.forecast import GrowthForecast
+from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
-from tumorcast.records import Status
+from tumorcast.records import Forecaster, Status
 from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
@@ -189,6 +192,31 @@ def test_a_killed_process_loses_only_the_unit_in_hand(
 
 def unchanged(shards: dict[Path, int]) -> bool:
     return all(not shard.exists() or shard.stat().st_mtime_ns == written for shard, written in shards.items())
+
+
+def test_targets_and_curve_are_of_the_growth_files_own_forecaster(inputs: ForecastInputs, tmp_path: Path) -> None:
+    """A file fitted for the pooled forecaster, with its prior inside: nothing else is asked for."""
+    prior, settings = shipped_prior(), FitSettings(replicates=200)
+    law = prior.for_size("area_mm2").law_for(settings.law, "area_mm2")
+    with Cohort.open(inputs.cohort) as cohort:
+        fits = [fit_growth(cohort.size_series(pid, SizeMeasure.AREA_MM2), settings, law) for pid in "AB"]
+    growth = tmp_path / "growth.h5"
+    write_growth(growth, fits, {}, forecaster="pooled", prior=prior.to_json())
+    told = SETTINGS.model_copy(update={"relative_change": None, "horizon_days": 60.0, "members": 16, "max_slices": 1})
+    with_growth = ForecastInputs(inputs.cohort, inputs.models, growth)
+    assert forecast_cohort(with_growth, tmp_path / "maps.h5", told)[0].status is Status.OK
+    pooled = GrowthForecast(fits[0], prior.for_size("area_mm2"), Forecaster.POOLED)
+    with MapArchive.open(tmp_path / "maps.h5") as archive:
+        (patient, _), (drawn,) = archive.patients(), archive.slices("A")
+    assert patient.curve is not None and patient.target_day == 180.0
+    days = patient.curve["days"]
+    wanted = pooled.quantiles(days, np.array([0.05, 0.5, 0.95]))
+    np.testing.assert_allclose([patient.curve[name] for name in ("q05", "q50", "q95")], wanted)
+    targets = PatientTargets.drawn(pooled, 120.0, told).area_ratio
+    assert drawn.aimed_mm2.max() < 0.5 * drawn.brain.sum() * 16.0  # none is held back
+    np.testing.assert_allclose(drawn.aimed_mm2 / drawn.present_mm2, targets, rtol=1e-5)
+    mechanistic = GrowthForecast(fits[0]).quantiles(days[-1:], np.array([0.5]))
+    assert abs(np.log(mechanistic[0, 0] / wanted[1, -1])) > 1e-3
 
 
 def test_a_patient_of_other_dates_than_its_growth_fails_alone(inputs: ForecastInputs, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class HeldOutForecast:
     """One scan that was held out. In the unit of the sizes: observed, persistence (the last size known).
 
     given: from how many scans; irregularity: coefficient of variation of the intervals between them and to the target.
-    said, persisted: (200,) y = log(v + 100 mm³) at forecast.LEVELS, of the forecaster and of calibrated persistence.
+    said, persisted: (200,) y = log(v + 100 mm³) at forecast.LEVELS, of the forecaster and of calibrated persistence,
+    which is not known without a prior.
     """
 
     patient_id: str
@@ -56,7 +57,7 @@ class HeldOutForecast:
     given: int
     irregularity: float
     said: Array
-    persisted: Array
+    persisted: Array | None
 
     @property
     def truth(self) -> float:
@@ -84,7 +85,7 @@ def forecast_scan(model: GrowthModel, series: SizeSeries, place: int, first: int
         given=place - first,
         irregularity=_irregularity(series.days[first : place + 1]),
         said=pooled(forecast.contributions(day)),
-        persisted=pooled(reference.contributions(day)) if reference else np.full(LEVELS.size, np.nan),
+        persisted=pooled(reference.contributions(day)) if reference else None,
     )
 
 
@@ -99,20 +100,20 @@ def _irregularity(days: Array) -> float:
 
 
 def scores(forecasts: Sequence[HeldOutForecast]) -> dict[str, Any]:
-    """Figures over forecasts, in y = log(v + 100 mm³); persistence is the calibrated one. NaN where there is none."""
-    if not forecasts:
-        names = ("crps", "crps_persistence", "mae", "mae_persistence", "coverage90", "coverage90_persistence")
-        return {"scans_scored": 0} | dict.fromkeys((*names, "width90", "width90_persistence"))
+    """Figures over forecasts, in y = log(v + 100 mm³); persistence is the calibrated one. None where there is none."""
     truth = np.array([one.truth for one in forecasts])
-    own = _figures(np.stack([one.said for one in forecasts]), truth)
-    other = _figures(np.stack([one.persisted for one in forecasts]), truth)
+    own = _figures([one.said for one in forecasts], truth)
+    other = _figures([one.persisted for one in forecasts if one.persisted is not None], truth)
     figures: dict[str, Any] = {"scans_scored": len(forecasts)}
     for name, value in own.items():
         figures |= {name: value, f"{name}_persistence": other[name]}
     return figures
 
 
-def _figures(said: Array, truth: Array) -> dict[str, float]:
+def _figures(quantiles: Sequence[Array], truth: Array) -> dict[str, float | None]:
+    if not quantiles:
+        return dict.fromkeys(("crps", "mae", "coverage90", "width90"))
+    said = np.stack(quantiles)
     low, middle, high = (np.array([np.interp(level, LEVELS, row) for row in said]) for level in INTERVAL_90)
     return {
         "crps": float(np.mean(crps(said, LEVELS, truth))),

@@ -8,9 +8,10 @@ from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tumorcast.config import Settings
+from tumorcast.growth.laws import parameter_names
 from tumorcast.records import ErrorModel, LawName
 
 Array = npt.NDArray[np.float64]
@@ -41,6 +42,13 @@ class MechanisticPrior(Settings):
     measurement_sd: Positive
     departure_sd: Annotated[float, Field(ge=0)]
     departure_days: Positive
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        unknown = sorted(set(self.parameters) - set(parameter_names(0)))
+        if unknown:
+            raise ValueError(f"no law has a parameter '{unknown[0]}'; there are {', '.join(parameter_names(0))}")
+        return self
 
     @property
     def errors(self) -> ErrorModel:

@@ -7,9 +7,9 @@ calibrated persistence. It holds parameters only, no patient's data.
 import json
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tumorcast.config import Settings
 from tumorcast.durable import written_whole
@@ -19,6 +19,8 @@ from tumorcast.growth.mechanistic_prior import MechanisticPrior
 from tumorcast.growth.members import Persistence
 from tumorcast.growth.pooling import Pool
 from tumorcast.records import LawName
+
+Weight = Annotated[float, Field(ge=0, lt=1)]
 
 SHIPPED = Path(__file__).with_name("mu_glioma_post.json")
 
@@ -35,12 +37,24 @@ class SizePrior(Settings):
     patients: int = Field(ge=1)
     scans: int = Field(ge=1)
     laws: dict[LawName, MechanisticPrior]
-    mechanistic_weights: dict[LawName, float]
+    mechanistic_weights: dict[LawName, Weight]
     persistence: Persistence
     pool: Pool
 
+    @model_validator(mode="after")
+    def _check_laws(self) -> Self:
+        if set(self.laws) != set(self.mechanistic_weights) or any(name != law.law for name, law in self.laws.items()):
+            raise ValueError("laws and mechanistic_weights must tell of the same laws")
+        return self
+
     def law_for(self, law: LawName, size_name: str) -> MechanisticPrior:
-        """The prior of a growth law for sizes of that name: areas change by a power of volumes."""
+        """The prior of a growth law for sizes of that name: areas change by a power of volumes.
+
+        Raises InputError for a law that it does not tell of.
+        """
+        if law not in self.laws:
+            told = ", ".join(sorted(self.laws)) or "no law"
+            raise InputError(f"the prior of '{self.size_name}' tells of {told}, not of {law}; fit one of these")
         if is_area(size_name) == is_area(self.size_name):
             return self.laws[law]
         return self.laws[law].scaled(AREA_POWER if is_area(size_name) else 1.0 / AREA_POWER)
@@ -61,6 +75,12 @@ class PopulationPrior(Settings):
     source: str
     default_size: str
     sizes: dict[str, SizePrior]
+
+    @model_validator(mode="after")
+    def _check_default(self) -> Self:
+        if self.default_size not in self.sizes:
+            raise ValueError(f"default_size '{self.default_size}' is not among sizes")
+        return self
 
     def for_size(self, name: str) -> SizePrior:
         """What it tells of sizes of that name; of others, the default column's."""
@@ -87,9 +107,9 @@ def parse_prior(text: str, where: str) -> PopulationPrior:
     except ValidationError as fault:
         first = fault.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{where}: not a prior of this version ({place}: {first['msg']}); make it with `tumorcast fit-prior`"
-        ) from None
+        said = first["msg"].removeprefix("Value error, ")
+        told = f"{place}: {said}" if place else said
+        raise InputError(f"{where}: not a prior of this version ({told}); make it with `tumorcast fit-prior`") from None
 
 
 def read_prior(path: Path) -> PopulationPrior:

@@ -62,7 +62,7 @@ def _by(forecasts: Sequence[HeldOutForecast], name: str, key: Callable[[HeldOutF
     return [{name: value} | _figures(groups[value]) for value in sorted(groups)]
 
 
-def _figures(group: list[HeldOutForecast]) -> dict[str, Any]:
+def _figures(group: Sequence[HeldOutForecast]) -> dict[str, Any]:
     figures = scores(group)
     errors = np.abs(
         [np.interp(0.5, (np.arange(one.said.size) + 0.5) / one.said.size, one.said) - one.truth for one in group]
@@ -72,7 +72,7 @@ def _figures(group: list[HeldOutForecast]) -> dict[str, Any]:
 
 def write_study(folder: Path, tables: dict[str, Table]) -> None:
     """One CSV file, min_scans.csv, with a row a group; the column `table` names the table."""
-    columns = ["table", "scans_given", "spacing", *[name for name in tables["all targets"][0] if name != "scans_given"]]
+    columns = ["table", "scans_given", "spacing", *scores([]), "median_error"]
     with (
         written_whole(folder / "min_scans.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,

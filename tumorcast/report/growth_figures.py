@@ -1,6 +1,5 @@
 """Pictures of growth: a curve a patient with its forecast, and the study of how many scans are needed."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,11 @@ MEMBER_DAY = 90.0  # after the last scan, where the members are compared
 TREATMENT_COLOUR, CHEMOTHERAPY_COLOUR = "tab:purple", "tab:green"
 
 
-def draw_cohort(model: GrowthModel, patients: Sequence[SizeSeries], folder: Path) -> list[Path]:
-    """A PNG a patient in `folder`; returns their paths."""
-    paths = []
-    for series in patients:
-        paths.append(folder / f"{series.patient_id}.png")
-        save(draw_forecast(model.forecast(series)), paths[-1])
-    return paths
+def draw_patient(model: GrowthModel, folder: Path, series: SizeSeries) -> Path:
+    """A PNG in `folder`; returns its path."""
+    path = folder / f"{series.patient_id}.png"
+    save(draw_forecast(model.forecast(series)), path)
+    return path
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -124,7 +121,8 @@ def draw_study(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     panels[0].set(xlabel="scans given", ylabel="CRPS of log size", title="error")
     panels[1].set(xlabel="scans given", ylabel="coverage of the 90 % interval", title="coverage", ylim=(0.5, 1.02))
     panels[1].axhline(0.9, color="0.6", linewidth=0.8)
-    panels[0].legend(fontsize=8)
+    if panels[0].lines:
+        panels[0].legend(fontsize=8)
     rows = tables["spacing"]
     panels[2].bar(
         [f"{row['spacing']}\n{row['scans_scored']} scans" for row in rows], [row["crps"] for row in rows], color="0.6"

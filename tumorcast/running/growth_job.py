@@ -23,7 +23,10 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class GrowthJob:
-    """What is asked for. prior: the text of the model's prior file; left_out: patients who could not be read."""
+    """What is asked for.
+
+    prior: the text of the model's prior file; left_out: patients who could not be read; draw: a patient's picture.
+    """
 
     source: Path
     out: Path | None
@@ -34,6 +37,7 @@ class GrowthJob:
     held_out: HeldOut | None = None
     held_out_csv: Path | None = None
     min_scans: Path | None = None
+    draw: Callable[[SizeSeries], object] | None = None
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -69,6 +73,8 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> JobResult:
         tables = study_tables(_over_ranks(job, ranks, partial(forecast_from_fewer, job.model), fates))
         if ranks.is_root:
             write_study(job.min_scans, tables)
+    if job.draw is not None:
+        _over_ranks(job, ranks, partial(_drawn, job.draw), fates)
     return _closing(job, fates, figures, tables)
 
 
@@ -99,6 +105,11 @@ def _hold_out(job: GrowthJob, which: HeldOut, ranks: Ranks, fates: dict[str, Pat
     if ranks.is_root and job.held_out_csv is not None:
         write_forecasts(job.held_out_csv, forecasts)
     return {"held_out": str(which)} | scores(forecasts)
+
+
+def _drawn(draw: Callable[[SizeSeries], object], series: SizeSeries) -> list[HeldOutForecast]:
+    draw(series)
+    return []
 
 
 def _over_ranks(
