@@ -7,7 +7,6 @@ a pool learnt from the other patients alone. Scores are in y = log(v + 100 mm³)
 """
 
 import argparse
-import csv
 import json
 import time
 from pathlib import Path
@@ -16,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.growth import scores
-from tumorcast.growth.histories import Case, History, log_sizes
+from tumorcast.growth.equivalents import history_of
+from tumorcast.growth.histories import Case, History
 from tumorcast.growth.members import Persistence
 from tumorcast.growth.pooling import Pool, pooled
+from tumorcast.growth.table import SizeColumns, read_sizes
 
 Array = npt.NDArray[np.float64]
 
@@ -29,23 +30,8 @@ LOW, MEDIAN, HIGH = -3, -2, -1
 
 def read_histories(table: Path, size_column: str, companion_column: str | None) -> list[History]:
     """One history a patient, of the scans whose size is known; companion_column: of another compartment, if any."""
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row[size_column]]
-    patients: dict[str, list[dict[str, str]]] = {}
-    for row in sorted(rows, key=lambda row: float(row["day"])):
-        patients.setdefault(row["patient_id"], []).append(row)
-    return [_history(patients[patient_id], size_column, companion_column) for patient_id in sorted(patients)]
-
-
-def _history(rows: list[dict[str, str]], size_column: str, companion_column: str | None) -> History:
-    rt_start, rt_end = (float(rows[0][name]) if rows[0][name] else None for name in ("rt_start_day", "rt_end_day"))
-    return History(
-        np.array([float(row["day"]) for row in rows]),
-        log_sizes(np.array([float(row[size_column]) for row in rows])),
-        rt_end,
-        rt_start,
-        log_sizes(np.array([float(row[companion_column] or "nan") for row in rows])) if companion_column else None,
-    )
+    columns = SizeColumns(size=size_column, companion=companion_column or "")
+    return [history_of(series) for series in read_sizes(table, columns).series]
 
 
 def left_out_forecasts(histories: list[History]) -> tuple[list[Case], dict[str, Array]]:

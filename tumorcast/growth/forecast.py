@@ -19,11 +19,12 @@ from tumorcast.growth.mechanistic_prior import covariance, departures
 from tumorcast.growth.pooling import Contribution, pooled
 from tumorcast.growth.prior import SizePrior
 from tumorcast.growth.problem import detection_limit
+from tumorcast.growth.scores import dense_levels
 from tumorcast.records import ErrorModel, Forecaster, GrowthFit
 
 Array = npt.NDArray[np.float64]
 
-LEVELS = np.asarray((np.arange(200) + 0.5) / 200)  # at which a forecaster is asked; between them it is interpolated
+LEVELS = dense_levels()  # at which a forecaster is asked; between them it is interpolated
 FARTHEST_CHANGE = 300.0  # of a logarithm
 
 

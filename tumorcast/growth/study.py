@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tumorcast.durable import written_whole
+from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOutForecast, forecast_scan, scores
 from tumorcast.growth.model import GrowthModel
 from tumorcast.records import SizeSeries
@@ -63,11 +64,8 @@ def _by(forecasts: Sequence[HeldOutForecast], name: str, key: Callable[[HeldOutF
 
 
 def _figures(group: Sequence[HeldOutForecast]) -> dict[str, Any]:
-    figures = scores(group)
-    errors = np.abs(
-        [np.interp(0.5, (np.arange(one.said.size) + 0.5) / one.said.size, one.said) - one.truth for one in group]
-    )
-    return figures | {"median_error": float(np.median(errors))}
+    errors = np.abs([np.interp(0.5, LEVELS, one.said) - one.truth for one in group])
+    return scores(group) | {"median_error": float(np.median(errors))}
 
 
 def write_study(folder: Path, tables: dict[str, Table]) -> None:
