@@ -9,7 +9,8 @@ from tumorcast.config import NetworkKind
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.errors import InputError
-from tumorcast.training.networks import RUN_FILE, WEIGHTS_FILE, RunInfo, TrainedNetwork, load_network
+from tumorcast.training.networks import TrainedNetwork, load_network
+from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 
 log = logging.getLogger(__name__)
 

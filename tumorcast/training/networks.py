@@ -1,13 +1,8 @@
-"""Which network each kind is, its default architecture, and a network on disk (a RUN folder).
+"""Which network each kind is, its default architecture, and how one is read from its RUN folder."""
 
-A RUN folder holds run.json (kind, architecture, contrasts, settings, provenance), weights.safetensors (what is used:
-the averaged weights), checkpoint.safetensors (what training resumes from), losses.csv and loss.png.
-"""
-
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,26 +12,7 @@ from tumorcast.config import Architecture, NetworkKind
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.errors import InputError
-
-RUN_FILE, WEIGHTS_FILE = "run.json", "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What a trained network is and how it came to be."""
-
-    kind: NetworkKind
-    architecture: Architecture
-    contrasts: tuple[str, ...]
-    noise_levels: int
-    provenance: dict[str, Any]
-
-    def to_json(self, commit: str | None) -> str:
-        """The text of run.json; the commit of the code is told where it is known."""
-        record = asdict(self) | {"architecture": self.architecture.model_dump()}
-        if commit is not None:
-            record["commit"] = commit
-        return json.dumps(record, indent=2) + "\n"
+from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo, read_run_info
 
 
 @dataclass(frozen=True)
@@ -94,24 +70,6 @@ def build(kind: NetworkKind, architecture: Architecture) -> nn.Module:
             return DenseRegressor(architecture)
         case _:
             assert_never(kind)
-
-
-def read_run_info(run: Path) -> RunInfo:
-    """What the network in folder `run` is. Raises InputError if run.json is missing or not one of ours."""
-    path = run / RUN_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return RunInfo(
-            kind=NetworkKind(record["kind"]),
-            architecture=Architecture.of(record["architecture"], str(path)),
-            contrasts=tuple(record["contrasts"]),
-            noise_levels=int(record["noise_levels"]),
-            provenance=dict(record["provenance"]),
-        )
-    except OSError:
-        raise InputError(f"{path}: not found; --model takes a folder made by `tumorcast train`") from None
-    except (ValueError, KeyError, TypeError) as fault:
-        raise InputError(f"{path}: not a run of this version of tumorcast ({fault!r}); train it again") from None
 
 
 def load_network(run: Path) -> TrainedNetwork:

@@ -25,7 +25,8 @@ from tumorcast.provenance import commit, refuse_other
 from tumorcast.training.checkpoint import TrainingState, load_checkpoint, save_tensors
 from tumorcast.training.curve import draw_loss_curve
 from tumorcast.training.losses import batch_loss
-from tumorcast.training.networks import RUN_FILE, WEIGHTS_FILE, RunInfo, build, default_architecture
+from tumorcast.training.networks import build, default_architecture
+from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 from tumorcast.training.slices import SliceSet, draw_batch, read_slices
 from tumorcast.version import VERSION
 

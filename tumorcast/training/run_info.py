@@ -1,0 +1,51 @@
+"""What a trained network is, as its RUN folder tells it. No torch is needed to read it.
+
+A RUN folder holds run.json (kind, architecture, contrasts, settings, provenance), weights.safetensors (what is used:
+the averaged weights), checkpoint.safetensors (what training resumes from), losses.csv and loss.png.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tumorcast.config import Architecture, NetworkKind
+from tumorcast.errors import InputError
+
+RUN_FILE, WEIGHTS_FILE = "run.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a trained network is and how it came to be."""
+
+    kind: NetworkKind
+    architecture: Architecture
+    contrasts: tuple[str, ...]
+    noise_levels: int
+    provenance: dict[str, Any]
+
+    def to_json(self, commit: str | None) -> str:
+        """The text of run.json; the commit of the code is told where it is known."""
+        record = asdict(self) | {"architecture": self.architecture.model_dump()}
+        if commit is not None:
+            record["commit"] = commit
+        return json.dumps(record, indent=2) + "\n"
+
+
+def read_run_info(run: Path) -> RunInfo:
+    """What the network in folder `run` is. Raises InputError if run.json is missing or not one of ours."""
+    path = run / RUN_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return RunInfo(
+            kind=NetworkKind(record["kind"]),
+            architecture=Architecture.of(record["architecture"], str(path)),
+            contrasts=tuple(record["contrasts"]),
+            noise_levels=int(record["noise_levels"]),
+            provenance=dict(record["provenance"]),
+        )
+    except OSError:
+        raise InputError(f"{path}: not found; --model takes a folder made by `tumorcast train`") from None
+    except (ValueError, KeyError, TypeError) as fault:
+        raise InputError(f"{path}: not a run of this version of tumorcast ({fault!r}); train it again") from None
