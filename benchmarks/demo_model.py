@@ -24,9 +24,9 @@ from sklearn.metrics import average_precision_score
 
 from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
-from tumorcast.engines.model import load_model_set
-from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.engines.engine import Engine
+from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.forecasting.ensemble import forecast_units
 from tumorcast.forecasting.plan import Unit
 from tumorcast.forecasting.targets import PatientTargets
 
@@ -58,11 +58,11 @@ def pairs_of(cohort: Cohort) -> Iterator[Pair]:
                 yield Pair(unit, now, later)
 
 
-def judge(pair: Pair, cohort: Cohort, engine: TorchEngine, settings: ForecastSettings) -> dict[str, float]:
+def judge(pair: Pair, cohort: Cohort, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
     """Figures of one pair."""
     ratio = np.full(settings.members, pair.later.area_mm2 / pair.now.area_mm2)
     started = time.perf_counter()
-    forecast = forecast_unit(pair.unit, cohort, PatientTargets(ratio, None, None), engine, settings)
+    (forecast,) = forecast_units([pair.unit], cohort, PatientTargets(ratio, None, None), engine, settings)
     seconds = time.perf_counter() - started
     before, after = pair.now.labels > 0, pair.later.labels > 0
     new, candidates = after & ~before, pair.now.brain & ~before
@@ -117,7 +117,7 @@ def main() -> None:
     values = {key: None if value == "none" else value for key, value in given.items()}
     sampler = SamplerSettings.model_validate(base | values)
     settings = ForecastSettings(relative_change=0, members=options.members, sampler=sampler)
-    engine = TorchEngine.of(load_model_set(options.model))
+    engine = open_engine(EngineChoice(tuple(options.model)))
     with Cohort.open(options.cohort) as cohort:
         chosen = list(pairs_of(cohort))
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, min(options.pairs, len(chosen))).astype(int)]

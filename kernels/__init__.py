@@ -1,4 +1,5 @@
-"""The inner loops: arrays in, arrays out; numpy and numba only. No files, no checks, no logging, no settings.
+"""The inner loops: arrays in, arrays out; numpy and numba, and torch in guided_step alone. No files, no checks, no
+logging, no settings.
 
 The folder is reached as `tumorcast.kernels` (tumorcast/kernels links here) and under no other name: a second name would
 compile, cache and load every kernel twice.

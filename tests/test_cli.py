@@ -81,6 +81,10 @@ def test_an_unknown_configuration_key_is_refused(blob_cohort: Path, tmp_path: Pa
         (("forecast", "none.h5", "--model", ".", "--out", "m.h5"), 2, "exactly one of horizon_days"),
         (("forecast", "none.h5", "--model", ".", "--out", "m.h5", "--relative-change", 1), 3, "no run.json"),
         (("train", "painter", "none.h5", "--out", "r"), 2, "networks are denoiser"),
+        (("import-adm", "--out", "r"), 2, "nothing to do; give --denoiser, --regressor or both"),
+        (("import-adm", "--denoiser", "none.pt", "--out", "r"), 2, "none.pt: a denoiser's weights fit any size"),
+        (("import-adm", "--regressor", "none.pt", "--out", "r"), 3, "none.pt: cannot be read"),
+        (("import-adm", "--regressor", "none.pt", "--out", "r", "--contrasts", "t3"), 2, "--contrasts t3: allowed are"),
         (("show", "none.h5", "--out", "p"), 3, "none.h5: cannot be read"),
     ],
 )

@@ -7,13 +7,16 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice, export
 from tumorcast.cli_growth import fit, fit_prior
+from tumorcast.cli_import import import_adm
 from tumorcast.cli_tools import (
     ConfigFile,
     Jobs,
     Json,
     Out,
     choice,
+    contrasts_of,
     exit_if_failed,
     only_given,
     print_result,
@@ -99,12 +102,11 @@ def prepare(
     from tumorcast.data.brain import BrainMask
     from tumorcast.data.layouts import Layout
     from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
-    from tumorcast.records import Contrast, Status
+    from tumorcast.records import Status
 
-    names = tuple(choice(Contrast, "--contrasts", name.strip()) for name in contrasts.split(",") if name.strip())
     settings = PrepareSettings(
         image_size=image_size,
-        contrasts=names or None,
+        contrasts=contrasts_of(contrasts) or None,
         slices=choice(SliceChoice, "--slices", slices),
         min_tumour_mm2=min_tumour_mm2,
         brain=choice(BrainMask, "--brain", brain),
@@ -187,10 +189,16 @@ def _network_kind(network: str, kind: str) -> Any:
     return NetworkKind(name)
 
 
+app.command()(import_adm)
+app.command()(export)
+
+
 @app.command()
 def forecast(
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[list[Path], typer.Option(help="RUN folders, or a folder of them; repeat as needed.")],
+    model: Annotated[
+        list[Path], typer.Option(help="An engine bundle; or RUN folders, or a folder of them: repeat as needed.")
+    ],
     out: Out,
     growth: Annotated[Path | None, typer.Option(help="growth.h5, needed with --horizon-days.")] = None,
     horizon_days: Annotated[float | None, typer.Option(help="Days after each patient's last scan.")] = None,
@@ -201,11 +209,14 @@ def forecast(
     preset: Annotated[str | None, typer.Option(help="paper: the paper's loop, guidance and scale.")] = None,
     noise_level: Annotated[int | None, typer.Option(help="NL: the diffusion time encoded up to.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps each way.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images that go through a network together.")] = None,
     guidance: Annotated[str | None, typer.Option(help="normalised or paper.")] = None,
     gain: Annotated[float | None, typer.Option(help="Of the normalised guidance.")] = None,
     scale: Annotated[float | None, typer.Option(help="s_R of the paper's guidance.")] = None,
     keep_members: Annotated[bool, typer.Option("--keep-members", help="Keep every member's image.")] = False,
-    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1 …")] = "cpu",
+    provider: ProviderName = "",
+    device: Device = None,
+    engine_cache: EngineCache = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
@@ -215,11 +226,12 @@ def forecast(
 
     sampler = dict(preset=preset, noise_level=noise_level, steps=steps, guidance=guidance, gain=gain, scale=scale)
     target = dict(horizon_days=horizon_days, relative_change=relative_change, members=members)
-    others = dict(seed=seed, max_slices=max_slices, keep_members=keep_members or None)
+    others = dict(seed=seed, max_slices=max_slices, batch=batch, keep_members=keep_members or None)
     settings = _forecast_settings(config, only_given(target | others), only_given(sampler))
+    engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch)
     with progress("slices", "finished slices are kept; start the command again to go on") as tell:
         outcomes = forecast_cohort(
-            ForecastInputs(cohort, model, growth, device), out, settings, lambda units: tell(units.done, units.total)
+            ForecastInputs(cohort, engine, growth), out, settings, lambda units: tell(units.done, units.total)
         )
     for outcome in outcomes:
         tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
@@ -272,6 +284,12 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise InputError(f"{out}: cannot be made ({fault.strerror}); give --out a folder that can be written") from None
+
+
+def export_main() -> None:
+    """`tumorcast-export …` is `tumorcast export …`."""
+    sys.argv[1:1] = ["export"]
+    main()
 
 
 def main() -> None:

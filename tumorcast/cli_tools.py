@@ -33,6 +33,13 @@ def choice(enum: type[Choice], option: str, value: str) -> Choice:
         raise UsageError(f"{option} {value}: allowed are {', '.join(enum)}") from None
 
 
+def contrasts_of(text: str) -> tuple[Any, ...]:
+    """The contrasts that `--contrasts t1n,t1c` names."""
+    from tumorcast.records import Contrast
+
+    return tuple(choice(Contrast, "--contrasts", name.strip()) for name in text.split(",") if name.strip())
+
+
 def span(option: str, text: str) -> tuple[int, int]:
     """`3` or `3-5` as (fewest, most).
 

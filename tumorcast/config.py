@@ -51,6 +51,7 @@ class Architecture(Settings):
 
     attention_resolutions: sizes of the feature map, in pixels, at which attention is applied.
     head_channels: width of an attention head; None means one head.
+    pool_activation: a SiLU between norm and attention pool; the regressor of the paper's code has none.
     """
 
     image_size: int = Field(64, ge=8)
@@ -64,6 +65,7 @@ class Architecture(Settings):
     classes: int | None = None
     scale_shift_norm: bool = False
     resblock_updown: bool = False
+    pool_activation: bool = True
 
     @model_validator(mode="after")
     def _check_depth(self) -> Self:
@@ -80,6 +82,23 @@ class NetworkKind(StrEnum):
     DENSE_REGRESSOR = "dense-regressor"
     ATTENTION_POOL_REGRESSOR = "attention-pool-regressor"
     SEGMENTER = "segmenter"
+
+
+class Precision(StrEnum):
+    """The number format of an exported denoiser. All else is float32."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Provider(StrEnum):
+    """What runs the networks: torch with autograd, the reference; or the exported graphs in ONNX Runtime."""
+
+    TORCH = "torch"
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
 
 
 class TrainSettings(Settings):
@@ -122,6 +141,8 @@ class SamplerSettings(Settings):
 
     noise_level: NL, the diffusion time up to which the slice is encoded.
     steps: how many of the NL - 1 steps are taken each way; None takes every one.
+    order: of the integrator, 1 (DDIM) or 2 (two-step Adams–Bashforth, as many evaluations).
+    encodings: how many times a slice is encoded, each with its own noise; the members share them. None: once a member.
     gain: the share of the remaining miss that one normalised step removes.
     scale: the paper's s_R, for `guidance = "paper"`.
     window_mm: standard deviation of the Gaussian window round the present tumour; None guides everywhere.
@@ -130,7 +151,9 @@ class SamplerSettings(Settings):
     preset: Preset = Preset.DEFAULT
     guidance: Guidance = Guidance.NORMALISED
     noise_level: int = Field(200, ge=3, le=1000)
-    steps: int | None = Field(25, ge=2)
+    steps: int | None = Field(16, ge=2)
+    order: int = Field(2, ge=1, le=2)
+    encodings: int | None = Field(4, ge=1)
     gain: float = Field(0.5, gt=0, le=4)
     scale: float = Field(50_000.0, gt=0)
     window_mm: float | None = Field(12.0, gt=0)
@@ -143,6 +166,8 @@ class SamplerSettings(Settings):
             guidance=Guidance.PAPER,
             noise_level=noise_level,
             steps=None,
+            order=1,
+            encodings=None,
             scale=scale,
             window_mm=None,
         )
@@ -153,8 +178,16 @@ class SamplerSettings(Settings):
             raise ValueError(
                 f"steps = {self.steps} exceeds noise_level - 1 = {self.noise_level - 1}: lower steps (--steps)"
             )
-        if self.preset is Preset.PAPER and (self.steps is not None or self.window_mm is not None):
-            raise ValueError("preset = 'paper' takes every step and has no window: leave out steps and window_mm")
+        if self.preset is Preset.PAPER and (self.steps, self.order, self.encodings, self.window_mm) != (
+            None,
+            1,
+            None,
+            None,
+        ):
+            raise ValueError(
+                "preset = 'paper' takes every step by DDIM, encodes for each member and has no window: leave out "
+                "steps, order, encodings and window_mm"
+            )
         return self
 
 

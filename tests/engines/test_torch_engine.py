@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tumorcast.config import SamplerSettings
 from tumorcast.diffusion.plan import Paper, Step
-from tumorcast.diffusion.sampler import Array, sample
+from tumorcast.diffusion.sampler import Array, Starts, sample
 from tumorcast.engines.model import find_runs, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
@@ -20,7 +20,7 @@ STEP = Step(50, 0.8, 0.85)
 
 @pytest.fixture(scope="module")
 def engine(tiny_model: Path) -> TorchEngine:
-    return TorchEngine.of(load_model_set([tiny_model]))
+    return TorchEngine(load_model_set([tiny_model]))
 
 
 def noisy(count: int) -> Array:
@@ -32,7 +32,8 @@ def ones(count: int) -> Array:
 
 
 def test_gradient_is_that_of_the_size(engine: TorchEngine) -> None:
-    exact = TorchEngine(engine.denoiser, copy.deepcopy(engine.regressor).double(), engine.segmenter)
+    exact = copy.deepcopy(engine)
+    exact.regressor.double()
     x, direction = (torch.from_numpy(part[None]).double() for part in noisy(2))
     brain, step = torch.ones(1, 64, 64), 1e-3
     _, gradient = exact._size_and_gradient(x, 30, brain)
@@ -42,15 +43,15 @@ def test_gradient_is_that_of_the_size(engine: TorchEngine) -> None:
 
 def test_a_row_does_not_depend_on_its_batch(engine: TorchEngine) -> None:
     x, step, target = noisy(3), STEP, np.array([0.1, 0.2, 0.3], np.float32)
-    together = engine.guided_step(x, step, Paper(10.0), target, brain=ones(3), window=ones(3))
-    alone = engine.guided_step(x[1:2], step, Paper(10.0), target[1:2], brain=ones(1), window=ones(1))
+    together, _ = engine.guided_step(x, step, Paper(10.0), target, brain=ones(3), window=ones(3))
+    alone, _ = engine.guided_step(x[1:2], step, Paper(10.0), target[1:2], brain=ones(1), window=ones(1))
     np.testing.assert_allclose(together[1:2], alone, atol=1e-4)
 
 
 def test_encoding_with_clamp_keeps_the_prediction_inside(engine: TorchEngine) -> None:
     x, step = 5 * noisy(1), Step(50, 0.8, 1.0)
-    assert np.abs(engine.encode_step(x, step, clamp=True)).max() <= 1.0
-    assert np.abs(engine.encode_step(x, step, clamp=False)).max() > 1.0
+    assert np.abs(engine.encode_step(x, step, clamp=True)[0]).max() <= 1.0
+    assert np.abs(engine.encode_step(x, step, clamp=False)[0]).max() > 1.0
 
 
 def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
@@ -58,16 +59,8 @@ def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
     shaken = shake(engine)
     image, noise = 0.3 * noisy(2)[:1], noisy(2)[1:]
     settings, level, scale, present, change = SamplerSettings.paper(noise_level=24, scale=1e7), 24, 1e7, 0.1, 0.05
-    ours = sample(
-        shaken,
-        image[0],
-        noise,
-        present=present,
-        change=np.full(1, change, np.float32),
-        brain=ones(1)[0],
-        window=ones(1)[0],
-        settings=settings,
-    )
+    starts = Starts(image, noise, np.full(1, present, np.float32), ones(1), ones(1))
+    ours = sample(shaken, starts, np.zeros(1, int), np.full(1, change, np.float32), settings, batch=1)
     theirs = transcription(shaken, image, noise, level=level, scale=scale, target=present + change)
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
     still = transcription(shaken, image, noise, level=level, scale=0.0, target=present + change)

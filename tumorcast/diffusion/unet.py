@@ -71,6 +71,12 @@ class _Encoder(nn.Module):
             return self._res(self.width, self.width, Upsample(self.width, learned=False))
         return Upsample(self.width, learned=True)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the convolutions, and so of the maps between them."""
+        found: torch.dtype = next(self.input_blocks.parameters()).dtype
+        return found
+
     def embed(self, t: Tensor, classes: Tensor | None) -> Tensor:
         """(N, E) embedding of diffusion times (N,) and, where the network is conditioned, classes (N,)."""
         dtype = next(self.time_embed.parameters()).dtype
@@ -122,7 +128,8 @@ class EncoderRegressor(_Encoder):
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch)
         pool = AttentionPool(self.side, self.width, arch.head_channels, arch.out_channels)
-        self.out = nn.Sequential(norm(self.width), nn.SiLU(), pool)
+        activation = [nn.SiLU()] if arch.pool_activation else []
+        self.out = nn.Sequential(norm(self.width), *activation, pool)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """One row of outputs an image."""

@@ -1,15 +1,23 @@
-"""A model set: the denoiser, the guiding regressor and the segmenter that belong together, read from RUN folders."""
+"""A model set: the denoiser, the guiding regressor and the segmenter that belong together, as torch modules.
+
+They are read from RUN folders, or from an engine bundle.
+"""
 
 import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 from tumorcast.config import NetworkKind
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
+from tumorcast.engines.bundle import Bundle
+from tumorcast.engines.engine import ModelInfo
 from tumorcast.errors import InputError
-from tumorcast.training.networks import TrainedNetwork, load_network
+from tumorcast.training.networks import TrainedNetwork, build, load_network
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 
 log = logging.getLogger(__name__)
@@ -19,19 +27,13 @@ REGRESSORS = (NetworkKind.DENSE_REGRESSOR, NetworkKind.ATTENTION_POOL_REGRESSOR)
 
 @dataclass(frozen=True)
 class ModelSet:
-    """Networks for the same images.
-
-    noise_levels: diffusion times that denoiser and regressor both know. judge: which network reads the sizes off the
-    generated slices. sha256: one sum over all weights and descriptions.
-    """
+    """Networks for the same images. entries: what each is, by "denoiser", "regressor" and "segmenter"."""
 
     denoiser: UNet
     regressor: SizeRegressor
     segmenter: DenseRegressor
-    info: RunInfo
-    noise_levels: int
-    judge: NetworkKind
-    sha256: str
+    info: ModelInfo
+    entries: dict[str, RunInfo]
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
@@ -66,15 +68,37 @@ def load_model_set(folders: list[Path]) -> ModelSet:
         )
     assert isinstance(denoiser.module, UNet)
     assert isinstance(regressor.module, DenseRegressor | AttentionPoolRegressor)
-    return ModelSet(
-        denoiser=denoiser.module,
-        regressor=regressor.module,
-        segmenter=segmenter,
-        info=denoiser.info,
+    info = ModelInfo(
+        contrasts=denoiser.info.contrasts,
+        image_size=denoiser.info.architecture.image_size,
         noise_levels=min(denoiser.info.noise_levels, regressor.info.noise_levels),
         judge=judge.info.kind,
         sha256=_hash(networks),
     )
+    entries = {"denoiser": denoiser.info, "regressor": regressor.info, "segmenter": judge.info}
+    return ModelSet(denoiser.module, regressor.module, segmenter, info, entries)
+
+
+def load_bundle(bundle: Bundle) -> ModelSet:
+    """The torch networks of a bundle. Raises InputError if its weights do not fit its manifest."""
+    manifest = bundle.manifest
+    try:
+        state = load_file(bundle.weights)
+        modules = {name: build(entry.kind, entry.architecture) for name, entry in manifest.networks.items()}
+        for name, module in modules.items():
+            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            module.load_state_dict({key: value.float() for key, value in own.items()})
+            module.eval().requires_grad_(False)
+    except (OSError, SafetensorError, RuntimeError) as fault:
+        raise InputError(f"{bundle.weights}: not the networks of its manifest ({fault}); export it again") from None
+    denoiser, regressor, segmenter = (modules[name] for name in ("denoiser", "regressor", "segmenter"))
+    assert isinstance(denoiser, UNet) and isinstance(segmenter, DenseRegressor)
+    assert isinstance(regressor, DenseRegressor | AttentionPoolRegressor)
+    entries = {
+        name: RunInfo(entry.kind, entry.architecture, manifest.contrasts, entry.noise_levels, entry.provenance)
+        for name, entry in manifest.networks.items()
+    }
+    return ModelSet(denoiser, regressor, segmenter, bundle.info, entries)
 
 
 def _only(networks: list[TrainedNetwork], kinds: tuple[NetworkKind, ...], folders: list[Path]) -> TrainedNetwork:

@@ -1,23 +1,20 @@
 """The reference engine: the networks in torch, the regressor's gradient by autograd."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tumorcast.diffusion.guidance import move, noise_of, predict, steer
+from tumorcast.config import Provider
 from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
-from tumorcast.diffusion.unet import UNet
+from tumorcast.diffusion.sampler import Array
+from tumorcast.engines.graphs import TUMOUR_CLASS
 from tumorcast.engines.model import ModelSet
 from tumorcast.errors import EngineError
-
-Array = npt.NDArray[np.float32]
-TUMOUR_CLASS = 1
+from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
 
 
 def open_device(name: str) -> torch.device:
@@ -47,38 +44,51 @@ def flushed_denormals() -> Iterator[None]:
 class TorchEngine:
     """Encode, guide and segment with networks held on one device."""
 
-    def __init__(
-        self, denoiser: UNet, regressor: SizeRegressor, segmenter: DenseRegressor, device: str = "cpu"
-    ) -> None:
-        self.device = open_device(device)
-        self.denoiser = denoiser.to(self.device)
-        self.regressor = regressor.to(self.device)
-        self.segmenter = segmenter.to(self.device)
+    provider = Provider.TORCH
 
-    @classmethod
-    def of(cls, model: ModelSet, device: str = "cpu") -> Self:
-        """The engine of a loaded model set."""
-        return cls(model.denoiser, model.regressor, model.segmenter, device)
+    def __init__(self, model: ModelSet, device: str = "cpu") -> None:
+        self.info = model.info
+        self._device = open_device(device)
+        self.device = str(self._device)
+        self.denoiser = model.denoiser.to(self._device)
+        self.regressor = model.regressor.to(self._device)
+        self.segmenter = model.segmenter.to(self._device)
 
     @flushed_denormals()
     @torch.no_grad()
-    def encode_step(self, x: Array, step: Step, *, clamp: bool) -> Array:
-        """(N, C, H, W) at the next, higher noise level, unguided."""
-        x0, eps = self._denoise(self._put(x), step, clamp=clamp)
-        return move(x0, eps, step.abar_next).cpu().numpy()
+    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+        """(N, C, H, W) at the next noise level, unguided, and ε."""
+        noisy = self._put(x)
+        x0, eps = self._denoise(noisy, step, clamp=clamp)
+        x0, blended = self._blended(noisy, step, x0, eps, last)
+        return move(x0, blended, level_of(step.abar_next)).cpu().numpy(), eps.cpu().numpy()
 
     @flushed_denormals()
     @torch.no_grad()
     def guided_step(
-        self, x: Array, step: Step, law: GuidanceLaw, target: Array, *, brain: Array, window: Array
-    ) -> Array:
-        """(N, C, H, W) at the next, lower noise level; target (N,), brain and window (N, H, W)."""
+        self,
+        x: Array,
+        step: Step,
+        law: GuidanceLaw,
+        target: Array,
+        *,
+        brain: Array,
+        window: Array,
+        last: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """(N, C, H, W) at the next, lower noise level, and ε; target (N,), brain and window (N, H, W)."""
         noisy = self._put(x)
         x0, eps = self._denoise(noisy, step, clamp=True)
         size, gradient = self._size_and_gradient(noisy, step.t, self._put(brain))
-        missing, w = self._put(target) - size, self._put(window)[:, None]
-        x0, eps = steer(law, noisy, x0, eps, missing=missing, g=gradient, w=w, abar=step.abar)
-        return move(x0, eps, step.abar_next).cpu().numpy()
+        x0, steered = steer(
+            *self._blended(noisy, step, x0, eps, last),
+            missing=self._put(target) - size,
+            gradient=gradient,
+            window=self._put(window)[:, None],
+            level=level_of(step.abar),
+            strength=Strength(*law.strength),
+        )
+        return move(x0, steered, level_of(step.abar_next)).cpu().numpy(), eps.cpu().numpy()
 
     @torch.no_grad()
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
@@ -95,13 +105,18 @@ class TorchEngine:
 
     def _denoise(self, x: Tensor, step: Step, *, clamp: bool) -> tuple[Tensor, Tensor]:
         """(x0, eps); a clamp keeps x0 in [-1, 1] and derives eps again."""
-        times = self._times(x, step.t)
+        times, level = self._times(x, step.t), level_of(step.abar)
         eps = self.denoiser(x, times, torch.full_like(times, TUMOUR_CLASS))[:, : x.shape[1]]
-        x0 = predict(x, eps, step.abar)
+        x0 = predict(x, eps, level)
         if clamp:
             x0 = x0.clamp(-1.0, 1.0)
-            eps = noise_of(x, x0, step.abar)
+            eps = noise_of(x, x0, level)
         return x0, eps
+
+    def _blended(self, x: Tensor, step: Step, x0: Tensor, eps: Tensor, last: Array | None) -> tuple[Tensor, Tensor]:
+        if last is None or step.blend == 0:
+            return x0, eps
+        return extrapolate(x, eps, self._put(last), step.blend, level_of(step.abar))
 
     def _size_and_gradient(self, x: Tensor, t: int, brain: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -111,7 +126,12 @@ class TorchEngine:
         return size.detach(), gradient
 
     def _times(self, x: Tensor, t: int) -> Tensor:
-        return torch.full((len(x),), t, dtype=torch.long, device=self.device)
+        return torch.full((len(x),), t, dtype=torch.long, device=self._device)
 
     def _put(self, values: Array) -> Tensor:
-        return torch.from_numpy(np.array(values, dtype=np.float32)).to(self.device)  # a copy: views may be read-only
+        return torch.from_numpy(np.array(values, dtype=np.float32)).to(self._device)  # a copy: views may be read-only
+
+
+def level_of(abar: float) -> Level:
+    """The level of ᾱ, in float64."""
+    return Level(math.sqrt(abar), math.sqrt(1 - abar))

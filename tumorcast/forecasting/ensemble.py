@@ -1,7 +1,6 @@
-"""One unit: an ensemble of follow-ups of one slice, reduced to its maps."""
+"""Ensembles of follow-ups of one or more slices, reduced to their maps."""
 
 import math
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,55 +9,72 @@ from scipy.ndimage import distance_transform_edt
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
-from tumorcast.diffusion.sampler import StepEngine, sample
+from tumorcast.diffusion.sampler import Starts, sample
+from tumorcast.engines.engine import Engine
 from tumorcast.forecasting.plan import Unit, member_noise
 from tumorcast.forecasting.targets import PatientTargets
 
 Array = npt.NDArray[np.float32]
+Changes = npt.NDArray[np.float64]
 
 
-class Engine(StepEngine, Protocol):
-    """A step engine that can also segment the images it made."""
+def units_together(units: list[Unit], settings: ForecastSettings) -> list[list[Unit]]:
+    """Slices of a patient that are sampled together: as many as fill a batch with their members."""
+    count = max(1, settings.batch // settings.members)
+    return [units[start : start + count] for start in range(0, len(units), count)]
 
-    def segment(self, images: Array) -> Array:
-        """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
 
-
-def forecast_unit(
-    unit: Unit, cohort: Cohort, targets: PatientTargets, engine: Engine, settings: ForecastSettings
-) -> SliceForecast:
-    """Sample every member of a slice and reduce them."""
-    present = cohort.slice(unit.patient_id, unit.session_id, unit.index)
-    change = targets.change_of(present.brain_fraction)
-    members = _sample_members(unit, present, change, engine, settings)
-    return _reduce(present, members, change, engine, settings)
+def forecast_units(
+    units: list[Unit], cohort: Cohort, targets: PatientTargets, engine: Engine, settings: ForecastSettings
+) -> list[SliceForecast]:
+    """Sample every member of these slices together and reduce each slice's."""
+    slices = [cohort.slice(unit.patient_id, unit.session_id, unit.index) for unit in units]
+    changes = [targets.change_of(present.brain_fraction) for present in slices]
+    members = _sample_members(units, slices, changes, engine, settings)
+    return [
+        _reduce(present, own, change, engine, settings)
+        for present, own, change in zip(slices, members, changes, strict=True)
+    ]
 
 
 def _sample_members(
-    unit: Unit, present: CohortSlice, change: npt.NDArray[np.float64], engine: Engine, settings: ForecastSettings
-) -> Array:
-    """(M, C, H, W), in batches of a fixed size."""
-    brain = present.brain.astype(np.float32)
-    window = guidance_window(
-        present.labels > 0, settings.sampler.window_mm, float(np.linalg.norm(present.affine[:3, 0]))
+    units: list[Unit], slices: list[CohortSlice], changes: list[Changes], engine: Engine, settings: ForecastSettings
+) -> npt.NDArray[np.float32]:
+    """(slices, M, C, H, W). Members take the slice's encodings in turn, so member m is the same in any ensemble."""
+    encodings = encodings_of(changes[0], settings)
+    starts = _starts(units, slices, encodings, settings)
+    turns = np.arange(settings.members) % encodings
+    source = np.concatenate([k * encodings + turns for k in range(len(slices))])
+    change = np.concatenate(changes).astype(np.float32)
+    members = sample(engine, starts, source, change, settings.sampler, batch=settings.batch)
+    return members.reshape(len(slices), settings.members, *members.shape[1:])
+
+
+def encodings_of(change: Changes, settings: ForecastSettings) -> int:
+    """How many encodings a slice gets. Members that aim at one size differ by their noise alone: each has its own."""
+    shared = settings.sampler.encodings
+    return settings.members if shared is None or np.ptp(change) == 0 else min(shared, settings.members)
+
+
+def _starts(units: list[Unit], slices: list[CohortSlice], encodings: int, settings: ForecastSettings) -> Starts:
+    """Each slice as often as it is encoded."""
+    window_mm = settings.sampler.window_mm
+    windows = [
+        guidance_window(present.labels > 0, window_mm, float(np.linalg.norm(present.affine[:3, 0])))
+        for present in slices
+    ]
+    noise = [
+        member_noise(unit, k, settings.seed, present.image.shape)
+        for unit, present in zip(units, slices, strict=True)
+        for k in range(encodings)
+    ]
+    return Starts(
+        image=np.repeat(np.stack([present.image for present in slices]), encodings, axis=0),
+        noise=np.stack(noise),
+        present=np.repeat(np.array([present.brain_fraction for present in slices], np.float32), encodings),
+        brain=np.repeat(np.stack([present.brain for present in slices]).astype(np.float32), encodings, axis=0),
+        window=np.repeat(np.stack(windows), encodings, axis=0),
     )
-    batches = []
-    for start in range(0, settings.members, settings.batch):
-        block = range(start, min(start + settings.batch, settings.members))
-        noise = np.stack([member_noise(unit, m, settings.seed, present.image.shape) for m in block])
-        batches.append(
-            sample(
-                engine,
-                present.image,
-                noise,
-                present=present.brain_fraction,
-                change=change[block.start : block.stop].astype(np.float32),
-                brain=brain,
-                window=window,
-                settings=settings.sampler,
-            )
-        )
-    return np.concatenate(batches)
 
 
 def guidance_window(tumour: npt.NDArray[np.bool_], window_mm: float | None, pixel_mm: float) -> Array:

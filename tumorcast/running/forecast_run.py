@@ -12,10 +12,10 @@ from tumorcast.archive.maps import PatientForecast, merge, write_shard
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
-from tumorcast.engines.model import ModelSet, load_model_set
-from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.engines.engine import Engine, ModelInfo
+from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import InputError, UsageError
-from tumorcast.forecasting.ensemble import Engine, forecast_unit
+from tumorcast.forecasting.ensemble import forecast_units, units_together
 from tumorcast.forecasting.plan import Unit, plan_units
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.provenance import commit
@@ -32,9 +32,8 @@ class ForecastInputs:
     """The files a forecast is made from; growth is needed where a horizon is asked for."""
 
     cohort: Path
-    models: list[Path]
+    engine: EngineChoice
     growth: Path | None
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,17 @@ def forecast_cohort(
     report: Callable[[UnitsDone], None] = lambda _: None,
 ) -> list[PatientOutcome]:
     """Write the archive of forecasts to `out`, resuming what a stopped run left; returns how each patient fared."""
-    model = load_model_set(inputs.models)
+    engine = open_engine(inputs.engine)
     growth = read_growth(inputs.growth) if inputs.growth else None
     with Cohort.open(inputs.cohort) as cohort:
-        _check_fit_for(cohort, model, settings, inputs)
-        ledger = Ledger(out, _provenance(inputs, cohort, model, settings))
+        _check_fit_for(cohort, engine.info, settings, inputs)
+        ledger = Ledger(out, _provenance(inputs, cohort, engine, settings))
         before = ledger.completed()
         if before is not None:
             log.warning("%s: already complete with these settings and inputs; nothing to do", out)
             return before
         ledger.open()
-        run = _Run(cohort, TorchEngine.of(model, inputs.device), growth, settings, ledger, report)
+        run = _Run(cohort, engine, growth, settings, ledger, report)
         outcomes = run.all_patients()
         merge(out, run.finished, ledger.provenance | {"commit": commit()})
     ledger.close(outcomes)
@@ -71,12 +70,12 @@ def forecast_cohort(
     return outcomes
 
 
-def _check_fit_for(cohort: Cohort, model: ModelSet, settings: ForecastSettings, inputs: ForecastInputs) -> None:
+def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings, inputs: ForecastInputs) -> None:
     contrasts = tuple(str(contrast) for contrast in cohort.contrasts)
-    if (cohort.image_size, contrasts) != (model.info.architecture.image_size, model.info.contrasts):
+    if (cohort.image_size, contrasts) != (model.image_size, model.contrasts):
         raise InputError(
             f"{inputs.cohort}: {', '.join(contrasts)} at {cohort.image_size} px, but the model was trained on "
-            f"{', '.join(model.info.contrasts)} at {model.info.architecture.image_size} px; "
+            f"{', '.join(model.contrasts)} at {model.image_size} px; "
             "prepare the cohort to match, or train a model for it"
         )
     if settings.sampler.noise_level > model.noise_levels:
@@ -95,17 +94,17 @@ def _check_fit_for(cohort: Cohort, model: ModelSet, settings: ForecastSettings, 
         )
 
 
-def _provenance(inputs: ForecastInputs, cohort: Cohort, model: ModelSet, settings: ForecastSettings) -> dict[str, Any]:
+def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings: ForecastSettings) -> dict[str, Any]:
     return {
         "version": VERSION,
         "settings": settings.model_dump(mode="json"),
         "cohort_sha256": cohort.sha256,
         "growth_sha256": sha256_of(inputs.growth) if inputs.growth else None,
-        "model_sha256": model.sha256,
-        "contrasts": list(model.info.contrasts),
-        "engine": "torch",
-        "judge": str(model.judge),
-        "device": inputs.device,
+        "model_sha256": engine.info.sha256,
+        "contrasts": list(engine.info.contrasts),
+        "engine": str(engine.provider),
+        "judge": str(engine.info.judge),
+        "device": engine.device,
     }
 
 
@@ -144,9 +143,9 @@ class _Run:
             return PatientOutcome(patient_id, Status.SKIPPED, "the last scan has no slice with a tumour mask")
         last = self.cohort.sessions(patient_id)[-1]
         targets = self._targets(patient_id, last.day)
-        for unit in units:
-            self._unit(unit, targets)
-            self.done += 1
+        for together in units_together(units, self.settings):
+            self._units(together, targets)
+            self.done += len(together)
             self.report(UnitsDone(self.done, self.total))
         horizon = self.settings.horizon_days
         summary = PatientForecast(
@@ -168,7 +167,11 @@ class _Run:
             raise InputError(f"{patient_id}: not in the growth file; fit this cohort, or give --relative-change")
         return PatientTargets.drawn(self.growth.forecast(patient_id), day, self.settings)
 
-    def _unit(self, unit: Unit, targets: PatientTargets) -> None:
-        if not self.ledger.is_done(unit):
-            forecast = forecast_unit(unit, self.cohort, targets, self.engine, self.settings)
-            write_shard(self.ledger.shard(unit), forecast, self.ledger.provenance)
+    def _units(self, units: list[Unit], targets: PatientTargets) -> None:
+        """Forecast slices that share their batches; all of them again if one is missing, so that batches stay alike."""
+        if all(self.ledger.is_done(unit) for unit in units):
+            return
+        forecasts = forecast_units(units, self.cohort, targets, self.engine, self.settings)
+        for unit, forecast in zip(units, forecasts, strict=True):
+            if not self.ledger.is_done(unit):
+                write_shard(self.ledger.shard(unit), forecast, self.ledger.provenance)

@@ -1,0 +1,151 @@
+"""An engine bundle on disk: what `tumorcast-export` makes and an engine opens. No torch is needed to read it.
+
+BUNDLE/
+  manifest.json         what the networks are, for which images, how well the graphs match the reference, all sums
+  weights.safetensors   every weight once, as "denoiser.…", "regressor.…", "segmenter.…"; the graphs refer to it
+  encode.onnx, guided.onnx, size.onnx, segment.onnx
+"""
+
+import hashlib
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+
+from tumorcast.config import Architecture, NetworkKind, Precision, Settings
+from tumorcast.durable import sha256_of
+from tumorcast.engines.engine import ModelInfo
+from tumorcast.errors import InputError
+
+MANIFEST_FILE, WEIGHTS_FILE = "manifest.json", "weights.safetensors"
+FORMAT_VERSION = 1
+
+
+class Graph(StrEnum):
+    """The graphs of a bundle."""
+
+    ENCODE = "encode"
+    GUIDED = "guided"
+    SIZE = "size"
+    SEGMENT = "segment"
+
+    @property
+    def file(self) -> str:
+        """The name of its file in the bundle."""
+        return f"{self}.onnx"
+
+
+class NetworkEntry(Settings):
+    """One network of the bundle, as its run.json told it."""
+
+    kind: NetworkKind
+    architecture: Architecture
+    noise_levels: int
+    provenance: dict[str, Any]
+
+
+class Schedule(Settings):
+    """The diffusion schedule that the networks were trained for (β linear from first to last)."""
+
+    steps: int = 1000
+    beta_first: float = 1e-4
+    beta_last: float = 0.02
+
+
+class TensorParity(Settings):
+    """The largest difference of one output from the torch reference, where it was, and what is allowed."""
+
+    difference: float = Field(ge=0)
+    limit: float = Field(gt=0)
+    where: str
+
+
+class Manifest(Settings):
+    """What is in a bundle.
+
+    sha256: of every file beside the manifest. activation_bytes: memory that one image needs in a graph beside the
+    weights. parity: by "graph.output", as measured by `checked_with` (provider, version).
+    """
+
+    format_version: int = FORMAT_VERSION
+    contrasts: tuple[str, ...]
+    intensities: str = "percentiles .5 to 99.5 of the brain mapped to [-1, 1], background -1 (`tumorcast prepare`)"
+    schedule: Schedule = Schedule()
+    networks: dict[str, NetworkEntry]
+    judge: NetworkKind
+    precision: Precision
+    opset: int
+    max_batch: int = Field(ge=1)
+    sha256: dict[str, str]
+    activation_bytes: dict[str, int]
+    versions: dict[str, str | None]
+    commit: str | None = None
+    checked_with: str = ""
+    parity: dict[str, TensorParity] = Field(default_factory=dict)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether `folder` holds a bundle."""
+    return (folder / MANIFEST_FILE).is_file()
+
+
+class Bundle:
+    """An opened bundle: its folder and its manifest."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read the manifest and compare every file with its sum.
+
+        Raises InputError if the manifest is missing or of another version, or a file is missing or changed.
+        """
+        manifest = read_manifest(folder)
+        for name, digest in manifest.sha256.items():
+            path = folder / name
+            if not path.is_file():
+                raise InputError(f"{path}: missing; copy the bundle whole, or export it again")
+            if sha256_of(path) != digest:
+                raise InputError(f"{path}: not the file that {MANIFEST_FILE} tells of; export the bundle again")
+        return cls(folder, manifest)
+
+    def graph(self, graph: Graph) -> Path:
+        """The file of a graph."""
+        return self.folder / graph.file
+
+    @property
+    def weights(self) -> Path:
+        """The file of all weights."""
+        return self.folder / WEIGHTS_FILE
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the networks are for; the sum is over graphs and weights."""
+        told = self.manifest
+        sums = "\n".join(f"{name} {digest}" for name, digest in sorted(told.sha256.items()))
+        return ModelInfo(
+            contrasts=told.contrasts,
+            image_size=told.networks["denoiser"].architecture.image_size,
+            noise_levels=min(told.networks[name].noise_levels for name in ("denoiser", "regressor")),
+            judge=told.judge,
+            sha256=hashlib.sha256(sums.encode()).hexdigest(),
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle. Raises InputError if it is missing or not of this version."""
+    path = folder / MANIFEST_FILE
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{path}: not found; give a folder made by `tumorcast-export`") from None
+    except (ValidationError, ValueError) as fault:
+        reason = str(fault).splitlines()[-1].strip() if not isinstance(fault, ValidationError) else _first(fault)
+        raise InputError(f"{path}: not a manifest of this version ({reason}); export the bundle again") from None
+
+
+def _first(fault: ValidationError) -> str:
+    first = fault.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,0 +1,252 @@
+"""From trained networks to a bundle: graphs traced by torch.export, weights stored once, and both checked.
+
+The graphs are ordinary ONNX without custom operators; their large constants lie in weights.safetensors, to which they
+refer as ONNX external data, so that encode and guided share the denoiser's.
+"""
+
+import copy
+import json
+import logging
+import shutil
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnx
+import onnx_ir.passes.common as ir_passes
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tumorcast.config import Precision
+from tumorcast.diffusion.unet import UNet
+from tumorcast.durable import sha256_of
+from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry
+from tumorcast.engines.graphs import EncodeGraph, GuidedGraph, SegmentGraph, SizeGraph, lower
+from tumorcast.engines.memory import activation_bytes
+from tumorcast.engines.model import ModelSet
+from tumorcast.errors import InputError, UsageError
+from tumorcast.provenance import commit
+from tumorcast.training.run_info import RunInfo
+from tumorcast.version import VERSION
+
+log = logging.getLogger(__name__)
+
+OPSETS = {Precision.FP32: 20, Precision.FP16: 20, Precision.BF16: 22}  # convolutions know bfloat16 from 22 on
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+EMBEDDED_UP_TO = 1024  # bytes of a constant that stays in the graph
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a bundle is made. max_batch: the largest batch that the graphs declare."""
+
+    precision: Precision = Precision.FP32
+    max_batch: int = 64
+
+
+def write_graphs(
+    model: ModelSet, out: Path, settings: ExportSettings, report: Callable[[str], None] = lambda _: None
+) -> Bundle:
+    """Write weights, graphs and a manifest without parity into `out`, which must not exist or be empty."""
+    out.mkdir(parents=True, exist_ok=True)
+    denoiser = lower(copy.deepcopy(model.denoiser), settings.precision)
+    networks: dict[str, nn.Module] = {
+        "denoiser": denoiser,
+        "regressor": model.regressor,
+        "segmenter": model.segmenter,
+    }
+    store = WeightStore.write(out / WEIGHTS_FILE, networks)
+    needs = {}
+    for graph, (module, example, dynamic) in _exported(model, denoiser, settings.max_batch).items():
+        report(graph)
+        proto = store.externalised(_trace(module, example, dynamic, settings))
+        onnx.save(proto, out / graph.file)
+        onnx.checker.check_model(str(out / graph.file))
+        needs[graph.value] = activation_bytes(proto)
+    manifest = _manifest(model, settings, out, needs)
+    (out / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return Bundle(out, manifest)
+
+
+Example = dict[str, Tensor]
+Dynamic = dict[str, dict[int, torch.export.Dim]]
+
+
+def _exported(model: ModelSet, denoiser: UNet, max_batch: int) -> dict[Graph, tuple[nn.Module, Example, Dynamic]]:
+    """Each graph's module, example inputs, and which of their dimensions are the batch."""
+    arch = model.denoiser.arch
+    side, batch = arch.image_size, torch.export.Dim("N", min=1, max=max_batch)
+    rows = {name: torch.zeros(2, arch.in_channels, side, side) for name in ("x", "last")}
+    maps = {name: torch.ones(2, side, side) for name in ("brain", "window")}
+    levels = ("t", "signal", "noise", "signal_next", "noise_next", "blend")
+    scalars = {name: torch.tensor(0.5) for name in (*levels, "bound", "gain", "scale")}
+    steps = {name: scalars[name] for name in levels}
+    laws = {name: scalars[name] for name in ("gain", "scale")}
+
+    def entry(module: nn.Module, example: Example) -> tuple[nn.Module, Example, Dynamic]:
+        return module.eval(), example, {name: {0: batch} if part.ndim else {} for name, part in example.items()}
+
+    return {
+        Graph.ENCODE: entry(EncodeGraph(denoiser), rows | steps | {"bound": scalars["bound"]}),
+        Graph.GUIDED: entry(
+            GuidedGraph(denoiser, model.regressor), rows | {"target": torch.zeros(2)} | maps | steps | laws
+        ),
+        Graph.SIZE: entry(SizeGraph(model.regressor), {"x": rows["x"], "t": scalars["t"], "brain": maps["brain"]}),
+        Graph.SEGMENT: entry(SegmentGraph(model.segmenter), {"image": rows["x"]}),
+    }
+
+
+def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: ExportSettings) -> onnx.ModelProto:
+    """The graph with its constants inside, without the traces of this machine that the exporter leaves."""
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            kwargs=example,
+            dynamo=True,
+            opset_version=OPSETS[settings.precision],
+            dynamic_shapes=dynamic,
+            input_names=list(example),
+            output_names=list(module.OUTPUTS),  # type: ignore[arg-type]
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    ir_passes.ClearMetadataAndDocStringPass()(program.model)
+    ir_passes.DeduplicateInitializersPass()(program.model)
+    proto: onnx.ModelProto = program.model_proto
+    proto.producer_name, proto.producer_version = "tumorcast", VERSION
+    return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's own deprecations and remarks on packages that are not used are no news to a user."""
+    exporter = logging.getLogger("torch.onnx")
+    before = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(before)
+
+
+class WeightStore:
+    """weights.safetensors, and where in it each tensor lies. What half precision holds exactly is so stored."""
+
+    def __init__(self, entries: dict[str, tuple[str, int, int]]) -> None:
+        self.entries = entries
+
+    @classmethod
+    def write(cls, path: Path, networks: dict[str, nn.Module]) -> "WeightStore":
+        """Write the parameters of `networks`, named "network.parameter"."""
+        tensors = {
+            f"{name}.{key}": compact(value.detach())
+            for name, network in networks.items()
+            for key, value in network.state_dict().items()
+        }
+        save_file(tensors, path)
+        return cls(_places(path))
+
+    def externalised(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """The graph with every stored constant referring to the file; half-precision ones are widened by a Cast."""
+        casts = []
+        for constant in proto.graph.initializer:
+            if constant.name not in self.entries or len(constant.raw_data) <= EMBEDDED_UP_TO:
+                continue
+            stored, offset, length = self.entries[constant.name]
+            if stored == "F16" and constant.data_type == onnx.TensorProto.FLOAT:
+                name, constant.name = constant.name, f"{constant.name}.half"
+                constant.data_type = onnx.TensorProto.FLOAT16
+                casts.append(onnx.helper.make_node("Cast", [constant.name], [name], to=onnx.TensorProto.FLOAT))
+            constant.ClearField("raw_data")
+            constant.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
+                constant.external_data.add(key=key, value=str(value))
+        nodes = [*casts, *proto.graph.node]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
+        return proto
+
+
+def compact(value: Tensor) -> Tensor:
+    """`value` in half precision where that loses nothing.
+
+    >>> compact(torch.tensor([0.5])).dtype, compact(torch.tensor([0.1])).dtype
+    (torch.float16, torch.float32)
+    """
+    value = value.contiguous()
+    half = value.half()
+    return half if value.dtype == torch.float32 and torch.equal(half.float(), value) else value.clone()
+
+
+def _places(path: Path) -> dict[str, tuple[str, int, int]]:
+    """Each tensor's type, offset in the file and length in bytes, from the header of a safetensors file."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    start = 8 + size
+    return {
+        name: (entry["dtype"], start + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _manifest(model: ModelSet, settings: ExportSettings, out: Path, needs: dict[str, int]) -> Manifest:
+    return Manifest(
+        contrasts=model.info.contrasts,
+        networks={name: _entry(info) for name, info in model.entries.items()},
+        judge=model.info.judge,
+        precision=settings.precision,
+        opset=OPSETS[settings.precision],
+        max_batch=settings.max_batch,
+        sha256={path.name: sha256_of(path) for path in sorted(out.iterdir())},
+        activation_bytes=needs,
+        versions={"tumorcast": VERSION} | {name: _installed(name) for name in PACKAGES},
+        commit=commit(),
+    )
+
+
+def _entry(info: RunInfo) -> NetworkEntry:
+    return NetworkEntry(
+        kind=info.kind,
+        architecture=info.architecture,
+        noise_levels=info.noise_levels,
+        provenance=info.provenance,
+    )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A sibling folder to write to, which becomes `out` when the block ends without an error and else is removed.
+
+    Raises UsageError if `out` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists already; give --out a new folder")
+    sibling = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(sibling, ignore_errors=True)
+    try:
+        sibling.mkdir(parents=True)
+        yield sibling
+        if out.is_dir():
+            out.rmdir()
+        sibling.rename(out)
+    except OSError as fault:
+        raise InputError(f"{out}: not written ({fault}); give an output in a writable folder") from None
+    finally:
+        shutil.rmtree(sibling, ignore_errors=True)

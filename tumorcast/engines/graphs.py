@@ -1,0 +1,146 @@
+"""What is exported, as torch modules of plain operations: a step up, a guided step down, the size, and the segmenter.
+
+The names of the arguments and of OUTPUTS are those of the ONNX graphs. A noise level comes as √ᾱ ("signal") and
+√(1 - ᾱ) ("noise"), scalars computed in float64 on the host.
+"""
+
+from typing import assert_never
+
+import torch
+from torch import Tensor, nn
+
+from tumorcast.config import Precision
+from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
+from tumorcast.diffusion.reverse import size_and_gradient, through_unet
+from tumorcast.diffusion.unet import UNet
+from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
+
+TUMOUR_CLASS = 1
+
+
+def lower(denoiser: UNet, precision: Precision) -> UNet:
+    """The denoiser with convolutions and attention in `precision`; norms, softmax and embeddings stay in float32."""
+    match precision:
+        case Precision.FP32:
+            return denoiser
+        case Precision.FP16:
+            dtype = torch.float16
+        case Precision.BF16:
+            dtype = torch.bfloat16
+        case _:
+            assert_never(precision)
+    for module in denoiser.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv1d):
+            module.to(dtype)
+    return denoiser
+
+
+def clean_and_noise(denoiser: UNet, x: Tensor, t: Tensor, level: Level, bound: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The clean image that the denoiser sees in x at time t, held within ±bound, and the noise that fits it."""
+    times = t.expand(x.shape[0])
+    classes = torch.full_like(times, TUMOUR_CLASS, dtype=torch.long)
+    answer, _ = through_unet(denoiser, x.to(denoiser.dtype), times, classes)
+    x0 = predict(x, answer[:, : x.shape[1]].to(x.dtype), level)
+    x0 = torch.maximum(torch.minimum(x0, torch.as_tensor(bound)), -torch.as_tensor(bound))
+    return x0, noise_of(x, x0, level)
+
+
+class EncodeGraph(nn.Module):
+    """One unguided step to another noise level (Song et al. 2021, eq. 12)."""
+
+    OUTPUTS = ("x_next", "eps")
+
+    def __init__(self, denoiser: UNet) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(
+        self,
+        x: Tensor,
+        last: Tensor,
+        t: Tensor,
+        signal: Tensor,
+        noise: Tensor,
+        signal_next: Tensor,
+        noise_next: Tensor,
+        blend: Tensor,
+        bound: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """x (N, C, H, W) to the next level, and its noise ε; `last` is that of the step before. Others are scalars."""
+        level = Level(signal, noise)
+        _, eps = clean_and_noise(self.denoiser, x, t, level, bound)
+        x0, blended = extrapolate(x, eps, last, blend, level)
+        return move(x0, blended, Level(signal_next, noise_next)), eps
+
+
+class GuidedGraph(nn.Module):
+    """One step down under both guidance laws, of which either strength may be zero; the gradient is inside."""
+
+    OUTPUTS = ("x_next", "eps", "size")
+
+    def __init__(self, denoiser: UNet, regressor: SizeRegressor) -> None:
+        super().__init__()
+        self.denoiser, self.regressor = denoiser, regressor
+
+    def forward(
+        self,
+        x: Tensor,
+        last: Tensor,
+        target: Tensor,
+        brain: Tensor,
+        window: Tensor,
+        t: Tensor,
+        signal: Tensor,
+        noise: Tensor,
+        signal_next: Tensor,
+        noise_next: Tensor,
+        blend: Tensor,
+        gain: Tensor,
+        scale: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, C, H, W) to the next level, its noise ε before guidance, and R(x, t) (N,).
+
+        last: ε of the step before. target: (N,). brain, window: (N, H, W). Others are scalars.
+        """
+        level = Level(signal, noise)
+        _, eps = clean_and_noise(self.denoiser, x, t, level, 1.0)
+        size, gradient = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
+        x0, steered = steer(
+            *extrapolate(x, eps, last, blend, level),
+            missing=target - size,
+            gradient=gradient,
+            window=window[:, None],
+            level=level,
+            strength=Strength(gain, scale),
+        )
+        return move(x0, steered, Level(signal_next, noise_next)), eps, size
+
+
+class SizeGraph(nn.Module):
+    """R(x, t) alone."""
+
+    OUTPUTS = ("size",)
+
+    def __init__(self, regressor: SizeRegressor) -> None:
+        super().__init__()
+        self.regressor = regressor
+
+    def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:
+        """(N,) for x (N, C, H, W) and brain (N, H, W)."""
+        size, _ = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
+        return size
+
+
+class SegmentGraph(nn.Module):
+    """The probability of tumour in clean images."""
+
+    OUTPUTS = ("probability",)
+
+    def __init__(self, segmenter: DenseRegressor) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, H, W) for images (N, C, H, W)."""
+        logits, _ = through_unet(self.segmenter, image, torch.zeros(image.shape[0]))
+        return torch.sigmoid(logits[:, 0])

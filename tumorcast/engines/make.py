@@ -1,0 +1,103 @@
+"""Make, check and build bundles: nothing is left behind that does not match the torch reference."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tumorcast.config import Provider
+from tumorcast.data.cohort import Cohort
+from tumorcast.engines import parity
+from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Graph, Manifest, TensorParity
+from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
+from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
+from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.providers import onnxruntime
+from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.errors import InputError
+
+Progress = Callable[[int, int], None]
+CHECKED_ROWS = 2  # slices of a cohort that parity looks at
+
+
+def make_bundle(
+    models: list[Path], out: Path, settings: ExportSettings, cohort: Path | None, report: Progress = lambda *_: None
+) -> Manifest:
+    """Export the networks in these RUN folders to the new folder `out`, which is there only if the graphs match.
+
+    Raises EngineError if they do not.
+    """
+    model = load_model_set(models)
+    inputs = parity_inputs(model, cohort)
+    with whole_folder(out) as folder:
+        bundle = write_graphs(model, folder, settings)
+        found, checked_with = measure(bundle, model, inputs, Provider.CPU, report)
+        parity.check(found, str(out))
+        manifest = bundle.manifest.model_copy(update={"parity": found, "checked_with": checked_with})
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def check_bundle(
+    folder: Path, cohort: Path | None, provider: Provider, device: int = 0, report: Progress = lambda *_: None
+) -> dict[str, TensorParity]:
+    """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much."""
+    bundle = Bundle.open(folder)
+    model = load_bundle(bundle)
+    found, _ = measure(bundle, model, parity_inputs(model, cohort), provider, report, device=device)
+    parity.check(found, str(folder))
+    return found
+
+
+def measure(
+    bundle: Bundle,
+    model: ModelSet,
+    inputs: list[parity.Inputs],
+    provider: Provider,
+    report: Progress,
+    *,
+    device: int = 0,
+) -> tuple[dict[str, TensorParity], str]:
+    """The differences from the torch reference, and what was compared with it."""
+    engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS)
+    found = parity.compare(engine, TorchEngine(model), bundle.manifest.precision, inputs, report)
+    return found, f"onnxruntime {onnxruntime().__version__}, {engine.device}"
+
+
+def parity_inputs(model: ModelSet, cohort: Path | None) -> list[parity.Inputs]:
+    """Noise, and slices: a cohort's with most tumour, or phantoms. Raises InputError if the cohort does not fit."""
+    channels, side = len(model.info.contrasts), model.info.image_size
+    slices = parity.phantom(channels, side) if cohort is None else _of_cohort(cohort, model)
+    return [slices, parity.noise(channels, side)]
+
+
+def _of_cohort(path: Path, model: ModelSet) -> parity.Inputs:
+    with Cohort.open(path) as cohort:
+        contrasts = tuple(str(contrast) for contrast in cohort.contrasts)
+        if (contrasts, cohort.image_size) != (model.info.contrasts, model.info.image_size):
+            raise InputError(
+                f"{path}: {', '.join(contrasts)} at {cohort.image_size} px, but the networks take "
+                f"{', '.join(model.info.contrasts)} at {model.info.image_size} px; give --cohort one that fits"
+            )
+        found = []
+        for patient in cohort.patient_ids():
+            last = cohort.sessions(patient)[-1]
+            if last.n_slices:
+                found.append(cohort.slice(patient, last.id, int(np.argmax(last.area_mm2))))
+            if len(found) == CHECKED_ROWS:
+                break
+    if not found:
+        raise InputError(f"{path}: holds no slices; give --cohort one with slices, or leave it out")
+    return parity.Inputs(
+        "cohort", np.stack([part.image for part in found]), np.stack([part.brain for part in found]).astype(np.float32)
+    )
+
+
+def build_tensorrt(folder: Path, device: int, cache: Path | None, report: Progress = lambda *_: None) -> str:
+    """Build TensorRT's engines ahead, into the cache that forecasts look in; returns the device they are for."""
+    engine = OnnxEngine(Bundle.open(folder), Provider.TENSORRT, device=device, cache=cache)
+    for done, graph in enumerate(Graph):
+        report(done, len(Graph))
+        engine.open(graph)
+    report(len(Graph), len(Graph))
+    return engine.device

@@ -1,0 +1,248 @@
+"""The engine for users: the graphs of a bundle in ONNX Runtime, on CPU, CUDA or TensorRT.
+
+What no GPU has run is listed in docs/engines.md.
+"""
+
+import logging
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tumorcast.config import Provider
+from tumorcast.diffusion.plan import GuidanceLaw, Step
+from tumorcast.diffusion.sampler import Array
+from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.providers import ORT_NAMES, Target, onnxruntime, provider_list, row_shapes
+from tumorcast.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+UNBOUNDED = 1e30  # a bound that holds nothing back
+MEMORY_SHARE = 0.8  # of the free device memory that activations may take
+OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed", "bfcarena", "bad_alloc")
+Feeds = dict[str, np.ndarray[Any, Any]]
+
+
+class OnnxEngine:
+    """Encode, guide and segment with the graphs of a bundle.
+
+    Graphs are opened when they are first needed. rows: how many images a call of the graph takes; more are cut into
+    such blocks. On a GPU it is what fits its memory, and halves when that runs out.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        provider: Provider = Provider.CPU,
+        *,
+        device: int = 0,
+        rows: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.bundle, self.info, self.provider = bundle, bundle.info, provider
+        wanted = min(rows or bundle.manifest.max_batch, bundle.manifest.max_batch)
+        target = Target.find(provider, device, wanted)
+        self.target = Target(provider, target.gpu, rows_that_fit(bundle, target))
+        self.device = target.device
+        self.cache = cache or bundle.folder / "tensorrt"
+        self._graphs: dict[Graph, _Session] = {}
+        # ONNX Runtime flushes denormal numbers in the thread that opens a session: it gets a thread of its own.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxruntime")
+
+    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+        """(N, C, H, W) at the next noise level, unguided, and ε."""
+        scalars = _scalars(step, last) | {"bound": 1.0 if clamp else UNBOUNDED}
+        x_next, eps = self._run(Graph.ENCODE, {"x": x, "last": _or_zeros(last, x)}, scalars)
+        return x_next, eps
+
+    def guided_step(
+        self,
+        x: Array,
+        step: Step,
+        law: GuidanceLaw,
+        target: Array,
+        *,
+        brain: Array,
+        window: Array,
+        last: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """(N, C, H, W) at the next, lower noise level, and ε; target (N,), brain and window (N, H, W)."""
+        gain, scale = law.strength
+        rows = {"x": x, "last": _or_zeros(last, x), "target": target, "brain": brain, "window": window}
+        x_next, eps, _ = self._run(Graph.GUIDED, rows, _scalars(step, last) | {"gain": gain, "scale": scale})
+        return x_next, eps
+
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+        """(N,) R(x, t) of the guiding regressor."""
+        return self._run(Graph.SIZE, {"x": x, "brain": brain}, {"t": float(t)})[0]
+
+    def segment(self, images: Array) -> Array:
+        """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
+        return self._run(Graph.SEGMENT, {"image": images}, {})[0]
+
+    def open(self, graph: Graph) -> None:
+        """Open a graph ahead of its first use; with TensorRT this builds its engine, or finds it in the cache."""
+        self._thread.submit(self._session, graph).result()
+
+    def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
+        return self._thread.submit(self._blocks, graph, rows, scalars).result()
+
+    def _blocks(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
+        fixed = {name: np.asarray(value, np.float32) for name, value in scalars.items()}
+        count, done, parts = len(next(iter(rows.values()))), 0, []
+        while done < count:
+            block = {
+                name: np.asarray(value[done : done + self.target.rows], np.float32) for name, value in rows.items()
+            }
+            try:
+                parts.append(self._session(graph).run(block | fixed))
+            except Exception as fault:
+                if not ran_out_of_memory(fault):
+                    raise EngineError(f"{self.bundle.graph(graph)} on {self.device}: {first_line(fault)}") from fault
+                self._halve(fault)
+                continue
+            done += len(block[next(iter(block))])
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def _halve(self, fault: Exception) -> None:
+        """Fewer rows a call from now on. Raises EngineError if one row is too much."""
+        rows = self.target.rows
+        if rows == 1:
+            raise EngineError(
+                f"{self.device}: out of memory with one image of {self.info.image_size} px ({first_line(fault)}); "
+                "use a device with more memory, or --provider cpu"
+            ) from fault
+        log.warning("%s: out of memory with %d images a call; going on with %d", self.device, rows, rows // 2)
+        self._graphs.clear()  # their arenas, and profiles of the old batch
+        self.target = Target(self.provider, self.target.gpu, rows // 2)
+
+    def _session(self, graph: Graph) -> "_Session":
+        if graph not in self._graphs:
+            self._graphs[graph] = _Session(self.bundle, graph, self.target, self.cache)
+        return self._graphs[graph]
+
+
+class _Session:
+    """One graph in ONNX Runtime. On a GPU its inputs and outputs lie in fixed device memory, of a fixed batch."""
+
+    def __init__(self, bundle: Bundle, graph: Graph, target: Target, cache: Path) -> None:
+        self._session = open_session(bundle, graph, target, cache)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._row_names = tuple(row_shapes(bundle, graph))
+        self._target = target
+        self._bound: _Bound | None = None
+
+    def run(self, feeds: Feeds) -> list[Array]:
+        """The outputs, of as many rows as the inputs have."""
+        if self._target.gpu is None:
+            return list(self._session.run(self._outputs, feeds))
+        count = len(feeds[self._row_names[0]])
+        full = {
+            name: padded(part, self._target.rows) if name in self._row_names else part for name, part in feeds.items()
+        }
+        if self._bound is None:
+            self._bound = _Bound(self._session, full, self._outputs, "cuda", self._target.gpu.index)
+        return [output[:count] for output in self._bound.run(full)]
+
+
+class _Bound:
+    """Inputs and outputs at fixed addresses of a device, which CUDA graphs need, and which saves allocations."""
+
+    def __init__(self, session: Any, feeds: Feeds, outputs: list[str], device: str, index: int) -> None:
+        ort = onnxruntime()
+        self._session, self._outputs = session, outputs
+        self._binding = session.io_binding()
+        self._inputs = {name: ort.OrtValue.ortvalue_from_numpy(part, device, index) for name, part in feeds.items()}
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            self._binding.bind_output(name, device, index)
+
+    def run(self, feeds: Feeds) -> list[Array]:
+        """The outputs, copied to the host."""
+        for name, part in feeds.items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(part))
+        self._session.run_with_iobinding(self._binding)
+        return [np.array(value) for value in self._binding.copy_outputs_to_cpu()]
+
+
+def open_session(bundle: Bundle, graph: Graph, target: Target, cache: Path) -> Any:
+    """An InferenceSession. Raises EngineError if its first provider is not the one asked for."""
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    path = bundle.graph(graph)
+    try:
+        session = ort.InferenceSession(path, options, providers=provider_list(target, bundle, graph, cache))
+    except Exception as fault:
+        raise EngineError(f"{path}: cannot be opened on {target.device}: {first_line(fault)}") from fault
+    first = session.get_providers()[0]
+    if first != ORT_NAMES[target.provider]:
+        raise EngineError(
+            f"{path}: ONNX Runtime fell back to {first}, {target.provider} was asked for: its libraries or driver do "
+            "not fit this machine (`tumorcast doctor` tells more); mend them, or use --provider cpu"
+        )
+    return session
+
+
+def threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the cores this process may use.
+
+    ONNX Runtime reads neither: on a shared node it would take every core.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) > 0 else len(os.sched_getaffinity(0))
+
+
+def rows_that_fit(bundle: Bundle, target: Target) -> int:
+    """The rows asked for, or the power of two below that fits the free memory of the GPU."""
+    if target.gpu is None:
+        return target.rows
+    room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(Graph)
+    fitting = max(1, int(room / max(bundle.manifest.activation_bytes.values())))
+    return min(target.rows, 1 << (fitting.bit_length() - 1))
+
+
+def padded(part: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
+    """`part` with its last row repeated up to `rows`.
+
+    >>> padded(np.array([1, 2]), 4)
+    array([1, 2, 2, 2])
+    """
+    return np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)]) if len(part) < rows else part
+
+
+def ran_out_of_memory(fault: Exception) -> bool:
+    """Whether ONNX Runtime's words tell of memory.
+
+    >>> ran_out_of_memory(RuntimeError("CUDNN_STATUS_ALLOC_FAILED")), ran_out_of_memory(ValueError("bad shape"))
+    (True, False)
+    """
+    return any(words in str(fault).lower() for words in OUT_OF_MEMORY)
+
+
+def first_line(fault: Exception) -> str:
+    """The first line of what went wrong."""
+    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+
+
+def _or_zeros(last: Array | None, x: Array) -> Array:
+    return np.zeros_like(x) if last is None else last
+
+
+def _scalars(step: Step, last: Array | None) -> dict[str, float]:
+    """A step's time and blend, and its noise levels as √ᾱ and √(1 - ᾱ), in float64 until here."""
+    return {
+        "t": float(step.t),
+        "signal": math.sqrt(step.abar),
+        "noise": math.sqrt(1 - step.abar),
+        "signal_next": math.sqrt(step.abar_next),
+        "noise_next": math.sqrt(1 - step.abar_next),
+        "blend": 0.0 if last is None else step.blend,
+    }

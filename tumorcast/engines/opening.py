@@ -1,0 +1,68 @@
+"""Open the engine that the user asked for: a bundle in ONNX Runtime, or torch on networks or on a bundle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorcast.config import Provider
+from tumorcast.engines.bundle import Bundle, is_bundle
+from tumorcast.engines.engine import Engine
+from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.errors import UsageError
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What to open. provider: None is ONNX Runtime on the CPU for a bundle, and torch for networks.
+
+    device: cpu, cuda or cuda:1; None is the CPU, or the first GPU for a provider that needs one. rows: the largest
+    batch asked for. cache: where TensorRT's engines lie; None is a folder in the bundle.
+    """
+
+    models: tuple[Path, ...]
+    provider: Provider | None = None
+    device: str | None = None
+    rows: int | None = None
+    cache: Path | None = None
+
+
+def open_engine(choice: EngineChoice) -> Engine:
+    """The engine. Raises UsageError for what does not go together, EngineError for what is not here."""
+    bundles = [folder for folder in choice.models if is_bundle(folder)]
+    if bundles and len(choice.models) > 1:
+        raise UsageError(f"--model {bundles[0]}: a bundle holds all networks; give it alone")
+    if choice.provider is Provider.TORCH or not bundles:
+        return _torch(choice, bundles)
+    provider = choice.provider or Provider.CPU
+    return OnnxEngine(
+        Bundle.open(bundles[0]),
+        provider,
+        device=device_index(provider, choice.device),
+        rows=choice.rows,
+        cache=choice.cache,
+    )
+
+
+def _torch(choice: EngineChoice, bundles: list[Path]) -> Engine:
+    if choice.provider not in (None, Provider.TORCH):
+        raise UsageError(
+            f"--provider {choice.provider}: {choice.models[0]} holds no engine bundle; make one "
+            "(`tumorcast-export RUN --out BUNDLE`), or leave out --provider"
+        )
+    from tumorcast.engines.model import load_bundle, load_model_set
+    from tumorcast.engines.torch_engine import TorchEngine
+
+    model = load_bundle(Bundle.open(bundles[0])) if bundles else load_model_set(list(choice.models))
+    return TorchEngine(model, choice.device or "cpu")
+
+
+def device_index(provider: Provider, device: str | None) -> int:
+    """The GPU's number in "cuda:1"; 0 for the CPU.
+
+    >>> device_index(Provider.CUDA, "cuda:1"), device_index(Provider.TENSORRT, None), device_index(Provider.CPU, "cpu")
+    (1, 0, 0)
+    """
+    kind, _, number = (device or "").partition(":")
+    wanted = "cpu" if provider is Provider.CPU else "cuda"
+    if kind not in ("", wanted) or not (number or "0").isdecimal():
+        raise UsageError(f"--device {device}: --provider {provider} takes {wanted}{'' if wanted == 'cpu' else '[:N]'}")
+    return int(number or 0)

@@ -1,0 +1,110 @@
+"""Whether an engine gives what the torch reference gives, at every noise level, on slices and on noise."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tumorcast.config import Precision
+from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step
+from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.schedule import alpha_bars
+from tumorcast.engines.bundle import TensorParity
+from tumorcast.engines.engine import Engine
+from tumorcast.errors import EngineError
+
+# The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes
+# and the segmenter are held to float32 in any bundle.
+DENOISED = {Precision.FP32: 5e-5, Precision.FP16: 1e-2, Precision.BF16: 6e-2}
+LIMITS = {"size.size": 1e-5, "segment.probability": 1e-4}
+LEAST_SCALE = 0.01  # no tensor counts as smaller: sizes are fractions, images in [-1, 1]
+TIMES = 12
+STRIDE = 8  # of the steps that are compared
+LAWS: tuple[GuidanceLaw, ...] = (Normalised(0.5), Paper(50_000.0))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Clean slices (N, C, H, W) and their brains (N, H, W), to be noised for each time."""
+
+    name: str
+    images: Array
+    brains: Array
+
+
+def phantom(channels: int, side: int) -> Inputs:
+    """Round brains with round bright tumours: what there is where no cohort is given."""
+    rows, columns = np.mgrid[:side, :side] / side - 0.5
+    brain = np.hypot(rows, columns) < 0.4
+    images = []
+    for radius in (0.06, 0.15):
+        tumour = np.hypot(rows, columns - 0.15) < radius
+        ripple = 0.2 * np.sin(20 * rows) * np.cos(15 * columns)
+        images.append(np.where(tumour, 0.8, np.where(brain, ripple, -1.0)))
+    stack = np.repeat(np.stack(images)[:, None], channels, axis=1).astype(np.float32)
+    return Inputs("phantom", stack, np.repeat(brain[None], 2, axis=0).astype(np.float32))
+
+
+def noise(channels: int, side: int) -> Inputs:
+    """Standard normal images, brain everywhere."""
+    images = np.random.default_rng(0).standard_normal((2, channels, side, side), np.float32)
+    return Inputs("random", images, np.ones((2, side, side), np.float32))
+
+
+def compare(
+    engine: Engine,
+    reference: Engine,
+    precision: Precision,
+    inputs: list[Inputs],
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, TensorParity]:
+    """The largest difference of each output, relative to its largest value, over inputs and times."""
+    worst: dict[str, TensorParity] = {}
+    times = np.unique(np.geomspace(1, reference.info.noise_levels, TIMES).round().astype(int)) - 1
+    for done, (part, t) in enumerate((part, int(t)) for part in inputs for t in times):
+        report(done + 1, len(inputs) * len(times))
+        for name, found, wanted in _outputs(engine, reference, part, t):
+            difference = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), LEAST_SCALE))
+            where = f"{part.name} at t = {t}"
+            if not math.isfinite(difference):
+                difference = math.inf
+            if name not in worst or difference > worst[name].difference:
+                limit = LIMITS.get(name, DENOISED[precision])
+                worst[name] = TensorParity(difference=difference, limit=limit, where=where)
+    return worst
+
+
+def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterator[tuple[str, Array, Array]]:
+    """(name, found, wanted) of every output for one input at one time."""
+    abar = alpha_bars()
+    rng = np.random.default_rng(t)
+    eps = rng.standard_normal(part.images.shape, np.float32)
+    x = (np.sqrt(abar[t]) * part.images + np.sqrt(1 - abar[t]) * eps).astype(np.float32)
+    window = rng.random(part.brains.shape, np.float32)
+    up, down = min(t + STRIDE, len(abar) - 1), max(t - STRIDE, 0)
+    sizes = reference.sizes(x, t, part.brains)
+    yield "size.size", engine.sizes(x, t, part.brains), sizes
+    step = Step(t, abar[t], abar[up], 0.5)
+    ways = [other.encode_step(x, step, clamp=False, last=eps) for other in (engine, reference)]
+    yield from zip(("encode.x_next", "encode.eps"), *ways, strict=True)
+    step = Step(t, abar[t], abar[down] if t else 1.0, 0.5)
+    target = (sizes + np.float32(0.05)).astype(np.float32)
+    for law in LAWS:
+        ways = [
+            other.guided_step(x, step, law, target, brain=part.brains, window=window, last=eps)
+            for other in (engine, reference)
+        ]
+        yield from zip(("guided.x_next", "guided.eps"), *ways, strict=True)
+    yield "segment.probability", engine.segment(part.images), reference.segment(part.images)
+
+
+def check(parity: dict[str, TensorParity], what: str) -> None:
+    """Raises EngineError if a difference is beyond its limit, naming the worst tensor."""
+    name, worst = max(parity.items(), key=lambda item: item[1].difference / item[1].limit)
+    if worst.difference > worst.limit:
+        raise EngineError(
+            f"{what}: does not match the torch reference: {name} is off by {worst.difference:.2g} of its largest value "
+            f"({worst.where}), {worst.limit:.2g} is allowed; it was not written or must not be used: try "
+            "--precision fp32, other versions of torch and onnxruntime, or report it"
+        )
