@@ -3,7 +3,7 @@
 For up to eight slices with most tumour of each patient's first scan: Dice of the outline at probability ½, correlation
 of the size with the mask's, and their mean ratio, at several diffusion times.
 
-    benchmarks/noisy_segmentation.py COHORT.h5 --run tumorcast/models/demo64/regressor
+    benchmarks/noisy_segmentation.py COHORT.h5 --run RUN
 """
 
 import argparse

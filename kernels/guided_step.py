@@ -68,9 +68,11 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Te
     shape, spread = x.shape, (-1, weight.shape[-1], *[1] * (x.ndim - 2))
     weight, bias = (widened(part).reshape(spread) for part in (weight, bias))
     rows = widened(x).reshape(shape[0], groups, -1)
-    hat, _, scale = torch.native_layer_norm(rows, rows.shape[-1:], None, None, NORM_EPSILON)
+    hat = functional.layer_norm(rows, rows.shape[-1:], None, None, NORM_EPSILON)
 
     def pullback(g: Tensor) -> Tensor:
+        centred = rows - rows.mean(dim=-1, keepdim=True)  # again: TensorRT's LayerNormalization answers with hat alone
+        scale = (centred.square().mean(dim=-1, keepdim=True) + NORM_EPSILON).rsqrt()
         into = (g * weight).reshape(rows.shape)
         along = (into * hat).mean(dim=-1, keepdim=True)
         return (scale * (into - (hat * along + into.mean(dim=-1, keepdim=True)))).reshape(shape)

@@ -1,6 +1,7 @@
 """What the tests share: the real data where it is, and tiny networks and cohorts that are quick to make."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,25 @@ def tiny_model(blob_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         settings = TrainSettings(steps=4, batch=2, seed=len(kind))
         train(kind, blob_cohort, folder / kind, settings, architecture=tiny)
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine bundle of the small networks, with random weights: after a few steps ε is still so near to zero that
+    rounding is a large share of it, and no graph would pass for torch's.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    from tumorcast.engines.export import ExportSettings
+    from tumorcast.engines.make import make_bundle
+
+    runs, rng = tmp_path_factory.mktemp("shaken") / "runs", np.random.default_rng(0)
+    shutil.copytree(tiny_model, runs)
+    for path in runs.glob("*/weights.safetensors"):
+        random = {}
+        for name, value in sorted(load_file(path).items()):
+            noise = 0.5 * rng.standard_normal(value.shape, np.float32) / max(1, value[0].size) ** 0.5
+            random[name] = noise + np.float32(name.endswith("weight") and value.ndim == 1)  # norms stay near one
+        save_file(random, path)
+    make_bundle([runs], runs.parent / "bundle", ExportSettings(max_batch=4), None)
+    return runs.parent / "bundle"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tumorcast.cli_doctor import doctor
 from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice, export
 from tumorcast.cli_growth import fit, fit_prior
 from tumorcast.cli_import import import_adm
@@ -191,6 +192,7 @@ def _network_kind(network: str, kind: str) -> Any:
 
 app.command()(import_adm)
 app.command()(export)
+app.command()(doctor)
 
 
 @app.command()
@@ -299,7 +301,8 @@ def main() -> None:
     except TumorcastError as fault:
         _end(f"error: {fault}", fault.exit_code)
     except ModuleNotFoundError as fault:
-        _end(f"error: {fault.name} is not installed; install tumorcast[train,simulate]", EngineError.exit_code)
+        remedy = "install tumorcast[train,simulate] (in a checkout: bin/setup full)"
+        _end(f"error: {fault.name} is not installed; {remedy}", EngineError.exit_code)
     except Exception as fault:  # a fault of ours: told as such, with the way to see more
         _end(f"fault in tumorcast: {type(fault).__name__}: {fault}; `tumorcast --debug …` shows where", OWN_FAULT)
 

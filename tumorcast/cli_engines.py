@@ -89,6 +89,8 @@ def _check(bundle: Path, cohort: Path | None, provider: str, device: str | None)
     from tumorcast.engines.opening import device_index
 
     named = choice(Provider, "--provider", provider or "cpu")
+    if named is Provider.TORCH:
+        raise UsageError("--provider torch: it is what a bundle is compared with; give cpu, cuda or tensorrt")
     with progress("comparisons", "nothing was changed") as tell:
         parity = check_bundle(bundle, cohort, named, device_index(named, device), tell)
     told = {name: part.model_dump() for name, part in parity.items()}

@@ -9,9 +9,9 @@ BUNDLE/
 import hashlib
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tumorcast.config import Architecture, NetworkKind, Precision, Settings
 from tumorcast.durable import sha256_of
@@ -19,7 +19,8 @@ from tumorcast.engines.engine import ModelInfo
 from tumorcast.errors import InputError
 
 MANIFEST_FILE, WEIGHTS_FILE = "manifest.json", "weights.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
+NETWORKS = {"denoiser", "regressor", "segmenter"}
 
 
 class Graph(StrEnum):
@@ -56,7 +57,7 @@ class Schedule(Settings):
 class TensorParity(Settings):
     """The largest difference of one output from the torch reference, where it was, and what is allowed."""
 
-    difference: float = Field(ge=0)
+    difference: float = Field(ge=0, allow_inf_nan=True)
     limit: float = Field(gt=0)
     where: str
 
@@ -68,7 +69,7 @@ class Manifest(Settings):
     weights. parity: by "graph.output", as measured by `checked_with` (provider, version).
     """
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[1] = FORMAT_VERSION
     contrasts: tuple[str, ...]
     intensities: str = "percentiles .5 to 99.5 of the brain mapped to [-1, 1], background -1 (`tumorcast prepare`)"
     schedule: Schedule = Schedule()
@@ -83,6 +84,17 @@ class Manifest(Settings):
     commit: str | None = None
     checked_with: str = ""
     parity: dict[str, TensorParity] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        files = {WEIGHTS_FILE, *(graph.file for graph in Graph)}
+        for name, found, wanted in (
+            ("networks", self.networks.keys(), NETWORKS),
+            ("sha256", self.sha256.keys(), files),
+        ):
+            if found != wanted:
+                raise ValueError(f"{name}: has {', '.join(sorted(found))}, must have {', '.join(sorted(wanted))}")
+        return self
 
 
 def is_bundle(folder: Path) -> bool:
@@ -148,4 +160,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _first(fault: ValidationError) -> str:
     first = fault.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else str(first["msg"]).removeprefix("Value error, ")

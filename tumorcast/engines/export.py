@@ -19,14 +19,14 @@ from pathlib import Path
 import onnx
 import onnx_ir.passes.common as ir_passes
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tumorcast.config import Precision
 from tumorcast.diffusion.unet import UNet
 from tumorcast.durable import sha256_of
 from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry
-from tumorcast.engines.graphs import EncodeGraph, GuidedGraph, SegmentGraph, SizeGraph, lower
+from tumorcast.engines.graphs import graph_modules, lower
 from tumorcast.engines.memory import activation_bytes
 from tumorcast.engines.model import ModelSet
 from tumorcast.errors import InputError, UsageError
@@ -88,16 +88,16 @@ def _exported(model: ModelSet, denoiser: UNet, max_batch: int) -> dict[Graph, tu
     steps = {name: scalars[name] for name in levels}
     laws = {name: scalars[name] for name in ("gain", "scale")}
 
-    def entry(module: nn.Module, example: Example) -> tuple[nn.Module, Example, Dynamic]:
-        return module.eval(), example, {name: {0: batch} if part.ndim else {} for name, part in example.items()}
-
+    examples: dict[Graph, Example] = {
+        Graph.ENCODE: rows | steps | {"bound": scalars["bound"]},
+        Graph.GUIDED: rows | {"target": torch.zeros(2)} | maps | steps | laws,
+        Graph.SIZE: {"x": rows["x"], "t": scalars["t"], "brain": maps["brain"]},
+        Graph.SEGMENT: {"image": rows["x"]},
+    }
+    modules = graph_modules(denoiser, model.regressor, model.segmenter)
     return {
-        Graph.ENCODE: entry(EncodeGraph(denoiser), rows | steps | {"bound": scalars["bound"]}),
-        Graph.GUIDED: entry(
-            GuidedGraph(denoiser, model.regressor), rows | {"target": torch.zeros(2)} | maps | steps | laws
-        ),
-        Graph.SIZE: entry(SizeGraph(model.regressor), {"x": rows["x"], "t": scalars["t"], "brain": maps["brain"]}),
-        Graph.SEGMENT: entry(SegmentGraph(model.segmenter), {"image": rows["x"]}),
+        graph: (modules[graph], example, {name: {0: batch} if part.ndim else {} for name, part in example.items()})
+        for graph, example in examples.items()
     }
 
 
@@ -151,7 +151,7 @@ class WeightStore:
             for name, network in networks.items()
             for key, value in network.state_dict().items()
         }
-        save_file(tensors, path)
+        path.write_bytes(save(tensors))
         return cls(_places(path))
 
     def externalised(self, proto: onnx.ModelProto) -> onnx.ModelProto:

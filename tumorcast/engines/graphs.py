@@ -13,6 +13,7 @@ from tumorcast.config import Precision
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
 from tumorcast.diffusion.reverse import size_and_gradient, through_unet
 from tumorcast.diffusion.unet import UNet
+from tumorcast.engines.bundle import Graph
 from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
 
 TUMOUR_CLASS = 1
@@ -144,3 +145,14 @@ class SegmentGraph(nn.Module):
         """(N, H, W) for images (N, C, H, W)."""
         logits, _ = through_unet(self.segmenter, image, torch.zeros(image.shape[0]))
         return torch.sigmoid(logits[:, 0])
+
+
+def graph_modules(denoiser: UNet, regressor: SizeRegressor, segmenter: DenseRegressor) -> dict[Graph, nn.Module]:
+    """Every graph of a bundle, ready to be traced or run."""
+    modules: dict[Graph, nn.Module] = {
+        Graph.ENCODE: EncodeGraph(denoiser),
+        Graph.GUIDED: GuidedGraph(denoiser, regressor),
+        Graph.SIZE: SizeGraph(regressor),
+        Graph.SEGMENT: SegmentGraph(segmenter),
+    }
+    return {graph: module.eval() for graph, module in modules.items()}

@@ -4,38 +4,51 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from tumorcast.config import Provider
+from tumorcast.config import Precision, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Graph, Manifest, TensorParity
+from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Graph, Manifest, TensorParity, is_bundle
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
+from tumorcast.engines.lowered_engine import LoweredEngine
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.providers import onnxruntime
 from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.errors import InputError
+from tumorcast.errors import EngineError, InputError
 
 Progress = Callable[[int, int], None]
 CHECKED_ROWS = 2  # slices of a cohort that parity looks at
+NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 convolution; check on a GPU with --check --provider cuda"
 
 
 def make_bundle(
     models: list[Path], out: Path, settings: ExportSettings, cohort: Path | None, report: Progress = lambda *_: None
 ) -> Manifest:
-    """Export the networks in these RUN folders to the new folder `out`, which is there only if the graphs match.
+    """Export the networks of RUN folders, or of a bundle, to the new folder `out`, which is there only if they match.
 
     Raises EngineError if they do not.
     """
-    model = load_model_set(models)
+    model = networks_of(models)
     inputs = parity_inputs(model, cohort)
     with whole_folder(out) as folder:
         bundle = write_graphs(model, folder, settings)
-        found, checked_with = measure(bundle, model, inputs, Provider.CPU, report)
+        if settings.precision is Precision.BF16:
+            found, checked_with = measure_lowered(model, settings.precision, inputs, report)
+        else:
+            found, checked_with = measure(bundle, model, inputs, Provider.CPU, report)
         parity.check(found, str(out))
         manifest = bundle.manifest.model_copy(update={"parity": found, "checked_with": checked_with})
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
+
+
+def networks_of(models: list[Path]) -> ModelSet:
+    """The torch networks of RUN folders, or of one bundle."""
+    if len(models) == 1 and is_bundle(models[0]):
+        return load_bundle(Bundle.open(models[0]))
+    return load_model_set(models)
 
 
 def check_bundle(
@@ -43,6 +56,8 @@ def check_bundle(
 ) -> dict[str, TensorParity]:
     """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much."""
     bundle = Bundle.open(folder)
+    if bundle.manifest.precision is Precision.BF16 and provider is Provider.CPU:
+        raise EngineError(f"{folder}: {NO_BFLOAT16}")
     model = load_bundle(bundle)
     found, _ = measure(bundle, model, parity_inputs(model, cohort), provider, report, device=device)
     parity.check(found, str(folder))
@@ -62,6 +77,14 @@ def measure(
     engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS)
     found = parity.compare(engine, TorchEngine(model), bundle.manifest.precision, inputs, report)
     return found, f"onnxruntime {onnxruntime().__version__}, {engine.device}"
+
+
+def measure_lowered(
+    model: ModelSet, precision: Precision, inputs: list[parity.Inputs], report: Progress
+) -> tuple[dict[str, TensorParity], str]:
+    """The differences that the precision makes in torch, which are the numerics and not the graphs."""
+    found = parity.compare(LoweredEngine(model, precision), TorchEngine(model), precision, inputs, report)
+    return found, f"torch {torch.__version__}, cpu: {NO_BFLOAT16}"
 
 
 def parity_inputs(model: ModelSet, cohort: Path | None) -> list[parity.Inputs]:

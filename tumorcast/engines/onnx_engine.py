@@ -6,6 +6,7 @@ What no GPU has run is listed in docs/engines.md.
 import logging
 import math
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tumorcast.config import Provider
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.engine import ModelInfo
 from tumorcast.engines.providers import ORT_NAMES, Target, onnxruntime, provider_list, row_shapes
 from tumorcast.errors import EngineError
 
@@ -27,31 +29,12 @@ OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed", "bfcaren
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 
-class OnnxEngine:
-    """Encode, guide and segment with the graphs of a bundle.
+class GraphEngine(ABC):
+    """The sampler's steps as calls of a bundle's graphs, whatever runs them."""
 
-    Graphs are opened when they are first needed. rows: how many images a call of the graph takes; more are cut into
-    such blocks. On a GPU it is what fits its memory, and halves when that runs out.
-    """
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        provider: Provider = Provider.CPU,
-        *,
-        device: int = 0,
-        rows: int | None = None,
-        cache: Path | None = None,
-    ) -> None:
-        self.bundle, self.info, self.provider = bundle, bundle.info, provider
-        wanted = min(rows or bundle.manifest.max_batch, bundle.manifest.max_batch)
-        target = Target.find(provider, device, wanted)
-        self.target = Target(provider, target.gpu, rows_that_fit(bundle, target))
-        self.device = target.device
-        self.cache = cache or bundle.folder / "tensorrt"
-        self._graphs: dict[Graph, _Session] = {}
-        # ONNX Runtime flushes denormal numbers in the thread that opens a session: it gets a thread of its own.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxruntime")
+    info: ModelInfo
+    provider: Provider
+    device: str
 
     def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
         """(N, C, H, W) at the next noise level, unguided, and ε."""
@@ -84,6 +67,37 @@ class OnnxEngine:
         """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
         return self._run(Graph.SEGMENT, {"image": images}, {})[0]
 
+    @abstractmethod
+    def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
+        """The outputs of a graph, of as many rows as the inputs have."""
+
+
+class OnnxEngine(GraphEngine):
+    """Encode, guide and segment with the graphs of a bundle.
+
+    Graphs are opened when they are first needed. rows: how many images a call of the graph takes; more are cut into
+    such blocks. On a GPU it is what fits its memory, and halves when that runs out.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        provider: Provider = Provider.CPU,
+        *,
+        device: int = 0,
+        rows: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.bundle, self.info, self.provider = bundle, bundle.info, provider
+        wanted = min(rows or bundle.manifest.max_batch, bundle.manifest.max_batch)
+        target = Target.find(provider, device, wanted)
+        self.target = Target(provider, target.gpu, rows_that_fit(bundle, target))
+        self.device = target.device
+        self.cache = cache or bundle.folder / "tensorrt"
+        self._graphs: dict[Graph, _Session] = {}
+        # ONNX Runtime flushes denormal numbers in the thread that opens a session: it gets a thread of its own.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxruntime")
+
     def open(self, graph: Graph) -> None:
         """Open a graph ahead of its first use; with TensorRT this builds its engine, or finds it in the cache."""
         self._thread.submit(self._session, graph).result()
@@ -100,6 +114,11 @@ class OnnxEngine:
             }
             try:
                 parts.append(self._session(graph).run(block | fixed))
+            except EngineError as fault:  # a graph that cannot be opened, told in full
+                if not ran_out_of_memory(fault):
+                    raise
+                self._halve(fault)
+                continue
             except Exception as fault:
                 if not ran_out_of_memory(fault):
                     raise EngineError(f"{self.bundle.graph(graph)} on {self.device}: {first_line(fault)}") from fault
@@ -202,7 +221,7 @@ def threads() -> int:
 
 def rows_that_fit(bundle: Bundle, target: Target) -> int:
     """The rows asked for, or the power of two below that fits the free memory of the GPU."""
-    if target.gpu is None:
+    if target.gpu is None or not target.gpu.free:
         return target.rows
     room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(Graph)
     fitting = max(1, int(room / max(bundle.manifest.activation_bytes.values())))

@@ -61,8 +61,8 @@ def device_index(provider: Provider, device: str | None) -> int:
     >>> device_index(Provider.CUDA, "cuda:1"), device_index(Provider.TENSORRT, None), device_index(Provider.CPU, "cpu")
     (1, 0, 0)
     """
-    kind, _, number = (device or "").partition(":")
     wanted = "cpu" if provider is Provider.CPU else "cuda"
-    if kind not in ("", wanted) or not (number or "0").isdecimal():
+    kind, colon, number = (device or wanted).partition(":")
+    if kind != wanted or (colon and (wanted == "cpu" or not number.isdecimal())):
         raise UsageError(f"--device {device}: --provider {provider} takes {wanted}{'' if wanted == 'cpu' else '[:N]'}")
     return int(number or 0)

@@ -80,7 +80,9 @@ def provider_list(target: Target, bundle: Bundle, graph: Graph, cache: Path) -> 
     cpu: list[tuple[str, dict[str, Any]]] = [(ORT_NAMES[Provider.CPU], {})]
     if target.gpu is None:
         return cpu
-    cuda = (ORT_NAMES[Provider.CUDA], {"device_id": target.gpu.index, "arena_extend_strategy": "kSameAsRequested"})
+    exact = {"use_tf32": "0"}  # its 10 bits would be off by more than parity allows
+    memory = {"device_id": target.gpu.index, "arena_extend_strategy": "kSameAsRequested"}
+    cuda = (ORT_NAMES[Provider.CUDA], memory | exact)
     match target.provider:
         case Provider.CUDA:
             return [cuda, *cpu]

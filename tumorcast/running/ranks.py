@@ -94,6 +94,21 @@ def open_ranks() -> Iterator[Ranks]:
     mpi.Finalize()
 
 
+def mpi_library() -> str | None:
+    """The MPI that mpi4py uses, as "Open MPI v5.0.11", without starting it; None where one of the two is missing."""
+    try:
+        import mpi4py  # noqa: PLC0415 - where there is no launcher, MPI is not needed
+
+        mpi4py.rc.initialize = False  # of no effect where open_ranks has started it
+        from mpi4py import MPI  # noqa: PLC0415 - the same
+    except (ImportError, RuntimeError):
+        return None
+    name = (
+        MPI.Get_library_version().splitlines()[0].partition(",")[0]
+    )  # what follows can name the machine it was built on
+    return " ".join(name.split())
+
+
 def limit_threads(ranks: Ranks) -> None:
     """Let numba use no more threads than this rank has cores."""
     import numba  # noqa: PLC0415 - heavy, and not needed to know the ranks

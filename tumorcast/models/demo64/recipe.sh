@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How the demo model was made: simulate, prepare, train. docs/models/demo64.md has the wall times.
+# How the demo model was made: simulate, prepare, train, export. docs/models/demo64.md has the wall times.
 # Usage: tumorcast/models/demo64/recipe.sh WORK_FOLDER    (resumable: start it again with the same folder)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,10 +16,10 @@ fi
 "$tumorcast" train regressor "$work/cohort.h5" --out "$work/regressor" --steps 800 --seed 1 --bfloat16
 "$tumorcast" train segmenter "$work/cohort.h5" --out "$work/segmenter" --steps 600 --seed 2 --noise-levels 20 --bfloat16
 "$tumorcast" train denoiser "$work/cohort.h5" --out "$work/denoiser" --steps 3600 --seed 3 --bfloat16
-for run in regressor segmenter denoiser; do # what is shipped: the averaged weights in half precision, and what they are
-    mkdir -p "$here/$run"
-    cp "$work/$run/run.json" "$here/$run/"
-    "$here/../../../.venv/bin/python" - "$work/$run" "$here/$run" <<'PYTHON'
+for run in regressor segmenter denoiser; do # what is shipped: the averaged weights, rounded to half precision
+    mkdir -p "$work/shipped/$run"
+    cp "$work/$run/run.json" "$work/shipped/$run/"
+    "$here/../../../.venv/bin/python" - "$work/$run" "$work/shipped/$run" <<'PYTHON'
 import sys
 from pathlib import Path
 from safetensors.torch import load_file, save
@@ -27,3 +27,6 @@ source, target = (Path(name) / "weights.safetensors" for name in sys.argv[1:])
 target.write_bytes(save({name: value.half() for name, value in load_file(source).items()}))
 PYTHON
 done
+rm -rf "$work/bundle"
+"$tumorcast" export "$work/shipped" --out "$work/bundle"
+cp "$work/bundle"/* "$here/"

@@ -1,0 +1,132 @@
+"""A 32-member ensemble of one slice: the paper's loop against the default, in time and in maps; writes JSON.
+
+    OMP_NUM_THREADS=2 benchmarks/ensemble.py COHORT.h5 --model BUNDLE [--patients 1] [--members 32] [--out result.json]
+
+Members aim at changes of area from -20 % to +100 %. The reference is the default guidance with each of the 199 + 199
+steps, first order, and each member encoded by itself; run with two seeds, which tells how far maps differ by chance.
+The paper's loop (eager torch, batch 1) is timed on `--paper-members` and multiplied: its members are independent.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe
+from paper_step import as_the_paper
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from tumorcast.archive.maps import SliceForecast
+from tumorcast.config import ForecastSettings, Provider, SamplerSettings
+from tumorcast.data.cohort import Cohort
+from tumorcast.engines.engine import Engine
+from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.forecasting.ensemble import forecast_units
+from tumorcast.forecasting.plan import Unit, plan_units
+from tumorcast.forecasting.targets import PatientTargets
+
+Map = np.ndarray[Any, Any]
+CHANGES = (-0.2, 1.0)
+REFERENCE = SamplerSettings(steps=None, order=1, encodings=None)
+
+
+def ensemble(
+    unit: Unit, cohort: Cohort, engine: Engine, sampler: SamplerSettings, members: int, *, seed: int = 0, batch: int = 8
+) -> tuple[SliceForecast, float]:
+    """The forecast and its seconds."""
+    settings = ForecastSettings(relative_change=0, members=members, seed=seed, sampler=sampler, batch=batch)
+    targets = PatientTargets(1 + np.linspace(*CHANGES, members), None, None)
+    started = time.perf_counter()
+    (forecast,) = forecast_units([unit], cohort, targets, engine, settings)
+    return forecast, time.perf_counter() - started
+
+
+def agreement(one: SliceForecast, other: SliceForecast) -> dict[str, float]:
+    """Of two maps: mean absolute difference in the brain, and Dice and HD95 (pixels) where they exceed a half."""
+    a, b = one.tumour > 0.5, other.tumour > 0.5
+    return {
+        "mean_absolute_difference": float(np.abs(one.tumour - other.tumour)[one.brain].mean()),
+        "dice": float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1)),
+        "hd95_pixels": hd95(a, b),
+    }
+
+
+def hd95(a: Map, b: Map) -> float:
+    """The larger of both directed 95th percentiles of the distance between outlines."""
+    edges = [mask & ~binary_erosion(mask) for mask in (a, b)]
+    ways = [(edges[0], edges[1]), (edges[1], edges[0])]
+    return float(max(np.percentile(distance_transform_edt(~to)[of], 95) for of, to in ways))
+
+
+def sizes(forecast: SliceForecast) -> dict[str, float]:
+    """How near the members came to what they aimed at, by the segmenter."""
+    aimed, reached = forecast.aimed_mm2, forecast.reached_mm2
+    wanted = aimed - forecast.present_mm2
+    moved = np.abs(wanted) > 0.1 * forecast.present_mm2
+    return {
+        "median_size_error": float(np.median(np.abs(reached / aimed - 1))),
+        "reach": float(np.median(((reached - forecast.present_segmented_mm2) / wanted)[moved])),
+    }
+
+
+def one_slice(unit: Unit, cohort: Cohort, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one slice."""
+    fast = open_engine(EngineChoice((options.model,)))
+    references = [ensemble(unit, cohort, fast, REFERENCE, options.members, seed=seed) for seed in (0, 1)]
+    curve = {}
+    for steps in options.steps:
+        for order in (1, 2):
+            sampler = SamplerSettings(steps=steps, order=order)
+            forecast, seconds = ensemble(unit, cohort, fast, sampler, options.members)
+            agreed = agreement(forecast, references[0][0])
+            curve[f"{steps} steps, order {order}"] = agreed | sizes(forecast) | {"seconds": seconds}
+    default, seconds = ensemble(unit, cohort, fast, SamplerSettings(), options.members)
+    eager = open_engine(EngineChoice((options.model,), Provider.TORCH))
+    with as_the_paper():
+        _, paper = ensemble(unit, cohort, eager, SamplerSettings.paper(), options.paper_members, batch=1)
+    paper_seconds = paper / options.paper_members * options.members
+    return {
+        "paper_seconds": paper_seconds,
+        "paper_members_timed": options.paper_members,
+        "reference_seconds": references[0][1],
+        "default_seconds": seconds,
+        "speedup": paper_seconds / seconds,
+        "seeds_agree": agreement(references[0][0], references[1][0]),
+        "default_agrees": agreement(default, references[0][0]),
+        "default_agrees_with_other_seed": agreement(default, references[1][0]),
+        "reference_sizes": sizes(references[0][0]),
+        "default_sizes": sizes(default),
+        "curve": curve,
+    }
+
+
+def main() -> None:
+    """Parse, run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cohort", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--patients", type=int, default=1)
+    parser.add_argument("--members", type=int, default=32)
+    parser.add_argument("--paper-members", type=int, default=1)
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 16, 25, 50])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
+    torch.set_num_threads(threads)
+    machine = describe(threads=threads)
+    largest = ForecastSettings(relative_change=0, max_slices=1)
+    with Cohort.open(options.cohort) as cohort:
+        units = [plan_units(cohort, patient, largest)[0] for patient in cohort.patient_ids()[: options.patients]]
+        slices = [one_slice(unit, cohort, options) for unit in units]
+    result = {"machine": machine, "members": options.members, "slices": slices}
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Size reached against size aimed at, -20 % to +100 %, under both guidance laws; writes JSON.
+
+    OMP_NUM_THREADS=2 benchmarks/guided_sizes.py COHORT.h5 … --model BUNDLE [--slices 8] [--set gain=0.5 …]
+
+Judged by the bundle's segmenter, trained apart from the regressor that guides. `error`: |reached / aimed - 1|, aimed
+being the mask's area times one plus the change. `reach`: size gained over the gain aimed at, both from what the
+segmenter sees in the present scan. Slices: of each patient's last scan the one with most tumour.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import describe
+
+from tumorcast.config import ForecastSettings, SamplerSettings
+from tumorcast.data.cohort import Cohort
+from tumorcast.engines.engine import Engine
+from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.forecasting.ensemble import forecast_units
+from tumorcast.forecasting.plan import plan_units
+from tumorcast.forecasting.targets import PatientTargets
+
+CHANGES = np.array([-0.2, -0.1, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
+
+
+def reached(path: Path, engine: Engine, sampler: SamplerSettings, count: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """(slices, changes) errors and reaches of a cohort."""
+    settings = ForecastSettings(relative_change=0, members=len(CHANGES), max_slices=1, sampler=sampler)
+    targets = PatientTargets(1 + CHANGES, None, None)
+    errors, reaches = [], []
+    with Cohort.open(path) as cohort:
+        for patient in cohort.patient_ids()[:count]:
+            units = plan_units(cohort, patient, settings)
+            if not units:
+                continue
+            (forecast,) = forecast_units(units, cohort, targets, engine, settings)
+            errors.append(np.abs(forecast.reached_mm2 / forecast.aimed_mm2 - 1))
+            gained = forecast.reached_mm2 - forecast.present_segmented_mm2
+            reaches.append(gained / (forecast.aimed_mm2 - forecast.present_mm2))
+    return np.stack(errors), np.stack(reaches)
+
+
+def summary(parts: list[tuple[np.ndarray[Any, Any], ...]]) -> dict[str, Any]:
+    """Medians over all, and by change."""
+    errors, reaches = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return {
+        "slices": len(errors),
+        "median_error": float(np.median(errors)),
+        "median_reach": float(np.median(reaches)),
+        "quartiles_of_reach": np.quantile(reaches, [0.25, 0.75]).round(3).tolist(),
+        "by_change": {
+            f"{change:+.0%}": {
+                "median_error": round(float(np.median(errors[:, k])), 3),
+                "median_reach": round(float(np.median(reaches[:, k])), 3),
+            }
+            for k, change in enumerate(CHANGES)
+        },
+    }
+
+
+def main() -> None:
+    """Parse, run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cohorts", type=Path, nargs="+")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--slices", type=int, default=8, help="patients of each cohort")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the normalised sampler, key=value")
+    parser.add_argument("--skip-paper", action="store_true")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    machine = describe(threads=int(os.environ.get("OMP_NUM_THREADS", "2")))
+    given = {key: None if value == "none" else value for key, value in (item.split("=", 1) for item in options.set)}
+    laws = {"normalised": SamplerSettings.model_validate(given)}
+    if not options.skip_paper:
+        laws["paper"] = SamplerSettings.paper()
+    engine = open_engine(EngineChoice((options.model,)))
+    figures = {
+        name: summary([reached(path, engine, sampler, options.slices) for path in options.cohorts])
+        for name, sampler in laws.items()
+    }
+    result = {"machine": machine, "settings": laws["normalised"].model_dump(mode="json")} | figures
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

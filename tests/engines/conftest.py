@@ -1,0 +1,107 @@
+"""Bundles of small networks with random weights: layers of zeros would hide what is compared on them."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tumorcast.config import Architecture, NetworkKind, Provider
+from tumorcast.engines.export import ExportSettings
+from tumorcast.engines.gpu import Gpu
+from tumorcast.engines.make import make_bundle
+from tumorcast.engines.providers import Target
+from tumorcast.training.checkpoint import save_tensors
+from tumorcast.training.networks import build, default_architecture
+from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
+
+SIDE, CONTRASTS, NOISE_LEVELS = 32, ("t1n", "t1c"), 300
+SMALL = {"channel_mult": (1, 2), "res_blocks": 1, "attention_resolutions": (), "head_channels": 32}
+LEAST = SMALL | {"channel_mult": (1,)}
+
+
+def small_architecture(kind: NetworkKind, size: dict[str, Any]) -> Architecture:
+    """The default one but for its size. Middle blocks attend in any; tracing takes a second for each block."""
+    told = default_architecture(kind, image_size=SIDE, contrasts=len(CONTRASTS)).model_dump()
+    return Architecture(**told | (LEAST if kind is NetworkKind.SEGMENTER else size))
+
+
+def write_run(kind: NetworkKind, run: Path, size: dict[str, Any]) -> None:
+    """A RUN folder of a random network; a segmenter's weights are numbers that half precision holds."""
+    generator = torch.Generator().manual_seed(len(kind))
+    architecture = small_architecture(kind, size)
+    network = build(kind, architecture)
+    tensors = {}
+    for name, value in network.state_dict().items():
+        random = 0.5 * torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5
+        tensors[name] = 1 + random if name.endswith("weight") and value.ndim == 1 else random
+    if kind is NetworkKind.SEGMENTER:
+        tensors = {name: value.half().float() for name, value in tensors.items()}
+    run.mkdir()
+    save_tensors(run / WEIGHTS_FILE, tensors, {})
+    info = RunInfo(kind, architecture, CONTRASTS, NOISE_LEVELS, {})
+    (run / RUN_FILE).write_text(info.to_json(None))
+
+
+def write_runs(regressor: NetworkKind, folder: Path, size: dict[str, Any]) -> Path:
+    for kind in (NetworkKind.DENOISER, regressor, NetworkKind.SEGMENTER):
+        write_run(kind, folder / kind, size)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dense_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_runs(NetworkKind.DENSE_REGRESSOR, tmp_path_factory.mktemp("dense"), SMALL)
+
+
+@pytest.fixture(scope="session")
+def pool_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_runs(NetworkKind.ATTENTION_POOL_REGRESSOR, tmp_path_factory.mktemp("pool"), LEAST)
+
+
+@pytest.fixture(scope="session")
+def least_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks of one level."""
+    return write_runs(NetworkKind.DENSE_REGRESSOR, tmp_path_factory.mktemp("least"), LEAST)
+
+
+@pytest.fixture(scope="session")
+def dense_told(dense_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `tumorcast export --json` told of the bundle it made."""
+    from tumorcast.cli import app
+
+    out, told = tmp_path_factory.mktemp("bundles") / "dense", io.StringIO()
+    with contextlib.redirect_stdout(told):
+        arguments = ["export", str(dense_runs), "--out", str(out), "--max-batch", "16", "--json"]
+        app(arguments, standalone_mode=False)
+    record: dict[str, Any] = json.loads(told.getvalue().splitlines()[-1])
+    return record
+
+
+@pytest.fixture(scope="session")
+def dense_bundle(dense_told: dict[str, Any]) -> Path:
+    return Path(dense_told["out"])
+
+
+@pytest.fixture(scope="session")
+def pool_bundle(pool_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "pool"
+    make_bundle([pool_runs], out, ExportSettings(max_batch=16), None)
+    return out
+
+
+@pytest.fixture(scope="session", params=["dense", "attention pool"])
+def shaken_bundle(request: pytest.FixtureRequest) -> Path:
+    """Each of the two."""
+    bundle: Path = request.getfixturevalue("dense_bundle" if request.param == "dense" else "pool_bundle")
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def gpu_target() -> Target:
+    """A batch of 4 on a GPU that is not here."""
+    gpu = Gpu(1, "NVIDIA H100 80GB HBM3", "sm90", "570.86.15", 80 * 2**30, 79 * 2**30)
+    return Target(Provider.CUDA, gpu, 4)

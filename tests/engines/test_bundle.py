@@ -1,0 +1,160 @@
+"""A bundle that is not as it was made is refused, by one message that names the file."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tumorcast.config import Precision, Provider
+from tumorcast.durable import sha256_of
+from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, is_bundle, read_manifest
+from tumorcast.engines.make import check_bundle
+from tumorcast.engines.model import load_bundle, load_model_set
+from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.parity import compare, phantom
+from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.errors import EngineError, InputError
+
+FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph)]
+
+
+@pytest.fixture
+def copied(dense_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dense_bundle, tmp_path / "copied"))
+
+
+def edited(bundle: Path, edit: Callable[[dict], object]) -> None:
+    manifest = json.loads((bundle / MANIFEST_FILE).read_text())
+    edit(manifest)
+    (bundle / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def rehash(bundle: Path) -> None:
+    edited(bundle, lambda m: m.update(sha256={name: sha256_of(bundle / name) for name in FILES}))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_found(copied: Path, name: str) -> None:
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: not the file that manifest\.json tells of; export the bundle agai"):
+        Bundle.open(copied)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_told(copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}: missing; copy the bundle whole"):
+        Bundle.open(copied)
+
+
+def test_a_manifest_that_is_not_one_is_refused(copied: Path) -> None:
+    text = (copied / MANIFEST_FILE).read_text()
+    cases = {
+        "": "Invalid JSON",
+        text[:-20]: "Invalid JSON",
+        "[]": "Input should be an object",
+        text.replace('"opset": 20', '"opset": "many"'): "opset: ",
+        text.replace('"judge"', '"juge"'): "judge: Field required|juge: ",
+        text.replace("segmenter", "painter"): "networks",
+        "\xff": "utf-8|Invalid JSON",
+    }
+    for content, reason in cases.items():
+        (copied / MANIFEST_FILE).write_text(content, encoding="latin-1")
+        with pytest.raises(InputError, match=rf"manifest\.json: not a manifest of this version \(.*({reason})"):
+            Bundle.open(copied)
+    (copied / MANIFEST_FILE).unlink()
+    assert not is_bundle(copied)
+    with pytest.raises(InputError, match=r"manifest\.json: not found; give a folder made by `tumorcast-export`"):
+        Bundle.open(copied)
+
+
+def test_another_version_is_refused(copied: Path) -> None:
+    edited(copied, lambda m: m.update(format_version=2))
+    with pytest.raises(InputError, match=r"manifest\.json: not a manifest of this version \(format_version"):
+        Bundle.open(copied)
+
+
+def test_a_manifest_without_a_network_or_a_sum_is_refused(copied: Path) -> None:
+    edited(copied, lambda m: m["networks"].pop("denoiser"))
+    with pytest.raises(InputError, match=r"not a manifest of this version \(networks: .*denoiser"):
+        Bundle.open(copied)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_needs_its_sum(copied: Path, name: str) -> None:
+    edited(copied, lambda m: m["sha256"].pop(name))
+    with pytest.raises(InputError, match=rf"not a manifest of this version \(sha256: .*{name}"):
+        Bundle.open(copied)
+
+
+def test_the_model_is_what_the_runs_are(dense_bundle: Path, dense_runs: Path) -> None:
+    bundle, runs = Bundle.open(dense_bundle), load_model_set([dense_runs])
+    model = load_bundle(bundle)
+    for name in ("contrasts", "image_size", "noise_levels", "judge"):
+        assert getattr(bundle.info, name) == getattr(model.info, name) == getattr(runs.info, name)
+    for ours, theirs in ((model.denoiser, runs.denoiser), (model.regressor, runs.regressor)):
+        wanted = theirs.state_dict()
+        assert all(torch.equal(value, wanted[key]) for key, value in ours.state_dict().items())
+
+
+def test_the_sum_of_a_bundle_is_that_of_its_files(copied: Path, dense_bundle: Path) -> None:
+    assert Bundle.open(copied).info.sha256 == Bundle.open(dense_bundle).info.sha256
+    (copied / "size.onnx").write_bytes((copied / "size.onnx").read_bytes() + b" ")
+    rehash(copied)
+    assert Bundle.open(copied).info.sha256 != Bundle.open(dense_bundle).info.sha256
+
+
+def scaled(bundle: Path, name: str, factor: float) -> None:
+    """Change one tensor of the weights, with sums that fit."""
+    tensors = load_file(bundle / WEIGHTS_FILE)
+    tensors[name] = (factor * tensors[name].float()).to(tensors[name].dtype)
+    save_file(tensors, bundle / WEIGHTS_FILE)
+    rehash(bundle)
+
+
+def test_graphs_of_other_weights_do_not_pass(copied: Path, dense_bundle: Path) -> None:
+    """The engine with one tensor a thousandth off, against the networks as they were."""
+    scaled(copied, "regressor.out.2.weight", 1.001)
+    engine, reference = OnnxEngine(Bundle.open(copied)), TorchEngine(load_bundle(Bundle.open(dense_bundle)))
+    found = compare(engine, reference, Precision.FP32, [phantom(2, 32)])
+    beyond = {name for name, part in found.items() if part.difference > part.limit}
+    assert beyond == {"size.size", "guided.x_next"}
+
+
+def test_a_graph_that_does_not_use_its_weights_is_refused(copied: Path) -> None:
+    """A graph that reads one tensor where another is: all sums fit, and only the comparison can tell."""
+    import onnx
+
+    graph = onnx.load(copied / "guided.onnx", load_external_data=False)
+    first, second = [c for c in graph.graph.initializer if c.name.startswith("denoiser.") and list(c.dims) == SAME][:2]
+    for entry, other in zip(first.external_data, second.external_data, strict=True):
+        entry.value = other.value
+    onnx.save(graph, copied / "guided.onnx")
+    rehash(copied)
+    with pytest.raises(EngineError, match=r"copied: does not match the torch reference: guided\.(eps|x_next) is off"):
+        check_bundle(copied, None, Provider.CPU)
+
+
+SAME = [32, 32, 3, 3]
+
+
+def test_a_bundle_is_checked_again(pool_bundle: Path) -> None:
+    told: list[tuple[int, int]] = []
+    found = check_bundle(pool_bundle, None, Provider.CPU, report=lambda *progress: told.append(progress))
+    recorded = read_manifest(pool_bundle).parity
+    assert found.keys() == recorded.keys()
+    assert told[-1] == (len(told), len(told))
+    assert all(part.difference <= part.limit for part in found.values())
+
+
+def test_weights_that_do_not_fit_the_manifest_are_refused(copied: Path) -> None:
+    (copied / WEIGHTS_FILE).write_bytes(b"nothing")
+    rehash(copied)
+    with pytest.raises(InputError, match=r"weights\.safetensors: not the networks of its manifest"):
+        load_bundle(Bundle.open(copied))

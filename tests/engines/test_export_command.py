@@ -1,0 +1,97 @@
+"""`tumorcast export` as a user calls it, where nothing is made; what it makes is told in test_export.py."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tumorcast.cli import app, export_main, main
+from tumorcast.engines.bundle import read_manifest
+
+Ended = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def ended(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """The exit code and what was told, of `tumorcast …` in this process."""
+
+    def of(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["tumorcast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(str(end.value.code)), capsys.readouterr().err
+
+    return of
+
+
+@pytest.fixture
+def places(dense_bundle: Path, dense_runs: Path, tmp_path: Path) -> dict[str, Path]:
+    return {"BUNDLE": dense_bundle, "RUNS": dense_runs, "NEW": tmp_path / "new"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("BUNDLE", "give --out BUNDLE to export RUN folders, or --check or --build"),
+        ("BUNDLE --check --out NEW", "give --out BUNDLE to export RUN folders, or --check or --build"),
+        ("BUNDLE BUNDLE --check", "2 folders given, but --check and --build take one bundle"),
+        ("BUNDLE --build openvino", "--build openvino: only tensorrt is built ahead"),
+        ("BUNDLE --check --provider npu", "--provider npu: allowed are"),
+        ("BUNDLE --check --device cuda:0", "--device cuda:0: --provider cpu takes cpu"),
+        ("BUNDLE --check --provider torch", "--provider torch"),
+        ("RUNS --out BUNDLE", "exists already; give --out a new folder"),
+        ("RUNS --out NEW --precision fp8", "--precision fp8: allowed are fp32, fp16, bf16"),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: str, message: str, places: dict[str, Path], ended: Ended) -> None:
+    code, told = ended("export", *(places.get(word, word) for word in arguments.split()))
+    assert (code, message in told) == (2, True), (code, told)
+    assert not places["NEW"].exists()
+
+
+@pytest.mark.parametrize("options", [["--build", "tensorrt"], ["--check", "--provider", "cuda"]])
+def test_what_needs_a_gpu_ends_with_4(options: list[str], dense_bundle: Path, ended: Ended) -> None:
+    code, told = ended("export", dense_bundle, *options)
+    assert code == 4, told
+    assert "install tumorcast[gpu] in place of tumorcast[cpu]" in told
+
+
+def test_a_forecast_on_a_provider_that_is_missing_ends_with_4(
+    random_bundle: Path, blob_cohort: Path, tmp_path: Path, ended: Ended
+) -> None:
+    options = ["--model", random_bundle, "--relative-change", 0.1, "--provider", "cuda", "--out", tmp_path / "m.h5"]
+    code, told = ended("forecast", blob_cohort, *options)
+    assert code == 4, told
+    assert "provider cuda: the onnxruntime installed here offers" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tumorcast_export_is_the_same_command(
+    dense_runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tumorcast-export", str(dense_runs), "--check"])
+    with pytest.raises(SystemExit, match="3"):
+        export_main()
+    assert "manifest.json: not found; give a folder made by `tumorcast-export`" in capsys.readouterr().err
+
+
+def test_what_was_exported_is_told(dense_bundle: Path, dense_told: dict[str, Any]) -> None:
+    manifest = read_manifest(dense_bundle)
+    assert dense_told == {
+        "out": str(dense_bundle),
+        "precision": "fp32",
+        "checked_with": manifest.checked_with,
+        "parity": {name: part.model_dump() for name, part in manifest.parity.items()},
+    }
+    assert manifest.max_batch == 16
+
+
+def test_what_was_checked_is_told(
+    dense_bundle: Path, dense_told: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    app(["export", str(dense_bundle), "--check", "--json"], standalone_mode=False)
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again == {"bundle": str(dense_bundle), "provider": "cpu", "parity": dense_told["parity"]}

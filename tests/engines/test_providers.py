@@ -1,0 +1,186 @@
+"""Providers, GPUs and caches, as far as they can be told without a GPU."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tumorcast.config import Provider
+from tumorcast.engines import gpu as gpu_module
+from tumorcast.engines import providers
+from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.gpu import Gpu, gpus, parse
+from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.opening import EngineChoice, device_index, open_engine
+from tumorcast.engines.providers import Target, engine_cache, onnxruntime, provider_list
+from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.errors import EngineError, InputError, UsageError
+
+SMI = """NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f
+NVIDIA A100-SXM4-40GB, 8.0, 570.86.15, 40960, 39000, GPU-2e
+NVIDIA GH200, odd, 9.0, 570.86.15, [N/A], [N/A], GPU-3d
+"""
+
+
+@pytest.fixture
+def bundle(dense_bundle: Path) -> Bundle:
+    return Bundle.open(dense_bundle)
+
+
+@pytest.fixture
+def tensorrt(gpu_target: Target, monkeypatch: pytest.MonkeyPatch) -> Target:
+    monkeypatch.setattr(providers, "version", lambda package: {"tensorrt": "11.0.3"}[package])
+    return replace(gpu_target, provider=Provider.TENSORRT)
+
+
+@pytest.mark.parametrize("provider", [Provider.CUDA, Provider.TENSORRT])
+def test_a_provider_that_is_not_built_in_is_an_error(bundle: Bundle, provider: Provider) -> None:
+    with pytest.raises(EngineError, match=rf"provider {provider}: the onnxruntime .* tumorcast\[gpu\] .*provider cpu$"):
+        OnnxEngine(bundle, provider)
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "check_offered", lambda _: None)
+    monkeypatch.setattr(providers, "gpus", list)
+    with pytest.raises(EngineError, match=r"provider cuda: GPU 0 asked for, found: none \(nvidia-smi\)"):
+        Target.find(Provider.CUDA, 0, 8)
+    monkeypatch.setattr(providers, "gpus", lambda: parse(SMI))
+    with pytest.raises(EngineError, match=r"GPU 3 asked for, found: NVIDIA H100 80GB HBM3, NVIDIA A100-SXM4-40GB, "):
+        Target.find(Provider.CUDA, 3, 8)
+    target = Target.find(Provider.CUDA, 1, 8)
+    assert (target.device, target.rows) == ("cuda:1 NVIDIA A100-SXM4-40GB", 8)
+
+
+def test_without_onnxruntime_the_remedy_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"onnxruntime cannot be used .*install tumorcast\[cpu\], or tumorcast\[gpu"):
+        OnnxEngine(bundle)
+    with pytest.raises(EngineError, match="onnxruntime cannot be used"):
+        onnxruntime()
+
+
+def test_providers_of_a_session(bundle: Bundle, gpu_target: Target, tmp_path: Path) -> None:
+    cpu = ("CPUExecutionProvider", {})
+    assert provider_list(Target(Provider.CPU, None, 8), bundle, Graph.ENCODE, tmp_path) == [cpu]
+    options = {"device_id": 1, "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+    cuda = ("CUDAExecutionProvider", options)
+    assert provider_list(gpu_target, bundle, Graph.ENCODE, tmp_path) == [cuda, cpu]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_takes_a_static_batch_and_a_folder_of_its_own(
+    bundle: Bundle, tensorrt: Target, tmp_path: Path
+) -> None:
+    (name, options), cuda, cpu = provider_list(tensorrt, bundle, Graph.GUIDED, tmp_path)
+    folder = tmp_path / f"{bundle.info.sha256[:16]}-trt11.0.3-sm90-b4"
+    shapes = "x:4x2x32x32,last:4x2x32x32,target:4,brain:4x32x32,window:4x32x32"
+    assert [name, cuda[0], cpu[0]] == [f"{p}ExecutionProvider" for p in ("Tensorrt", "CUDA", "CPU")]
+    assert options == {
+        "device_id": 1,
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(folder),
+        "trt_engine_cache_prefix": "guided",
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(folder),
+        "trt_profile_min_shapes": shapes,
+        "trt_profile_opt_shapes": shapes,
+        "trt_profile_max_shapes": shapes,
+        "trt_cuda_graph_enable": True,
+    }
+    assert folder.is_dir()
+
+
+def test_engines_are_kept_apart_by_all_that_they_depend_on(
+    bundle: Bundle, pool_bundle: Path, tensorrt: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tensorrt.gpu is not None
+    older = replace(tensorrt, gpu=replace(tensorrt.gpu, architecture="sm80"))
+    twin = replace(tensorrt, gpu=replace(tensorrt.gpu, index=0, free=1))
+    folder = engine_cache(tensorrt, bundle, tmp_path)
+    assert engine_cache(twin, bundle, tmp_path) == folder
+    others = [
+        engine_cache(older, bundle, tmp_path),
+        engine_cache(replace(tensorrt, rows=8), bundle, tmp_path),
+        engine_cache(tensorrt, Bundle.open(pool_bundle), tmp_path),
+    ]
+    monkeypatch.setattr(providers, "version", lambda _: "11.1")
+    others.append(engine_cache(tensorrt, bundle, tmp_path))
+    assert len({folder, *others}) == 5
+
+
+def test_without_tensorrt_the_remedy_is_told(bundle: Bundle, gpu_target: Target, tmp_path: Path) -> None:
+    target = replace(gpu_target, provider=Provider.TENSORRT)
+    with pytest.raises(EngineError, match=r"provider tensorrt: TensorRT is not installed; .*or use --provider cuda"):
+        provider_list(target, bundle, Graph.SIZE, tmp_path)
+
+
+def test_gpus_are_read_from_nvidia_smi() -> None:
+    first, _, third = parse(SMI)
+    mib = 2**20
+    assert first == Gpu(0, "NVIDIA H100 80GB HBM3", "sm90", "570.86.15", 81559 * mib, 81000 * mib, "GPU-1f")
+    assert (third.index, third.name, third.memory, third.free) == (2, "NVIDIA GH200, odd", 0, 0)
+    assert parse("") == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [(None, "HAG"), ("1", "A"), ("2,0", "GH"), ("GPU-2e", "A"), ("", ""), ("-1", ""), ("0,9,1", "H"), ("GPU", "")],
+)
+def test_gpus_are_those_that_cuda_shows(wanted: str | None, names: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA counts what CUDA_VISIBLE_DEVICES leaves; nvidia-smi does not heed it."""
+    told = subprocess.CompletedProcess([], 0, SMI.replace("NVIDIA ", ""))
+    monkeypatch.setattr(gpu_module.subprocess, "run", lambda *_, **__: told)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+    found = gpus()
+    assert "".join(gpu.name[0] for gpu in found) == names
+    assert [gpu.index for gpu in found] == list(range(len(names)))
+
+
+@pytest.mark.parametrize("fault", [FileNotFoundError(), subprocess.CalledProcessError(9, "nvidia-smi")])
+def test_without_nvidia_smi_there_are_none(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(gpu_module.subprocess, "run", run)
+    assert gpus() == []
+
+
+def test_the_engine_is_what_the_folder_is_for(dense_bundle: Path, dense_runs: Path) -> None:
+    engine = open_engine(EngineChoice((dense_bundle,), rows=3))
+    assert isinstance(engine, OnnxEngine)
+    assert (engine.provider, engine.device, engine.target.rows) == (Provider.CPU, "cpu", 3)
+    for folder, provider in ((dense_bundle, Provider.TORCH), (dense_runs, None), (dense_runs, Provider.TORCH)):
+        reference = open_engine(EngineChoice((folder,), provider))
+        assert isinstance(reference, TorchEngine)
+        assert (reference.provider, reference.device) == (Provider.TORCH, "cpu")
+
+
+def test_what_does_not_go_together_is_refused(dense_bundle: Path, dense_runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"dense: a bundle holds all networks; give it alone"):
+        open_engine(EngineChoice((dense_runs, dense_bundle)))
+    with pytest.raises(
+        UsageError, match=r"--provider cpu: .* holds no engine bundle; make one \(`tumorcast-export RUN"
+    ):
+        open_engine(EngineChoice((dense_runs,), Provider.CPU))
+    with pytest.raises(InputError, match=r"no run\.json"):
+        open_engine(EngineChoice((tmp_path,)))
+
+
+@pytest.mark.parametrize(
+    ("provider", "device", "takes"),
+    [
+        (Provider.CPU, "cuda", "takes cpu$"),
+        (Provider.CUDA, "cpu", r"takes cuda\[:N\]$"),
+        (Provider.TENSORRT, "cuda:first", r"takes cuda\[:N\]$"),
+        (Provider.CUDA, "cuda:-1", r"takes cuda\[:N\]$"),
+        (Provider.CUDA, "cuda:", r"takes cuda\[:N\]$"),
+        (Provider.CPU, "cpu:1", "takes cpu$"),
+    ],
+)
+def test_a_device_that_the_provider_does_not_take_is_refused(provider: Provider, device: str, takes: str) -> None:
+    with pytest.raises(UsageError, match=rf"--device {device}: --provider {provider} {takes}"):
+        device_index(provider, device)

@@ -1,0 +1,59 @@
+"""TensorRT's own parser and builder take every graph: tensorrt-rtx needs no GPU for that."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.providers import row_shapes
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def trt() -> Any:
+    """The package; without it these tests are skipped, and in CI they fail."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("tensorrt-rtx is missing, and CI must build the graphs")
+        pytest.skip("tensorrt-rtx is missing (install tumorcast[test])")
+    import tensorrt_rtx
+
+    return tensorrt_rtx
+
+
+def built(trt: Any, bundle: Bundle, graph: Graph) -> int:
+    """Bytes of the engine of a graph, for batches of 1 to 8. A refusal fails with the operators that are refused."""
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(bundle.graph(graph))):
+        faults = [parser.get_error(k) for k in range(parser.num_errors)]
+        pytest.fail("\n".join(f"{graph}: {f.node_operator()} {f.node_name()}: {f.desc()}" for f in faults))
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for name, shape in row_shapes(bundle, graph).items():
+        profile.set_shape(name, (1, *shape), (BATCH, *shape), (BATCH, *shape))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    assert engine is not None, f"{graph}: parsed, but not built"
+    return int(engine.nbytes)
+
+
+@pytest.mark.parametrize("graph", list(Graph))
+def test_tensorrt_builds_every_graph(trt: Any, shaken_bundle: Path, graph: Graph) -> None:
+    bundle = Bundle.open(shaken_bundle)
+    assert built(trt, bundle, graph) > 100_000
+
+
+def test_what_tensorrt_refuses_fails_with_its_operator(trt: Any, dense_bundle: Path, tmp_path: Path) -> None:
+    import onnx
+
+    graph = onnx.load(dense_bundle / "segment.onnx")
+    next(node for node in graph.graph.node if node.op_type == "LayerNormalization").output.append("mean")
+    onnx.save(graph, tmp_path / "segment.onnx")
+    with pytest.raises(pytest.fail.Exception, match=r"segment: LayerNormalization node_\w*norm\w*: .*outputs"):
+        built(trt, Bundle(tmp_path, Bundle.open(dense_bundle).manifest), Graph.SEGMENT)

@@ -1,0 +1,245 @@
+"""`tumorcast doctor`: what it says of fakes, and of this machine with a small bundle."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tumorcast.config import Provider
+from tumorcast.diffusion.plan import GuidanceLaw, Step
+from tumorcast.diffusion.sampler import Array
+from tumorcast.engines.bundle import Bundle
+from tumorcast.engines.engine import ModelInfo
+from tumorcast.errors import EngineError, UsageError
+from tumorcast.running import doctor, machine
+from tumorcast.running.machine import Check, Found
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "tumorcast.cli", "doctor", *map(str, arguments), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return result.returncode, {check["name"]: check for check in record["checks"]} | {"": record}
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None:
+    def version(package: str) -> str:
+        if package in versions:
+            return versions[package]
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets what nvidia-smi prints."""
+
+    def printing(told: str) -> None:
+        fake = tmp_path / "nvidia-smi"
+        fake.write_text(f"#!/bin/sh\ncat <<'END'\n{told}\nEND\n")
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    return printing
+
+
+def test_a_cpu_passes_with_a_small_bundle(random_bundle: Path) -> None:
+    code, checks = run("--model", random_bundle)
+    assert code == 0, checks
+    record = checks[""]
+    assert (record["provider"], record["ok"]) == ("cpu", True)
+    assert all(set(check) == {"name", "status", "told", "remedy"} for check in record["checks"])
+    for name in ("model", "provider", "parity", "speed 1", "speed 8"):
+        assert checks[name]["status"] == "ok", checks[name]
+    assert "images/s" in checks["speed 8"]["told"]
+    assert "allowed" in checks["parity"]["told"]
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="needs a machine without GPU")
+def test_a_missing_provider_ends_with_4_and_a_remedy(random_bundle: Path) -> None:
+    code, checks = run("--model", random_bundle, "--provider", "cuda")
+    assert (code, checks[""]["ok"]) == (4, False)
+    assert checks["provider"]["status"] == checks["gpu"]["status"] == "FAILED"
+    assert "tumorcast[gpu]" in checks["provider"]["remedy"]
+    assert checks["parity"]["told"] == "not checked: provider failed"
+    assert checks["numpy"]["status"] == checks["memory"]["status"] == "ok"
+
+
+def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
+    found = doctor.engine(doctor.Asked(tmp_path), lambda done, total: None)
+    assert [(check.name, check.status) for check in found] == [("model", Found.FAILED), ("parity", Found.ABSENT)]
+    assert "tumorcast-export" in found[0].remedy
+    assert doctor.failed(found, Provider.CPU)
+
+
+def test_a_changed_file_of_the_bundle_is_told(random_bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(random_bundle, copy)
+    (copy / "guided.onnx").write_bytes(b"other")
+    (check,) = machine.attempt("model", lambda: doctor.model(copy))
+    assert check.status is Found.FAILED
+    assert check.remedy == "export the bundle again"
+
+
+def test_without_torch_the_cpu_is_not_checked(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (check,) = doctor.compare(doctor.Asked(random_bundle), lambda done, total: None)
+    assert (check.status, check.told) == (Found.ABSENT, "not checked: torch is not installed")
+
+
+class Off:
+    """An engine whose numbers are another's, times `factor`: stands in for a GPU that computes otherwise."""
+
+    def __init__(self, bundle: Path, factor: float) -> None:
+        self.other, self.factor = doctor.Asked(bundle).open(2), np.float32(factor)
+        self.info: ModelInfo = self.other.info
+        self.provider, self.device = Provider.CUDA, "cuda:0 fake"
+
+    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+        return self.other.encode_step(x, step, clamp=clamp, last=last)
+
+    def guided_step(
+        self, x: Array, step: Step, law: GuidanceLaw, target: Array, **rest: Array | None
+    ) -> tuple[Array, Array]:
+        x_next, eps = self.other.guided_step(x, step, law, target, **rest)  # type: ignore[arg-type]
+        return x_next * self.factor, eps
+
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+        return self.other.sizes(x, t, brain)
+
+    def segment(self, images: Array) -> Array:
+        return self.other.segment(images)
+
+
+@pytest.fixture
+def fake_gpu(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], doctor.Asked]:
+    """No torch, and a provider cuda whose images are off by a factor."""
+    opened = doctor.Asked.open
+
+    def computing(factor: float) -> doctor.Asked:
+        gpu = Off(random_bundle, factor)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr(
+            doctor.Asked, "open", lambda self, rows: gpu if self.provider is Provider.CUDA else opened(self, rows)
+        )
+        return doctor.Asked(random_bundle, Provider.CUDA)
+
+    return computing
+
+
+def test_without_torch_a_gpu_is_held_against_the_cpu(fake_gpu: Callable[[float], doctor.Asked]) -> None:
+    asked = fake_gpu(1.0)
+    found = doctor.engine(asked, lambda done, total: None)
+    most = Bundle.open(asked.model).manifest.max_batch
+    speeds = [f"speed {batch}" for batch in sorted({1, 8, most})]
+    assert [check.name for check in found] == ["model", "provider", "parity", *speeds]
+    assert {check.status for check in found} == {Found.OK}
+    told = found[2].told
+    assert told.startswith("not checked: torch is not installed; provider cpu instead: worst ")
+
+
+def test_a_gpu_that_computes_otherwise_fails(fake_gpu: Callable[[float], doctor.Asked]) -> None:
+    asked = fake_gpu(1.01)
+    found = machine.attempt("parity", lambda: doctor.compare(asked, lambda done, total: None))
+    assert found[0].status is Found.FAILED
+    assert "guided.x_next is off by" in found[0].told
+    assert "provider cpu" in found[0].told
+    assert doctor.failed(found, Provider.CUDA)
+
+
+def test_gpus_are_listed(nvidia_smi: Callable[[str], None]) -> None:
+    nvidia_smi(
+        "NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f\nNVIDIA L4, 8.9, 570.86.15, 23034, 22000, GPU-2e"
+    )
+    found = machine.graphics(needed=True)
+    assert [(check.name, check.status) for check in found] == [("gpu 0", Found.OK), ("gpu 1", Found.OK)]
+    assert found[0].told == "NVIDIA H100 80GB HBM3, sm90, driver 570.86.15, 84.9 of 85.5 GB free"
+
+
+def test_a_gpu_that_cannot_be_read_fails_its_check_alone(nvidia_smi: Callable[[str], None]) -> None:
+    nvidia_smi("NVIDIA-SMI has words for its own troubles")
+    found = machine.attempt("gpu", lambda: machine.graphics(needed=False))
+    assert [check.status for check in found] == [Found.FAILED]
+    assert not doctor.failed(found, Provider.CPU)
+    assert doctor.failed(found, Provider.CUDA)
+
+
+def test_both_onnxruntimes_are_a_fault_of_all_but_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})
+    found = machine.packages()
+    (bad,) = (check for check in found if check.status is Found.FAILED)
+    assert bad.name == "onnxruntime-gpu"
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in bad.remedy
+    assert doctor.failed(found, Provider.CUDA)
+    assert not doctor.failed(found, Provider.TORCH)
+
+
+def test_one_onnxruntime_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, {"onnxruntime-gpu": "1.32.0", "tensorrt-cu12": "10.9"})
+    found = {check.name: check for check in machine.packages()}
+    assert (found["onnxruntime-gpu"].status, found["onnxruntime"].status) == (Found.OK, Found.ABSENT)
+    assert found["tensorrt"].told == "10.9"
+
+
+def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    (check,) = machine.cores()
+    assert check.status is Found.FAILED
+    assert check.remedy.startswith("set OMP_NUM_THREADS=")
+
+
+def test_faults_become_checks_that_name_no_user_and_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "alice")
+    monkeypatch.setattr("platform.node", lambda: "node17.site")
+
+    def look() -> list[Check]:
+        raise EngineError("/scratch/alice/bundle on node17.site: cannot be opened; ask for room")
+
+    (check,) = machine.attempt("provider", look)
+    assert (check.told, check.remedy) == ("/scratch/USER/bundle on HOST: cannot be opened", "ask for room")
+
+
+def test_a_place_that_cannot_be_written_fails_where_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    for must, status in ((True, Found.FAILED), (False, Found.OK)):
+        (check,) = machine.disk("engine cache", tmp_path / "not" / "yet", must_write=must)
+        assert check.status is status
+        assert "cannot be written" in check.told
+
+
+def test_a_device_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--device cuda:0"):
+        doctor.Asked(tmp_path, Provider.CPU, "cuda:0")
+
+
+def test_the_slurm_script_says_that_srun_is_needed(tmp_path: Path) -> None:
+    script = ROOT / "slurm" / "gpu_selftest.sh"
+    bash = shutil.which("bash")
+    assert bash is not None
+    result = subprocess.run([bash, script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "srun is needed" in result.stderr
+
+
+def test_the_slurm_script_runs_doctor_in_a_step(tmp_path: Path) -> None:
+    fake = tmp_path / "srun"
+    fake.write_text('#!/bin/sh\necho "$@"\n')
+    fake.chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "4"}
+    command = [ROOT / "slurm" / "gpu_selftest.sh", "tensorrt", "my bundle"]
+    told = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True).stdout
+    step = "--ntasks=1 --cpus-per-task=4 bin/tumorcast doctor --provider tensorrt --json --model my bundle\n"
+    assert told == step

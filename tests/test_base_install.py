@@ -1,0 +1,35 @@
+"""What a base installation does: numpy, onnxruntime and the rest of install_requires, and no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+EXTRAS = ("torch", "onnx", "onnxscript", "safetensors", "mpi4py", "nilearn", "sklearn", "tensorrt_rtx")
+WITHOUT_EXTRAS = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS!r}))  # as if they were not installed
+from tumorcast.cli import main
+main()
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_bundle_is_forecast_without_torch(random_bundle: Path, blob_cohort: Path, tmp_path: Path) -> None:
+    maps = tmp_path / "maps.h5"
+    asked = ("--relative-change", "0.25", "--members", "2", "--steps", "2", "--max-slices", "1")
+    done = run("forecast", str(blob_cohort), "--model", str(random_bundle), *asked, "--out", str(maps))
+    assert (done.returncode, maps.is_file()) == (0, True), done.stderr
+    shown = run("show", str(maps), "--out", str(tmp_path / "pictures"))
+    assert shown.returncode == 0, shown.stderr
+    assert list((tmp_path / "pictures").glob("*.png"))
+
+
+def test_what_needs_torch_says_so(tiny_model: Path, blob_cohort: Path, tmp_path: Path) -> None:
+    asked = ("--relative-change", "0.25", "--out", str(tmp_path / "maps.h5"))
+    done = run("forecast", str(blob_cohort), "--model", str(tiny_model), *asked)
+    assert done.returncode == 4
+    assert "is not installed" in done.stderr and "train" in done.stderr
