@@ -221,7 +221,7 @@ class GraphAlone(GraphEngine):
         self.session = session
 
     def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
-        return list(self.session.run(None, rows | {name: np.float32(v).reshape(()) for name, v in scalars.items()}))
+        return list(self.session.run(None, rows | {name: np.array(v, np.float32) for name, v in scalars.items()}))
 
 
 def test_bf16_is_compared_in_torch_and_the_manifest_says_so(

@@ -70,8 +70,10 @@ def test_every_output_is_compared(
     parity.check(same, "b")
     found = compare(Off(engine, method, place, 1e-3), engine, Precision.FP32, [phantom(2, 32)])
     assert [n for n, part in found.items() if part.difference > 0] == [name]
-    assert found[name].difference == pytest.approx(1e-3, rel=0.01)
-    with pytest.raises(EngineError, match=rf"b: does not match the torch reference: {name} is off by 0\.001 of its l"):
+    assert found[name].difference == pytest.approx(1e-3, rel=0.1)  # of LEAST_SCALE where all are smaller
+    with pytest.raises(
+        EngineError, match=rf"b: does not match the torch reference: {name} is off by 0\.00\d+ of its l"
+    ):
         parity.check(found, "b")
 
 

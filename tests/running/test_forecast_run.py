@@ -38,12 +38,14 @@ def inputs(blob_cohort: Path, tiny_model: Path) -> ForecastInputs:
 
 
 def contents(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-    """Attributes and data, by name."""
+    """Attributes, and data with the attributes that are real numbers, by name."""
     attributes: dict[str, object] = {}
     data: dict[str, np.ndarray] = {}
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
-        attributes[name] = sorted((key, str(value)) for key, value in node.attrs.items())
+        numbers = {key: value for key, value in node.attrs.items() if isinstance(value, np.floating)}
+        data.update({f"{name}@{key}": np.asarray(value) for key, value in numbers.items()})
+        attributes[name] = sorted((key, str(value)) for key, value in node.attrs.items() if key not in numbers)
         if isinstance(node, h5py.Dataset):
             data[name] = np.asarray(node[()])
 
