@@ -91,13 +91,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Callable[[Tensor], 
     """Softmax attention of queries (B, W, Q) to keys and values (B, W, L), written out; returns (B, W, Q)."""
     scale = 1 / math.sqrt(q.shape[1])
     weights = torch.softmax(widened(torch.matmul(q.transpose(1, 2), k)) * scale, dim=-1)  # (B, Q, L)
+    y = torch.matmul(v, weights.transpose(1, 2).to(v.dtype))
 
     def pullback(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        into = torch.matmul(g.transpose(1, 2), v)
-        scores = scale * weights * (into - (into * weights).sum(dim=-1, keepdim=True))
-        return torch.matmul(k, scores.transpose(1, 2)), torch.matmul(q, scores), torch.matmul(g, weights)
+        along = (g * y).sum(dim=1)[:, :, None]  # of each row of weights with its gradient, without forming the product
+        scores = weights * (torch.matmul(g.transpose(1, 2), v) - along)
+        into_q = torch.matmul(scale * k, scores.transpose(1, 2))
+        return into_q, torch.matmul(scale * q, scores), torch.matmul(g, weights)
 
-    return torch.matmul(v, weights.transpose(1, 2).to(v.dtype)), pullback
+    return y, pullback
 
 
 def chain(*pullbacks: Pullback) -> Pullback:
