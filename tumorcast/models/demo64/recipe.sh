@@ -13,7 +13,7 @@ if [ ! -f "$work/cohort.h5" ]; then
     "$tumorcast" prepare "$work/simulated" --clinical "$work/simulated/clinical.csv" \
         --image-size 64 --slices all --jobs 2 --out "$work/cohort.h5"
 fi
-"$tumorcast" train regressor "$work/cohort.h5" --out "$work/regressor" --steps 800 --seed 1 --bfloat16
+"$tumorcast" train regressor "$work/cohort.h5" --out "$work/regressor" --steps 3000 --seed 11 --bfloat16
 "$tumorcast" train segmenter "$work/cohort.h5" --out "$work/segmenter" --steps 600 --seed 2 --noise-levels 20 --bfloat16
 "$tumorcast" train denoiser "$work/cohort.h5" --out "$work/denoiser" --steps 3600 --seed 3 --bfloat16
 for run in regressor segmenter denoiser; do # what is shipped: the averaged weights, rounded to half precision
