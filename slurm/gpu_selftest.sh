@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Whether a GPU of this site gives what torch gives, and how fast; `tumorcast doctor` does the work.
 #
-#   sbatch slurm/gpu_selftest.sh [PROVIDER] [BUNDLE]     from the checkout, after bin/setup has run once
+#   sbatch slurm/gpu_selftest.sh [PROVIDER] [BUNDLE]     from the checkout, after TUMORCAST_RUNTIME=gpu bin/setup full
 #
 # PROVIDER: cuda (default), tensorrt, torch or cpu. BUNDLE: an engine bundle; default the shipped one.
 # The last line of gpu_selftest-JOB.out is one JSON object. The job ends with 0, or with 4 if the provider failed.
@@ -12,7 +12,7 @@
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=8
 #SBATCH --gres=gpu:1
-#SBATCH --time=00:15:00
+#SBATCH --time=00:30:00
 set -euo pipefail
 
 if ! command -v srun >/dev/null; then

@@ -53,7 +53,7 @@ def export(
         raise UsageError("give --out BUNDLE to export RUN folders, or --check or --build tensorrt with a BUNDLE")
     result: dict[str, object] = {}
     if check:
-        result |= _check(_only_bundle(models), cohort, provider, device)
+        result |= _check(_only_bundle(models), cohort, provider, device, engine_cache)
     if out is not None:
         result |= _make(models, out, precision, max_batch, cohort)
     if build:
@@ -83,7 +83,9 @@ def _make(models: list[Path], out: Path, precision: str, max_batch: int, cohort:
     }
 
 
-def _check(bundle: Path, cohort: Path | None, provider: str, device: str | None) -> dict[str, object]:
+def _check(
+    bundle: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None
+) -> dict[str, object]:
     from tumorcast.config import Provider
     from tumorcast.engines.make import check_bundle
     from tumorcast.engines.opening import device_index
@@ -92,7 +94,7 @@ def _check(bundle: Path, cohort: Path | None, provider: str, device: str | None)
     if named is Provider.TORCH:
         raise UsageError("--provider torch: it is what a bundle is compared with; give cpu, cuda or tensorrt")
     with progress("comparisons", "nothing was changed") as tell:
-        parity = check_bundle(bundle, cohort, named, device_index(named, device), tell)
+        parity = check_bundle(bundle, cohort, named, tell, device=device_index(named, device), cache=cache)
     told = {name: part.model_dump() for name, part in parity.items()}
     return {"bundle": str(bundle), "provider": str(named), "parity": told}
 

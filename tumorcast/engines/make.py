@@ -52,14 +52,20 @@ def networks_of(models: list[Path]) -> ModelSet:
 
 
 def check_bundle(
-    folder: Path, cohort: Path | None, provider: Provider, device: int = 0, report: Progress = lambda *_: None
+    folder: Path,
+    cohort: Path | None,
+    provider: Provider,
+    report: Progress = lambda *_: None,
+    *,
+    device: int = 0,
+    cache: Path | None = None,
 ) -> dict[str, TensorParity]:
     """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much."""
     bundle = Bundle.open(folder)
     if bundle.manifest.precision is Precision.BF16 and provider is Provider.CPU:
         raise EngineError(f"{folder}: {NO_BFLOAT16}")
     model = load_bundle(bundle)
-    found, _ = measure(bundle, model, parity_inputs(model, cohort), provider, report, device=device)
+    found, _ = measure(bundle, model, parity_inputs(model, cohort), provider, report, device=device, cache=cache)
     parity.check(found, str(folder))
     return found
 
@@ -72,9 +78,10 @@ def measure(
     report: Progress,
     *,
     device: int = 0,
+    cache: Path | None = None,
 ) -> tuple[dict[str, TensorParity], str]:
     """The differences from the torch reference, and what was compared with it."""
-    engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS)
+    engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS, cache=cache)
     found = parity.compare(engine, TorchEngine(model), bundle.manifest.precision, inputs, report)
     return found, f"onnxruntime {onnxruntime().__version__}, {engine.device}"
 

@@ -40,11 +40,15 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What to check: a bundle, and what is to run it. device: None is the CPU, or the first GPU."""
+    """What to check: a bundle, and what is to run it. device: None is the CPU, or the first GPU.
+
+    cache: where TensorRT's engines lie; None is a folder in the bundle.
+    """
 
     model: Path = SHIPPED
     provider: Provider = Provider.CPU
     device: str | None = None
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError where provider and device do not go together."""
@@ -58,7 +62,7 @@ class Asked:
 
     def open(self, rows: int) -> Engine:
         """The engine that is asked for, for batches of `rows`."""
-        return open_engine(EngineChoice((self.model,), self.provider, self.device, rows))
+        return open_engine(EngineChoice((self.model,), self.provider, self.device, rows, self.cache))
 
 
 def examine(asked: Asked, report: Report = lambda done, total: None) -> list[Check]:
@@ -71,7 +75,9 @@ def examine(asked: Asked, report: Report = lambda done, total: None) -> list[Che
         "cores": machine.cores,
         "memory": machine.memory,
         "working folder": partial(machine.disk, "working folder", Path()),
-        "engine cache": partial(machine.disk, "engine cache", asked.model / "tensorrt", must_write=tensorrt),
+        "engine cache": partial(
+            machine.disk, "engine cache", asked.cache or asked.model / "tensorrt", must_write=tensorrt
+        ),
         "mpi": machine.mpi,
         "slurm": partial(machine.environment, os.environ),
     }
@@ -140,7 +146,8 @@ def compare(asked: Asked, report: Report) -> list[Check]:
         return [Check("parity", Found.OK, _worst(_with_cpu(asked, Provider.TORCH, report)))]
     from tumorcast.engines.make import check_bundle  # noqa: PLC0415 - needs torch
 
-    found = check_bundle(asked.model, None, asked.provider, device_index(asked.provider, asked.device), report)
+    device = device_index(asked.provider, asked.device)
+    found = check_bundle(asked.model, None, asked.provider, report, device=device, cache=asked.cache)
     return [Check("parity", Found.OK, _worst(found))]
 
 
