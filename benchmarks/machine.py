@@ -9,7 +9,7 @@ from typing import Any
 
 from tumorcast.provenance import commit
 
-PACKAGES = ("numpy", "scipy", "numba", "lmfit")
+PACKAGES = ("numpy", "scipy", "numba", "lmfit", "torch", "onnxruntime")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
