@@ -151,7 +151,7 @@ class SamplerSettings(Settings):
     preset: Preset = Preset.DEFAULT
     guidance: Guidance = Guidance.NORMALISED
     noise_level: int = Field(200, ge=3, le=1000)
-    steps: int | None = Field(16, ge=2)
+    steps: int | None = Field(20, ge=2)
     order: int = Field(2, ge=1, le=2)
     encodings: int | None = Field(4, ge=1)
     gain: float = Field(0.5, gt=0, le=4)
@@ -203,7 +203,7 @@ class ForecastSettings(Settings):
     horizon_days: float | None = Field(None, gt=0)
     relative_change: float | None = Field(None, gt=-1, le=20)
     members: int = Field(16, ge=1, le=10_000)
-    batch: int = Field(8, ge=1)
+    batch: int = Field(16, ge=1)
     seed: int = Field(0, ge=0)
     max_slices: int | None = Field(None, ge=1)
     change_threshold: float = Field(0.3, gt=0)
