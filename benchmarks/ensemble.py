@@ -35,7 +35,14 @@ REFERENCE = SamplerSettings(steps=None, order=1, encodings=None)
 
 
 def ensemble(
-    unit: Unit, cohort: Cohort, engine: Engine, sampler: SamplerSettings, members: int, *, seed: int = 0, batch: int = 16
+    unit: Unit,
+    cohort: Cohort,
+    engine: Engine,
+    sampler: SamplerSettings,
+    members: int,
+    *,
+    seed: int = 0,
+    batch: int = 16,
 ) -> tuple[SliceForecast, float]:
     """The forecast and its seconds."""
     settings = ForecastSettings(relative_change=0, members=members, seed=seed, sampler=sampler, batch=batch)
