@@ -1,85 +1,94 @@
-"""Archives: what is written comes back, and what is not ours is refused."""
+"""Archives: what is merged comes back, and what is not ours is refused."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from tumorcast.archive.maps import (
-    MapArchive,
-    PatientForecast,
-    SliceForecast,
-    archive_provenance,
-    merge,
-    shard_provenance,
-    write_shard,
-)
+from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast, archive_provenance
+from tumorcast.archive.merge import PatientShards, merge
+from tumorcast.archive.packing import Packing
+from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.errors import InputError
+from tumorcast.records import PatientOutcome, Status
+
+Maker = Callable[..., Any]
 
 
-def slice_forecast(source_slice: int = 7, members: int | None = None) -> SliceForecast:
-    rng = np.random.default_rng(source_slice)
-
-    def image(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return rng.random(shape, dtype=np.float32)
-
-    return SliceForecast(
-        image=image(4, 8, 8),
-        labels=rng.integers(0, 4, (8, 8), dtype=np.uint8),
-        brain=rng.random((8, 8)) > 0.5,
-        affine=np.diag([1.0, 2.0, 3.0, 1.0]),
-        mean=image(4, 8, 8),
-        std=image(4, 8, 8),
-        changed=image(8, 8),
-        tumour=image(8, 8),
-        tumour_now=image(8, 8),
-        aimed_mm2=rng.random(3),
-        reached_mm2=rng.random(3),
-        present_mm2=12.5,
-        present_segmented_mm2=13.5,
-        source_slice=source_slice,
-        members=None if members is None else image(members, 4, 8, 8),
-    )
-
-
-def patient(curve: bool) -> PatientForecast:
-    values = {"days": np.arange(3.0), "q50": np.ones(3)} if curve else None
-    return PatientForecast(
-        "P1", "000", 5.0, 35.0 if curve else None, "area_mm2" if curve else None, values, {"size": [8, 8, 9]}
-    )
-
-
-@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize("packing", Packing)
+@pytest.mark.parametrize("pixels", [8, 40])  # below and above what lies in the object header
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("curve", [False, True])
-def test_what_is_merged_comes_back(members: int | None, curve: bool, tmp_path: Path) -> None:
-    written = [slice_forecast(number, members) for number in (12, 7)]
+def test_what_is_merged_comes_back(
+    make_slice: Maker,
+    make_images: Maker,
+    make_patient: Maker,
+    tmp_path: Path,
+    *,
+    packing: Packing,
+    pixels: int,
+    keep: bool,
+    curve: bool,
+) -> None:
+    written = [make_slice(make_images(number, 3, pixels), number, keep=keep) for number in (12, 7)]
     shards = {}
     for forecast in written:
         name = f"{forecast.source_slice:04d}"
-        shards[name] = tmp_path / f"{name}.h5"
-        write_shard(shards[name], forecast, {"seed": 1})
-    merge(tmp_path / "maps.h5", [(patient(curve), shards)], {"seed": 1})
+        key = ShardKey("run", f"P1/{name}.000")
+        write_shard(tmp_path / f"{name}.h5", key, make_patient(curve=curve), {name: forecast})
+        shards[name] = [(tmp_path / f"{name}.h5", key)]
+    outcome = PatientOutcome("P1", Status.OK, "ä\n")
+    merge(tmp_path / "maps.h5", [PatientShards("P1", shards)], {"seed": 1}, [outcome], packing=packing)
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         assert archive.provenance == {"seed": 1}
+        assert (archive.outcomes(), archive.count_slices(), archive.packing) == ([outcome], 2, packing)
         (read,) = archive.patients()
         slices = archive.slices("P1")
-    assert (read.patient_id, read.session_id, read.day, read.target_day) == ("P1", "000", 5.0, 35.0 if curve else None)
-    assert (read.curve is not None) is curve
-    assert read.source_grid == {"size": [8, 8, 9]}
+    _assert_same_patient(read, make_patient(curve=curve))
     for expected, found in zip(reversed(written), slices, strict=True):
-        for field in fields(SliceForecast):
-            np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+        _assert_same_slice(found, expected)
 
 
-def test_provenance_of_what_is_not_there_or_not_whole_is_none(tmp_path: Path) -> None:
-    assert shard_provenance(tmp_path / "none.h5") is None
-    write_shard(tmp_path / "shard.h5", slice_forecast(), {"seed": 1})
-    assert shard_provenance(tmp_path / "shard.h5") == {"seed": 1}
-    (tmp_path / "cut.h5").write_bytes((tmp_path / "shard.h5").read_bytes()[:300])
-    assert shard_provenance(tmp_path / "cut.h5") is None
-    assert archive_provenance(tmp_path / "shard.h5") is None
+def _assert_same_patient(found: PatientForecast, expected: PatientForecast) -> None:
+    for field in fields(PatientForecast):
+        if field.name != "curve" or expected.curve is None:
+            assert getattr(found, field.name) == getattr(expected, field.name)
+    if expected.curve is not None:
+        assert found.curve is not None
+        assert found.curve.keys() == expected.curve.keys()
+        for name, values in expected.curve.items():
+            np.testing.assert_array_equal(found.curve[name], values)
+
+
+def _assert_same_slice(found: SliceForecast, expected: SliceForecast) -> None:
+    for field in fields(SliceForecast):
+        value, wanted = getattr(found, field.name), getattr(expected, field.name)
+        np.testing.assert_array_equal(value, wanted)
+        assert wanted is None or np.asarray(value).dtype == np.asarray(wanted).dtype
+
+
+def test_patients_keep_the_order_they_are_merged_in(make_archive: Maker, tmp_path: Path) -> None:
+    with MapArchive.open(make_archive(tmp_path / "maps.h5", {"P2": {7: [2]}, "P1": {7: [2]}})) as archive:
+        assert archive.patient_ids() == ["P2", "P1"]
+        assert [patient.patient_id for patient in archive.patients()] == ["P2", "P1"]
+
+
+def test_an_archive_without_patients_is_one(tmp_path: Path) -> None:
+    merge(tmp_path / "maps.h5", [], {"seed": 1}, [])
+    with MapArchive.open(tmp_path / "maps.h5") as archive:
+        assert (archive.patients(), archive.outcomes(), archive.count_slices()) == ([], [], 0)
+
+
+def test_provenance_of_what_is_not_there_or_not_whole_is_none(make_archive: Maker, tmp_path: Path) -> None:
+    path = make_archive(tmp_path / "maps.h5", {"P1": {7: [2]}})
+    assert archive_provenance(path) is not None
+    assert archive_provenance(tmp_path / "none.h5") is None
+    (tmp_path / "cut.h5").write_bytes(path.read_bytes()[:-300])
+    assert archive_provenance(tmp_path / "cut.h5") is None
 
 
 def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
@@ -88,16 +97,23 @@ def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
         pass
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.attrs["format"] = "tumorcast-cohort"
+    with pytest.raises(InputError, match="format tumorcast-cohort, exp"), MapArchive.open(tmp_path / "other.h5"):
+        pass
+
+
+def test_an_archive_of_version_1_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs.update({"format": "tumorcast-maps", "format_version": 1})
     with (
-        pytest.raises(InputError, match=r"format \('tumorcast-cohort', None\)"),
-        MapArchive.open(tmp_path / "other.h5"),
+        pytest.raises(InputError, match=r"format_version 1, and .* reads 2; make it again"),
+        MapArchive.open(tmp_path / "old.h5"),
     ):
         pass
 
 
-def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
-    write_shard(tmp_path / "shard.h5", slice_forecast(), {"seed": 1})
-    with pytest.raises(TypeError):
-        write_shard(tmp_path / "shard.h5", slice_forecast(), {"seed": object()})
-    assert shard_provenance(tmp_path / "shard.h5") == {"seed": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["shard.h5"]
+def test_an_archive_that_was_changed_is_refused(make_archive: Maker, tmp_path: Path) -> None:
+    path = make_archive(tmp_path / "maps.h5", {"P1": {7: [2]}})
+    with h5py.File(path, "r+") as file:
+        file.create_group("patients/P2/slices")
+    with pytest.raises(InputError, match="changed since it was written"), MapArchive.open(path):
+        pass

@@ -22,9 +22,19 @@ def new_hdf5(path: Path) -> Iterator["NewFile"]:
 
     Raises StorageError if the folder cannot be written to or is full.
     """
-    with written_whole(path) as temporary, _Storage(temporary, "w+") as storage:
+    with written_whole(path) as temporary, hdf5_at(temporary) as file:
+        yield file
+
+
+@contextmanager
+def hdf5_at(path: Path, **layout: Any) -> Iterator["NewFile"]:
+    """A new HDF5 file at a place of the caller's, who sees to it that it is there whole or not at all.
+
+    layout: what h5py.File takes beside, as `userblock_size`. Raises OSError if anything could not be written.
+    """
+    with _Storage(path, "w+") as storage:
         try:
-            with h5py.File(storage, "w") as root:
+            with h5py.File(storage, "w", **layout) as root:
                 yield NewFile(root, storage)
         finally:
             storage.raise_fault()

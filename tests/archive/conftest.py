@@ -1,0 +1,120 @@
+"""Small shards and archives of made-up ensembles."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tumorcast.archive.maps import PatientForecast, SliceForecast
+from tumorcast.archive.merge import PatientShards, merge
+from tumorcast.archive.packing import Packing
+from tumorcast.archive.shard import ShardKey, write_shard
+from tumorcast.records import PatientOutcome, Status
+
+RUN = "0123456789abcdef" * 4
+PROVENANCE = {"seed": 1, "settings": {"members": 3}, "contrasts": ["t1n", "t1c", "t2w", "t2f"]}
+Images = npt.NDArray[np.float32]
+Plan = dict[str, dict[int, list[int]]]  # by patient and slice, the members of each block
+
+
+def images_of(seed: int, count: int, pixels: int) -> Images:
+    """(count, 4, pixels, pixels) noise round a ramp, so that maps compress a little."""
+    ramp = np.linspace(-1, 1, pixels, dtype=np.float32)
+    noise = np.random.default_rng(seed).standard_normal((count, 4, pixels, pixels), dtype=np.float32)
+    return ramp + np.float32(0.1) * noise
+
+
+def slice_of(members: Images, source_slice: int = 7, *, first: int = 0, keep: bool = False) -> SliceForecast:
+    """A slice's forecast from its members, of which the first is number `first`, by numpy alone."""
+    pixels = members.shape[-1]
+    rng = np.random.default_rng(source_slice)
+    image = images_of(source_slice, 1, pixels)[0]
+    numbers = np.arange(first, first + len(members), dtype=np.float64)
+    return SliceForecast(
+        image=image,
+        labels=rng.integers(0, 4, (pixels, pixels), dtype=np.uint8),
+        brain=rng.random((pixels, pixels)) > 0.5,
+        affine=np.diag([1.0, 2.0, 3.0, 1.0]),
+        mean=members.mean(axis=0),
+        std=members.std(axis=0),
+        changed=(np.abs(members - image).sum(axis=1) > 0.4).mean(axis=0, dtype=np.float32),
+        tumour=np.tanh(members[:, 0] ** 2).mean(axis=0),
+        tumour_now=np.tanh(image[0] ** 2),
+        aimed_mm2=100 + numbers,
+        reached_mm2=90 + numbers / 2,
+        present_mm2=12.5,
+        present_segmented_mm2=13.5,
+        source_slice=source_slice,
+        members=members if keep else None,
+    )
+
+
+def patient_of(patient_id: str = "P1", *, curve: bool = True) -> PatientForecast:
+    """A patient, with or without a growth curve."""
+    values = {"days": np.arange(600.0), "q50": np.linspace(1, 2, 600), "observed_days": np.arange(3.0)}
+    return PatientForecast(
+        patient_id,
+        "000",
+        5.0,
+        35.0 if curve else None,
+        "area_mm2" if curve else None,
+        values if curve else None,
+        {"size": [8, 8, 9], "spacing": [1.0, 1.0, 2.0]},
+    )
+
+
+def write_run(
+    folder: Path, plan: Plan, *, pixels: int = 8, keep: bool = False, curve: bool = True
+) -> list[PatientShards]:
+    """Write a shard for each slice and block of a plan."""
+    patients = []
+    for patient_id, slices in plan.items():
+        shards: dict[str, list[tuple[Path, ShardKey]]] = {}
+        for number, blocks in slices.items():
+            members = images_of(number, sum(blocks), pixels)
+            ends = np.cumsum(blocks)
+            for block, (end, count) in enumerate(zip(ends, blocks, strict=True)):
+                name = f"{number:04d}"
+                part = slice_of(members[end - count : end], number, first=int(end - count), keep=keep)
+                path = folder / patient_id / f"{name}.{block:03d}.h5"
+                key = ShardKey(RUN, f"{patient_id}/{name}.{block:03d}")
+                write_shard(path, key, patient_of(patient_id, curve=curve), {name: part})
+                shards.setdefault(name, []).append((path, key))
+        patients.append(PatientShards(patient_id, shards))
+    return patients
+
+
+def write_archive(path: Path, plan: Plan, *, packing: Packing = Packing.BLOSC2, **options: Any) -> Path:
+    """Write the shards of a plan, and the archive of them."""
+    patients = write_run(path.with_suffix(".parts"), plan, **options)
+    outcomes = [PatientOutcome(patient_id, Status.OK) for patient_id in plan]
+    merge(path, patients, PROVENANCE, [*outcomes, PatientOutcome("P9", Status.FAILED, "no fit")], packing=packing)
+    return path
+
+
+@pytest.fixture
+def make_slice() -> Callable[..., SliceForecast]:
+    return slice_of
+
+
+@pytest.fixture
+def make_images() -> Callable[[int, int, int], Images]:
+    return images_of
+
+
+@pytest.fixture
+def make_patient() -> Callable[..., PatientForecast]:
+    return patient_of
+
+
+@pytest.fixture
+def make_run() -> Callable[..., list[PatientShards]]:
+    return write_run
+
+
+@pytest.fixture
+def make_archive() -> Callable[..., Path]:
+    return write_archive

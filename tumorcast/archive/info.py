@@ -1,0 +1,41 @@
+"""What an archive is, in a few figures; nothing of its arrays is read."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from tumorcast.archive.maps import MapArchive
+from tumorcast.records import Status
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Counts, statuses, sizes in bytes (on disk, and unpacked), packing and provenance.
+
+    Raises InputError if it is no archive.
+    """
+    with MapArchive.open(path) as archive:
+        statuses = Counter(str(outcome.status) for outcome in archive.outcomes())
+        members, raw = _members_and_bytes(archive)
+        return {
+            "patients": len(archive.patient_ids()),
+            "slices": archive.count_slices(),
+            "members": members,
+            "statuses": {str(status): statuses[str(status)] for status in Status},
+            "packing": str(archive.packing),
+            "bytes": path.stat().st_size,
+            "raw_bytes": raw,
+            "provenance": archive.provenance,
+        }
+
+
+def _members_and_bytes(archive: MapArchive) -> tuple[int, int]:
+    """The members of all ensembles together, and what all arrays take unpacked."""
+    members = raw = 0
+    for patient_id in archive.patient_ids():
+        for slice_name in archive.slice_names(patient_id):
+            group: h5py.Group = archive.group(patient_id, slice_name)
+            members += len(group["aimed_mm2"])
+            raw += sum(group[name].nbytes for name in group)
+    return members, raw
