@@ -26,8 +26,8 @@ from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.engines.engine import Engine
 from tumorcast.engines.opening import EngineChoice, open_engine
-from tumorcast.forecasting.ensemble import forecast_units
-from tumorcast.forecasting.plan import Unit
+from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.plan import PlannedSlice, Unit
 from tumorcast.forecasting.targets import PatientTargets
 
 LEAST_GROWTH = 1.1
@@ -37,7 +37,9 @@ LEAST_GROWTH = 1.1
 class Pair:
     """The same slice of a patient at two dates."""
 
-    unit: Unit
+    patient_id: str
+    session_id: str
+    place: PlannedSlice
     now: CohortSlice
     later: CohortSlice
 
@@ -51,18 +53,19 @@ def pairs_of(cohort: Cohort) -> Iterator[Pair]:
             found = np.flatnonzero(before.source_slice == number)
             if not found.size:
                 continue
-            unit = Unit(patient, before.id, int(found[0]), int(number))
-            now = cohort.slice(patient, before.id, unit.index)
+            place = PlannedSlice(int(found[0]), int(number))
+            now = cohort.slice(patient, before.id, place.index)
             later = cohort.slice(patient, after.id, int(np.argmax(after.area_mm2)))
             if now.area_mm2 > 0 and later.area_mm2 >= LEAST_GROWTH * now.area_mm2:
-                yield Pair(unit, now, later)
+                yield Pair(patient, before.id, place, now, later)
 
 
-def judge(pair: Pair, cohort: Cohort, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
+def judge(pair: Pair, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
     """Figures of one pair."""
     ratio = np.full(settings.members, pair.later.area_mm2 / pair.now.area_mm2)
+    unit = Unit(pair.patient_id, pair.session_id, (pair.place,), 0, 0, settings.members)
     started = time.perf_counter()
-    (forecast,) = forecast_units([pair.unit], cohort, PatientTargets(ratio, None, None), engine, settings)
+    (forecast,) = forecast_unit(unit, [pair.now], PatientTargets(ratio, None, None), engine, settings).values()
     seconds = time.perf_counter() - started
     before, after = pair.now.labels > 0, pair.later.labels > 0
     new, candidates = after & ~before, pair.now.brain & ~before
@@ -121,7 +124,7 @@ def main() -> None:
     with Cohort.open(options.cohort) as cohort:
         chosen = list(pairs_of(cohort))
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, min(options.pairs, len(chosen))).astype(int)]
-        rows = [judge(pair, cohort, engine, settings) for pair in chosen]
+        rows = [judge(pair, engine, settings) for pair in chosen]
     summary = {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
     medians = {f"median_{key}": float(np.nanmedian([row[key] for row in rows])) for key in ("reach", "size_error")}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}

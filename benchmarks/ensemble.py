@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from tumorcast.config import ForecastSettings, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines.engine import Engine
 from tumorcast.engines.opening import EngineChoice, open_engine
-from tumorcast.forecasting.ensemble import forecast_units
-from tumorcast.forecasting.plan import Unit, plan_units
+from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
+from tumorcast.forecasting.reader import slices_of
 from tumorcast.forecasting.targets import PatientTargets
 
 Map = np.ndarray[Any, Any]
@@ -48,7 +50,8 @@ def ensemble(
     settings = ForecastSettings(relative_change=0, members=members, seed=seed, sampler=sampler, batch=batch)
     targets = PatientTargets(1 + np.linspace(*CHANGES, members), None, None)
     started = time.perf_counter()
-    (forecast,) = forecast_units([unit], cohort, targets, engine, settings)
+    unit, slices = replace(unit, last=members), slices_of(unit, cohort)
+    (forecast,) = forecast_unit(unit, slices, targets, engine, settings).values()
     return forecast, time.perf_counter() - started
 
 
@@ -125,9 +128,10 @@ def main() -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(threads)
     machine = describe(threads=threads)
-    largest = ForecastSettings(relative_change=0, max_slices=1)
+    largest = ForecastSettings(relative_change=0)
     with Cohort.open(options.cohort) as cohort:
-        units = [plan_units(cohort, patient, largest)[0] for patient in cohort.patient_ids()[: options.patients]]
+        plan = RunPlan.of(tuple(plan_patient(cohort, p, 1) for p in cohort.patient_ids()[: options.patients]), largest)
+        units = [plan[number] for number in range(len(plan))]
         slices = [one_slice(unit, cohort, options) for unit in units]
     result = {"machine": machine, "members": options.members, "slices": slices}
     if options.out:

@@ -20,8 +20,9 @@ from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines.engine import Engine
 from tumorcast.engines.opening import EngineChoice, open_engine
-from tumorcast.forecasting.ensemble import forecast_units
-from tumorcast.forecasting.plan import plan_units
+from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.plan import RunPlan, plan_patient
+from tumorcast.forecasting.reader import slices_of
 from tumorcast.forecasting.targets import PatientTargets
 
 CHANGES = np.array([-0.2, -0.1, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
@@ -29,15 +30,13 @@ CHANGES = np.array([-0.2, -0.1, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
 
 def reached(path: Path, engine: Engine, sampler: SamplerSettings, count: int) -> tuple[np.ndarray[Any, Any], ...]:
     """(slices, changes) errors and reaches of a cohort."""
-    settings = ForecastSettings(relative_change=0, members=len(CHANGES), max_slices=1, sampler=sampler)
+    settings = ForecastSettings(relative_change=0, members=len(CHANGES), sampler=sampler)
     targets = PatientTargets(1 + CHANGES, None, None)
     errors, reaches = [], []
     with Cohort.open(path) as cohort:
-        for patient in cohort.patient_ids()[:count]:
-            units = plan_units(cohort, patient, settings)
-            if not units:
-                continue
-            (forecast,) = forecast_units(units, cohort, targets, engine, settings)
+        plan = RunPlan.of(tuple(plan_patient(cohort, p, 1) for p in cohort.patient_ids()[:count]), settings)
+        for unit in (plan[number] for number in range(len(plan))):
+            (forecast,) = forecast_unit(unit, slices_of(unit, cohort), targets, engine, settings).values()
             errors.append(np.abs(forecast.reached_mm2 / forecast.aimed_mm2 - 1))
             gained = forecast.reached_mm2 - forecast.present_segmented_mm2
             reaches.append(gained / (forecast.aimed_mm2 - forecast.present_mm2))

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,29 @@ def blob_session(patient_id: str, session_id: str, day: float, radius: float, co
         volume_mm3=float(area.sum() * 5),
         source={"slice_area_mm2": [0.0] * 10 + area.tolist(), "grid": {"size": [SIZE, SIZE, 13]}},
     )
+
+
+@pytest.fixture(scope="session")
+def blob() -> Callable[..., Session]:
+    """`blob_session`, for tests that make cohorts of their own."""
+    return blob_session
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[[int], list[str]]:
+    """The words before a script that start it on so many MPI ranks; what they write and end with is as of a command.
+
+    mpirun is the one beside this Python, or on the path; without one a test is skipped, and in CI it fails.
+    """
+    beside = Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("mpirun is missing, and CI must test on real MPI: bin/setup installs it")
+        pytest.skip("mpirun is missing on this machine; tumorcast[mpi] has one")
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    words = ["env", *(f"{name}={value}" for name, value in as_root.items()), found, "--oversubscribe", "-n"]
+    return lambda ranks: [*words, str(ranks), sys.executable, "-B", "-m", "mpi4py"]
 
 
 @pytest.fixture(scope="session")

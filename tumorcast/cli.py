@@ -7,8 +7,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tumorcast.cli_archive import archive
 from tumorcast.cli_doctor import doctor
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice, export
+from tumorcast.cli_engines import export
+from tumorcast.cli_forecast import forecast, plan, status
 from tumorcast.cli_growth import fit, fit_prior
 from tumorcast.cli_import import import_adm
 from tumorcast.cli_tools import (
@@ -20,10 +22,12 @@ from tumorcast.cli_tools import (
     contrasts_of,
     exit_if_failed,
     only_given,
+    origin_of,
     print_result,
     progress,
     span,
     stoppable,
+    table_of,
     tell_fate,
 )
 from tumorcast.errors import EngineError, InputError, TumorcastError, UsageError
@@ -174,8 +178,8 @@ def _train_settings(config: Path | None, given: dict[str, Any]) -> tuple[Any, di
     from tumorcast.config import TrainSettings, read_toml
 
     values = read_toml(config) if config else {}
-    changes = _table(values.pop("architecture", {}), "architecture", config)
-    return TrainSettings.of(values | given, _origin(config, "tumorcast train")), changes
+    changes = table_of(values.pop("architecture", {}), "architecture", config)
+    return TrainSettings.of(values | given, origin_of(config, "tumorcast train")), changes
 
 
 def _network_kind(network: str, kind: str) -> Any:
@@ -195,73 +199,10 @@ app.command()(export)
 app.command()(doctor)
 
 
-@app.command()
-def forecast(
-    cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[
-        list[Path], typer.Option(help="An engine bundle; or RUN folders, or a folder of them: repeat as needed.")
-    ],
-    out: Out,
-    growth: Annotated[Path | None, typer.Option(help="growth.h5, needed with --horizon-days.")] = None,
-    horizon_days: Annotated[float | None, typer.Option(help="Days after each patient's last scan.")] = None,
-    relative_change: Annotated[float | None, typer.Option(help="Change of area wanted: 0.25 is 25 % more.")] = None,
-    members: Annotated[int | None, typer.Option(help="Members of the ensemble.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the members' noise and targets.")] = None,
-    max_slices: Annotated[int | None, typer.Option(help="The so many slices with most tumour; default all.")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper: the paper's loop, guidance and scale.")] = None,
-    noise_level: Annotated[int | None, typer.Option(help="NL: the diffusion time encoded up to.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps each way.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images that go through a network together.")] = None,
-    guidance: Annotated[str | None, typer.Option(help="normalised or paper.")] = None,
-    gain: Annotated[float | None, typer.Option(help="Of the normalised guidance.")] = None,
-    scale: Annotated[float | None, typer.Option(help="s_R of the paper's guidance.")] = None,
-    keep_members: Annotated[bool, typer.Option("--keep-members", help="Keep every member's image.")] = False,
-    provider: ProviderName = "",
-    device: Device = None,
-    engine_cache: EngineCache = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-) -> None:
-    """Forecast every patient: an ensemble of follow-ups of each slice, and its maps. Starting again resumes."""
-    from tumorcast.records import Status
-    from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort
-
-    sampler = dict(preset=preset, noise_level=noise_level, steps=steps, guidance=guidance, gain=gain, scale=scale)
-    target = dict(horizon_days=horizon_days, relative_change=relative_change, members=members)
-    others = dict(seed=seed, max_slices=max_slices, batch=batch, keep_members=keep_members or None)
-    settings = _forecast_settings(config, only_given(target | others), only_given(sampler))
-    engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch)
-    with progress("slices", "finished slices are kept; start the command again to go on") as tell:
-        outcomes = forecast_cohort(
-            ForecastInputs(cohort, engine, growth), out, settings, lambda units: tell(units.done, units.total)
-        )
-    for outcome in outcomes:
-        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-    counts = {str(status): sum(outcome.status is status for outcome in outcomes) for status in Status}
-    print_result(as_json, {"out": str(out), "patients": counts})
-    exit_if_failed(counts["failed"])
-
-
-def _forecast_settings(config: Path | None, given: dict[str, Any], sampler: dict[str, Any]) -> Any:
-    """Settings from the file, overruled by the options; the paper's preset is laid below both."""
-    from tumorcast.config import ForecastSettings, Preset, SamplerSettings, read_toml
-
-    values = read_toml(config) if config else {}
-    sampler = _table(values.pop("sampler", {}), "sampler", config) | sampler
-    if sampler.get("preset") == Preset.PAPER:
-        sampler = SamplerSettings.paper().model_dump() | sampler
-    return ForecastSettings.of(values | given | {"sampler": sampler}, _origin(config, "tumorcast forecast"))
-
-
-def _table(value: object, name: str, config: Path | None) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UsageError(f"{config}: {name} = {value!r} is not a table; write [{name}] and its keys below it")
-    return value
-
-
-def _origin(config: Path | None, command: str) -> str:
-    """Where a faulty setting can have come from."""
-    return command if config is None else f"{command}, {config}"
+app.command()(plan)
+app.command()(forecast)
+app.command()(status)
+app.add_typer(archive, name="archive")
 
 
 @app.command()

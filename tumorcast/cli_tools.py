@@ -66,9 +66,8 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Sequence[Path]) -> No
         taken[path.resolve()] = f"is written by {option}"
 
 
-@contextmanager
-def progress(unit: str, if_stopped: str, *, silent: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with the time left; the block gets a function (done, total)."""
+def bar_on_stderr(unit: str, *, silent: bool = False) -> Any:
+    """A bar with what is done, the time it took and the time left."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -80,8 +79,13 @@ def progress(unit: str, if_stopped: str, *, silent: bool = False) -> Iterator[Ca
     )
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True, quiet=silent)
-    with stoppable(if_stopped), Progress(*columns, console=console) as bar:
+    return Progress(*columns, console=Console(stderr=True, quiet=silent))
+
+
+@contextmanager
+def progress(unit: str, if_stopped: str, *, silent: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with the time left; the block gets a function (done, total)."""
+    with stoppable(if_stopped), bar_on_stderr(unit, silent=silent) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -118,3 +122,15 @@ def exit_if_failed(failed: int) -> None:
     """End with the exit code for patients that failed, if any did."""
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def table_of(value: object, name: str, config: Path | None) -> dict[str, Any]:
+    """A table of a configuration file. Raises UsageError if it is something else."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{config}: {name} = {value!r} is not a table; write [{name}] and its keys below it")
+    return value
+
+
+def origin_of(config: Path | None, command: str) -> str:
+    """Where a faulty setting can have come from."""
+    return command if config is None else f"{command}, {config}"

@@ -196,6 +196,8 @@ class ForecastSettings(Settings):
 
     horizon_days: days after each patient's last scan; relative_change: the tumour area wanted over the present one,
     less one (0.25 is 25 % more). Exactly one of the two is given.
+    batch: images that go through a network together. block: the most members that are worked on, and kept in memory, as
+    one unit; both are part of what a result is made of.
     change_threshold: a pixel has changed where |generated - original|, summed over contrasts, exceeds it (images are
     in [-1, 1]); the paper's binarised map is the share of members that changed.
     """
@@ -204,6 +206,7 @@ class ForecastSettings(Settings):
     relative_change: float | None = Field(None, gt=-1, le=20)
     members: int = Field(16, ge=1, le=10_000)
     batch: int = Field(16, ge=1)
+    block: int = Field(64, ge=1)
     seed: int = Field(0, ge=0)
     max_slices: int | None = Field(None, ge=1)
     change_threshold: float = Field(0.3, gt=0)

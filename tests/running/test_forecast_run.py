@@ -20,21 +20,22 @@ from tumorcast.data.geometry import Grid, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import EngineError, InputError, UsageError
-from tumorcast.forecasting.plan import Unit, plan_units
+from tumorcast.forecasting.plan import PatientPlan, plan_patient
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, Status
-from tumorcast.running.forecast_run import ForecastInputs, UnitsDone, forecast_cohort
+from tumorcast.running.dispatch import Tally
+from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 
 
 @pytest.fixture
-def inputs(blob_cohort: Path, tiny_model: Path) -> ForecastInputs:
-    return ForecastInputs(blob_cohort, EngineChoice((tiny_model,)), None)
+def inputs(blob_cohort: Path, random_bundle: Path) -> ForecastInputs:
+    return ForecastInputs(blob_cohort, EngineChoice((random_bundle,)), None)
 
 
 def contents(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
@@ -68,7 +69,7 @@ def assert_alike(one: Path, other: Path, *, rtol: float = 0.0) -> None:
 
 
 def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(inputs: ForecastInputs, tmp_path: Path) -> None:
-    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes
     assert [(o.patient_id, o.status, o.reason) for o in outcomes] == [
         ("A", Status.OK, ""),
         ("B", Status.OK, ""),
@@ -87,41 +88,41 @@ def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(inputs: Fore
 def test_an_interrupted_run_resumes_to_the_same_archive(inputs: ForecastInputs, tmp_path: Path) -> None:
     forecast_cohort(inputs, tmp_path / "whole.h5", SETTINGS)
 
-    def interrupt(units: UnitsDone) -> None:
-        if units.done == 2:
+    def interrupt(tally: Tally) -> None:
+        if tally.done >= 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
-    shards = sorted((tmp_path / "maps.h5.parts").glob("*/*.h5"))
-    assert len(shards) == 2
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
+    shards = sorted((tmp_path / "maps.h5.parts").glob("shards/*/*.h5"))
+    assert 2 <= len(shards) < 6
     before = shards[0].stat().st_mtime_ns
     forecast_cohort(
         inputs,
         tmp_path / "maps.h5",
         SETTINGS,
-        lambda _: None if shards[0].stat().st_mtime_ns == before else pytest.fail(),
+        report=lambda _: None if shards[0].stat().st_mtime_ns == before else pytest.fail(),
     )
     assert_alike(tmp_path / "maps.h5", tmp_path / "whole.h5")
 
 
 def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path) -> None:
-    def interrupt(units: UnitsDone) -> None:
+    def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
-    (shard,) = (tmp_path / "maps.h5.parts").glob("*/*.h5")
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
+    shard = min((tmp_path / "maps.h5.parts").glob("shards/*/*.h5"))
     shard.write_bytes(shard.read_bytes()[:500])
-    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)[0].status is Status.OK
+    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes[0].status is Status.OK
 
 
 def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_path: Path) -> None:
-    def interrupt(units: UnitsDone) -> None:
+    def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, interrupt)
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
     with pytest.raises(UsageError, match=r"settings\.members = 3 there, but 4 now"):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
 
@@ -141,7 +142,7 @@ def test_one_patient_that_fails_does_not_stop_the_others(inputs: ForecastInputs,
     write_growth(tmp_path / "growth.h5", [fit], {})
     settings = ForecastSettings(horizon_days=30, members=2, sampler=SETTINGS.sampler)
     with_growth = ForecastInputs(inputs.cohort, inputs.engine, tmp_path / "growth.h5")
-    outcomes = {o.patient_id: o for o in forecast_cohort(with_growth, tmp_path / "maps.h5", settings)}
+    outcomes = {o.patient_id: o for o in forecast_cohort(with_growth, tmp_path / "maps.h5", settings).outcomes}
     assert outcomes["A"].status is Status.FAILED
     assert "A: not in the growth file" in outcomes["A"].reason
     assert outcomes["B"].status is Status.OK
@@ -184,27 +185,30 @@ def test_an_unwritable_output_is_refused(inputs: ForecastInputs, tmp_path: Path)
 
 
 def test_a_killed_process_loses_only_the_unit_in_hand(
-    blob_cohort: Path, tiny_model: Path, inputs: ForecastInputs, tmp_path: Path
+    blob_cohort: Path, random_bundle: Path, inputs: ForecastInputs, tmp_path: Path
 ) -> None:
     command = [
-        *(sys.executable, "-m", "tumorcast.cli", "forecast", str(blob_cohort), "--model", str(tiny_model)),
+        *(sys.executable, "-m", "tumorcast.cli", "forecast", str(blob_cohort), "--model", str(random_bundle)),
         *("--relative-change", "0.25", "--members", "3", "--steps", "5", "--out", str(tmp_path / "maps.h5")),
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     parts = tmp_path / "maps.h5.parts"
-    while process.poll() is None and not list(parts.glob("*/*.h5")):
+    while process.poll() is None and not list(parts.glob("shards/*/*.h5")):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "maps.h5").exists()
     settings = ForecastSettings(relative_change=0.25, members=3, sampler=SamplerSettings(steps=5))
-    kept = {shard: shard.stat().st_mtime_ns for shard in parts.glob("*/*.h5")}
-    (parts / "A" / ".0012.h5.1.partial").touch()  # what a kill within a write leaves
+    kept = {shard: shard.stat().st_mtime_ns for shard in parts.glob("shards/*/*.h5")}
+    (parts / "shards" / "A" / ".0012.000.h5.1.partial").touch()  # what a kill within a write leaves
     forecast_cohort(
-        inputs, tmp_path / "maps.h5", settings, lambda _: None if unchanged(kept) else pytest.fail("a shard was redone")
+        inputs,
+        tmp_path / "maps.h5",
+        settings,
+        report=lambda _: None if unchanged(kept) else pytest.fail("a shard was redone"),
     )
     forecast_cohort(inputs, tmp_path / "whole.h5", settings)
-    assert_alike(tmp_path / "maps.h5", tmp_path / "whole.h5", rtol=1e-5)
+    assert_alike(tmp_path / "maps.h5", tmp_path / "whole.h5")
     assert not parts.exists()
 
 
@@ -222,7 +226,7 @@ def test_targets_and_curve_are_of_the_growth_files_own_forecaster(inputs: Foreca
     write_growth(growth, fits, {}, forecaster="pooled", prior=prior.to_json())
     told = SETTINGS.model_copy(update={"relative_change": None, "horizon_days": 60.0, "members": 16, "max_slices": 1})
     with_growth = ForecastInputs(inputs.cohort, inputs.engine, growth)
-    assert forecast_cohort(with_growth, tmp_path / "maps.h5", told)[0].status is Status.OK
+    assert forecast_cohort(with_growth, tmp_path / "maps.h5", told).outcomes[0].status is Status.OK
     pooled = GrowthForecast(fits[0], prior.for_size("area_mm2"), Forecaster.POOLED)
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         (patient, _), (drawn,) = archive.patients(), archive.slices("A")
@@ -244,7 +248,7 @@ def test_a_patient_of_other_dates_than_its_growth_fails_alone(inputs: ForecastIn
     write_growth(tmp_path / "growth.h5", [moved, fits[1]], {})
     settings = ForecastSettings(horizon_days=30, members=1, max_slices=1, sampler=SETTINGS.sampler)
     with_growth = ForecastInputs(inputs.cohort, inputs.engine, tmp_path / "growth.h5")
-    first, second, _ = forecast_cohort(with_growth, tmp_path / "maps.h5", settings)
+    first, second, _ = forecast_cohort(with_growth, tmp_path / "maps.h5", settings).outcomes
     assert "the last scan is of day 120, but growth was fitted to days 7, 67, 127" in first.reason
     assert second.status is Status.OK
 
@@ -252,13 +256,13 @@ def test_a_patient_of_other_dates_than_its_growth_fails_alone(inputs: ForecastIn
 def test_a_patient_that_cannot_be_planned_fails_alone(
     inputs: ForecastInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planned(cohort: Cohort, patient_id: str, settings: ForecastSettings) -> list[Unit]:
+    def planned(cohort: Cohort, patient_id: str, max_slices: int | None) -> PatientPlan:
         if patient_id == "A":
             raise OSError("a damaged chunk")
-        return plan_units(cohort, patient_id, settings)
+        return plan_patient(cohort, patient_id, max_slices)
 
-    monkeypatch.setattr("tumorcast.running.forecast_run.plan_units", planned)
-    first, second, _ = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    monkeypatch.setattr("tumorcast.running.forecast_run.plan_patient", planned)
+    first, second, _ = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes
     assert (first.status, first.reason) == (Status.FAILED, "OSError: a damaged chunk")
     assert second.status is Status.OK
 
@@ -266,21 +270,23 @@ def test_a_patient_that_cannot_be_planned_fails_alone(
 def test_the_papers_preset_runs_end_to_end(inputs: ForecastInputs, tmp_path: Path) -> None:
     sampler = SamplerSettings.paper(noise_level=4, scale=10.0)
     settings = ForecastSettings(relative_change=0.25, members=1, max_slices=1, sampler=sampler)
-    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", settings)
+    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", settings).outcomes
     assert [outcome.status for outcome in outcomes[:2]] == [Status.OK] * 2
 
 
-def test_a_device_that_is_not_there_is_an_engine_error(inputs: ForecastInputs, tmp_path: Path) -> None:
-    nowhere = dataclasses.replace(inputs, engine=dataclasses.replace(inputs.engine, device="cuda:99"))
+def test_a_device_that_is_not_there_is_an_engine_error(
+    inputs: ForecastInputs, tiny_model: Path, tmp_path: Path
+) -> None:
+    nowhere = dataclasses.replace(inputs, engine=EngineChoice((tiny_model,), device="cuda:99"))
     with pytest.raises(EngineError, match="device cuda:99: not available"):
         forecast_cohort(nowhere, tmp_path / "maps.h5", SETTINGS)
 
 
-def test_a_real_scan_is_forecast_and_its_map_goes_home(shared_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_real_scan_is_forecast_and_its_map_goes_home(shared_data: Path, random_bundle: Path, tmp_path: Path) -> None:
     cohort = tmp_path / "cohort.h5"
     prepare_cohort(shared_data / "tcga_lgg", cohort, PrepareSettings(slices=SliceChoice.LARGEST))
-    inputs = ForecastInputs(cohort, EngineChoice((tiny_model,)), None)
-    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    inputs = ForecastInputs(cohort, EngineChoice((random_bundle,)), None)
+    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes
     assert {outcome.status for outcome in outcomes} == {Status.OK}
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         patient = archive.patients()[0]

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 QUERY = ("name", "compute_cap", "driver_version", "memory.total", "memory.free", "uuid")
@@ -64,3 +65,13 @@ def visible(listed: list[Gpu], wanted: str | None) -> list[Gpu]:
             break
         found.append(replace(named[0], index=len(found)))
     return found
+
+
+def visible_count(variables: Mapping[str, str]) -> int:
+    """How many GPUs CUDA would see: what CUDA_VISIBLE_DEVICES lists, else what `nvidia-smi` does.
+
+    >>> visible_count({"CUDA_VISIBLE_DEVICES": "2,3"}), visible_count({"CUDA_VISIBLE_DEVICES": ""})
+    (2, 0)
+    """
+    told = variables.get("CUDA_VISIBLE_DEVICES")
+    return len(gpus()) if told is None else len([word for word in told.split(",") if word.strip()])

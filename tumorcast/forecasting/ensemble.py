@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.config import ForecastSettings
-from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.data.cohort import CohortSlice
 from tumorcast.diffusion.sampler import Starts, sample
 from tumorcast.engines.engine import Engine
 from tumorcast.forecasting.plan import Unit, member_noise
@@ -18,36 +18,32 @@ Array = npt.NDArray[np.float32]
 Changes = npt.NDArray[np.float64]
 
 
-def units_together(units: list[Unit], settings: ForecastSettings) -> list[list[Unit]]:
-    """Slices of a patient that are sampled together: as many as fill a batch with their members."""
-    count = max(1, settings.batch // settings.members)
-    return [units[start : start + count] for start in range(0, len(units), count)]
-
-
-def forecast_units(
-    units: list[Unit], cohort: Cohort, targets: PatientTargets, engine: Engine, settings: ForecastSettings
-) -> list[SliceForecast]:
-    """Sample every member of these slices together and reduce each slice's."""
-    slices = [cohort.slice(unit.patient_id, unit.session_id, unit.index) for unit in units]
-    changes = [targets.change_of(present.brain_fraction) for present in slices]
-    members = _sample_members(units, slices, changes, engine, settings)
-    return [
-        _reduce(present, own, change, engine, settings)
-        for present, own, change in zip(slices, members, changes, strict=True)
-    ]
+def forecast_unit(
+    unit: Unit, slices: list[CohortSlice], targets: PatientTargets, engine: Engine, settings: ForecastSettings
+) -> dict[str, SliceForecast]:
+    """Sample the unit's members, all slices in shared batches, and reduce each slice's; by the slice's name."""
+    every = [targets.change_of(present.brain_fraction) for present in slices]
+    members = _sample_members(unit, slices, every, engine, settings)
+    return {
+        place.name: _reduce(present, own, change[unit.first : unit.last], engine, settings)
+        for place, present, own, change in zip(unit.slices, slices, members, every, strict=True)
+    }
 
 
 def _sample_members(
-    units: list[Unit], slices: list[CohortSlice], changes: list[Changes], engine: Engine, settings: ForecastSettings
+    unit: Unit, slices: list[CohortSlice], every: list[Changes], engine: Engine, settings: ForecastSettings
 ) -> npt.NDArray[np.float32]:
-    """(slices, M, C, H, W). Members take the slice's encodings in turn, so member m is the same in any ensemble."""
-    encodings = encodings_of(changes[0], settings)
-    starts = _starts(units, slices, encodings, settings)
-    turns = np.arange(settings.members) % encodings
-    source = np.concatenate([k * encodings + turns for k in range(len(slices))])
-    change = np.concatenate(changes).astype(np.float32)
+    """(slices, members of the unit, C, H, W). every: the changes of all members of the ensemble, by slice.
+
+    Member m goes from encoding m modulo their number, so it is the same in any ensemble and in any block.
+    """
+    wanted = np.arange(unit.first, unit.last) % encodings_of(every[0], settings)
+    encodings, turns = np.unique(wanted, return_inverse=True)
+    starts = _starts(unit, slices, encodings, settings)
+    source = np.concatenate([k * len(encodings) + turns for k in range(len(slices))])
+    change = np.concatenate([change[unit.first : unit.last] for change in every]).astype(np.float32)
     members = sample(engine, starts, source, change, settings.sampler, batch=settings.batch)
-    return members.reshape(len(slices), settings.members, *members.shape[1:])
+    return members.reshape(len(slices), len(wanted), *members.shape[1:])
 
 
 def encodings_of(change: Changes, settings: ForecastSettings) -> int:
@@ -56,7 +52,9 @@ def encodings_of(change: Changes, settings: ForecastSettings) -> int:
     return settings.members if shared is None or np.ptp(change) == 0 else min(shared, settings.members)
 
 
-def _starts(units: list[Unit], slices: list[CohortSlice], encodings: int, settings: ForecastSettings) -> Starts:
+def _starts(
+    unit: Unit, slices: list[CohortSlice], encodings: npt.NDArray[np.int64], settings: ForecastSettings
+) -> Starts:
     """Each slice as often as it is encoded."""
     window_mm = settings.sampler.window_mm
     windows = [
@@ -64,16 +62,17 @@ def _starts(units: list[Unit], slices: list[CohortSlice], encodings: int, settin
         for present in slices
     ]
     noise = [
-        member_noise(unit, k, settings.seed, present.image.shape)
-        for unit, present in zip(units, slices, strict=True)
-        for k in range(encodings)
+        member_noise(unit.patient_id, place.source_slice, int(k), settings.seed, present.image.shape)
+        for place, present in zip(unit.slices, slices, strict=True)
+        for k in encodings
     ]
+    count = len(encodings)
     return Starts(
-        image=np.repeat(np.stack([present.image for present in slices]), encodings, axis=0),
+        image=np.repeat(np.stack([present.image for present in slices]), count, axis=0),
         noise=np.stack(noise),
-        present=np.repeat(np.array([present.brain_fraction for present in slices], np.float32), encodings),
-        brain=np.repeat(np.stack([present.brain for present in slices]).astype(np.float32), encodings, axis=0),
-        window=np.repeat(np.stack(windows), encodings, axis=0),
+        present=np.repeat(np.array([present.brain_fraction for present in slices], np.float32), count),
+        brain=np.repeat(np.stack([present.brain for present in slices]).astype(np.float32), count, axis=0),
+        window=np.repeat(np.stack(windows), count, axis=0),
     )
 
 

@@ -1,8 +1,14 @@
-"""What there is to do: one unit a slice, with its own randomness."""
+"""What there is to do: units of work, each with its own randomness, and the plan of a whole run."""
 
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, SessionInfo
@@ -10,11 +16,9 @@ from tumorcast.keys import patient_key
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One slice of one patient's last scan. `index` is its place in the session, `source_slice` in the volume."""
+class PlannedSlice:
+    """A slice of a scan: `index` is its place in the session, `source_slice` in the volume."""
 
-    patient_id: str
-    session_id: str
     index: int
     source_slice: int
 
@@ -22,24 +26,139 @@ class Unit:
     def name(self) -> str:
         """The slice's name in the archive; names sort as slices do.
 
-        >>> Unit("P1", "000", 2, 71).name
+        >>> PlannedSlice(2, 71).name
         '0071'
         """
         return f"{self.source_slice:04d}"
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Slices of one patient's last scan, and the members `first` … `last` - 1 of their ensembles: block number `block`.
+
+    Its result depends on nothing else: not on the rank, the order, or the other units.
+    """
+
+    patient_id: str
+    session_id: str
+    slices: tuple[PlannedSlice, ...]
+    block: int
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        """The unit's name among those of the patient.
+
+        >>> Unit("P1", "000", (PlannedSlice(2, 71),), 1, 64, 100).name
+        '0071.001'
+        """
+        return f"{self.slices[0].name}.{self.block:03d}"
+
+    @property
+    def key(self) -> str:
+        """The unit's name in the run."""
+        return f"{self.patient_id}/{self.name}"
+
+    @property
+    def images(self) -> int:
+        """How many images it makes, which tells how long it takes."""
+        return len(self.slices) * (self.last - self.first)
+
+
 def member_noise(
-    unit: Unit, member: int, seed: int, shape: tuple[int, ...]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    patient_id: str, source_slice: int, member: int, seed: int, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
     """Standard normal noise of one member, from its key alone: no rank, batch or order enters."""
-    key = (patient_key(unit.patient_id), unit.source_slice, member)
+    key = (patient_key(patient_id), source_slice, member)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key)).standard_normal(shape, dtype=np.float32)
 
 
-def plan_units(cohort: Cohort, patient_id: str, settings: ForecastSettings) -> list[Unit]:
-    """The slices with tumour of the patient's last scan, the largest first if `max_slices` cuts the list."""
+@dataclass(frozen=True)
+class PatientPlan:
+    """The slices to forecast of one patient's last scan; none where it has no tumour, or could not be read."""
+
+    patient_id: str
+    session_id: str
+    slices: tuple[PlannedSlice, ...]
+
+
+def plan_patient(cohort: Cohort, patient_id: str, max_slices: int | None) -> PatientPlan:
+    """The slices with tumour of the patient's last scan, those with the largest if `max_slices` cuts the list."""
     last: SessionInfo = cohort.sessions(patient_id)[-1]
     order = [int(i) for i in np.argsort(-last.area_mm2, kind="stable") if last.area_mm2[i] > 0]
     bearing = [i for i in order if cohort.slice(patient_id, last.id, i).labels.any()]
-    chosen = sorted(bearing[: settings.max_slices])
-    return [Unit(patient_id, last.id, i, int(last.source_slice[i])) for i in chosen]
+    chosen = sorted(bearing[:max_slices])
+    slices = tuple(PlannedSlice(i, int(last.source_slice[i])) for i in chosen)
+    return PatientPlan(patient_id, last.id, slices)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Every unit of a run, by number; held as slices a patient, since there may be millions of units.
+
+    members: of each ensemble; block: most members of a unit; together: most slices of a unit.
+    """
+
+    patients: tuple[PatientPlan, ...]
+    members: int
+    block: int
+    together: int
+
+    @classmethod
+    def of(cls, patients: tuple[PatientPlan, ...], settings: ForecastSettings) -> Self:
+        """Blocks of members as the settings say; slices go together where one's ensemble does not fill a batch."""
+        return cls(patients, settings.members, settings.block, max(1, settings.batch // settings.members))
+
+    def __len__(self) -> int:
+        """How many units there are."""
+        return int(self._ends[-1]) if self.patients else 0
+
+    def __getitem__(self, number: int) -> Unit:
+        """Unit `number`, counted over patients, slices and blocks."""
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        within = number - (int(self._ends[place - 1]) if place else 0)
+        group, block = divmod(within, self._blocks)
+        patient = self.patients[place]
+        slices = patient.slices[group * self.together : (group + 1) * self.together]
+        first = block * self.block
+        return Unit(patient.patient_id, patient.session_id, slices, block, first, min(first + self.block, self.members))
+
+    def units_of(self, place: int) -> Iterator[Unit]:
+        """The units of the patient at `place`, by slices and then by blocks."""
+        first = int(self._ends[place - 1]) if place else 0
+        return (self[number] for number in range(first, int(self._ends[place])))
+
+    def longest_first(self) -> npt.NDArray[np.int64]:
+        """Every number, most images first; equal ones in their order, so that a patient's units stay together."""
+        images = np.fromiter((self[number].images for number in range(len(self))), np.int64, len(self))
+        return np.argsort(-images, kind="stable")
+
+    def to_json(self) -> str:
+        """The plan as text."""
+        told = asdict(self) | {
+            "patients": [
+                [p.patient_id, p.session_id, [[s.index, s.source_slice] for s in p.slices]] for p in self.patients
+            ]
+        }
+        return json.dumps(told)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The plan of `to_json`."""
+        told: dict[str, Any] = json.loads(text)
+        patients = tuple(
+            PatientPlan(patient_id, session_id, tuple(PlannedSlice(*place) for place in slices))
+            for patient_id, session_id, slices in told.pop("patients")
+        )
+        return cls(patients, **told)
+
+    @cached_property
+    def _blocks(self) -> int:
+        return math.ceil(self.members / self.block)
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        """(P,) the number after each patient's last unit."""
+        counts = [math.ceil(len(patient.slices) / self.together) * self._blocks for patient in self.patients]
+        return np.cumsum(counts, dtype=np.int64)

@@ -1,30 +1,44 @@
-"""Forecast a cohort: unit after unit, each written as it is finished; one patient's failure never stops the others."""
+"""Forecast a cohort on any number of ranks: units go to whoever is free, and each is written as it is finished.
+
+The archive is the same on any number of ranks, in any order, however often the run was stopped and started again.
+"""
 
 import logging
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tumorcast.archive.growth_file import GrowthFile, read_growth
-from tumorcast.archive.maps import PatientForecast, merge, write_shard
-from tumorcast.config import ForecastSettings
+import numpy as np
+import numpy.typing as npt
+
+from tumorcast.archive.growth_file import read_growth
+from tumorcast.archive.packing import Packing
+from tumorcast.config import ForecastSettings, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
 from tumorcast.engines.engine import Engine, ModelInfo
+from tumorcast.engines.gpu import visible_count
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import InputError, UsageError
-from tumorcast.forecasting.ensemble import forecast_units, units_together
-from tumorcast.forecasting.plan import Unit, plan_units
-from tumorcast.forecasting.targets import PatientTargets
-from tumorcast.provenance import commit
+from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
+from tumorcast.forecasting.reader import UnitReader
 from tumorcast.records import PatientOutcome, Status
+from tumorcast.running.dispatch import Counter, Desk, Tally
+from tumorcast.running.events import EventLog
 from tumorcast.running.ledger import Ledger
+from tumorcast.running.merging import account, write_archive
 from tumorcast.running.outcomes import attempt
+from tumorcast.running.ranks import Ranks
+from tumorcast.running.stopping import Stopping, grace_seconds, job_end
+from tumorcast.running.worker import Worker
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
+
+AHEAD_RANKS = 2  # units are taken ahead while more than so many a rank are left
 
 
 @dataclass(frozen=True)
@@ -37,37 +51,64 @@ class ForecastInputs:
 
 
 @dataclass(frozen=True)
-class UnitsDone:
-    """What is told after every unit."""
+class RunOptions:
+    """How a run ends and begins again. Nothing of it enters the result.
 
-    done: int
-    total: int
+    merge: write the archive at the end; packing: of the archive; retry_failed: do again what failed.
+    """
+
+    merge: bool = True
+    packing: Packing = Packing.BLOSC2
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How each patient fared, in the order of the cohort, as far as is known: rank 0 alone knows it.
+
+    stopped: the run was stopped before its end, and is resumed by starting it again.
+    """
+
+    outcomes: list[PatientOutcome]
+    stopped: bool
+
+
+Report = Callable[[Tally], None]
+ALONE = Ranks()
+AS_USUAL = RunOptions()
 
 
 def forecast_cohort(
     inputs: ForecastInputs,
     out: Path,
     settings: ForecastSettings,
-    report: Callable[[UnitsDone], None] = lambda _: None,
-) -> list[PatientOutcome]:
-    """Write the archive of forecasts to `out`, resuming what a stopped run left; returns how each patient fared."""
-    engine = open_engine(inputs.engine)
-    growth = read_growth(inputs.growth) if inputs.growth else None
+    options: RunOptions = AS_USUAL,
+    *,
+    ranks: Ranks = ALONE,
+    report: Report = lambda _: None,
+) -> RunResult:
+    """Write the archive of forecasts to `out`, resuming what a stopped run left. Every rank must call it."""
+    engine = open_engine(_own_gpu(inputs.engine, ranks))
     with Cohort.open(inputs.cohort) as cohort:
         _check_fit_for(cohort, engine.info, settings, inputs)
-        ledger = Ledger(out, _provenance(inputs, cohort, engine, settings))
-        before = ledger.completed()
+        provenance = ranks.from_root(_provenance(inputs, cohort, engine, settings) if ranks.is_root else None)
+        ledger = Ledger(out, provenance)
+        run = _Run(inputs, cohort, engine, settings, options, ledger, ranks, report)
+        before = ranks.from_root(run.completed() if ranks.is_root else None)
         if before is not None:
-            log.warning("%s: already complete with these settings and inputs; nothing to do", out)
-            return before
-        ledger.open()
-        run = _Run(cohort, engine, growth, settings, ledger, report)
-        outcomes = run.all_patients()
-        merge(out, run.finished, ledger.provenance | {"commit": commit()})
-    ledger.close(outcomes)
-    if not any(outcome.status is Status.FAILED for outcome in outcomes):
-        ledger.remove_shards()  # they stay while a patient has failed, so that the next start does that one alone
-    return outcomes
+            return RunResult(before, stopped=False)
+        if not ranks.is_root:
+            return run.on_this_rank()
+        with ledger.held():
+            return run.on_this_rank()
+
+
+def _own_gpu(choice: EngineChoice, ranks: Ranks) -> EngineChoice:
+    """Of several GPUs, the ranks of a machine take one each by turns, where the user named none."""
+    count = visible_count(os.environ)
+    if choice.device is not None or choice.provider not in (Provider.CUDA, Provider.TENSORRT) or count < 2:
+        return choice
+    return replace(choice, device=f"cuda:{ranks.local_rank % count}")
 
 
 def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings, inputs: ForecastInputs) -> None:
@@ -95,6 +136,7 @@ def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings,
 
 
 def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings: ForecastSettings) -> dict[str, Any]:
+    """What the result is made of; another device of the same kind may go on with a run, so it is not in here."""
     return {
         "version": VERSION,
         "settings": settings.model_dump(mode="json"),
@@ -104,74 +146,119 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings
         "contrasts": list(engine.info.contrasts),
         "engine": str(engine.provider),
         "judge": str(engine.info.judge),
-        "device": engine.device,
     }
 
 
 @dataclass
 class _Run:
-    """The state of one run over a cohort; `finished` collects what goes into the archive."""
+    """One run, as each rank sees it."""
 
+    inputs: ForecastInputs
     cohort: Cohort
     engine: Engine
-    growth: GrowthFile | None
     settings: ForecastSettings
+    options: RunOptions
     ledger: Ledger
-    report: Callable[[UnitsDone], None]
+    ranks: Ranks
+    report: Report
 
-    def __post_init__(self) -> None:
-        """Nothing is done yet."""
-        self.finished: list[tuple[PatientForecast, dict[str, Path]]] = []
-        self.done, self.total = 0, 0
+    def completed(self) -> list[PatientOutcome] | None:
+        """How each patient fared, if nothing is left to do."""
+        before = self.ledger.completed()
+        failed = before is not None and any(outcome.status is Status.FAILED for outcome in before)
+        if before is None or (failed and self.options.retry_failed):
+            return None
+        log.warning("%s: already complete with these settings and inputs; nothing to do", self.ledger.archive)
+        if failed:
+            log.warning("%s: patients that failed are tried again with --retry-failed", self.ledger.archive)
+        return before
 
-    def all_patients(self) -> list[PatientOutcome]:
-        """Forecast every patient; a patient never stops a cohort, but a full disk does."""
-        plans = {
-            patient_id: attempt(patient_id, partial(plan_units, self.cohort, patient_id, self.settings))
-            for patient_id in self.cohort.patient_ids()
-        }
-        self.total = sum(len(units) for units in plans.values() if isinstance(units, list))
-        return [
-            units
-            if isinstance(units, PatientOutcome)
-            else attempt(patient_id, partial(self._patient, patient_id, units))
-            for patient_id, units in plans.items()
-        ]
-
-    def _patient(self, patient_id: str, units: list[Unit]) -> PatientOutcome:
-        if not units:
-            return PatientOutcome(patient_id, Status.SKIPPED, "the last scan has no slice with a tumour mask")
-        last = self.cohort.sessions(patient_id)[-1]
-        targets = self._targets(patient_id, last.day)
-        for together in units_together(units, self.settings):
-            self._units(together, targets)
-            self.done += len(together)
-            self.report(UnitsDone(self.done, self.total))
-        horizon = self.settings.horizon_days
-        summary = PatientForecast(
-            patient_id=patient_id,
-            session_id=last.id,
-            day=last.day,
-            target_day=None if horizon is None else last.day + horizon,
-            size_name=targets.size_name,
-            curve=targets.curve,
-            source_grid=self.cohort.source(patient_id, last.id)["grid"],
+    def on_this_rank(self) -> RunResult:
+        """Plan, work, and on rank 0 settle the accounts and merge."""
+        plan, left_out = self._planned()
+        order = self._to_do(plan)
+        stopping = Stopping(
+            self.ranks.from_root(job_end(os.environ) if self.ranks.is_root else None), grace_seconds(os.environ)
         )
-        self.finished.append((summary, {unit.name: self.ledger.shard(unit) for unit in units}))
-        return PatientOutcome(patient_id, Status.OK)
+        with EventLog(self.ledger.events, self.ranks.rank) as events, stopping.heeded():
+            stopped = self._work(plan, order, events, stopping)
+            if not self.ranks.is_root:
+                return RunResult([], stopped)
+            accounts = account(self.ledger, plan, left_out)
+            stopped = stopped or bool(accounts.missing)
+            if not stopped and self.options.merge:
+                events.write("merging")
+                packing = self.options.packing
+                write_archive(self.ledger, plan, accounts.outcomes, self.ledger.archive, packing=packing)
+                events.write("merged")
+        return RunResult(accounts.outcomes, stopped)
 
-    def _targets(self, patient_id: str, day: float) -> PatientTargets:
-        if self.settings.horizon_days is None:
-            return PatientTargets.fixed(self.settings)
-        if self.growth is None or patient_id not in self.growth:
-            raise InputError(f"{patient_id}: not in the growth file; fit this cohort, or give --relative-change")
-        return PatientTargets.drawn(self.growth.forecast(patient_id), day, self.settings)
+    def _planned(self) -> tuple[RunPlan, dict[str, str]]:
+        """Rank 0's plan, on every rank."""
+        told = None
+        if self.ranks.is_root:
+            self.ledger.open()
+            if self.options.retry_failed:
+                self.ledger.forget_failures()
+            plan, left_out = self._plan()
+            told = plan.to_json(), left_out
+        text, left_out = self.ranks.from_root(told)
+        return RunPlan.from_json(text), left_out
 
-    def _units(self, units: list[Unit], targets: PatientTargets) -> None:
-        """Forecast slices that share their batches; all of them again if one is missing, so that batches stay alike."""
-        if all(self.ledger.is_done(unit) for unit in units):
-            return
-        forecasts = forecast_units(units, self.cohort, targets, self.engine, self.settings)
-        for unit, forecast in zip(units, forecasts, strict=True):
-            if not self.ledger.is_done(unit):
-                write_shard(self.ledger.shard(unit), forecast, self.ledger.provenance)
+    def _plan(self) -> tuple[RunPlan, dict[str, str]]:
+        """As it was written when the run was begun; else made, which looks at every patient."""
+        if self.ledger.plan_path.exists() and not self.options.retry_failed:
+            return self.ledger.read_plan()
+        patients, left_out = [], {}
+        for patient_id in self.cohort.patient_ids():
+            found = attempt(patient_id, partial(plan_patient, self.cohort, patient_id, self.settings.max_slices))
+            if isinstance(found, PatientOutcome):
+                left_out[patient_id] = found.reason
+                found = PatientPlan(patient_id, "", ())
+            patients.append(found)
+        plan = RunPlan.of(tuple(patients), self.settings)
+        self.ledger.write_plan(plan, left_out)
+        return plan, left_out
+
+    def _to_do(self, plan: RunPlan) -> npt.NDArray[np.int64]:
+        """The units that are neither done nor failed, longest first. The ranks look at the shards together."""
+        mine = [
+            number
+            for number in range(self.ranks.rank, len(plan), self.ranks.size)
+            if not self.ledger.is_done(plan[number]) and self.ledger.reason_of_failure(plan[number]) is None
+        ]
+        left = np.zeros(len(plan), np.bool_)
+        for part in self.ranks.all_of(mine):
+            left[part] = True
+        order = plan.longest_first()
+        return order[left[order]]
+
+    def _work(self, plan: RunPlan, order: npt.NDArray[np.int64], events: EventLog, stopping: Stopping) -> bool:
+        """Do units until none is left; returns whether the run was stopped."""
+        growth = read_growth(self.inputs.growth) if self.inputs.growth else None
+        reader = UnitReader(self.cohort, growth, self.settings)
+        events.write(
+            "opened",
+            units=len(order),
+            ranks=self.ranks.size,
+            local_rank=self.ranks.local_rank,
+            threads=self.ranks.threads_per_rank,
+            device=self.engine.device,
+            visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
+        worker = partial(
+            Worker,
+            reader,
+            self.engine,
+            plan,
+            self.ledger,
+            stopping=stopping,
+            events=events,
+            ahead_of=AHEAD_RANKS * self.ranks.size,
+        )
+        if not self.ranks.is_root:
+            return worker(tickets=Counter(self.ranks)).work()
+        with Desk(order, self.ranks, self.report) as desk:
+            stopped = worker(tickets=desk).work()
+            desk.wait_for_the_others()
+        return stopped or desk.stopping

@@ -1,22 +1,31 @@
-"""The record of a forecast run: where each shard stands, what made it, and how each patient fared.
+"""The record of a forecast run: where each shard stands, what made it, and which patients failed and why.
 
-A unit is finished when its shard stands under its final name with the provenance of this run. So a run that was
-stopped is resumed by starting it again, and one with another configuration, cohort or model is refused.
+A unit is finished when its shard stands under its final name, whole and of this run. So a run that was stopped is
+resumed by starting it again, and one with another configuration, cohort or model is refused.
 """
 
+import errno
+import fcntl
+import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tumorcast.archive.maps import archive_provenance, shard_provenance
+from tumorcast.archive.maps import archive_provenance
+from tumorcast.archive.shard import ShardKey, is_whole
 from tumorcast.durable import written_whole
-from tumorcast.errors import InputError
-from tumorcast.forecasting.plan import Unit
+from tumorcast.errors import InputError, StorageError, UsageError
+from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.provenance import difference, refuse_other
-from tumorcast.records import PatientOutcome, Status
-from tumorcast.running.outcomes import parts_of, read_outcomes, status_table_of, write_outcomes
+from tumorcast.records import PatientOutcome
+from tumorcast.running.outcomes import parts_of, read_outcomes, status_table_of
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,22 @@ class Ledger:
 
     archive: Path
     provenance: dict[str, Any]
+
+    @classmethod
+    def standing(cls, run: Path) -> "Ledger":
+        """The ledger of a run that was begun. run: its archive, or the folder of its shards.
+
+        Raises InputError if there is none.
+        """
+        archive = run.with_name(run.name.removesuffix(".parts"))
+        path = parts_of(archive) / "run.json"
+        try:
+            return cls(archive, json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise InputError(
+                f"{run}: no run was begun there ({path.name} of {path.parent} cannot be read); give the --out of "
+                "`tumorcast forecast`"
+            ) from None
 
     @property
     def folder(self) -> Path:
@@ -36,17 +61,81 @@ class Ledger:
         """The table of outcomes."""
         return status_table_of(self.archive)
 
+    @property
+    def events(self) -> Path:
+        """The folder of what each rank did."""
+        return self.archive.with_name(self.archive.name.removesuffix(".h5") + ".events")
+
+    @property
+    def plan_path(self) -> Path:
+        """Where the plan stands."""
+        return self.folder / "plan.json"
+
+    def patient_folder(self, patient_id: str) -> Path:
+        """Where a patient's shards stand."""
+        return self.folder / "shards" / patient_id
+
     def shard(self, unit: Unit) -> Path:
         """Where the shard of this unit stands."""
-        return self.folder / unit.patient_id / f"{unit.name}.h5"
+        return self.patient_folder(unit.patient_id) / f"{unit.name}.h5"
+
+    def shards(self) -> list[Path]:
+        """Every shard that stands, of whatever run."""
+        return sorted(self.folder.glob("shards/*/*.h5"))
+
+    def failure(self, unit: Unit) -> Path:
+        """Where it is told why this unit failed."""
+        return self.patient_folder(unit.patient_id) / f"{unit.name}.failed"
+
+    def key(self, unit: Unit) -> ShardKey:
+        """What the shard of this unit must be of."""
+        return ShardKey(self.run_sha256, unit.key)
+
+    @cached_property
+    def run_sha256(self) -> str:
+        """The sum over what the run is made of."""
+        return hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode()).hexdigest()
 
     def completed(self) -> list[PatientOutcome] | None:
-        """How each patient fared, if the archive of this very run stands and no patient is left to do."""
+        """How each patient fared, if the archive of this very run stands."""
         found = archive_provenance(self.archive)
         if found is None or not self.status_path.exists() or difference(found, self.provenance) is not None:
             return None
-        outcomes = read_outcomes(self.status_path)
-        return None if any(outcome.status is Status.FAILED for outcome in outcomes) else outcomes
+        return read_outcomes(self.status_path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other process may work on this run within the block. Raises UsageError if one does.
+
+        The lock goes with the process, however that ends. Where the file system has no locks there is none.
+        """
+        path = self.folder / "lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as fault:
+            raise StorageError(
+                f"{path}: cannot be written ({fault.strerror}); give an output in a writable folder"
+            ) from None
+        try:
+            _lock(descriptor, path)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Whether a process works on this run now."""
+        try:
+            descriptor = os.open(self.folder / "lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            _lock(descriptor, self.folder / "lock")
+        except UsageError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def open(self) -> None:
         """Begin the run, or go on with it. Raises UsageError if another run's results or shards stand there."""
@@ -62,19 +151,59 @@ class Ledger:
         except ValueError:
             raise InputError(f"{path}: not the record of a run; remove {self.folder}, or give another --out") from None
 
-    def is_done(self, unit: Unit) -> bool:
-        """Whether the unit's shard stands, whole, and was made by this run."""
-        return shard_provenance(self.shard(unit)) == self.provenance
+    def write_plan(self, plan: RunPlan, left_out: dict[str, str]) -> None:
+        """Keep what there is to do, and why patients cannot be planned."""
+        with written_whole(self.plan_path) as temporary:
+            temporary.write_text(json.dumps({"plan": plan.to_json(), "left_out": left_out}), encoding="utf-8")
 
-    def close(self, outcomes: Iterable[PatientOutcome]) -> None:
-        """Write the table of outcomes."""
-        write_outcomes(self.status_path, outcomes)
+    def read_plan(self) -> tuple[RunPlan, dict[str, str]]:
+        """What `write_plan` kept. Raises InputError if it is not there or damaged."""
+        try:
+            told = json.loads(self.plan_path.read_text(encoding="utf-8"))
+            return RunPlan.from_json(told["plan"]), dict(told["left_out"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{self.plan_path}: not the plan of a run; start the forecast again") from None
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether the unit's shard stands, whole, and was made by this run; every byte is looked at."""
+        return is_whole(self.shard(unit), self.key(unit))
+
+    def write_failure(self, unit: Unit, reason: str) -> None:
+        """Keep why the unit failed."""
+        with written_whole(self.failure(unit)) as temporary:
+            temporary.write_text(json.dumps({"run": self.run_sha256, "reason": reason}), encoding="utf-8")
+
+    def reason_of_failure(self, unit: Unit) -> str | None:
+        """Why the unit failed in this run; None if it did not."""
+        try:
+            told = json.loads(self.failure(unit).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return str(told["reason"]) if told.get("run") == self.run_sha256 else None
+
+    def forget_failures(self) -> None:
+        """So that what failed is tried again."""
+        for path in self.folder.glob("shards/*/*.failed"):
+            path.unlink()
 
     def remove_shards(self) -> None:
         """Remove this run's shards once they are merged; a file that is not ours stays, with its folder."""
-        for pattern in ("*/*.h5", "*/.*.partial", ".*.partial", "run.json"):
+        ours = ("*.h5", "*.failed", ".*.partial")
+        for pattern in (*(f"shards/*/{name}" for name in ours), ".*.partial", "run.json", "plan.json", "lock"):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        for folder in [*self.folder.iterdir(), self.folder]:
+        for folder in [*self.folder.glob("shards/*"), self.folder / "shards", self.folder]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"{path.parent}: another job works on this run; wait for its end or stop it, or give another --out"
+        ) from None
+    except OSError as fault:
+        if fault.errno not in NO_LOCKS:
+            raise

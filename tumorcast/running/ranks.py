@@ -6,7 +6,8 @@ Without a launcher there is one rank, and MPI need not be installed.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,7 +25,9 @@ LAUNCHERS = {
     "PMI_SIZE": "a PMI launcher (mpirun of MPICH, srun --mpi=pmi2)",
     "SLURM_STEP_NUM_TASKS": "srun",
 }
-DONE_TAG = 1
+DONE_TAG, NEWS_TAG, ANSWER_TAG = 1, 2, 3
+POLL_SECONDS = 1e-4  # between two looks for an answer, at first; a blocking call of MPI would keep a core busy
+LONGEST_POLL_SECONDS = 5e-3
 MOST_CORES = 4096  # of a machine
 
 
@@ -38,11 +41,15 @@ class Launch:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run. threads_per_rank: the cores it may use, so that no core is used twice."""
+    """This process among those of the run.
+
+    threads_per_rank: the cores it may use, so that no core is used twice; local_rank: its number on its own machine.
+    """
 
     rank: int = 0
     size: int = 1
     threads_per_rank: int = 1
+    local_rank: int = 0
     _world: Any = None
 
     @property
@@ -58,6 +65,37 @@ class Ranks:
     def all_of(self, value: Any) -> list[Any]:
         """The value of every rank, by rank, on each of them; all must call it."""
         return [value] if self._world is None else list(self._world.allgather(value))
+
+    def from_root(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; all must call it."""
+        return value if self._world is None else self._world.bcast(value, root=0)
+
+    def send(self, numbers: Sequence[int], *, to: int, tag: int) -> None:
+        """Send a few whole numbers to a rank; does not wait for it to listen."""
+        self._world.Send(np.array(numbers, np.int64), dest=to, tag=tag)
+
+    def received(self, count: int, tag: int) -> tuple[int, list[int]] | None:
+        """The sender and the `count` numbers of a message that has come; None if none has. Does not wait."""
+        if self._world is None or not self._world.Iprobe(tag=tag):
+            return None
+        numbers, status = np.empty(count, np.int64), self._status()
+        self._world.Recv(numbers, tag=tag, status=status)
+        return int(status.source), numbers.tolist()
+
+    def await_message(self, count: int, tag: int, patience_seconds: float) -> list[int] | None:
+        """The numbers of the next message; None if none comes in time. The core is free meanwhile."""
+        deadline, pause = time.monotonic() + patience_seconds, POLL_SECONDS
+        while (message := self.received(count, tag)) is None:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(pause)
+            pause = min(1.2 * pause, LONGEST_POLL_SECONDS)
+        return message[1]
+
+    def _status(self) -> Any:
+        from mpi4py import MPI  # noqa: PLC0415 - there is a world, so MPI runs
+
+        return MPI.Status()
 
     def tell_root(self) -> None:
         """Tell rank 0 that one more piece of work is done; does not wait for it to listen."""
@@ -87,7 +125,7 @@ def open_ranks() -> Iterator[Ranks]:
     world = mpi.COMM_WORLD
     _check_all_seen(launch, world.size, mpi.Get_library_version())
     try:
-        yield Ranks(world.rank, world.size, _cores_per_rank(mpi), world)
+        yield _rank_of(mpi)
     except BaseException as fault:
         _end_all_at_exit(fault)
         raise
@@ -116,6 +154,20 @@ def limit_threads(ranks: Ranks) -> None:
     numba.set_num_threads(min(ranks.threads_per_rank, numba.get_num_threads()))
 
 
+def pin_threads(ranks: Ranks) -> None:
+    """Keep this rank to cores of its own where the launcher left all to everyone, and libraries to as many threads.
+
+    To be called before torch or ONNX Runtime are loaded: they count cores then. Of one rank nothing changes.
+    """
+    if ranks.size == 1:
+        return
+    share, cores = ranks.threads_per_rank, sorted(_own_cores())
+    if len(cores) > share and (ranks.local_rank + 1) * share <= len(cores):
+        os.sched_setaffinity(0, cores[ranks.local_rank * share : (ranks.local_rank + 1) * share])
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(told)) if told.isdecimal() and int(told) > 0 else share)
+
+
 def launched(environment: Mapping[str, str]) -> Launch | None:
     """Who started this process together with others; None where it was started alone.
 
@@ -138,6 +190,8 @@ def _load_mpi(launch: Launch) -> ModuleType:
             f"started as {launch.size or 'several'} processes by {launch.launcher}, but mpi4py cannot be used "
             f"({fault}); install tumorcast[mpi], or start one process"
         ) from None
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # rank 0 answers the others from a thread
+        raise EngineError(f"{mpi_library()} is built without threads; use one with them, or start one process")
     return MPI
 
 
@@ -157,19 +211,20 @@ def _own_cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def _cores_per_rank(mpi: ModuleType) -> int:
-    """The cores that the ranks of this machine have together, shared equally; the launcher may have bound each to some.
+def _rank_of(mpi: ModuleType) -> Ranks:
+    """This rank, and the cores that the ranks of this machine have together, shared equally.
 
-    Every rank must call it.
+    The launcher may have bound each to some. Every rank must call it.
     """
     mine = np.zeros(MOST_CORES, dtype=np.uint8)
     mine[list(_own_cores())] = 1
     node = mpi.COMM_WORLD.Split_type(mpi.COMM_TYPE_SHARED)
     together = np.empty_like(mine)
     node.Allreduce(mine, together, op=mpi.MAX)
-    share = int(together.sum()) // int(node.size)
+    share, local_rank = int(together.sum()) // int(node.size), int(node.rank)
     node.Free()
-    return max(1, min(share, int(mine.sum())))
+    threads = max(1, min(share, int(mine.sum())))
+    return Ranks(mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size, threads, local_rank, mpi.COMM_WORLD)
 
 
 def _end_all_at_exit(fault: BaseException) -> None:

@@ -1,0 +1,235 @@
+"""What spreading a forecast over ranks costs: efficiency, overhead of a unit, memory over many units; writes JSON.
+
+    benchmarks/cohort.py COHORT.h5 --model BUNDLE [--patients 12] [--repeats 3] [--units 100000] [--out result.json]
+
+Efficiency: the same real units on one rank and on two, one thread each, from the first unit begun to the last one
+written; and, since two threads may share one core's memory and clock, two runs beside each other that know nothing of
+each other, which is what the machine can give. Overhead: empty units on 2 and 16 ranks through the desk of rank 0, and
+through a counter in an MPI window (which does not tell rank 0 what is done). Memory: a thousand units in one process.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import describe
+
+from tumorcast.config import ForecastSettings, NetworkKind, Provider, SamplerSettings
+from tumorcast.data.cohort import Cohort, write_cohort
+from tumorcast.diffusion.plan import GuidanceLaw, Step
+from tumorcast.diffusion.sampler import Array
+from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.opening import EngineChoice
+from tumorcast.running import forecast_run
+from tumorcast.running.dispatch import Counter, Desk, News
+from tumorcast.running.events import read_events
+from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_cohort
+from tumorcast.running.ranks import Ranks, open_ranks
+
+RANKS_OF_OVERHEAD = (2, 16)
+MEMORY_UNITS = 1000
+LOOK_EVERY = 100
+ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+MPIRUN = Path(sys.executable).parent / "mpirun"
+
+
+def subset(source: Path, target: Path, patients: int) -> None:
+    """A cohort of the first patients' last scans."""
+    with Cohort.open(source) as cohort:
+        ids = cohort.patient_ids()[:patients]
+        sessions = [cohort.session(patient, cohort.sessions(patient)[-1].id) for patient in ids]
+        size, contrasts, config = cohort.image_size, cohort.contrasts, cohort.config
+    write_cohort(target, sessions, {}, image_size=size, contrasts=contrasts, config=config)
+
+
+def start(ranks: int, cohort: Path, model: Path, out: Path) -> "subprocess.Popen[bytes]":
+    """The real command on so many ranks, one thread each."""
+    command = [
+        *(str(MPIRUN), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)),
+        *(sys.executable, "-m", "mpi4py", "-m", "tumorcast", "forecast", str(cohort), "--model", str(model)),
+        *("--relative-change", "0.25", "--members", "4", "--max-slices", "1", "--out", str(out), "--no-merge"),
+    ]
+    return subprocess.Popen(command, env=os.environ | ENVIRONMENT, stderr=subprocess.DEVNULL)
+
+
+def work_seconds(out: Path) -> float:
+    """From the first unit begun to the last one written."""
+    times = {"begun": [], "written": []}  # type: dict[str, list[float]]
+    for _, told in read_events(out.with_name(out.name.removesuffix(".h5") + ".events")):
+        if told["event"] in times:
+            times[told["event"]].append(told["time"])
+    return max(times["written"]) - min(times["begun"])
+
+
+def efficiency(cohort: Path, model: Path, repeats: int, folder: Path) -> dict[str, Any]:
+    """Medians of one rank, two ranks, and two runs beside each other."""
+    one, two, beside = [], [], []
+    for k in range(repeats):
+        outs = [folder / f"{k}-{name}.h5" for name in ("one", "two", "left", "right")]
+        for ranks, out in ((1, outs[0]), (2, outs[1])):
+            assert start(ranks, cohort, model, out).wait() == 0
+        both = [start(1, cohort, model, out) for out in outs[2:]]
+        assert [process.wait() for process in both] == [0, 0]
+        one.append(work_seconds(outs[0]))
+        two.append(work_seconds(outs[1]))
+        beside.append(statistics.fmean(work_seconds(out) for out in outs[2:]))
+    alone, shared, apart = (statistics.median(seconds) for seconds in (one, two, beside))
+    return {
+        "seconds": {"one rank": one, "two ranks": two, "two runs beside each other": beside},
+        "efficiency": alone / (2 * shared),
+        "machine_gives": alone / apart,
+        "efficiency_of_what_the_machine_gives": apart / (2 * shared),
+    }
+
+
+def through_the_desk(ranks: Ranks, units: int) -> None:
+    """Every unit taken and told as done."""
+
+    def work(take: Callable[[News], Any]) -> None:
+        news = News()
+        while take(news).unit >= 0:
+            news = News(done=1)
+        take(News(last=True))
+
+    if ranks.is_root:
+        with Desk(np.arange(units), ranks) as desk:
+            work(desk.take)
+            desk.wait_for_the_others()
+    else:
+        work(Counter(ranks).take)
+
+
+def through_a_window(ranks: Ranks, units: int) -> None:
+    """The same from a counter that every rank adds to by itself."""
+    mpi: Any = sys.modules["mpi4py.MPI"]
+    window = mpi.Win.Allocate(8 if ranks.is_root else 0, 8, comm=mpi.COMM_WORLD)
+    if ranks.is_root:
+        window.tomemory()[:] = bytes(8)
+    ranks.barrier()
+    one, number = np.ones(1, np.int64), np.zeros(1, np.int64)
+    window.Lock_all()
+    while number[0] < units:
+        window.Fetch_and_op(one, number, 0)
+        window.Flush(0)
+    window.Unlock_all()
+    window.Free()
+
+
+def dispatch_rank(units: int) -> None:
+    """What each rank of the overhead's measurement does."""
+    with open_ranks() as ranks:
+        told = {}
+        for way in (through_the_desk, through_a_window):
+            ranks.barrier()
+            began = time.perf_counter()
+            way(ranks, units)
+            ranks.barrier()
+            told[way.__name__] = 1e6 * (time.perf_counter() - began) / units
+        if ranks.is_root:
+            print(json.dumps(told))
+
+
+def overhead(units: int, repeats: int) -> dict[str, Any]:
+    """Microseconds a unit, by ranks and way: wall time over units."""
+    found: dict[str, Any] = {}
+    for ranks in RANKS_OF_OVERHEAD:
+        command = [str(MPIRUN), "--oversubscribe", "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__]
+        runs = []
+        for _ in range(repeats):
+            told = subprocess.check_output([*command, "--dispatch", str(units)], env=os.environ | ENVIRONMENT)
+            runs.append(json.loads(told))
+        found[f"{ranks} ranks"] = {way: statistics.median(run[way] for run in runs) for way in runs[0]}
+    return found
+
+
+class Empty:
+    """An engine that does nothing."""
+
+    info = ModelInfo(("t1n", "t1c", "t2w", "t2f"), 64, 350, NetworkKind.SEGMENTER, "empty")
+    provider = Provider.CPU
+    device = "cpu"
+
+    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+        """What it was given."""
+        return x, x
+
+    def guided_step(
+        self,
+        x: Array,
+        step: Step,
+        law: GuidanceLaw,
+        target: Array,
+        *,
+        brain: Array,
+        window: Array,
+        last: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """What it was given."""
+        return x, x
+
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+        """Nothing."""
+        return np.zeros(len(x), np.float32)
+
+    def segment(self, images: Array) -> Array:
+        """Something."""
+        return images[:, 0] > 0.5
+
+
+def memory(cohort: Path, folder: Path) -> dict[str, Any]:
+    """Megabytes of this process over a thousand units, at every hundredth."""
+    with Cohort.open(cohort) as opened:
+        slices = sum(int((opened.sessions(pid)[-1].area_mm2 > 0).sum()) for pid in opened.patient_ids())
+    members = -(-MEMORY_UNITS // max(slices, 1)) * 2
+    told = {"relative_change": 0.25, "members": members, "block": 2, "batch": 2, "sampler": SamplerSettings(steps=2)}
+    settings = ForecastSettings(**told)  # type: ignore[arg-type]
+    forecast_run.open_engine = lambda _: Empty()  # type: ignore[assignment]
+    seen: dict[int, float] = {}
+
+    def look(tally: Any) -> None:
+        if tally.done % LOOK_EVERY == 0:
+            seen[tally.done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    inputs = ForecastInputs(cohort, EngineChoice(()), None)
+    forecast_cohort(inputs, folder / "memory.h5", settings, RunOptions(merge=False), report=look)
+    return {"peak_mb_by_units": seen}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cohort", type=Path, nargs="?")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--patients", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--units", type=int, default=100_000)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--dispatch", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.dispatch:
+        dispatch_rank(options.dispatch)
+        return
+    result: dict[str, Any] = {"machine": describe(threads=1)}
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = Path(folder) / "cohort.h5"
+        subset(options.cohort, cohort, options.patients)
+        result["overhead_microseconds"] = overhead(options.units, options.repeats)
+        result["efficiency"] = efficiency(cohort, options.model, options.repeats, Path(folder))
+        result["memory"] = memory(cohort, Path(folder))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

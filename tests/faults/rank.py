@@ -1,0 +1,144 @@
+"""What ranks of the kill matrix run, `mpirun -n 3 python -m mpi4py rank.py OUT COHORT TOLD`; and one rank in a test.
+
+TOLD is JSON: `sleep_seconds` of each guided step; `rank`, `stage` and `write`: who kills itself, at which stage
+of which of its shards.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tumorcast.config import ForecastSettings, NetworkKind, Provider, SamplerSettings
+from tumorcast.diffusion.plan import GuidanceLaw, Step
+from tumorcast.diffusion.sampler import Array
+from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.opening import EngineChoice
+from tumorcast.errors import TumorcastError
+from tumorcast.running import forecast_run, worker
+from tumorcast.running.forecast_run import ForecastInputs, RunOptions, RunResult, forecast_cohort
+from tumorcast.running.ranks import open_ranks
+
+SETTINGS = ForecastSettings(relative_change=0.25, members=5, batch=4, block=2, sampler=SamplerSettings(steps=2))
+STAGES = ("before", "half written", "written", "synced", "renamed", "after")
+
+
+@dataclass
+class Cheap:
+    """An engine whose follow-ups depend on all that a real one's do, as slow as wanted."""
+
+    sleep_seconds: float = 0.0
+    model: str = "cheap"
+
+    provider = Provider.CPU
+    device = "cpu"
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(("t1n", "t1c", "t2w", "t2f"), 64, 350, NetworkKind.SEGMENTER, self.model)
+
+    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+        return np.asarray(0.9 * x, np.float32), x
+
+    def guided_step(
+        self,
+        x: Array,
+        step: Step,
+        law: GuidanceLaw,
+        target: Array,
+        *,
+        brain: Array,
+        window: Array,
+        last: Array | None = None,
+    ) -> tuple[Array, Array]:
+        time.sleep(self.sleep_seconds)
+        return np.asarray(x / 0.9 + target[:, None, None, None] * window[:, None], np.float32), x
+
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+        return np.zeros(len(x), np.float32)
+
+    def segment(self, images: Array) -> Array:
+        return np.asarray(1 / (1 + np.exp(-images[:, 0])), np.float32)
+
+
+def run(
+    out: Path,
+    cohort: Path,
+    *,
+    settings: ForecastSettings = SETTINGS,
+    engine: Cheap | None = None,
+    options: RunOptions = forecast_run.AS_USUAL,
+) -> RunResult:
+    """A run with the cheap engine, on the ranks that were launched."""
+    forecast_run.open_engine = lambda _: engine or Cheap()
+    with open_ranks() as ranks:
+        return forecast_cohort(ForecastInputs(cohort, EngineChoice(()), None), out, settings, options, ranks=ranks)
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)  # the signal takes a moment
+
+
+def die_at(stage: str, write_number: int) -> None:
+    """Have this process kill itself at a stage of its shard number `write_number`."""
+    write, left = worker.write_shard, [write_number]
+
+    def dying(*told: Any) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            write(*told)
+            return
+        if stage == "before":
+            kill()
+        _arm(stage)
+        write(*told)
+        kill()
+
+    worker.write_shard = dying
+
+
+def _arm(stage: str) -> None:
+    """The next call of the file system that belongs to the stage is the last one."""
+    write_bytes, replace = Path.write_bytes, Path.replace
+
+    def half(path: Path, content: Any) -> None:
+        write_bytes(path, bytes(content)[: len(content) // 2])
+        kill()
+
+    def renamed(path: Path, target: Path) -> None:
+        replace(path, target)
+        kill()
+
+    match stage:
+        case "half written":
+            Path.write_bytes = half
+        case "written":
+            os.fsync = lambda _: kill()
+        case "synced":
+            Path.replace = lambda path, target: kill()
+        case "renamed":
+            Path.replace = renamed
+
+
+def main(out: Path, cohort: Path, told: dict[str, Any]) -> int:
+    """What every rank does; its exit code is that of the command."""
+    (out.parent / f"pid.{os.getpid()}").touch()
+    if "stage" in told and int(os.environ["OMPI_COMM_WORLD_RANK"]) == told["rank"]:
+        die_at(told["stage"], told["write"])
+    try:
+        result = run(out, cohort, engine=Cheap(told.get("sleep_seconds", 0.0)))
+    except TumorcastError as fault:
+        print(f"error: {fault}", file=sys.stderr, flush=True)
+        return fault.exit_code
+    return 75 if result.stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])))

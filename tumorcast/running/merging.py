@@ -1,0 +1,136 @@
+"""From the shards of a run to its archive, as the last step of the run or later."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorcast.archive.merge import PatientShards, merge
+from tumorcast.archive.packing import Packing
+from tumorcast.archive.shard import header
+from tumorcast.errors import InputError
+from tumorcast.forecasting.plan import PatientPlan, RunPlan, Unit
+from tumorcast.provenance import commit
+from tumorcast.records import PatientOutcome, Status
+from tumorcast.running.ledger import Ledger
+from tumorcast.running.outcomes import status_table_of, write_outcomes
+
+NO_TUMOUR = "the last scan has no slice with a tumour mask"
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """A run's plan against what stands: how each patient fared, why units failed, and those that are not done."""
+
+    outcomes: list[PatientOutcome]
+    reasons: dict[str, str]
+    missing: list[Unit]
+
+
+def merge_run(
+    run: Path, out: Path | None = None, packing: Packing = Packing.BLOSC2, report: Report = lambda done, total: None
+) -> list[PatientOutcome]:
+    """Merge the shards of a run into its archive, or into `out`; returns how each patient fared.
+
+    run: its archive, or the folder of its shards. Raises InputError if units are missing.
+    """
+    ledger = Ledger.standing(run)
+    with ledger.held():
+        plan, left_out = ledger.read_plan()
+        accounts = account(ledger, plan, left_out)
+        if accounts.missing:
+            raise InputError(
+                f"{ledger.folder}: {len(accounts.missing)} of {len(plan)} units are missing, as "
+                f"{accounts.missing[0].key}; start the forecast again, which does them alone"
+            )
+        write_archive(ledger, plan, accounts.outcomes, out or ledger.archive, packing=packing, report=report)
+    return accounts.outcomes
+
+
+def verify_run(run: Path) -> list[str]:
+    """The faults of a run's shards, a line each: damaged, missing and foreign ones. Raises InputError without a run."""
+    ledger = Ledger.standing(run)
+    plan, _ = ledger.read_plan()
+    units = [plan[number] for number in range(len(plan))]
+    faults = []
+    for unit in units:
+        path = ledger.shard(unit)
+        if not path.exists():
+            reason = ledger.reason_of_failure(unit)
+            faults.append(f"{path}: unit {unit.key} is missing" + (f": {reason}" if reason else ""))
+        elif not ledger.is_done(unit):
+            faults.append(f"{path}: damaged, or of another run or unit; start the forecast again, which makes it anew")
+    ours = {ledger.shard(unit) for unit in units}
+    return faults + [f"{path}: of no unit of this run" for path in ledger.shards() if path not in ours]
+
+
+def account(ledger: Ledger, plan: RunPlan, left_out: dict[str, str]) -> Accounts:
+    """How each patient fared, in the order of the plan. Shards are counted by their headers, not read."""
+    accounts = Accounts([], {}, [])
+    for place, patient in enumerate(plan.patients):
+        failed = left_out.get(patient.patient_id)
+        for unit in plan.units_of(place):
+            if stands(ledger, unit):
+                continue
+            reason = ledger.reason_of_failure(unit)
+            if reason is None:
+                accounts.missing.append(unit)
+            else:
+                accounts.reasons[unit.key] = reason
+            failed = failed or reason
+        accounts.outcomes.append(_outcome(patient, failed))
+    return accounts
+
+
+def stands(ledger: Ledger, unit: Unit) -> bool:
+    """Whether a shard of this unit and run stands, by its header alone."""
+    found = header(ledger.shard(unit))
+    return found is not None and (found.run, found.unit) == (ledger.run_sha256, unit.key)
+
+
+def _outcome(patient: PatientPlan, reason: str | None) -> PatientOutcome:
+    if reason is not None:
+        return PatientOutcome(patient.patient_id, Status.FAILED, reason)
+    if not patient.slices:
+        return PatientOutcome(patient.patient_id, Status.SKIPPED, NO_TUMOUR)
+    return PatientOutcome(patient.patient_id, Status.OK)
+
+
+def write_archive(
+    ledger: Ledger,
+    plan: RunPlan,
+    outcomes: list[PatientOutcome],
+    out: Path,
+    *,
+    packing: Packing,
+    report: Report = lambda done, total: None,
+) -> None:
+    """Write the archive, with its table of outcomes beside it.
+
+    The shards go once their own archive stands; they stay while a patient has failed, so that `--retry-failed` does
+    that one alone.
+    """
+    provenance = ledger.provenance | {"commit": commit()}
+    merge(out, _shards(ledger, plan, outcomes), provenance, outcomes, packing=packing, report=report)
+    write_outcomes(status_table_of(out), outcomes)
+    if out == ledger.archive and not any(outcome.status is Status.FAILED for outcome in outcomes):
+        ledger.remove_shards()
+
+
+def _shards(ledger: Ledger, plan: RunPlan, outcomes: list[PatientOutcome]) -> Iterator[PatientShards]:
+    """The shards of every patient that is done."""
+    for place, outcome in enumerate(outcomes):
+        if outcome.status is Status.OK:
+            units = list(plan.units_of(place))
+            names = [part.name for part in plan.patients[place].slices]
+            yield PatientShards(
+                outcome.patient_id,
+                {
+                    name: [
+                        (ledger.shard(unit), ledger.key(unit))
+                        for unit in units
+                        if name in {part.name for part in unit.slices}
+                    ]
+                    for name in names
+                },
+            )
