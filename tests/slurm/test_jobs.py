@@ -1,0 +1,154 @@
+"""The job scripts on a real SLURM cluster, over a stand-in that writes and sleeps: layout, limits, requeues, ends."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.slurm.conftest import Cluster
+
+SLURM = Path(__file__).parents[2] / "slurm"
+STAND_IN = {"TUMORCAST_PYTHON": str(Path(__file__).with_name("stand_in.sh"))}
+OPTIONS = ("--model", "run", "--horizon-days", "60")
+SMALL = ("--gres=gpu:1", "--cpus-per-task=1", "--nodes=1")
+FEW_CORES = {"TUMORCAST_SBATCH": "--cpus-per-task=1 --nodes=1 --gres=none"}
+
+
+def cohort_job(
+    cluster: "Cluster", at: Path, *resources: str, out: str = "out", script: str = "forecast_cohort", **variables: str
+) -> str:
+    """Submit the script over the stand-in, with sbatch's options `resources`, from the folder `at`."""
+    at.mkdir(exist_ok=True)
+    command = (*resources, SLURM / f"{script}.sh", "scans", "--out", out, *OPTIONS)
+    return cluster.submit(*command, at=at, variables=STAND_IN | variables)
+
+
+def log_of(job: str, at: Path, name: str = "tumorcast") -> str:
+    return (at / f"{name}-{job}.out").read_text(encoding="utf-8")
+
+
+def seen(out: Path) -> dict[str, list[list[str]]]:
+    """What each rank saw, by step: rank/size, local rank, node, how many GPUs, threads, hours left."""
+    found: dict[str, list[list[str]]] = {}
+    for path in out.glob("*.saw"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            step, rank, local, node, gpus, *others = line.split(" ")
+            found.setdefault(step, []).append([rank, local, node, str(len(gpus.split(","))), *others])
+    return {step: sorted(lines) for step, lines in found.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(cluster: "Cluster", tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A job of more work than its limit of a minute, submitted first, as it takes longest; and where it was."""
+    at = tmp_path_factory.mktemp("limited")
+    signal = ("--time=1", "--signal=B:USR1@25")
+    return cohort_job(cluster, at, *SMALL, *signal, STAND_IN_UNITS="50", STAND_IN_PREPARE="1"), at
+
+
+def test_one_job_runs_every_step_over_the_ranks_it_has_room_for(cluster: "Cluster", tmp_path: Path) -> None:
+    at = tmp_path / "a folder"
+    resources = ("--nodes=3", "--gres=gpu:2", "--cpus-per-task=3")
+    job = cohort_job(cluster, at, *resources, out="the maps", STAND_IN_FIT="1")
+    assert cluster.ended(job, 60).code == 1, log_of(job, at)  # some patients failed in fit
+    ranks = seen(at / "the maps")
+    nodes = ("n1", "n2", "n3")
+    for step in ("prepare", "export", "archive"):
+        assert ranks[step] == [["0/1", "0", "n1", "2", "3", "24"]]
+    assert ranks["fit"] == [[f"{r}/9", str(r % 3), nodes[r // 3], "2", "1", "24"] for r in range(9)]
+    assert ranks["forecast"] == [[f"{r}/6", str(r % 2), nodes[r // 2], "2", "1", "24"] for r in range(6)]
+    assert (at / "the maps" / "maps.h5").exists()
+
+
+def test_a_job_finds_the_project_by_its_own_command_whatever_the_path(cluster: "Cluster", tmp_path: Path) -> None:
+    shutil.copytree(SLURM, tmp_path / "a project" / "slurm")
+    script, at = tmp_path / "a project" / "slurm" / "fit.sh", tmp_path / "elsewhere"
+    at.mkdir()
+    options = ("scans", "--out", "/slurm/fit.sh of mine", *OPTIONS, "--dry-run")
+    job = cluster.submit("--cpus-per-task=1", script, *options, at=at)
+    assert cluster.ended(job, 60).code == 0, log_of(job, at, "tumorcast-fit")
+    assert "a\\ project/.venv/bin/python -m mpi4py -m tumorcast fit" in log_of(job, at, "tumorcast-fit")
+
+
+def test_a_chain_goes_on_past_patients_that_failed_and_its_last_job_tells(cluster: "Cluster", tmp_path: Path) -> None:
+    jobs = chain(cluster, tmp_path, STAND_IN_FIT="1")
+    assert list(jobs) == ["prepare", "fit", "export", "forecast", "merge"]
+    assert cluster.ended(jobs["merge"], 90).code == 1
+    assert [cluster.job(job).state for job in jobs.values()] == ["COMPLETED"] * 4 + ["FAILED"]
+    logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
+    assert logs == {f"tumorcast-{step}-{job}.out" for step, job in jobs.items()}
+    assert chain(cluster, tmp_path).keys() == {"forecast"}  # the others stand; forecast looks for itself
+
+
+def test_a_step_that_fails_ends_its_chain(cluster: "Cluster", tmp_path: Path) -> None:
+    jobs = chain(cluster, tmp_path, STAND_IN_PREPARE="3")
+    assert cluster.ended(jobs["merge"], 60).state == "CANCELLED"
+    assert cluster.job(jobs["prepare"]).code == 3
+    assert [cluster.job(jobs[step]).state for step in ("fit", "export", "forecast")] == ["CANCELLED"] * 3
+
+
+def chain(cluster: "Cluster", at: Path, **variables: str) -> dict[str, str]:
+    """Submit a job for each step; the jobs by step."""
+    command = ("bash", SLURM / "forecast_cohort.sh", "--submit", "scans", "--out", "out", *OPTIONS)
+    told = cluster.ask(*map(str, command), at=at, variables=STAND_IN | FEW_CORES | variables)
+    return dict(line.split(": job ", 1) for line in told.splitlines())
+
+
+def test_a_cancelled_job_is_not_requeued_and_the_next_goes_on(cluster: "Cluster", tmp_path: Path) -> None:
+    first = cohort_job(cluster, tmp_path, *SMALL, STAND_IN_UNITS="30")
+    cluster.await_that((tmp_path / "out" / "maps.h5.parts" / "0-1").exists, 60)
+    cluster.ask("scancel", first)
+    assert cluster.ended(first, 60).state == "CANCELLED"
+    done = {path.name for path in (tmp_path / "out" / "maps.h5.parts").iterdir()}
+    assert not (tmp_path / "out" / "maps.h5").exists()
+    second = cohort_job(cluster, tmp_path, *SMALL, STAND_IN_UNITS=str(len(done) + 1))
+    assert cluster.ended(second, 60).code == 0, log_of(second, tmp_path)
+    assert "prepare: what it writes stands; not done again" in log_of(second, tmp_path)
+    assert len(seen(tmp_path / "out")["fit"]) == 1
+
+
+@pytest.mark.parametrize("most", ["0", "2"])
+def test_a_job_is_requeued_so_many_times_at_most(most: str, cluster: "Cluster", tmp_path: Path) -> None:
+    job = cohort_job(cluster, tmp_path, *SMALL, TUMORCAST_MAX_REQUEUES=most, STAND_IN_FORECAST="75")
+    ended = cluster.ended(job, 60)
+    assert (ended.code, ended.restarts) == (75, int(most)), log_of(job, tmp_path)
+    assert f"it was {most} times (TUMORCAST_MAX_REQUEUES)" in log_of(job, tmp_path)
+
+
+def test_a_step_that_cannot_resume_is_not_requeued_in_vain(cluster: "Cluster", tmp_path: Path) -> None:
+    """Alone in its job fit would only begin anew; after prepare a requeue has gained what prepare did."""
+    alone = cohort_job(cluster, tmp_path / "alone", *SMALL, script="fit", STAND_IN_FIT_SECONDS="40")
+    after = cohort_job(cluster, tmp_path / "after", *SMALL, TUMORCAST_MAX_REQUEUES="1", STAND_IN_FIT_SECONDS="40")
+    for at, job in ((tmp_path / "alone", alone), (tmp_path / "after", after)):
+        stop_at_fit(cluster, job, at)
+    assert cluster.ended(alone, 60) == (told := cluster.job(alone))
+    assert (told.code, told.restarts) == (75, 0), log_of(alone, tmp_path / "alone", "tumorcast-fit")
+    assert "needs more than the job's time" in log_of(alone, tmp_path / "alone", "tumorcast-fit")
+    cluster.await_that(lambda: cluster.job(after).restarts == 1, 30)
+    cluster.ask("scancel", after)
+
+
+def stop_at_fit(cluster: "Cluster", job: str, at: Path) -> None:
+    """Tell the job to stop while fit runs, as SLURM does before the limit."""
+    cluster.await_that((at / "out" / "growth.h5.saw").exists, 60)
+    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+
+
+def test_other_options_for_a_step_that_is_done_are_refused(cluster: "Cluster", tmp_path: Path) -> None:
+    first = cohort_job(cluster, tmp_path, *SMALL)
+    assert cluster.ended(first, 60).code == 0, log_of(first, tmp_path)
+    second = cohort_job(cluster, tmp_path, *SMALL, TUMORCAST_FIT_OPTIONS="--law gompertz")
+    assert cluster.ended(second, 60).code == 2
+    assert "fit: was done with other options" in log_of(second, tmp_path)
+
+
+def test_a_job_that_hits_its_limit_requeues_itself_and_finishes(cluster: "Cluster", limited: tuple[str, Path]) -> None:
+    job, at = limited
+    ended = cluster.ended(job, 150)
+    assert ended.restarts >= 1
+    assert ended.code == 1, log_of(job, at)  # of prepare, in the first start
+    starts = {path.read_text().strip() for path in (at / "out" / "maps.h5.parts").glob("0-*")}
+    assert {"0", "1"} <= starts
+    assert len(seen(at / "out")["prepare"]) == 1
+    assert "forecast: stopped; the job is requeued" in log_of(job, at)

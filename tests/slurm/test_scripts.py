@@ -1,0 +1,146 @@
+"""The job scripts without a cluster: what they print, what they refuse, and what shellcheck says of them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STEPS = ("prepare", "fit", "export", "forecast", "merge")
+SCRIPTS = [ROOT / "slurm" / f"{name}.sh" for name in ("forecast_cohort", *STEPS)]
+OPTIONS = ("scans", "--out", "out", "--horizon-days", "60")
+BUNDLE = ("--model", "tumorcast/models/demo64")
+
+
+def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TUMORCAST_"))}
+    command = [str(ROOT / "slurm" / f"{script}.sh"), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=clean | variables, capture_output=True, text=True, check=False)
+
+
+DRY_RUNS: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
+    "one_job": ("forecast_cohort", (*OPTIONS, *BUNDLE), {}),
+    "one_job_of_variables": (
+        "forecast_cohort",
+        (),
+        {
+            "TUMORCAST_SOURCE": "my cohort.h5",
+            "TUMORCAST_OUT": "out",
+            "TUMORCAST_MODEL": "runs/denoiser 'runs/my regressor'",
+            "TUMORCAST_RELATIVE_CHANGE": "0.2",
+            "TUMORCAST_MEMBERS": "8",
+            "TUMORCAST_PROVIDER": "cpu",
+            "TUMORCAST_FORECAST_OPTIONS": "--max-slices 2 --config 'my settings.toml'",
+            "TUMORCAST_FORECAST_RANKS_PER_NODE": "4",
+            "TUMORCAST_PYTHON": "apptainer exec --nv tumorcast.sif python3",
+            "TUMORCAST_MPI": "pmi2",
+        },
+    ),
+    "chain": (
+        "forecast_cohort",
+        ("--submit", *OPTIONS, "--model", "runs", "--fit-options=--law gompertz", "--clinical", "clinical.csv"),
+        {"TUMORCAST_SBATCH": "--account=neuro", "TUMORCAST_FORECAST_SBATCH": "--nodes=4 --gres=gpu:4"},
+    ),
+    "in_a_job": (
+        "forecast_cohort",
+        (*OPTIONS, *BUNDLE),
+        {
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": "3",
+            "SLURM_JOB_CPUS_PER_NODE": "16(x2),12",
+            "SLURM_GPUS_ON_NODE": "4",
+        },
+    ),
+    "step": ("forecast", (*OPTIONS, "--model", "runs", "--provider", "torch"), {}),
+}
+
+
+@pytest.mark.parametrize("name", DRY_RUNS)
+def test_a_dry_run_prints_what_would_be_submitted_and_run(name: str, request: pytest.FixtureRequest) -> None:
+    script, arguments, variables = DRY_RUNS[name]
+    told = run(script, "--dry-run", *arguments, **variables)
+    assert (told.returncode, told.stderr) == (0, "")
+    golden = Path(__file__).parent / "golden" / f"{name}.txt"
+    assert told.stdout.replace(str(ROOT), "HOME") == golden.read_text(encoding="utf-8")
+    assert not (ROOT / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--out", "out", *BUNDLE, "--horizon-days", "9"), "give a folder of scans, a sessions.csv or a cohort.h5"),
+        (("scans", *BUNDLE, "--horizon-days", "9"), "give --out, a folder for the results"),
+        ((*OPTIONS,), "give --model, an engine bundle or RUN folders"),
+        (("scans", "--out", "out", *BUNDLE), "give one of --horizon-days and --relative-change"),
+        ((*OPTIONS, *BUNDLE, "--relative-change", "0.1"), "give one of --horizon-days and --relative-change"),
+        ((*OPTIONS, *BUNDLE, "--max-slices", "2"), "--max-slices: no such option"),
+        ((*OPTIONS, "--model"), "--model: its value is missing"),
+        ((*OPTIONS, *BUNDLE), "there is no SLURM job here"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    told = run("forecast_cohort", *arguments)
+    assert told.returncode == 2
+    assert message in told.stderr
+
+
+def test_quotes_that_do_not_match_are_refused() -> None:
+    told = run("fit", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_FIT_OPTIONS="--law 'gompertz")
+    assert told.returncode == 2
+    assert "TUMORCAST_FIT_OPTIONS: its quotes do not match" in told.stderr
+
+
+def test_what_must_be_a_number_is_looked_at_before_anything_runs() -> None:
+    told = run("fit", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_MAX_REQUEUES="often")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "TUMORCAST_MAX_REQUEUES=often: give a whole number" in told.stderr
+
+
+def test_the_sites_file_is_read_first_and_can_set_variables(tmp_path: Path) -> None:
+    site = tmp_path / "our site.sh"
+    site.write_text("false; echo $UNSET_BY_ANYONE; TUMORCAST_MPI=cray_shasta\n")
+    told = run("fit", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_ENV=str(site))
+    assert "--mpi=cray_shasta" in told.stdout
+    told = run("fit", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_ENV="/nowhere")
+    assert (told.returncode, "TUMORCAST_ENV=/nowhere: no such file" in told.stderr) == (2, True)
+
+
+def test_help_is_the_comment_at_the_top() -> None:
+    for script in ("forecast_cohort", *STEPS):
+        told = run(script, "--help")
+        assert told.returncode == 0
+        assert told.stdout.count("sbatch") and not re.search("^#", told.stdout, re.MULTILINE)
+
+
+def test_every_script_finds_the_project_in_the_same_way() -> None:
+    """They must each have the lines that find it, since a job runs a copy that has nothing beside it."""
+    blocks = set()
+    for script in SCRIPTS:
+        header, block = script.read_text(encoding="utf-8").split("set -euo pipefail\n")
+        for line in ("--open-mode=append", "--requeue", "--signal=B:USR1@120", "--output=%x-%j.out"):
+            assert f"#SBATCH {line}\n" in header
+        blocks.add(re.sub(r"run_script \w+", "run_script WHAT", block.replace(script.stem, "NAME")))
+    assert len(blocks) == 1
+
+
+def test_shellcheck_finds_nothing() -> None:
+    beside = Path(sys.executable).with_name("shellcheck")
+    shellcheck = str(beside) if beside.exists() else shutil.which("shellcheck")
+    if shellcheck is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("shellcheck is missing, and CI must look at the scripts: bin/setup full installs it")
+        pytest.skip("shellcheck is missing on this machine")
+    scripts = [path for path in (ROOT / "bin").iterdir() if path.suffix == ""]
+    scripts += [
+        *SCRIPTS,
+        ROOT / ".ci" / "run",
+        ROOT / "slurm" / "gpu_selftest.sh",
+        Path(__file__).with_name("stand_in.sh"),
+    ]
+    command = [shellcheck, "--external-sources", "--check-sourced", *map(str, scripts)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (0, "")
