@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tumorcast.archive.maps import merge
+from tumorcast.archive.merge import merge
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -148,7 +148,7 @@ def test_an_unwritable_output_is_told(blob_cohort: Path, tmp_path: Path) -> None
     table = tmp_path / "sizes.csv"
     table.write_text("patient_id,day,area_mm2\nB,0,900\n")
     assert "cannot be written" in refused(3, "fit", table, "--out", tmp_path / "file" / "growth.h5")
-    merge(tmp_path / "maps.h5", [], {"contrasts": []})
+    merge(tmp_path / "maps.h5", [], {"contrasts": []}, [])
     assert "cannot be made" in refused(3, "show", tmp_path / "maps.h5", "--out", tmp_path / "file" / "pictures")
 
 

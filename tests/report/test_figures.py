@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.archive.test_maps import patient, slice_forecast
-from tumorcast.archive.maps import MapArchive, PatientForecast, merge, write_shard
+from tests.archive.conftest import images_of, patient_of, slice_of, write_run
+from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.merge import merge
 from tumorcast.report.figures import DISCLAIMER, draw_slice, show_archive
 
 CURVE = {name: np.linspace(1, 2, 5) for name in ("days", "q05", "q50", "q95", "observed_days", "observed_sizes")}
+
+
+def slice_forecast() -> SliceForecast:
+    return slice_of(images_of(7, 3, 8), 7)
 
 
 def texts(figure: object) -> str:
@@ -29,12 +34,14 @@ def test_a_slice_is_drawn_with_its_sizes_and_the_disclaimer(contrasts: list[str]
 
 
 def test_without_growth_the_panel_says_so() -> None:
-    assert "no growth curve" in texts(draw_slice(patient(curve=False), slice_forecast(), ["t1n", "t1c", "t2w", "t2f"]))
+    assert "no growth curve" in texts(
+        draw_slice(patient_of(curve=False), slice_forecast(), ["t1n", "t1c", "t2w", "t2f"])
+    )
 
 
 def test_an_archive_becomes_a_picture_a_slice(tmp_path: Path) -> None:
-    write_shard(tmp_path / "0007.h5", slice_forecast(), {})
-    merge(tmp_path / "maps.h5", [(patient(False), {"0007": tmp_path / "0007.h5"})], {"contrasts": ["t1n"] * 4})
+    shards = write_run(tmp_path / "parts", {"P1": {7: [3]}}, curve=False)
+    merge(tmp_path / "maps.h5", shards, {"contrasts": ["t1n"] * 4}, [])
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         (path,) = show_archive(archive, tmp_path)
     assert path.name == "P1_0007.png"
