@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from tumorcast.archive.growth_file import write_growth
 from tumorcast.archive.maps import MapArchive
-from tumorcast.config import ForecastSettings, SamplerSettings
+from tumorcast.config import ForecastSettings, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.geometry import Grid, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
@@ -28,7 +28,8 @@ from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, Status
 from tumorcast.running.dispatch import Tally
-from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort
+from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort, own_gpu
+from tumorcast.running.ranks import Ranks
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 
@@ -295,3 +296,20 @@ def test_a_real_scan_is_forecast_and_its_map_goes_home(shared_data: Path, random
     assert home.GetSize() == (240, 240, 155)
     total = float(sitk.GetArrayFromImage(home).sum(dtype=np.float64))
     assert total == pytest.approx(16 * float(forecast.tumour.sum()), rel=0.02)  # 4 mm pixels on voxels of 1 mm
+
+
+@pytest.mark.parametrize(
+    ("choice", "visible", "device"),
+    [
+        (EngineChoice((), Provider.CUDA), "0,1", "cuda:1"),  # local rank 3 of a machine with two
+        (EngineChoice((), Provider.TENSORRT), "4,5,6,7", "cuda:3"),
+        (EngineChoice((), Provider.CUDA), "2", None),
+        (EngineChoice((), Provider.CUDA, "cuda:0"), "0,1", "cuda:0"),
+        (EngineChoice((), Provider.CPU), "0,1", None),
+    ],
+)
+def test_ranks_of_a_machine_take_its_gpus_by_turns(
+    choice: EngineChoice, visible: str, device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert own_gpu(choice, Ranks(rank=7, size=8, local_rank=3)).device == device

@@ -9,7 +9,7 @@ import numba
 import pytest
 
 from tumorcast.errors import EngineError
-from tumorcast.running.ranks import LAUNCHERS, Launch, Ranks, launched, limit_threads, open_ranks
+from tumorcast.running.ranks import LAUNCHERS, Launch, Ranks, launched, limit_threads, open_ranks, pin_threads
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,3 +109,28 @@ def test_only_ranks_imports_mpi4py() -> None:
 def test_the_package_is_run_as_a_module() -> None:
     command = [sys.executable, "-m", "tumorcast", "--version"]
     assert subprocess.run(command, capture_output=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(("told", "threads"), [("", 1), ("8", 1), ("nonsense", 1)])
+def test_ranks_of_a_machine_keep_to_cores_of_their_own(told: str, threads: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    script = (
+        "import os\n"
+        "from tumorcast.running.ranks import Ranks, pin_threads\n"
+        "pin_threads(Ranks(rank=1, size=2, threads_per_rank=1, local_rank=1))\n"
+        "print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": told}
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{{{cores[1]}}} {threads}\n"
+
+
+def test_one_rank_alone_keeps_every_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = os.sched_getaffinity(0)
+    pin_threads(Ranks(threads_per_rank=1))
+    assert os.sched_getaffinity(0) == cores
+    assert "OMP_NUM_THREADS" not in os.environ

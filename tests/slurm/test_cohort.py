@@ -23,7 +23,7 @@ SETTINGS = {
     "TUMORCAST_FIT_OPTIONS": "--replicates 10",
     "TUMORCAST_FORECAST_OPTIONS": "--steps 10 --noise-level 50 --max-slices 1 --block 1",
 }
-LONG = "40"  # members: on one core about a minute for the three patients
+LONG = "32"  # members: on one core some 50 s for the three patients
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def limited(cluster: "Cluster", tmp_path_factory: pytest.TempPathFactory) -> tup
     """A job of more work than its limit of a minute, submitted first, as it takes longest; and where it was."""
     at = tmp_path_factory.mktemp("limited")
     signal = ("--time=1", "--signal=B:USR1@25")
-    return cohort_job(cluster, at, *SMALL, *signal, STAND_IN_UNITS="50", STAND_IN_PREPARE="1"), at
+    return cohort_job(cluster, at, *SMALL, *signal, STAND_IN_UNITS="42", STAND_IN_PREPARE="1"), at
 
 
 def test_one_job_runs_every_step_over_the_ranks_it_has_room_for(cluster: "Cluster", tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def forecast_cohort(
     report: Report = lambda _: None,
 ) -> RunResult:
     """Write the archive of forecasts to `out`, resuming what a stopped run left. Every rank must call it."""
-    engine = open_engine(_own_gpu(inputs.engine, ranks))
+    engine = open_engine(own_gpu(inputs.engine, ranks))
     with Cohort.open(inputs.cohort) as cohort:
         _check_fit_for(cohort, engine.info, settings, inputs)
         provenance = ranks.from_root(_provenance(inputs, cohort, engine, settings) if ranks.is_root else None)
@@ -103,7 +103,7 @@ def forecast_cohort(
             return run.on_this_rank()
 
 
-def _own_gpu(choice: EngineChoice, ranks: Ranks) -> EngineChoice:
+def own_gpu(choice: EngineChoice, ranks: Ranks) -> EngineChoice:
     """Of several GPUs, the ranks of a machine take one each by turns, where the user named none."""
     count = visible_count(os.environ)
     if choice.device is not None or choice.provider not in (Provider.CUDA, Provider.TENSORRT) or count < 2:
