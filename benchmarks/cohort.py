@@ -30,10 +30,13 @@ from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.engine import ModelInfo
 from tumorcast.engines.opening import EngineChoice
+from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan, plan_patient
 from tumorcast.running import forecast_run
 from tumorcast.running.dispatch import Counter, Desk, News
 from tumorcast.running.events import read_events
 from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_cohort
+from tumorcast.running.ledger import Ledger
+from tumorcast.running.merging import account
 from tumorcast.running.ranks import Ranks, open_ranks
 
 RANKS_OF_OVERHEAD = (2, 16)
@@ -64,7 +67,7 @@ def start(ranks: int, cohort: Path, model: Path, out: Path) -> "subprocess.Popen
 
 def work_seconds(out: Path) -> float:
     """From the first unit begun to the last one written."""
-    times = {"begun": [], "written": []}  # type: dict[str, list[float]]
+    times: dict[str, list[float]] = {"begun": [], "written": []}
     for _, told in read_events(out.with_name(out.name.removesuffix(".h5") + ".events")):
         if told["event"] in times:
             times[told["event"]].append(told["time"])
@@ -205,6 +208,35 @@ def memory(cohort: Path, folder: Path) -> dict[str, Any]:
     return {"peak_mb_by_units": seen}
 
 
+def bookkeeping(cohort: Path, folder: Path) -> dict[str, float]:
+    """Milliseconds that rank 0 spends on a patient or a unit beside the forecasts; after `memory`, on its shards."""
+    ledger = Ledger.standing(folder / "memory.h5")
+    plan, _ = ledger.read_plan()
+    units = [plan[number] for number in range(len(plan))]
+    with Cohort.open(cohort) as opened:
+        ids = opened.patient_ids()
+        planned = milliseconds(lambda: [plan_patient(opened, patient, None) for patient in ids], len(ids))
+    slices = tuple(PlannedSlice(k, k) for k in range(10))
+    many = RunPlan(tuple(PatientPlan(f"P{k:05d}", "000", slices) for k in range(10_000)), 32, 64, 1)
+    return {
+        "plan a patient": planned,
+        "order a unit": milliseconds(many.longest_first, len(many)),
+        "plan.json, bytes a patient": len(many.to_json()) / len(many.patients),
+        "look at a shard at the start": milliseconds(lambda: [ledger.is_done(unit) for unit in units], len(units)),
+        "count a shard at the end": milliseconds(lambda: account(ledger, plan, {}), len(units)),
+    }
+
+
+def milliseconds(work: Callable[[], Any], count: int) -> float:
+    """Of one of `count` pieces; median of three."""
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds) / count
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -226,6 +258,7 @@ def main() -> None:
         result["overhead_microseconds"] = overhead(options.units, options.repeats)
         result["efficiency"] = efficiency(cohort, options.model, options.repeats, Path(folder))
         result["memory"] = memory(cohort, Path(folder))
+        result["bookkeeping_milliseconds"] = bookkeeping(cohort, Path(folder))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
