@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tumorcast.cli_tools import Json, Out, exit_if_failed, print_result, progress, tell_fate
+from tumorcast.cli_tools import Json, Out, print_result, progress, tell_outcomes
 from tumorcast.errors import InputError
 
 archive = typer.Typer(help="The archive of forecasts, maps.h5: merge it, look at it, check it, take it apart.")
@@ -23,17 +23,12 @@ def merge(
 ) -> None:
     """Merge the shards of a finished run into its archive; every sum is checked."""
     from tumorcast.archive.packing import Packing
-    from tumorcast.records import Status
     from tumorcast.running.merging import merge_run
 
     packing = Packing.PORTABLE if portable else Packing.BLOSC2
     with progress("patients", "no archive was written; start it again") as report:
         outcomes = merge_run(run, out, packing, report)
-    for outcome in outcomes:
-        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-    counts = {str(status): sum(outcome.status is status for outcome in outcomes) for status in Status}
-    print_result(as_json, {"out": str(out or run), "patients": counts})
-    exit_if_failed(counts["failed"])
+    tell_outcomes(outcomes, out or run, as_json)
 
 
 @archive.command()

@@ -11,12 +11,11 @@ from tumorcast.cli_tools import (
     ConfigFile,
     Json,
     Out,
-    exit_if_failed,
     only_given,
     origin_of,
     print_result,
     table_of,
-    tell_fate,
+    tell_outcomes,
 )
 from tumorcast.errors import StoppedError
 
@@ -75,23 +74,12 @@ def forecast(
         pin_threads(ranks)
         with CohortProgress("units", silent=not ranks.is_root) as progress:
             result = forecast_cohort(inputs, out, settings, options, ranks=ranks, report=progress.tell)
-    if ranks.is_root:
-        _tell(result, out, as_json)
-    elif result.stopped:
+    if result.stopped and not ranks.is_root:  # rank 0 says why
         raise typer.Exit(StoppedError.exit_code)
-
-
-def _tell(result: Any, out: Path, as_json: bool) -> None:
-    """What rank 0 says at the end."""
-    from tumorcast.records import Status
-
     if result.stopped:
         raise StoppedError("stopped: finished units are kept; start the same command again to go on")
-    for outcome in result.outcomes:
-        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-    counts = {str(status): sum(outcome.status is status for outcome in result.outcomes) for status in Status}
-    print_result(as_json, {"out": str(out), "patients": counts})
-    exit_if_failed(counts["failed"])
+    if ranks.is_root:
+        tell_outcomes(result.outcomes, out, as_json)
 
 
 def _forecast_settings(told: dict[str, Any]) -> Any:

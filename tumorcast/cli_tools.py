@@ -124,6 +124,17 @@ def exit_if_failed(failed: int) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
+def tell_outcomes(outcomes: Sequence[Any], out: Path, as_json: bool) -> None:
+    """How each patient fared, the counts, and the exit code where some failed."""
+    from tumorcast.records import count_by_status
+
+    for outcome in outcomes:
+        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+    counts = count_by_status(outcomes)
+    print_result(as_json, {"out": str(out), "patients": counts})
+    exit_if_failed(counts["failed"])
+
+
 def table_of(value: object, name: str, config: Path | None) -> dict[str, Any]:
     """A table of a configuration file. Raises UsageError if it is something else."""
     if not isinstance(value, dict):

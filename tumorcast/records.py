@@ -3,6 +3,8 @@
 Patient ─< Session ─< Slice;  Patient ─ Treatment;  Patient ─ GrowthFit
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -113,6 +115,12 @@ class PatientOutcome:
     patient_id: str
     status: Status
     reason: str = ""
+
+
+def count_by_status(outcomes: Iterable[PatientOutcome]) -> dict[str, int]:
+    """How many patients fared how, every status named."""
+    counted = Counter(outcome.status for outcome in outcomes)
+    return {str(status): counted[status] for status in Status}
 
 
 class LawName(StrEnum):

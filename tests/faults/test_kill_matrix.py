@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tumorcast.archive.digest import digest, verify
+from tumorcast.archive.maps import MapArchive
 from tumorcast.data.cohort import write_cohort
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.forecasting.plan import Unit
@@ -279,6 +280,8 @@ def test_a_second_job_on_the_run_is_refused(cohort: Path, undisturbed: str, laun
         assert ranks.wait(timeout=60) == 0
     assert digest(out) == undisturbed
     assert run_status(out).figures()["state"] == "merged"
+    with MapArchive.open(out) as archive:
+        assert archive.provenance["devices"] == ["cpu"]
     assert run_status(out).patients == {"ok": PATIENTS, "failed": 0, "skipped": 0}
 
 

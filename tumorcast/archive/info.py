@@ -1,13 +1,12 @@
 """What an archive is, in a few figures; nothing of its arrays is read."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from tumorcast.archive.maps import MapArchive
-from tumorcast.records import Status
+from tumorcast.records import count_by_status
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -16,13 +15,12 @@ def describe(path: Path) -> dict[str, Any]:
     Raises InputError if it is no archive.
     """
     with MapArchive.open(path) as archive:
-        statuses = Counter(str(outcome.status) for outcome in archive.outcomes())
         members, raw = _members_and_bytes(archive)
         return {
             "patients": len(archive.patient_ids()),
             "slices": archive.count_slices(),
             "members": members,
-            "statuses": {str(status): statuses[str(status)] for status in Status},
+            "statuses": count_by_status(archive.outcomes()),
             "packing": str(archive.packing),
             "bytes": path.stat().st_size,
             "raw_bytes": raw,

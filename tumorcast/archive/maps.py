@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.archive.content import SUM, array_line, attribute_line, content_sum, put_text, sum_of, text_of
+from tumorcast.archive.content import SLICES, SUM, array_line, attribute_line, content_sum, put_text, sum_of, text_of
 from tumorcast.archive.packing import READING, Packing, load_all, store
 from tumorcast.archive.seal import read_seal
 from tumorcast.errors import InputError
@@ -155,7 +155,7 @@ class MapArchive:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Version, configuration, hashes, seed and device of the run."""
+        """Version, configuration, hashes, seed and devices of the run."""
         with self._reading("its provenance"):
             record: dict[str, Any] = json.loads(text_of(self._file.attrs[PROVENANCE]))
             return record
@@ -185,7 +185,7 @@ class MapArchive:
     def slice_names(self, patient_id: str) -> list[str]:
         """The names of a patient's slices, from the feet up."""
         with self._reading(patient_id):
-            return sorted(self.group(patient_id)["slices"])
+            return sorted(self.group(patient_id)[SLICES])
 
     def count_slices(self) -> int:
         """How many slices there are, of all patients."""
@@ -194,7 +194,7 @@ class MapArchive:
     def group(self, patient_id: str, slice_name: str | None = None) -> h5py.Group:
         """The group of a patient, or of one of its slices. Raises KeyError if it is not there."""
         group = self._file[PATIENTS][patient_id]
-        return group if slice_name is None else group["slices"][slice_name]
+        return group if slice_name is None else group[SLICES][slice_name]
 
     def patients(self) -> list[PatientForecast]:
         """Every patient, in the order they were merged in."""

@@ -124,6 +124,10 @@ class RunPlan:
         first = block * self.block
         return Unit(patient.patient_id, patient.session_id, slices, block, first, min(first + self.block, self.members))
 
+    def __iter__(self) -> Iterator[Unit]:
+        """Every unit, by number."""
+        return (self[number] for number in range(len(self)))
+
     def units_of(self, place: int) -> Iterator[Unit]:
         """The units of the patient at `place`, by slices and then by blocks."""
         first = int(self._ends[place - 1]) if place else 0
@@ -131,7 +135,7 @@ class RunPlan:
 
     def longest_first(self) -> npt.NDArray[np.int64]:
         """Every number, most images first; equal ones in their order, so that a patient's units stay together."""
-        images = np.fromiter((self[number].images for number in range(len(self))), np.int64, len(self))
+        images = np.fromiter((unit.images for unit in self), np.int64, len(self))
         return np.argsort(-images, kind="stable")
 
     def to_json(self) -> str:

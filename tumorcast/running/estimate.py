@@ -6,15 +6,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort
-from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.engine import Engine
 from tumorcast.errors import InputError
@@ -41,34 +41,21 @@ class TimedEngine:
         """It is for the same model on the same device."""
         self.info, self.provider, self.device = self.engine.info, self.engine.provider, self.engine.device
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, *told: Any, **named: Any) -> tuple[Array, Array]:
         """The engine's."""
-        return self._timed("encoding", lambda: self.engine.encode_step(x, step, clamp=clamp, last=last))
+        return self._timed("encoding", partial(self.engine.encode_step, *told, **named))
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
+    def guided_step(self, *told: Any, **named: Any) -> tuple[Array, Array]:
         """The engine's."""
-        return self._timed(
-            "guided steps",
-            lambda: self.engine.guided_step(x, step, law, target, brain=brain, window=window, last=last),
-        )
+        return self._timed("guided steps", partial(self.engine.guided_step, *told, **named))
 
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+    def sizes(self, *told: Any) -> Array:
         """The engine's."""
-        return self._timed("sizes", lambda: self.engine.sizes(x, t, brain))
+        return self._timed("sizes", partial(self.engine.sizes, *told))
 
     def segment(self, images: Array) -> Array:
         """The engine's."""
-        return self._timed("segmentation", lambda: self.engine.segment(images))
+        return self._timed("segmentation", partial(self.engine.segment, images))
 
     def _timed(self, name: str, work: Callable[[], Result]) -> Result:
         began = time.perf_counter()
@@ -168,7 +155,7 @@ def estimate(
     """What all units take. image_bytes: of one image (C, H, W) float32; images_a_second: overrules the trial's."""
     slices = sum(len(patient.slices) for patient in plan.patients)
     rate = images_a_second or trial.images_a_second
-    largest = max(plan[number].images for number in range(len(plan)))
+    largest = max(unit.images for unit in plan)
     kept = image_bytes * settings.members if settings.keep_members else 0
     total = sum(trial.seconds.values())
     return Estimate(

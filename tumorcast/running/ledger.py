@@ -23,7 +23,7 @@ from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.provenance import difference, refuse_other
 from tumorcast.records import PatientOutcome
-from tumorcast.running.outcomes import parts_of, read_outcomes, status_table_of
+from tumorcast.running.outcomes import archive_of, parts_of, read_outcomes, status_table_of
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
@@ -41,7 +41,7 @@ class Ledger:
 
         Raises InputError if there is none.
         """
-        archive = run.with_name(run.name.removesuffix(".parts"))
+        archive = archive_of(run)
         path = parts_of(archive) / "run.json"
         try:
             return cls(archive, json.loads(path.read_text(encoding="utf-8")))

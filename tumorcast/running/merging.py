@@ -6,11 +6,12 @@ from pathlib import Path
 
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
-from tumorcast.archive.shard import header
+from tumorcast.archive.shard import ShardKey, header
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, Unit
 from tumorcast.provenance import commit
 from tumorcast.records import PatientOutcome, Status
+from tumorcast.running.events import read_events
 from tumorcast.running.ledger import Ledger
 from tumorcast.running.outcomes import status_table_of, write_outcomes
 
@@ -51,16 +52,15 @@ def verify_run(run: Path) -> list[str]:
     """The faults of a run's shards, a line each: damaged, missing and foreign ones. Raises InputError without a run."""
     ledger = Ledger.standing(run)
     plan, _ = ledger.read_plan()
-    units = [plan[number] for number in range(len(plan))]
     faults = []
-    for unit in units:
+    for unit in plan:
         path = ledger.shard(unit)
         if not path.exists():
             reason = ledger.reason_of_failure(unit)
             faults.append(f"{path}: unit {unit.key} is missing" + (f": {reason}" if reason else ""))
         elif not ledger.is_done(unit):
             faults.append(f"{path}: damaged, or of another run or unit; start the forecast again, which makes it anew")
-    ours = {ledger.shard(unit) for unit in units}
+    ours = {ledger.shard(unit) for unit in plan}
     return faults + [f"{path}: of no unit of this run" for path in ledger.shards() if path not in ours]
 
 
@@ -110,7 +110,9 @@ def write_archive(
     The shards go once their own archive stands; they stay while a patient has failed, so that `--retry-failed` does
     that one alone.
     """
-    provenance = ledger.provenance | {"commit": commit()}
+    told = (told for _, told in read_events(ledger.events))
+    devices = sorted({event["device"] for event in told if event.get("event") == "opened"})
+    provenance = ledger.provenance | {"commit": commit(), "devices": devices}
     merge(out, _shards(ledger, plan, outcomes), provenance, outcomes, packing=packing, report=report)
     write_outcomes(status_table_of(out), outcomes)
     if out == ledger.archive and not any(outcome.status is Status.FAILED for outcome in outcomes):
@@ -118,19 +120,11 @@ def write_archive(
 
 
 def _shards(ledger: Ledger, plan: RunPlan, outcomes: list[PatientOutcome]) -> Iterator[PatientShards]:
-    """The shards of every patient that is done."""
+    """The shards of every patient that is done: a slice's units come by their blocks."""
     for place, outcome in enumerate(outcomes):
         if outcome.status is Status.OK:
-            units = list(plan.units_of(place))
-            names = [part.name for part in plan.patients[place].slices]
-            yield PatientShards(
-                outcome.patient_id,
-                {
-                    name: [
-                        (ledger.shard(unit), ledger.key(unit))
-                        for unit in units
-                        if name in {part.name for part in unit.slices}
-                    ]
-                    for name in names
-                },
-            )
+            slices: dict[str, list[tuple[Path, ShardKey]]] = {}
+            for unit in plan.units_of(place):
+                for part in unit.slices:
+                    slices.setdefault(part.name, []).append((ledger.shard(unit), ledger.key(unit)))
+            yield PatientShards(outcome.patient_id, slices)

@@ -8,10 +8,11 @@ from typing import Any
 
 from tumorcast.archive.maps import MapArchive
 from tumorcast.errors import InputError
-from tumorcast.records import Status
+from tumorcast.records import Status, count_by_status
 from tumorcast.running.events import read_events
 from tumorcast.running.ledger import Ledger
 from tumorcast.running.merging import account
+from tumorcast.running.outcomes import archive_of
 
 SAME_START_SECONDS = 600.0  # ranks that opened the run within this time belong to one start
 
@@ -59,7 +60,7 @@ class RunStatus:
 
 def run_status(run: Path) -> RunStatus:
     """What the ledger of a run says. Raises InputError where none was begun."""
-    archive = run.with_name(run.name.removesuffix(".parts"))
+    archive = archive_of(run)
     try:
         ledger = Ledger.standing(run)
     except InputError:
@@ -72,19 +73,18 @@ def run_status(run: Path) -> RunStatus:
     failed, missing = len(accounts.reasons), len(accounts.missing)
     state = "running" if ledger.is_held() else "stopped" if missing else "complete"
     state = "merged" if state == "complete" and ledger.completed() is not None else state
-    counted = Counter(str(outcome.status) for outcome in accounts.outcomes)
+    patients = count_by_status(accounts.outcomes)
     told = _last_start(ledger.events)
     unfinished = {unit.patient_id for unit in accounts.missing}
-    counted["ok"] -= sum(o.patient_id in unfinished and o.status is Status.OK for o in accounts.outcomes)
-    patients = {str(status): counted[str(status)] for status in Status} | {"unfinished": len(unfinished)}
+    patients["ok"] -= sum(o.patient_id in unfinished and o.status is Status.OK for o in accounts.outcomes)
+    patients["unfinished"] = len(unfinished)
     return RunStatus(state, len(plan), len(plan) - missing - failed, failed, dict(reasons), patients, **told)
 
 
 def _merged(archive: Path) -> RunStatus:
     with MapArchive.open(archive) as opened:
-        counted = Counter(str(outcome.status) for outcome in opened.outcomes())
-        units = opened.count_slices()
-    return RunStatus("merged", units, units, 0, {}, {str(status): counted[str(status)] for status in Status})
+        patients, units = count_by_status(opened.outcomes()), opened.count_slices()
+    return RunStatus("merged", units, units, 0, {}, patients)
 
 
 def _last_start(events: Path) -> dict[str, Any]:
