@@ -26,7 +26,6 @@ from machine import describe
 
 from tumorcast.config import ForecastSettings, NetworkKind, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.engine import ModelInfo
 from tumorcast.engines.opening import EngineChoice
@@ -162,21 +161,11 @@ class Empty:
     provider = Provider.CPU
     device = "cpu"
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, *told: Any, **named: Any) -> tuple[Array, Array]:
         """What it was given."""
         return x, x
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, *told: Any, **named: Any) -> tuple[Array, Array]:
         """What it was given."""
         return x, x
 
@@ -194,9 +183,9 @@ def memory(cohort: Path, folder: Path) -> dict[str, Any]:
     with Cohort.open(cohort) as opened:
         slices = sum(int((opened.sessions(pid)[-1].area_mm2 > 0).sum()) for pid in opened.patient_ids())
     members = -(-MEMORY_UNITS // max(slices, 1)) * 2
-    told = {"relative_change": 0.25, "members": members, "block": 2, "batch": 2, "sampler": SamplerSettings(steps=2)}
-    settings = ForecastSettings(**told)  # type: ignore[arg-type]
-    forecast_run.open_engine = lambda _: Empty()  # type: ignore[assignment]
+    sampler = SamplerSettings(steps=2)
+    settings = ForecastSettings(relative_change=0.25, members=members, block=2, batch=2, sampler=sampler)
+    forecast_run.open_engine = lambda _: Empty()
     seen: dict[int, float] = {}
 
     def look(tally: Any) -> None:
@@ -212,7 +201,7 @@ def bookkeeping(cohort: Path, folder: Path) -> dict[str, float]:
     """Milliseconds that rank 0 spends on a patient or a unit beside the forecasts; after `memory`, on its shards."""
     ledger = Ledger.standing(folder / "memory.h5")
     plan, _ = ledger.read_plan()
-    units = [plan[number] for number in range(len(plan))]
+    units = list(plan)
     with Cohort.open(cohort) as opened:
         ids = opened.patient_ids()
         planned = milliseconds(lambda: [plan_patient(opened, patient, None) for patient in ids], len(ids))

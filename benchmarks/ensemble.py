@@ -131,7 +131,7 @@ def main() -> None:
     largest = ForecastSettings(relative_change=0)
     with Cohort.open(options.cohort) as cohort:
         plan = RunPlan.of(tuple(plan_patient(cohort, p, 1) for p in cohort.patient_ids()[: options.patients]), largest)
-        units = [plan[number] for number in range(len(plan))]
+        units = list(plan)
         slices = [one_slice(unit, cohort, options) for unit in units]
     result = {"machine": machine, "members": options.members, "slices": slices}
     if options.out:

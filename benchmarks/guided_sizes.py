@@ -35,7 +35,7 @@ def reached(path: Path, engine: Engine, sampler: SamplerSettings, count: int) ->
     errors, reaches = [], []
     with Cohort.open(path) as cohort:
         plan = RunPlan.of(tuple(plan_patient(cohort, p, 1) for p in cohort.patient_ids()[:count]), settings)
-        for unit in (plan[number] for number in range(len(plan))):
+        for unit in plan:
             (forecast,) = forecast_unit(unit, slices_of(unit, cohort), targets, engine, settings).values()
             errors.append(np.abs(forecast.reached_mm2 / forecast.aimed_mm2 - 1))
             gained = forecast.reached_mm2 - forecast.present_segmented_mm2

@@ -57,8 +57,8 @@ def blob() -> Callable[..., Session]:
 
 
 @pytest.fixture(scope="session")
-def launch() -> Callable[[int], list[str]]:
-    """The words before a script that start it on so many MPI ranks; what they write and end with is as of a command.
+def launch() -> Callable[..., list[str]]:
+    """The words before a script that start it on so many MPI ranks, by default through mpi4py.
 
     mpirun is the one beside this Python, or on the path; without one a test is skipped, and in CI it fails.
     """
@@ -70,7 +70,11 @@ def launch() -> Callable[[int], list[str]]:
         pytest.skip("mpirun is missing on this machine; tumorcast[mpi] has one")
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     words = ["env", *(f"{name}={value}" for name, value in as_root.items()), found, "--oversubscribe", "-n"]
-    return lambda ranks: [*words, str(ranks), sys.executable, "-B", "-m", "mpi4py"]
+
+    def started(ranks: int, *, through: tuple[str, ...] = ("-m", "mpi4py")) -> list[str]:
+        return [*words, str(ranks), sys.executable, "-B", *through]
+
+    return started
 
 
 @pytest.fixture(scope="session")

@@ -46,19 +46,9 @@ class Cheap:
     def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
         return np.asarray(0.9 * x, np.float32), x
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
         time.sleep(self.sleep_seconds)
-        return np.asarray(x / 0.9 + target[:, None, None, None] * window[:, None], np.float32), x
+        return np.asarray(x / 0.9 + target[:, None, None, None] * maps["window"][:, None], np.float32), x
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         return np.zeros(len(x), np.float32)

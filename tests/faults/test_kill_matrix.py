@@ -34,7 +34,7 @@ from tumorcast.running.run_status import run_status
 SOURCE = Path(__file__).with_name("rank.py")
 PATIENTS, MOMENTS = 8, 30
 SLOWLY = {"sleep_seconds": 0.02}
-Launch = Callable[[int], list[str]]
+Launch = Callable[..., list[str]]
 
 
 def _rank() -> ModuleType:

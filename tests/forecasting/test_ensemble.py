@@ -33,18 +33,8 @@ class Brightening:
     def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
         return x, x
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
-        return np.asarray(np.where(window[:, None] > 0.5, 1.0, self.image), np.float32), x
+    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
+        return np.asarray(np.where(maps["window"][:, None] > 0.5, 1.0, self.image), np.float32), x
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         return np.zeros(len(x), np.float32)
@@ -94,34 +84,14 @@ def test_members_are_kept_when_asked_for(blob_cohort: Path) -> None:
 class Echo(Brightening):
     """Ends every decode with an image that is the target of its member everywhere."""
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
         return np.asarray(np.broadcast_to(target[:, None, None, None], x.shape), np.float32), x
 
 
 class Walk(Echo):
     """Ends every decode with what it began from, plus the target."""
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
         return x + target[:, None, None, None], x
 
 

@@ -5,10 +5,10 @@ This file is also what the ranks run: `mpirun -n 3 python -m mpi4py test_fit_ran
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tumorcast.records import FitStatus, GrowthFit, LawName, RadiotherapyCourse,
 from tumorcast.running.growth_run import fit_cohort_to
 from tumorcast.running.ranks import open_ranks
 
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+Launch = Callable[..., list[str]]
 FAILING = "P3"
 
 
@@ -88,23 +88,10 @@ def run_rank(out: Path, behaviour: str = "fake_fit") -> int:
     return int(any(outcome.status is Status.FAILED for outcome in outcomes))
 
 
-def mpirun() -> Path:
-    """The mpirun beside this Python, or on the path; without one a test is skipped, and in CI it fails."""
-    beside = Path(sys.executable).parent / "mpirun"
-    found = beside if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("mpirun is missing, and CI must test on real MPI: bin/setup installs it")
-        pytest.skip("mpirun is missing on this machine; tumorcast[mpi] has one")
-    return Path(found)
-
-
-def run_on(
-    ranks: int, *arguments: str, through: tuple[str, ...] = ("-m", "mpi4py")
-) -> subprocess.CompletedProcess[str]:
+def run_on(launch: Launch, ranks: int, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """The process, after it ended by itself: one that hangs fails the test."""
-    launch = [str(mpirun()), "--oversubscribe", "-n", str(ranks), sys.executable, "-B", *through, __file__, *arguments]
-    return subprocess.run(launch, env=os.environ | AS_ROOT, capture_output=True, text=True, timeout=60, check=False)
+    command = [*launch(ranks, **options), __file__, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -126,11 +113,13 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, subprocess.CompletedProcess[str]]]:
+def results(
+    launch: Launch, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, tuple[Path, subprocess.CompletedProcess[str]]]:
     """The growth file by the number of ranks that made it, and how they ended."""
     folder = tmp_path_factory.mktemp("ranks")
     outs = {count: folder / f"on{count}.h5" for count in (1, 2, 3)}
-    return {count: (out, run_on(count, str(out))) for count, out in outs.items()}
+    return {count: (out, run_on(launch, count, str(out))) for count, out in outs.items()}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -159,9 +148,11 @@ def test_the_result_is_the_same_on_any_number_of_ranks(
 
 @pytest.mark.parametrize("through", [("-m", "mpi4py"), ()])
 @pytest.mark.parametrize(("behaviour", "code"), [("full_disk_on_the_last", 3), ("crash_on_the_last", 130)])
-def test_a_rank_that_ends_ends_them_all(behaviour: str, code: int, through: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_rank_that_ends_ends_them_all(
+    behaviour: str, code: int, through: tuple[str, ...], launch: Launch, tmp_path: Path
+) -> None:
     began = time.monotonic()
-    ended = run_on(3, str(tmp_path / "growth.h5"), behaviour, through=through)
+    ended = run_on(launch, 3, str(tmp_path / "growth.h5"), behaviour, through=through)
     assert ended.returncode == code, ended.stderr
     assert time.monotonic() - began < 20
     assert not (tmp_path / "growth.h5").exists()
@@ -169,7 +160,7 @@ def test_a_rank_that_ends_ends_them_all(behaviour: str, code: int, through: tupl
         assert ended.stderr.count("error: growth.h5: no room; free some space") == 1
 
 
-def test_the_command_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
+def test_the_command_is_the_same_on_any_number_of_ranks(launch: Launch, tmp_path: Path) -> None:
     table = tmp_path / "sizes.csv"
     rows = [f"P{k},{60 * scan},{500 + 100 * ((k + scan) % 3)},10\n" for k in range(5) for scan in range(4)]
     table.write_text("patient_id,day,area_mm2,rt_start_day\n" + "".join(rows) + "bad,0,-1,\n")
@@ -178,11 +169,8 @@ def test_the_command_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
         out = tmp_path / f"on{count}.h5"
         options = ["--out", str(out), "--replicates", "20", "--search", "quick", "--held-out", "last", "--json"]
         options += ["--plots", str(tmp_path / f"plots{count}")]
-        launch = [str(mpirun()), "--oversubscribe", "-n", str(count), sys.executable, "-m", "mpi4py", "-m", "tumorcast"]
-        command = [*launch, "fit", str(table), *options]
-        ended = subprocess.run(
-            command, env=os.environ | AS_ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
+        command = [*launch(count), "-m", "tumorcast", "fit", str(table), *options]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 1, ended.stderr  # one patient's row cannot be
         (line,) = ended.stdout.splitlines()
         told.append({key: value for key, value in json.loads(line).items() if key != "out"})
