@@ -199,7 +199,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster; where it cannot be, a test is skipped, and in CI it fails."""
     if missing():
         if os.environ.get("CI") == "true":
-            pytest.fail(f"{', '.join(missing())} missing, and CI must test on real SLURM: bin/apt installs it")
+            pytest.fail(f"{', '.join(missing())} missing, and CI must test on real SLURM: .ci/run installs it")
         pytest.skip(f"{', '.join(missing())} missing: no SLURM cluster on this machine")
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     try:

@@ -36,9 +36,7 @@ def told_by(block: bytes) -> dict[str, Any] | None:
 def read_seal(path: Path, form: str, version: int) -> dict[str, Any] | None:
     """What the seal of a file says, if it is of this format and version and as long as the file; else None."""
     try:
-        with path.open("rb") as file:
-            told = told_by(file.read(USER_BLOCK))
-        size = path.stat().st_size
+        told, size = _block_and_size(path)
     except OSError:
         return None
     return told if told and _is_of(told, form, version) and told.get("size") == size else None
@@ -47,11 +45,16 @@ def read_seal(path: Path, form: str, version: int) -> dict[str, Any] | None:
 def has_seal(path: Path, form: str, version: int) -> bool:
     """Whether a file has a seal of this format and version, be it damaged otherwise."""
     try:
-        with path.open("rb") as file:
-            told = told_by(file.read(USER_BLOCK))
+        told, _ = _block_and_size(path)
     except OSError:
         return False
     return told is not None and _is_of(told, form, version)
+
+
+def _block_and_size(path: Path) -> tuple[dict[str, Any] | None, int]:
+    """The record of a file's block, if it is one, and how long the file is. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return told_by(file.read(USER_BLOCK)), path.stat().st_size
 
 
 def _is_of(told: Mapping[str, Any], form: str, version: int) -> bool:
@@ -83,9 +86,7 @@ def seal_file(path: Path, told: Mapping[str, Any]) -> None:
 def fault_of(path: Path, form: str, version: int) -> str | None:
     """What is wrong with a sealed file as a whole; None if it is as it was written. Reads it once."""
     try:
-        with path.open("rb") as file:
-            told = told_by(file.read(USER_BLOCK))
-        size = path.stat().st_size
+        told, size = _block_and_size(path)
     except OSError as fault:
         return f"{path}: cannot be read ({fault.strerror})"
     if told is None or not _is_of(told, form, version):

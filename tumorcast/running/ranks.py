@@ -5,6 +5,7 @@
 Without a launcher there is one rank, and MPI need not be installed.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,13 +100,14 @@ class Ranks:
 
     def tell_root(self) -> None:
         """Tell rank 0 that one more piece of work is done; does not wait for it to listen."""
-        self._world.Send(b"", dest=0, tag=DONE_TAG)
+        self.send([], to=0, tag=DONE_TAG)
 
     def heard(self, *, wait: bool = False) -> int:
         """How many pieces of work the others told rank 0 of since it last asked; with `wait`, at least one."""
-        count = 0
-        while self._world is not None and ((wait and count == 0) or self._world.Iprobe(tag=DONE_TAG)):
-            self._world.Recv(bytearray(), tag=DONE_TAG)
+        if self._world is None:
+            return 0
+        count = 0 if not wait or self.await_message(0, DONE_TAG, math.inf) is None else 1
+        while self.received(0, DONE_TAG) is not None:
             count += 1
         return count
 
