@@ -5,6 +5,7 @@
 Without a launcher there is one rank, and MPI need not be installed.
 """
 
+import ctypes
 import math
 import os
 import time
@@ -192,9 +193,21 @@ def _load_mpi(launch: Launch) -> ModuleType:
             f"started as {launch.size or 'several'} processes by {launch.launcher}, but mpi4py cannot be used "
             f"({fault}); install tumorcast[mpi], or start one process"
         ) from None
+    _await_all_started(MPI)
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # rank 0 answers the others from a thread
         raise EngineError(f"{mpi_library()} is built without threads; use one with them, or start one process")
     return MPI
+
+
+def _await_all_started(mpi: ModuleType) -> None:
+    """Send nothing before every rank has left MPI_Init, by a barrier of PMIx, which sends no MPI message.
+
+    Open MPI 5 leaves MPI_Init when all have come to its last barrier, and sets COMM_WORLD up only then: a message that
+    a faster rank sends meanwhile kills the slower one (segmentation fault; issue 12495 of open-mpi/ompi).
+    """
+    fence = getattr(ctypes.CDLL(mpi.__file__), "PMIx_Fence", None)
+    if fence is not None and mpi.COMM_WORLD.size > 1:
+        fence(None, ctypes.c_size_t(0), None, ctypes.c_size_t(0))
 
 
 def _check_all_seen(launch: Launch, size: int, library: str) -> None:
