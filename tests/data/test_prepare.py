@@ -158,7 +158,12 @@ def test_slice_choices(tmp_path: Path, scan: Callable) -> None:
         choice: prepared(tmp_path, PrepareSettings(slices=choice, min_tumour_mm2=60.0)).source_slice.tolist()
         for choice in SliceChoice
     }
-    assert chosen == {SliceChoice.TUMOUR: [1, 2, 3, 4], SliceChoice.ALL: [0, 1, 2, 3, 4, 5], SliceChoice.LARGEST: [2]}
+    assert chosen == {
+        SliceChoice.TUMOUR: [1, 2, 3, 4],
+        SliceChoice.ALL: [0, 1, 2, 3, 4, 5],
+        SliceChoice.LARGEST: [2],
+        SliceChoice.BALANCED: [0, 1, 2, 3, 4, 5],
+    }
     assert prepared(tmp_path, PrepareSettings(min_tumour_mm2=140.0)).source_slice.tolist() == [2, 3]
 
 

@@ -2,24 +2,33 @@
 
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from tumorcast.data import simulate
-from tumorcast.data.simulate import draw_schedule, simulate_cohort
+from tumorcast.data.simulate import MAX_GAP_DAYS, MIN_GAP_DAYS, draw_schedule, simulate_cohort
 from tumorcast.data.simulated import anatomy as anatomy_module
-from tumorcast.data.simulated.anatomy import make_anatomy
+from tumorcast.data.simulated import mass_effect
+from tumorcast.data.simulated.anatomy import Anatomy, displaced, make_anatomy, pulled_back
 from tumorcast.data.simulated.fields import Grid, smooth_field
-from tumorcast.data.simulated.render import draw_scanners, render_session
+from tumorcast.data.simulated.mass_effect import FULL_EFFECT_MM3, LARGEST_STRAIN, tissue_shift
+from tumorcast.data.simulated.render import Lesion, draw_scanners, render_session
 from tumorcast.data.simulated.tumour import (
     MAX_BRAIN_FRACTION,
     TumourKind,
+    TumourState,
+    _across,
+    displaced_tumour,
     draw_labels,
     draw_traits,
     first_state,
+    infiltration,
     make_medium,
     state_after,
 )
@@ -27,7 +36,9 @@ from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.records import Contrast, RadiotherapyCourse
 
 COARSE_MM = 6.0
+BALL_MM = 3.0
 SUFFIXES = [*Contrast, "seg"]
+TISSUES = ("csf", "grey", "white")
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +56,40 @@ def head():
 def grown(head, seed=1, **traits):
     """A tumour at its first scan with what it grows in."""
     rng = np.random.default_rng(seed)
-    drawn = replace(draw_traits(rng), first_volume_mm3=30_000.0, speed_mm_per_day=0.03, **traits)
+    drawn = replace(draw_traits(rng), **{"first_volume_mm3": 30_000.0, "speed_mm_per_day": 0.03, **traits})
     medium = make_medium(rng, head, drawn)
     return first_state(rng, head, drawn, medium), drawn, medium
 
 
+def distance_mm(grid, axes=(0, 1, 2)):
+    """(Z, Y, X) distance from the middle of the work box, or from a plane or an axis through it."""
+    offsets = np.meshgrid(*(grid.centres_mm(axis) - grid.centres_mm(axis).mean() for axis in range(3)), indexing="ij")
+    return np.sqrt(sum(offsets[axis] ** 2 for axis in axes))
+
+
+def ball_head(white_share=1.0):
+    """A ball of 70 mm radius that is a brain of white and grey matter; white_share: everywhere, or (Z, Y, X)."""
+    grid = Grid(BALL_MM)
+    brain = distance_mm(grid) < 70
+    nothing = np.zeros(grid.shape, np.float32)
+    white = np.asarray(white_share * brain, np.float32)
+    index = np.indices(grid.shape, np.float32)
+    return Anatomy(grid, nothing, np.asarray(brain - white, np.float32), white, nothing, nothing, brain, index)
+
+
+def ball_tumour(head, radius_mm, at_mm=(0.0, 0.0, 0.0)):
+    """(Z, Y, X) cells that fill a ball at a place counted from the middle."""
+    places = [head.grid.centres_mm(axis) for axis in range(3)]
+    away = np.meshgrid(*(one - one.mean() - middle for one, middle in zip(places, at_mm, strict=True)), indexing="ij")
+    return np.asarray((sum(offset**2 for offset in away) < radius_mm**2) & head.brain, np.float32)
+
+
 def volumes(folder):
     return {path.name: sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in sorted(folder.glob("*/*.nii.gz"))}
+
+
+def session_names(folder):
+    return {path.name for path in folder.iterdir() if path.is_dir() and path.name != "truth"}
 
 
 def clinical(folder):
@@ -61,8 +99,9 @@ def clinical(folder):
 
 def test_every_session_has_its_five_files_on_the_brats_field(cohort):
     sessions = [f"{row['patient_id']}-{row['session_id']}" for row in clinical(cohort)]
-    assert {path.name for path in cohort.iterdir() if path.is_dir()} == set(sessions)
+    assert session_names(cohort) == set(sessions)
     assert len(sessions) >= 4
+    assert {path.name for path in (cohort / "truth").iterdir()} == {f"{name}-density.nii.gz" for name in sessions}
     for name in sessions:
         for suffix in SUFFIXES:
             image = sitk.ReadImage(str(cohort / name / f"{name}-{suffix}.nii.gz"))
@@ -73,8 +112,9 @@ def test_every_session_has_its_five_files_on_the_brats_field(cohort):
 
 
 def test_images_are_skull_stripped_int16_and_labels_are_of_brats_2023(cohort):
-    for name in {path.name for path in cohort.iterdir() if path.is_dir()}:
-        found = {suffix: volumes(cohort)[f"{name}-{suffix}.nii.gz"] for suffix in SUFFIXES}
+    every = volumes(cohort)
+    for name in session_names(cohort):
+        found = {suffix: every[f"{name}-{suffix}.nii.gz"] for suffix in SUFFIXES}
         brain = found[Contrast.T1N] > 0
         assert 0.8e6 < brain.sum() * COARSE_MM**3 < 2.2e6
         assert set(np.unique(found["seg"])) <= {0, 1, 2, 3}
@@ -104,18 +144,36 @@ def test_another_seed_gives_another_head(cohort, tmp_path):
 
 
 def test_the_truth_names_the_seed_and_the_volumes_of_the_masks(cohort):
-    truth = json.loads((cohort / "simulation.json").read_text())
+    truth, every = json.loads((cohort / "simulation.json").read_text()), volumes(cohort)
     assert (truth["seed"], truth["voxel_mm"], len(truth["patients"])) == (5, COARSE_MM, 2)
     for patient in truth["patients"]:
         for number, volume_mm3 in enumerate(patient["volume_mm3"]):
-            seg = volumes(cohort)[f"{patient['patient_id']}-{number:03d}-seg.nii.gz"]
+            seg = every[f"{patient['patient_id']}-{number:03d}-seg.nii.gz"]
             assert volume_mm3 == (seg > 0).sum() * COARSE_MM**3
+
+
+def test_the_density_kept_is_that_of_which_the_mask_was_drawn(cohort):
+    every, dense = volumes(cohort), 0
+    for name in session_names(cohort):
+        stored, seg = every[f"{name}-density.nii.gz"], every[f"{name}-seg.nii.gz"]
+        assert stored.dtype == np.int16
+        assert 0 <= stored.min() < stored.max() <= 10_000
+        # The threshold of the outline differs from place to place, and is .6 at most.
+        brain = every[f"{name}-t1n.nii.gz"] > 0
+        assert seg[brain & (stored > 6000)].all()
+        dense += (stored > 6000).sum()
+        assert stored[seg > 0].min() > stored[brain & (seg == 0)].mean()
+        image, mask = (
+            sitk.ReadImage(str(path))
+            for path in (cohort / "truth" / f"{name}-density.nii.gz", cohort / name / f"{name}-seg.nii.gz")
+        )
+        assert image.GetOrigin() == mask.GetOrigin()
+        assert image.GetSpacing() == mask.GetSpacing()
+    assert dense > 20
 
 
 def test_schedules_are_irregular_and_radiotherapy_follows_the_first_scan():
     schedules = [draw_schedule(np.random.default_rng(seed), (3, 5)) for seed in range(200)]
-    gaps = np.concatenate([np.diff(schedule.scan_days) for schedule in schedules])
-    assert (gaps.min() >= 60, gaps.max() <= 200, len(set(gaps)) > 50) == (True, True, True)
     assert {len(schedule.scan_days) for schedule in schedules} == {3, 4, 5}
     treated = [schedule for schedule in schedules if schedule.course is not None]
     assert 0.6 < len(treated) / len(schedules) < 0.95
@@ -124,11 +182,202 @@ def test_schedules_are_irregular_and_radiotherapy_follows_the_first_scan():
         assert schedule.course.end_days - schedule.course.start_days == 42
 
 
+def test_gaps_between_scans_are_those_of_real_patients(shared_data):
+    with (shared_data / "mu_glioma_post" / "volumes.csv").open(newline="") as file:
+        rows = [(row["patient_id"], float(row["day"])) for row in csv.DictReader(file)]
+    real = np.array([day - before for (one, before), (other, day) in pairwise(rows) if one == other])
+    assert real.size == 132
+    drawn = np.diff(draw_schedule(np.random.default_rng(0), (4000, 4000)).scan_days)
+    assert (drawn.min(), drawn.max()) == (MIN_GAP_DAYS, MAX_GAP_DAYS)
+    assert np.log(drawn).mean() == pytest.approx(np.log(real).mean(), abs=0.05)
+    within = np.log(np.clip(real, MIN_GAP_DAYS, MAX_GAP_DAYS))
+    assert np.log(drawn).std() == pytest.approx(within.std(), abs=0.1)
+
+
+def test_two_thirds_of_the_tumours_are_anisotropic_and_the_others_know_no_tissue():
+    tumours = [draw_traits(np.random.default_rng(seed)) for seed in range(3000)]
+    isotropic = [one for one in tumours if one.grey_slowness == 1.0]
+    assert len(isotropic) / len(tumours) == pytest.approx(1 / 3, abs=0.03)
+    assert all((one.anisotropy == 0.0) == (one.grey_slowness == 1.0) for one in tumours)
+    others = [one for one in tumours if one.grey_slowness != 1.0]
+    assert all(3 <= one.grey_slowness <= 10 and 0.3 <= one.anisotropy <= 0.9 for one in others)
+    kinds = Counter(one.kind for one in tumours)
+    shares = {TumourKind.GLIOBLASTOMA: 0.5, TumourKind.LOW_GRADE: 0.32, TumourKind.MIDLINE: 0.18}
+    assert {kind: kinds[kind] / len(tumours) for kind in TumourKind} == pytest.approx(shares, abs=0.03)
+
+
+def test_about_half_of_the_heads_are_mirrored():
+    grid = Grid(8.0)
+    to_left = [np.diff(anatomy_module._coordinates(np.random.default_rng(seed), grid)[2]).mean() for seed in range(60)]
+    assert all(0.8 * 8 < abs(step) < 1.4 * 8 for step in to_left)
+    assert 18 <= sum(step < 0 for step in to_left) <= 42
+
+
 def test_tissues_fill_the_brain_and_nothing_else(head):
     total = head.csf + head.grey + head.white
     np.testing.assert_allclose(total[head.brain], 1.0, rtol=1e-5)
     assert not total[~head.brain].any()
     assert min(head.csf.min(), head.grey.min(), head.white.min()) >= 0
+
+
+def test_what_moves_is_found_where_it_went():
+    shift = np.zeros((3, 8, 9, 10), np.float32)
+    shift[1], shift[2] = 1.0, -2.0
+    volume = np.random.default_rng(0).random((8, 9, 10)).astype(np.float32)
+    moved = pulled_back({"volume": volume}, shift)["volume"]
+    np.testing.assert_array_equal(moved[:, 1:, :-2], volume[:, :-1, 2:])
+    assert moved.dtype == volume.dtype
+
+
+def test_where_nothing_moves_volumes_are_as_they_were():
+    volume = np.random.default_rng(0).random((8, 9, 10)).astype(np.float32)
+    shift = np.zeros((3, 8, 9, 10), np.float32)
+    np.testing.assert_array_equal(pulled_back({"volume": volume}, shift)["volume"], volume)
+    shift[:, 2:4, 3:5, 6:9] = 0.7
+    moved = pulled_back({"volume": volume}, shift)["volume"]
+    assert (moved != volume).sum() == 2 * 2 * 3
+    at = np.indices(volume.shape, np.float32) - shift
+    np.testing.assert_array_equal(moved, ndimage.map_coordinates(volume, at, order=1, mode="nearest"))
+
+
+def test_a_tumour_that_does_not_push_leaves_the_head_as_it_is(head):
+    state, _, _ = grown(head)
+    shift = tissue_shift(state.visible, head, 0.0)
+    assert not shift.any()
+    assert not tissue_shift(np.zeros_like(state.visible), head, 5.0).any()
+    for tissue in TISSUES:
+        np.testing.assert_allclose(getattr(displaced(head, shift), tissue), getattr(head, tissue), atol=1e-6)
+
+
+@pytest.mark.parametrize("radius_mm", [12.0, 20.0, 30.0])
+def test_tissue_moves_away_from_the_tumour_by_mass_mm_at_most(radius_mm):
+    head, mass_mm = ball_head(), 3.0
+    density = ball_tumour(head, radius_mm)
+    shift_mm = BALL_MM * tissue_shift(density, head, mass_mm)
+    away = np.array([grid - grid.mean() for grid in np.meshgrid(*map(np.arange, head.grid.shape), indexing="ij")])
+    outwards = (shift_mm * away).sum(axis=0) / np.maximum(distance_mm(head.grid) / BALL_MM, 1e-9)
+    length = np.sqrt((shift_mm**2).sum(axis=0))
+    reach_mm = mass_mm * min(1.0, (density.sum() * BALL_MM**3 / FULL_EFFECT_MM3) ** (1 / 3))
+    assert length.max() == pytest.approx(reach_mm, rel=1e-5)
+    np.testing.assert_allclose(outwards, length, atol=0.02 * reach_mm)
+    farthest = distance_mm(head.grid).ravel()[length.argmax()]
+    assert abs(farthest - radius_mm) < 6
+
+
+def test_the_skull_holds_the_tissue():
+    head = ball_head()
+    shift = tissue_shift(ball_tumour(head, 15.0, at_mm=(0.0, 0.0, 45.0)), head, 6.0)
+    length = np.sqrt((shift**2).sum(axis=0))
+    assert not length[~head.brain].any()
+    outermost = head.brain & (distance_mm(head.grid) > 70 - BALL_MM)
+    assert length[outermost].max() < 0.35 * length.max()
+
+
+def smallest_determinant(shift):
+    """The least of the determinants of the map's Jacobian, with differences to either side along each axis."""
+    steps = [np.diff(shift, axis=axis, prepend=0, append=0) for axis in (1, 2, 3)]
+    least = np.inf
+    for sides in product((0, 1), repeat=3):
+        columns = [
+            np.take(one, range(side, one.shape[axis] - 1 + side), axis)
+            for axis, (one, side) in enumerate(zip(steps, sides, strict=True), start=1)
+        ]
+        jacobian = np.eye(3) - np.moveaxis(np.stack(columns, axis=1), (0, 1), (-2, -1))
+        least = min(least, float(np.linalg.det(jacobian).min()))
+    return least
+
+
+def test_no_tissue_is_folded_however_hard_a_tumour_pushes(monkeypatch):
+    head = ball_head()
+    density = ball_tumour(head, 14.0, at_mm=(10.0, 0.0, 40.0)) + 0.5 * ball_tumour(head, 9.0, at_mm=(-12.0, 8.0, 20.0))
+    held_back = tissue_shift(density, head, 60.0)
+    assert max(np.abs(np.diff(held_back[axis], axis=axis)).max() for axis in range(3)) <= LARGEST_STRAIN + 1e-5
+    assert smallest_determinant(held_back) > 0
+    monkeypatch.setattr(mass_effect, "LARGEST_STRAIN", 1e9)
+    assert smallest_determinant(tissue_shift(density, head, 60.0)) < 0
+
+
+def test_pushed_tissues_still_fill_the_brain_and_nothing_else(head):
+    state, traits, _ = grown(head, kind=TumourKind.GLIOBLASTOMA, mass_mm=7.0)
+    shift = tissue_shift(state.visible, head, traits.mass_mm)
+    assert smallest_determinant(shift) > 0
+    moved = displaced(head, shift)
+    assert np.abs(moved.white - head.white).max() > 0.1
+    total = moved.csf + moved.grey + moved.white
+    np.testing.assert_allclose(total[head.brain], 1.0, rtol=1e-5)
+    assert not total[~head.brain].any()
+    assert min(getattr(moved, tissue).min() for tissue in TISSUES) >= 0
+
+
+def test_labels_and_density_move_with_the_tissue():
+    head = ball_head()
+    state, traits, medium = grown(head, mass_mm=6.0, first_volume_mm3=60e3)
+    at_rest = draw_labels(state, head, traits, medium) > 0
+    shift = tissue_shift(state.visible, head, traits.mass_mm)
+    seen, around = displaced_tumour(state, medium, shift)
+    _, lesion = simulate._as_it_lies(state, head, traits, medium)
+    mask = lesion.labels > 0
+    np.testing.assert_array_equal(
+        mask, (lesion.density > np.minimum(traits.visible * around.outline, 0.6)) & head.brain
+    )
+    np.testing.assert_array_equal(lesion.density, seen.visible)
+    # Each voxel of the pushed mask stands for det(1 - grad u) voxels at rest.
+    gradient = np.stack([np.stack(np.gradient(component)) for component in shift])
+    share = np.linalg.det(np.eye(3) - np.moveaxis(gradient, (0, 1), (-2, -1)))
+    assert mask.sum() > 1.1 * at_rest.sum()
+    assert share[mask].sum() == pytest.approx(at_rest.sum(), rel=0.04)
+
+
+def grown_from_ball(head, **traits):
+    """The cells 200 and 600 days after they filled a ball of 9 mm."""
+    rng = np.random.default_rng(0)
+    drawn = replace(draw_traits(rng), speed_mm_per_day=0.06, width_mm=2.8, roughness=0.0, **traits)
+    medium = make_medium(rng, head, drawn)
+    ball = ball_tumour(head, 9.0)
+    state = TumourState(ball, np.zeros_like(ball), ball)
+    early = state_after(state, head, drawn, medium, from_day=0.0, to_day=200.0, course=None)
+    late = state_after(early, head, drawn, medium, from_day=200.0, to_day=600.0, course=None)
+    return early.living, late.living
+
+
+def front_mm_per_day(early, late):
+    """Speed of the half-density surface, taken for a sphere."""
+    radii = [(3 / 4 / np.pi * BALL_MM**3 * (density > 0.5).sum()) ** (1 / 3) for density in (early, late)]
+    return (radii[1] - radii[0]) / 400
+
+
+def test_an_isotropic_tumour_ignores_tissue_and_an_anisotropic_one_is_slower_in_grey():
+    white, grey = ball_head(1.0), ball_head(0.0)
+    alike = {"grey_slowness": 1.0, "anisotropy": 0.0}
+    np.testing.assert_array_equal(grown_from_ball(white, **alike)[1], grown_from_ball(grey, **alike)[1])
+    slower = {"grey_slowness": 4.0, "anisotropy": 0.6}
+    in_white, in_grey = (front_mm_per_day(*grown_from_ball(head, **slower)) for head in (white, grey))
+    # A ball comes to its speed v slowly: r(t) = v t - 5/2 w ln(t) (Gärtner 1982).
+    assert in_white == pytest.approx(0.06 - 2.5 * 2.8 * np.log(3) / 400, rel=0.15)
+    assert in_grey / in_white == pytest.approx(1 / 2, abs=0.08)
+
+
+def test_an_anisotropic_tumour_is_slower_across_the_surface_of_white_matter_than_along_it():
+    sheet = ball_head(distance_mm(Grid(BALL_MM), axes=(0,)) < 6)
+    alike, _ = grown_from_ball(sheet, grey_slowness=1.0, anisotropy=0.0)
+    held, _ = grown_from_ball(sheet, grey_slowness=1.0, anisotropy=0.9)
+
+    def ratio(density):
+        extents = [(density > 0.5).any(axis=others).sum() for others in ((1, 2), (0, 2), (0, 1))]
+        return 2 * extents[0] / (extents[1] + extents[2])
+
+    assert ratio(alike) == pytest.approx(1, abs=0.1)
+    assert ratio(held) < 0.75 * ratio(alike)
+
+
+def test_the_direction_across_is_a_share_of_each_axis(head):
+    across = _across(head)
+    assert across.min() >= 0
+    assert across.sum(axis=0).max() <= 1
+    sheet = _across(ball_head(distance_mm(Grid(BALL_MM), axes=(0,)) < 6))
+    middle = tuple(n // 2 for n in sheet.shape[1:])
+    assert sheet[0, middle[0] - 2 : middle[0] + 3, middle[1], middle[2]].max() > 0.9
+    assert sheet[1:, :, middle[1], middle[2]].max() < 0.05
 
 
 def test_a_later_mask_contains_the_earlier_one_without_treatment(head):
@@ -196,7 +445,8 @@ def test_tissues_are_ordered_as_in_each_contrast(head, contrast, brighter, darke
     labels *= head.brain
     density = (labels > 0).astype(np.float32)
     scanners = draw_scanners(np.random.default_rng(1), head.grid)
-    image = render_session(np.random.default_rng(2), head, labels, density, scanners)[contrast].astype(float)
+    lesion = Lesion(labels, density, np.zeros_like(density))
+    image = render_session(np.random.default_rng(2), head, lesion, scanners)[contrast].astype(float)
     healthy = labels == 0
     where = {
         "white": healthy & (head.white > 0.9),
@@ -206,6 +456,30 @@ def test_tissues_are_ordered_as_in_each_contrast(head, contrast, brighter, darke
         "enhancing": labels == 3,
     }
     assert np.median(image[where[brighter]]) > np.median(image[where[darker]])
+
+
+def test_infiltration_brightens_flair_beyond_the_outline_in_proportion_to_the_density():
+    head = ball_head()
+    density = np.asarray(head.brain * np.exp(-np.clip(distance_mm(head.grid) - 9, 0, None) / 12), np.float32)
+    state, (_, traits, medium) = TumourState(density, 0 * density, density), grown(head, infiltration=0.4)
+    even = replace(medium, outline=np.ones_like(medium.outline))
+    shown = infiltration(state, traits, even)
+    outside = head.brain & (density < traits.visible)
+    np.testing.assert_allclose(shown[outside], 0.4 * density[outside] / traits.visible, rtol=1e-5)
+    assert shown.max() == pytest.approx(0.4)
+    labels = draw_labels(state, head, replace(traits, enhancement=0.0), even)
+    ideal = draw_scanners(np.random.default_rng(1), head.grid)[Contrast.T2F]
+    ideal = replace(ideal, noise=0.0, gamma=1.0, blur_mm=(0.0, 0.0, 0.0), gain=10_000.0, bias_strength=0.0)
+    with_it, without = (
+        render_session(np.random.default_rng(2), head, Lesion(labels, density, one), dict.fromkeys(Contrast, ideal))
+        for one in (shown, np.zeros_like(shown))
+    )
+    brighter = (with_it[Contrast.T2F] / np.maximum(without[Contrast.T2F], 1.0) - 1)[outside & (shown > 0.01)]
+    beyond = distance_mm(head.grid)[outside & (shown > 0.01)]
+    deep = (beyond > beyond.min() + 8) & (beyond < 60)  # not the partial volume of the outline, nor the surface
+    assert brighter[deep].min() > 0
+    assert brighter[deep].max() > 0.1
+    assert np.corrcoef(brighter[deep], density[outside & (shown > 0.01)][deep])[0, 1] > 0.97
 
 
 def test_a_smooth_field_does_not_depend_on_the_voxel_size():

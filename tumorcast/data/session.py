@@ -15,15 +15,20 @@ from tumorcast.data.volumes import SourceVolume, read_session
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast, FloatArray, Session, SourceSession
 
+OTHERS_SHARE = 0.5  # of the slices with tumour: how many others `balanced` adds
 LEAST_BRAIN_SHARE = 0.1  # of the largest slice's brain: `all` leaves out the tips, where there is nothing to learn
 
 
 class SliceChoice(StrEnum):
-    """Which slices are kept: those with enough tumour, all with enough brain, or the one with the most tumour."""
+    """Which slices are kept: those with enough tumour, all with enough brain, or the one with the most tumour.
+
+    balanced, for training: those with enough tumour, and half as many without any, evenly spread over the brain.
+    """
 
     TUMOUR = "tumour"
     ALL = "all"
     LARGEST = "largest"
+    BALANCED = "balanced"
 
 
 @dataclass(frozen=True)
@@ -118,16 +123,31 @@ def _choose(
             f"{source.patient_id}/{source.session_id}: no tumour mask (seg), which --slices {settings.slices} needs; "
             "add it, or use --slices all"
         )
+    bearing = np.flatnonzero((area_mm2 >= settings.min_tumour_mm2) & (brain_mm2 > 0))
+    whole = brain_mm2 >= LEAST_BRAIN_SHARE * brain_mm2.max()
     match settings.slices:
         case SliceChoice.ALL:
-            return np.flatnonzero(brain_mm2 >= LEAST_BRAIN_SHARE * brain_mm2.max())
+            return np.flatnonzero(whole)
         case SliceChoice.TUMOUR:
-            return np.flatnonzero((area_mm2 >= settings.min_tumour_mm2) & (brain_mm2 > 0))
+            return bearing
+        case SliceChoice.BALANCED:
+            others = _evenly(np.flatnonzero(whole & (area_mm2 == 0)), round(OTHERS_SHARE * len(bearing)))
+            return np.sort(np.concatenate([bearing, others]))
         case SliceChoice.LARGEST:
             best = int(np.argmax(np.where(brain_mm2 > 0, area_mm2, 0.0)))
             return np.array([best] if area_mm2[best] >= settings.min_tumour_mm2 else [], np.int64)
         case _:
             assert_never(settings.slices)
+
+
+def _evenly(values: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """At most `count` of the values, evenly spread.
+
+    >>> _evenly(np.arange(10), 3)
+    array([1, 5, 8])
+    """
+    count = min(count, len(values))
+    return values[((np.arange(count) + 0.5) * len(values) / max(count, 1)).astype(np.int64)]
 
 
 def _images(

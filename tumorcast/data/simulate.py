@@ -1,11 +1,12 @@
 """A simulated cohort in BraTS 2023 layout, with its truth: `tumorcast simulate`.
 
 OUT/{id}-{session}/{id}-{session}-{t1n,t1c,t2w,t2f,seg}.nii.gz   skull-stripped int16, labels uint8, one grid
+OUT/truth/{id}-{session}-density.nii.gz                    cells, int16, in 1/10000 of the most that tissue can hold
 OUT/clinical.csv       patient_id, session_id, day, rt_start_day, rt_end_day (empty without radiotherapy)
 OUT/simulation.json    seed, version, settings and every patient's parameters and tumour volumes
 
 Days count from diagnosis. Patient k comes from SeedSequence(seed, spawn_key=(k,)) alone: the same for any number of
-patients or processes. Mass effect is left out. Anatomy, growth and rendering: see tumorcast.data.simulated.
+patients or processes. Anatomy, growth and rendering: see tumorcast.data.simulated.
 """
 
 import csv
@@ -22,17 +23,33 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from tumorcast.data.simulated.anatomy import load_template, make_anatomy
-from tumorcast.data.simulated.fields import Grid
-from tumorcast.data.simulated.render import draw_scanners, render_session
-from tumorcast.data.simulated.tumour import draw_labels, draw_traits, first_state, make_medium, state_after
+from tumorcast.data.simulated.anatomy import Anatomy, displaced, load_template, make_anatomy
+from tumorcast.data.simulated.fields import Grid, Volume
+from tumorcast.data.simulated.mass_effect import tissue_shift
+from tumorcast.data.simulated.render import Lesion, draw_scanners, render_session
+from tumorcast.data.simulated.tumour import (
+    Medium,
+    TumourState,
+    TumourTraits,
+    displaced_tumour,
+    draw_labels,
+    draw_traits,
+    first_state,
+    infiltration,
+    make_medium,
+    state_after,
+)
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.records import RadiotherapyCourse
 from tumorcast.tables import RADIOTHERAPY_DAYS
 from tumorcast.version import VERSION
 
 MIN_VOXEL_MM, MAX_VOXEL_MM = 0.5, 8.0
-MIN_GAP_DAYS, MAX_GAP_DAYS = 60, 200
+# Gaps between scans as in MU-Glioma-Post (132 gaps of 40 patients): ln(days) has mean 4.12 and deviation .78.
+GAP_LOG_MEAN, GAP_LOG_DEVIATION = 4.12, 0.78
+MIN_GAP_DAYS, MAX_GAP_DAYS = 14, 220
+DENSITY_UNIT = 10_000
+TRUTH_FOLDER = "truth"
 RADIOTHERAPY_SHARE = 0.8
 CLINICAL_COLUMNS = ("patient_id", "session_id", "day", "rt_start_day", "rt_end_day")
 
@@ -110,6 +127,8 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         empty = not any(out.iterdir())
+        if empty:
+            (out / TRUTH_FOLDER).mkdir()
     except OSError as error:
         raise InputError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from error
     if not empty:
@@ -150,10 +169,10 @@ def _simulate_patient(out: Path, plan: SimulationPlan, index: int) -> dict[str, 
     volumes, before = [], schedule.scan_days[0]
     for number, day in enumerate(schedule.scan_days):
         state = state_after(state, anatomy, traits, medium, from_day=before, to_day=day, course=schedule.course)
-        labels = draw_labels(state, anatomy, traits, medium)
-        images = render_session(np.random.default_rng(of_sessions[number]), anatomy, labels, state.visible, scanners)
-        _write_session(out, f"{patient_id}-{number:03d}", grid, {**images, "seg": labels})
-        volumes.append(float((labels > 0).sum() * plan.voxel_mm**3))
+        shown, lesion = _as_it_lies(state, anatomy, traits, medium)
+        images = render_session(np.random.default_rng(of_sessions[number]), shown, lesion, scanners)
+        _write_session(out, f"{patient_id}-{number:03d}", grid, {**images, "seg": lesion.labels}, lesion.density)
+        volumes.append(float((lesion.labels > 0).sum() * plan.voxel_mm**3))
         before = day
     return {
         "patient_id": patient_id,
@@ -164,19 +183,35 @@ def _simulate_patient(out: Path, plan: SimulationPlan, index: int) -> dict[str, 
     }
 
 
+def _as_it_lies(state: TumourState, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> tuple[Anatomy, Lesion]:
+    """Head and tumour as the scanner meets them: moved by the tumour's mass."""
+    shift = tissue_shift(state.visible, anatomy, traits.mass_mm)
+    head = displaced(anatomy, shift)
+    seen, around = displaced_tumour(state, medium, shift)
+    lesion = Lesion(
+        labels=draw_labels(seen, head, traits, around),
+        density=seen.living,
+        infiltration=infiltration(seen, traits, around),
+    )
+    return head, lesion
+
+
 def draw_schedule(rng: np.random.Generator, sessions: tuple[int, int]) -> Schedule:
     """Irregular scan days, the first near diagnosis, and one course of radiotherapy for most patients."""
     first = float(rng.integers(0, 15))
     treated = rng.random() < RADIOTHERAPY_SHARE
     start = first + float(rng.integers(14, 43))
     count = int(rng.integers(sessions[0], sessions[1] + 1))
-    gaps = rng.integers(MIN_GAP_DAYS, MAX_GAP_DAYS + 1, count - 1)
+    drawn = np.exp(rng.normal(GAP_LOG_MEAN, GAP_LOG_DEVIATION, count - 1))
+    gaps = np.clip(np.rint(drawn), MIN_GAP_DAYS, MAX_GAP_DAYS)
     days = (first, *(first + float(day) for day in np.cumsum(gaps)))
     return Schedule(days, RadiotherapyCourse(start, start + RADIOTHERAPY_DAYS) if treated else None)
 
 
-def _write_session(out: Path, name: str, grid: Grid, volumes: dict[Any, npt.NDArray[Any]]) -> None:
-    """One folder of one session: written under a hidden name, then renamed."""
+def _write_session(out: Path, name: str, grid: Grid, volumes: dict[Any, npt.NDArray[Any]], density: Volume) -> None:
+    """One session: its density, and its folder, written under a hidden name, then renamed."""
+    stored = np.rint(DENSITY_UNIT * density).astype(np.int16)
+    _write_image(out / TRUTH_FOLDER / f"{name}-density.nii.gz", grid, stored)
     hidden = out / f".{name}.part"
     hidden.mkdir(exist_ok=True)
     for suffix, volume in volumes.items():

@@ -1,21 +1,23 @@
 """One simulated head: the MNI152 2009a tissue maps that nilearn ships, deformed for one patient.
 
 The template is an average of many brains, so its sulci are blurred; class noise and a sharpening of the tissue
-probabilities give back an individual's irregular cortex. It is symmetric, so a left-right flip would change nothing.
+probabilities give back an individual's irregular cortex. Half of the heads are mirrored, though the template is
+symmetric but for noise.
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from tumorcast.data.simulated.fields import Grid, Mask, Volume, smooth_field
+from tumorcast.data.simulated.fields import Grid, Mask, Volume, box_of, smooth_field
 from tumorcast.errors import EngineError
 
 FIELD_CENTRE_MM = np.array([77.0, 120.0, 120.0])
@@ -23,6 +25,7 @@ TEMPLATE_CENTRE = np.array([82.0, 116.0, 98.0])
 VENTRICLES = np.array([92.0, 112.0, 98.0])
 # Levels of the template's own T1 image in pure tissue (uint8 of the file), CSF, grey, white.
 T1_LEVELS = (70.0, 165.0, 223.0)
+LEAST_SHIFT = 2e-8  # voxels; less is lost when it is taken from a coordinate in float32
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class Anatomy:
     vessels: Volume
     brain: Mask
     template_index: Volume
+
+    @cached_property
+    def depth_mm(self) -> npt.NDArray[np.float64]:
+        """(Z, Y, X) distance from what is not brain; kept, since each of a patient's sessions needs it."""
+        return np.asarray(self.grid.voxel_mm * ndimage.distance_transform_edt(self.brain))
 
 
 def template_index(mni_mm: tuple[float, float, float]) -> npt.NDArray[np.float64]:
@@ -98,11 +106,12 @@ def _coordinates(rng: np.random.Generator, grid: Grid) -> Volume:
     """(3, Z, Y, X) template voxel of every voxel: affine, ventricle size, and smooth displacements at three scales."""
     scale = rng.normal(0.925, 0.03) * rng.normal(1.0, 0.025, 3)
     matrix = (_rotation(rng) / scale).astype(np.float32)
+    matrix[2] *= rng.choice([-1.0, 1.0])
     offsets = [(grid.centres_mm(axis) - FIELD_CENTRE_MM[axis]).astype(np.float32) for axis in range(3)]
     z, y, x = np.meshgrid(*offsets, indexing="ij", sparse=True)
     rows = zip(matrix, TEMPLATE_CENTRE.astype(np.float32), strict=True)
     moved = np.stack([m[0] * z + m[1] * y + m[2] * x + centre for m, centre in rows])
-    for spacing_mm, amplitude_mm in ((60.0, 3.2), (28.0, 1.6), (12.0, 0.9)):
+    for spacing_mm, amplitude_mm in ((60.0, 4.2), (28.0, 2.1), (12.0, 1.0)):
         for axis in range(3):
             moved[axis] += np.float32(amplitude_mm) * smooth_field(rng, grid, spacing_mm)
     return _scale_ventricles(moved, strength=float(np.clip(rng.normal(0.1, 0.14), -0.2, 0.4)))
@@ -170,6 +179,28 @@ def _vessels(rng: np.random.Generator, grid: Grid, csf: Volume) -> Volume:
     lines = np.exp(-paths / np.float32(rng.uniform(0.03, 0.08) * grid.voxel_mm))
     near = np.clip(ndimage.gaussian_filter(csf, 2.0 / grid.voxel_mm) * 4, 0, 1)
     return np.asarray(lines * near, np.float32)
+
+
+def displaced(anatomy: Anatomy, shift: Volume) -> Anatomy:
+    """The head whose tissue has moved by `shift`, (3, Z, Y, X) in voxels as told where it ends up; the skull stays."""
+    names = ("csf", "grey", "white", "detail", "vessels")
+    moved: dict[str, Any] = pulled_back({name: getattr(anatomy, name) for name in names}, shift)
+    total = np.maximum(moved["csf"] + moved["grey"] + moved["white"], np.float32(1e-6))
+    for name in ("csf", "grey", "white"):
+        moved[name] = np.asarray(moved[name] / total * anatomy.brain, np.float32)
+    moved["detail"] *= anatomy.brain
+    moved["vessels"] *= anatomy.brain
+    return replace(anatomy, **moved)
+
+
+def pulled_back(volumes: dict[str, Volume], shift: Volume) -> dict[str, Volume]:
+    """Of each (Z, Y, X) volume what stood at x - shift(x), at x; linear between voxels."""
+    box = box_of(np.any(np.abs(shift) > LEAST_SHIFT, axis=0))
+    at = np.mgrid[box].astype(np.float32) - shift[:, *box]
+    moved = {name: volume.copy() for name, volume in volumes.items()}
+    for name, volume in volumes.items():
+        moved[name][box] = ndimage.map_coordinates(volume, at, order=1, mode="nearest")
+    return moved
 
 
 def make_anatomy(rng: np.random.Generator, grid: Grid) -> Anatomy:

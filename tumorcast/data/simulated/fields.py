@@ -62,6 +62,18 @@ class Grid:
         return field
 
 
+def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
+    """The smallest box that holds a mask, wider by a margin of voxels; empty if the mask is.
+
+    >>> box_of(np.array([[False, False, False], [False, True, True]]))
+    (slice(1, 2, None), slice(1, 3, None))
+    """
+    found = np.nonzero(mask)
+    if not found[0].size:
+        return (slice(0, 0),) * mask.ndim
+    return tuple(slice(max(int(at.min()) - margin, 0), int(at.max()) + margin + 1) for at in found)
+
+
 @lru_cache(maxsize=512)
 def _spline(grid: Grid, axis: int, spacing_mm: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Cubic B-spline: (N,) first of four knots of each voxel; (4, N) weights that keep unit variance on average."""

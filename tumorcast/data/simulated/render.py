@@ -50,6 +50,15 @@ class Scanner:
     bias: Volume
 
 
+@dataclass(frozen=True)
+class Lesion:
+    """What there is of a tumour to see, (Z, Y, X) each: BraTS labels; cells in [0, 1]; the oedema they show."""
+
+    labels: npt.NDArray[np.uint8]
+    density: Volume
+    infiltration: Volume
+
+
 def _typical(contrast: Contrast) -> Levels:
     """Levels of an average scan."""
     match contrast:
@@ -99,27 +108,20 @@ def _soft(mask: Mask, grid: Grid, sigma_mm: float) -> Volume:
 
 
 def render_session(
-    rng: np.random.Generator,
-    anatomy: Anatomy,
-    labels: npt.NDArray[np.uint8],
-    density: Volume,
-    scanners: dict[Contrast, Scanner],
+    rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, scanners: dict[Contrast, Scanner]
 ) -> dict[Contrast, npt.NDArray[np.int16]]:
-    """All contrasts of one session.
-
-    labels: (Z, Y, X); density: (Z, Y, X) visible cells in [0, 1]. Returns (Z, Y, X) int16 each, 0 outside the brain, at
-    least 1 inside.
-    """
-    lesion = {
-        OEDEMA: _soft(labels > 0, anatomy.grid, 1.2),
-        NECROSIS: _soft(labels == NECROSIS, anatomy.grid, 0.9),
-        ENHANCING: _soft(labels == ENHANCING, anatomy.grid, 0.9),
+    """All contrasts of one session: (Z, Y, X) int16 each, 0 outside the brain, at least 1 inside."""
+    labels, grid = lesion.labels, anatomy.grid
+    shares = {
+        OEDEMA: np.maximum(_soft(labels > 0, grid, 1.2), lesion.infiltration),
+        NECROSIS: _soft(labels == NECROSIS, grid, 0.9),
+        ENHANCING: _soft(labels == ENHANCING, grid, 0.9),
     }
     texture = smooth_field(rng, anatomy.grid, 4.0)
     edge = _edge(anatomy)
     images = {}
     for contrast in Contrast:
-        signal = edge * _signal(anatomy, lesion, density, texture, scanners[contrast].levels)
+        signal = edge * _signal(anatomy, shares, lesion.density, texture, scanners[contrast].levels)
         images[contrast] = _expose(rng, anatomy, signal, scanners[contrast])
     return images
 
@@ -130,14 +132,14 @@ def _edge(anatomy: Anatomy) -> Volume:
     return np.asarray(np.clip((inside - 0.2) / 0.6, 0.15, 1), np.float32)
 
 
-def _signal(anatomy: Anatomy, lesion: dict[int, Volume], density: Volume, texture: Volume, levels: Levels) -> Volume:
+def _signal(anatomy: Anatomy, shares: dict[int, Volume], density: Volume, texture: Volume, levels: Levels) -> Volume:
     """(Z, Y, X) the noiseless signal: tissue, then oedema, then the core over it."""
     signal = levels.csf * anatomy.csf + levels.grey * anatomy.grey + levels.white * anatomy.white
     signal += levels.detail * anatomy.detail * (1 - anatomy.csf) + levels.vessel * anatomy.vessels
     cover = levels.oedema_cover * (0.6 + 0.4 * density) * (1 - 0.35 * anatomy.grey) * (1 - 0.7 * anatomy.csf)
-    signal = _blend(signal, levels.oedema * (1 + 0.05 * texture), lesion[OEDEMA] * cover)
-    signal = _blend(signal, levels.necrosis * (1 + 0.08 * texture), 0.9 * lesion[NECROSIS])
-    return _blend(signal, levels.enhancing * (1 + 0.12 * texture), 0.9 * lesion[ENHANCING])
+    signal = _blend(signal, levels.oedema * (1 + 0.05 * texture), shares[OEDEMA] * cover)
+    signal = _blend(signal, levels.necrosis * (1 + 0.08 * texture), 0.9 * shares[NECROSIS])
+    return _blend(signal, levels.enhancing * (1 + 0.12 * texture), 0.9 * shares[ENHANCING])
 
 
 def _blend(below: Volume, above: Volume | float, weight: Volume) -> Volume:

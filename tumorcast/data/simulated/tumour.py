@@ -1,13 +1,16 @@
 """A simulated tumour: where it starts, how it grows and answers radiotherapy, and the BraTS labels one would draw.
 
-Growth is Fisher-Kolmogorov on the patient's tissue: white matter faster than grey, no way into CSF, with smooth random
-variation in diffusivity, direction and rate, so that outlines are irregular. It is set by what one sees, the speed of
-the front v = 2 sqrt(D rho) and its width sqrt(D / rho), hence D = v width / 2 and rho = v / (2 width).
+Growth is Fisher-Kolmogorov on the patient's tissue. It is set by what one sees, the speed of the front
+v = 2 sqrt(D rho) and its width sqrt(D / rho), hence D = v width / 2 and rho = v / (2 width). No way leads into CSF.
+Two thirds of the tumours are anisotropic: slower in grey matter than in white, and slower across the surface of the
+white matter than along it. The others spread alike in both tissues and in all directions, so that neither dilation
+nor a model of tissue has it right for all. A mild smooth variation of diffusivity, rate and threshold, which no image
+tells, makes outlines irregular.
 Radiotherapy moves cells from living to dying over its 42 days; the dying fade after a delay, all but a scar.
-No mass effect: tissue is replaced, not pushed.
+Growth happens in the tissue at rest; what it pushes is moved for the picture (mass_effect).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
@@ -15,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from tumorcast.data.simulated.anatomy import Anatomy, load_template, template_index
-from tumorcast.data.simulated.fields import Mask, Volume, smooth_field
+from tumorcast.data.simulated.anatomy import Anatomy, load_template, pulled_back, template_index
+from tumorcast.data.simulated.fields import Mask, Volume, box_of, smooth_field
 from tumorcast.kernels.reaction_diffusion import face_conductance, largest_outflow, step, support
 from tumorcast.records import RadiotherapyCourse
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
-GREY_SLOWNESS = 5.0
+ANISOTROPIC_SHARE = 2 / 3
 FASTEST = 4.0  # times the average diffusivity; a longer tail would shorten every step for a few voxels
 MAX_BRAIN_FRACTION = 0.15
 PONS_MNI_MM = (0.0, -27.0, -32.0)
@@ -38,7 +41,10 @@ class TumourKind(StrEnum):
     MIDLINE = "midline"
 
 
-MEDIAN_SPEED_MM_PER_DAY = {TumourKind.GLIOBLASTOMA: 0.032, TumourKind.LOW_GRADE: 0.016, TumourKind.MIDLINE: 0.022}
+# Untreated glioblastomas double in 50 days (Stensjoen et al. 2015), which at a radius of 18 mm is .09 mm/day; low-grade
+# gliomas grow by some 4 mm of diameter a year (Mandonnet et al. 2003), before they turn. In between, by eye.
+MEDIAN_SPEED_MM_PER_DAY = {TumourKind.GLIOBLASTOMA: 0.06, TumourKind.LOW_GRADE: 0.015, TumourKind.MIDLINE: 0.045}
+LARGEST_PUSH_MM = {TumourKind.GLIOBLASTOMA: 7.0, TumourKind.LOW_GRADE: 4.0, TumourKind.MIDLINE: 3.0}
 LARGEST_FIRST_MM3 = {TumourKind.GLIOBLASTOMA: 70e3, TumourKind.LOW_GRADE: 90e3, TumourKind.MIDLINE: 25e3}
 
 
@@ -46,10 +52,14 @@ LARGEST_FIRST_MM3 = {TumourKind.GLIOBLASTOMA: 70e3, TumourKind.LOW_GRADE: 90e3, 
 class TumourTraits:
     """Everything drawn for one tumour, before it grows.
 
-    speed_mm_per_day: of the front in white matter; width_mm: sqrt(D / rho); first_volume_mm3: visible at first;
-    visible, core: thresholds of the cell density for T2/FLAIR and for the core; rim_mm: thickness of living core round
-    necrosis; enhancement: share of the core that enhances, 0 to 1; survival: of one radiotherapy course; fading_days:
-    time constant of the dying after the delay; scar: the share of them that stays visible.
+    speed_mm_per_day: of the front in white matter; width_mm: sqrt(D / rho); first_volume_mm3: visible at first, before
+    its push; visible, core: thresholds of the cell density for T2/FLAIR and for the core; rim_mm: thickness of living
+    core round necrosis; enhancement: share of the core that enhances, 0 to 1; survival: of one radiotherapy course;
+    fading_days: time constant of the dying after the delay; scar: the share of them that stays visible; grey_slowness:
+    diffusivity of white matter over that of grey; anisotropy: share of the diffusivity lost across the white matter's
+    surface, 0 to 1; roughness: standard deviation of the log diffusivity; mass_mm: how far it pushes at most;
+    infiltration: how much of the oedema's signal cells show at the edge of what one would outline, falling with their
+    density beyond it.
     """
 
     kind: TumourKind
@@ -64,6 +74,11 @@ class TumourTraits:
     delay_days: float
     fading_days: float
     scar: float
+    grey_slowness: float
+    anisotropy: float
+    roughness: float
+    mass_mm: float
+    infiltration: float
 
 
 @dataclass(frozen=True)
@@ -104,10 +119,11 @@ def draw_traits(rng: np.random.Generator) -> TumourTraits:
     kind = list(TumourKind)[int(rng.choice(3, p=[0.5, 0.32, 0.18]))]
     median_speed, largest_mm3 = MEDIAN_SPEED_MM_PER_DAY[kind], LARGEST_FIRST_MM3[kind]
     visible, survival = rng.uniform(0.14, 0.3), _log_uniform(rng, 0.03, 0.6)
+    anisotropic = rng.random() < ANISOTROPIC_SHARE
     return TumourTraits(
         kind=kind,
-        speed_mm_per_day=float(np.clip(median_speed * np.exp(0.7 * rng.standard_normal()), 0.003, 0.11)),
-        width_mm=_log_uniform(rng, 0.8, 2.2),
+        speed_mm_per_day=float(np.clip(median_speed * np.exp(0.7 * rng.standard_normal()), 0.003, 0.16)),
+        width_mm=_log_uniform(rng, 1.0, 2.8),
         first_volume_mm3=_log_uniform(rng, 2500.0, largest_mm3),
         visible=visible,
         core=rng.uniform(0.7, 0.93),
@@ -118,6 +134,11 @@ def draw_traits(rng: np.random.Generator) -> TumourTraits:
         fading_days=rng.uniform(15.0, 90.0),
         # Enough stays visible for the dense core to outlast radiotherapy; only rims and small tumours vanish.
         scar=max(rng.uniform(0.0, 0.25), 1.3 * visible - survival),
+        grey_slowness=_log_uniform(rng, 3.0, 10.0) if anisotropic else 1.0,
+        anisotropy=rng.uniform(0.3, 0.9) if anisotropic else 0.0,
+        roughness=rng.uniform(0.0, 0.25),
+        mass_mm=rng.uniform(0.2, 1.0) * LARGEST_PUSH_MM[kind],
+        infiltration=rng.uniform(0.1, 0.5),
     )
 
 
@@ -164,25 +185,31 @@ def make_medium(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits
     """The tissue as the tumour meets it."""
     grid = anatomy.grid
     diffusivity = traits.speed_mm_per_day * traits.width_mm / 2
-    rough = rng.uniform(0.5, 1.1)
     noise = np.float32(0.8) * smooth_field(rng, grid, 18.0) + np.float32(0.6) * smooth_field(rng, grid, 9.0)
-    speed = diffusivity * np.exp(rough * noise - rough**2 / 2)
-    tissue = (anatomy.white + anatomy.grey / GREY_SLOWNESS) * (anatomy.csf < 0.5) * anatomy.brain
-    along = rng.uniform(0.2, 0.8)
-    by_axis = np.stack([speed * tissue * np.exp(along * smooth_field(rng, grid, 30.0)) for _ in range(3)])
+    speed = diffusivity * np.exp(traits.roughness * noise - traits.roughness**2 / 2)
+    tissue = (anatomy.white + anatomy.grey / traits.grey_slowness) * (anatomy.csf < 0.5) * anatomy.brain
+    by_axis = speed * tissue * (1 - traits.anisotropy * _across(anatomy))
     by_axis = np.minimum(by_axis, FASTEST * diffusivity).astype(np.float32)
     conductance = np.empty_like(by_axis)
     face_conductance(by_axis, grid.voxel_mm, conductance)
-    rate = traits.speed_mm_per_day / (2 * traits.width_mm) * np.exp(0.25 * smooth_field(rng, grid, 20.0))
+    rate = traits.speed_mm_per_day / (2 * traits.width_mm) * np.exp(0.15 * smooth_field(rng, grid, 20.0))
     fastest = float(rate.max())
     return Medium(
         conductance=conductance,
         rate=np.asarray(rate * (tissue > 0), np.float32),
         step_days=min(0.9 / largest_outflow(conductance), 0.3 / fastest),
-        resistance=np.exp(0.5 * smooth_field(rng, grid, 18.0)),
-        outline=np.exp(0.54 * smooth_field(rng, grid, 9.0) + 0.45 * smooth_field(rng, grid, 5.0)),
+        resistance=np.exp(0.2 * smooth_field(rng, grid, 18.0)),
+        outline=np.exp(0.15 * smooth_field(rng, grid, 9.0) + 0.1 * smooth_field(rng, grid, 5.0)),
         patches=smooth_field(rng, grid, 7.0),
     )
+
+
+def _across(anatomy: Anatomy) -> Volume:
+    """(3, Z, Y, X) by axis, how much it points across the surface of the white matter: 0 to 1, their sum at most 1."""
+    voxel_mm = anatomy.grid.voxel_mm
+    slope = np.array(np.gradient(ndimage.gaussian_filter(anatomy.white, 2.5 / voxel_mm), voxel_mm))
+    steepness = (slope**2).sum(axis=0)
+    return np.asarray(slope**2 / (steepness + np.float32(0.03**2)), np.float32)
 
 
 def _grow(living: Volume, medium: Medium, days: float) -> Volume:
@@ -263,6 +290,20 @@ def _fading(traits: TumourTraits, day: float, days: float, course: RadiotherapyC
     return _visible_share(traits, since + days) / _visible_share(traits, since)
 
 
+def displaced_tumour(state: TumourState, medium: Medium, shift: Volume) -> tuple[TumourState, Medium]:
+    """What there is to see of a tumour after its tissue has moved by `shift` (see anatomy.displaced)."""
+    still = {"seen": state.visible, "peak": state.peak, "outline": medium.outline, "patches": medium.patches}
+    moved = pulled_back(still, shift)
+    seen = TumourState(living=moved["seen"], dying=np.zeros_like(moved["seen"]), peak=moved["peak"])
+    return seen, replace(medium, outline=moved["outline"], patches=moved["patches"])
+
+
+def infiltration(state: TumourState, traits: TumourTraits, medium: Medium) -> Volume:
+    """(Z, Y, X) share of the oedema's signal that the cells show, in [0, 1), also where one would outline nothing."""
+    threshold = np.minimum(traits.visible * medium.outline, 0.6)
+    return np.asarray(traits.infiltration * np.minimum(state.visible / threshold, 1), np.float32)
+
+
 def draw_labels(state: TumourState, anatomy: Anatomy, traits: TumourTraits, medium: Medium) -> npt.NDArray[np.uint8]:
     """(Z, Y, X) BraTS 2023 labels: 0 none, 1 necrotic or non-enhancing core, 2 oedema, 3 enhancing."""
     density = state.visible
@@ -280,8 +321,10 @@ def _enhancing(core: Mask, state: TumourState, anatomy: Anatomy, traits: TumourT
     """The rim of the core, in patches, thicker where the noise says so."""
     if traits.enhancement == 0.0:
         return np.zeros_like(core)
-    closed = ndimage.binary_closing(core, iterations=2) | core
+    box = box_of(core, margin=3)  # beyond it the closing changes nothing
+    closed = ndimage.binary_closing(core[box], iterations=2) | core[box]
     depth_mm = anatomy.grid.voxel_mm * ndimage.distance_transform_edt(closed)
-    rim = depth_mm < np.clip(traits.rim_mm * medium.outline**0.45, 0.9, None)
+    rim = np.zeros_like(core)
+    rim[box] = depth_mm < np.clip(traits.rim_mm * medium.outline[box] ** 0.45, 0.9, None)
     alive = medium.patches < 3.0 * (traits.enhancement - 0.5)
     return np.asarray(core & rim & alive)
