@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,23 +14,20 @@ from tumorcast.cli_forecast import forecast, plan, status
 from tumorcast.cli_growth import fit, fit_prior
 from tumorcast.cli_import import import_adm
 from tumorcast.cli_tools import (
-    ConfigFile,
     Jobs,
     Json,
     Out,
     choice,
     contrasts_of,
     exit_if_failed,
-    only_given,
-    origin_of,
     print_result,
     progress,
     span,
     stoppable,
-    table_of,
     tell_fate,
 )
-from tumorcast.errors import EngineError, InputError, TumorcastError, UsageError
+from tumorcast.cli_train import train
+from tumorcast.errors import EngineError, InputError, TumorcastError
 from tumorcast.version import VERSION
 
 app = typer.Typer(
@@ -96,7 +93,7 @@ def prepare(
     image_size: Annotated[int, typer.Option(help="Pixels a side of the 256 mm field: 64, 128 or 256.")] = 64,
     layout: Annotated[str, typer.Option(help="auto, brats, slices or table.")] = "auto",
     contrasts: Annotated[str, typer.Option(help="Some of t1n,t1c,t2w,t2f; by default those every scan has.")] = "",
-    slices: Annotated[str, typer.Option(help="tumour, all or largest.")] = "tumour",
+    slices: Annotated[str, typer.Option(help="tumour, balanced (for training), all or largest.")] = "tumour",
     min_tumour_mm2: Annotated[float, typer.Option(help="Least tumour area of a slice chosen for it.")] = 50.0,
     brain: Annotated[str, typer.Option(help="auto, nonzero (skull-stripped) or head.")] = "auto",
     clinical: Annotated[Path | None, typer.Option(help="Table of scan days and radiotherapy dates.")] = None,
@@ -136,64 +133,7 @@ app.command()(fit)
 app.command()(fit_prior)
 
 
-@app.command()
-def train(
-    network: Annotated[str, typer.Argument(help="denoiser, regressor or segmenter.")],
-    cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    out: Out,
-    kind: Annotated[str, typer.Option(help="Of a regressor: dense, or attention-pool as in the paper.")] = "dense",
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the whole run.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Slices a step.")] = None,
-    noise_levels: Annotated[int | None, typer.Option(help="Diffusion times 0 … this - 1 are learned.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the initial weights, the batches and the noise.")] = None,
-    bfloat16: Annotated[
-        bool | None, typer.Option("--bfloat16/--no-bfloat16", help="Autocast: faster where the processor has it.")
-    ] = None,
-    until: Annotated[int | None, typer.Option(min=1, help="Stop after this step; starting again goes on.")] = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-) -> None:
-    """Train a network on a cohort; a folder with an unfinished run is resumed exactly."""
-    from tumorcast.training.train import Progress
-    from tumorcast.training.train import train as run
-
-    given = dict(steps=steps, batch=batch, noise_levels=noise_levels, seed=seed, bfloat16=bfloat16)
-    settings, changes = _train_settings(config, only_given(given))
-    losses: list[float] = []
-
-    def tell(progress: Progress) -> None:
-        losses.append(progress.loss)
-        draw(progress.step, progress.steps)
-
-    with progress("steps", "the last checkpoint is kept; start the command again to go on") as draw:
-        run(_network_kind(network, kind), cohort, out, settings, architecture=changes, until=until, report=tell)
-    recent = losses[-100:]
-    print_result(
-        as_json, {"out": str(out), "steps_now": len(losses), "loss": sum(recent) / len(recent) if recent else None}
-    )
-
-
-def _train_settings(config: Path | None, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Settings from the file, overruled by the options; and the file's [architecture] table."""
-    from tumorcast.config import TrainSettings, read_toml
-
-    values = read_toml(config) if config else {}
-    changes = table_of(values.pop("architecture", {}), "architecture", config)
-    return TrainSettings.of(values | given, origin_of(config, "tumorcast train")), changes
-
-
-def _network_kind(network: str, kind: str) -> Any:
-    from tumorcast.config import NetworkKind
-
-    name = f"{kind}-{network}" if network == "regressor" else network
-    if name not in list(NetworkKind):
-        raise UsageError(
-            f"tumorcast train {network} --kind {kind}: networks are denoiser, segmenter, and "
-            "regressor with --kind dense or attention-pool"
-        )
-    return NetworkKind(name)
-
-
+app.command()(train)
 app.command()(import_adm)
 app.command()(export)
 app.command()(doctor)

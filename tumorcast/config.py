@@ -82,6 +82,7 @@ class NetworkKind(StrEnum):
     DENSE_REGRESSOR = "dense-regressor"
     ATTENTION_POOL_REGRESSOR = "attention-pool-regressor"
     SEGMENTER = "segmenter"
+    PROGRESSION = "progression"
 
 
 class Precision(StrEnum):
@@ -101,16 +102,28 @@ class Provider(StrEnum):
     TENSORRT = "tensorrt"
 
 
+class RateSchedule(StrEnum):
+    """How the learning rate goes on after its warm-up: as a cosine to zero at the last step, or unchanged."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
 class TrainSettings(Settings):
     """How a network is trained.
 
+    batch: slices (or pairs) a step, over all processes together.
     noise_levels: diffusion times are drawn from 0 … noise_levels - 1 (of the schedule's 1000).
-    tumour_share: the share of slices with tumour in a batch.
+    tumour_share: the share of slices with tumour in a batch. Neither means anything to a progression network.
+    compile: torch.compile on a CUDA device; elsewhere it is left out.
+    validation_share: the share of patients that is never trained on; validate_every: steps from one look at them to the
+    next. sheet_every: steps from one sheet of samples to the next; 0 draws none.
     """
 
     steps: int = Field(4000, ge=1)
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
+    schedule: RateSchedule = RateSchedule.COSINE
     warmup_steps: int = Field(100, ge=0)
     weight_decay: float = Field(1e-4, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -118,8 +131,12 @@ class TrainSettings(Settings):
     tumour_share: float = Field(0.75, ge=0, le=1)
     augment: bool = True
     bfloat16: bool = False
+    compile: bool = False
     seed: int = Field(0, ge=0)
     checkpoint_every: int = Field(250, ge=1)
+    validation_share: float = Field(0.05, ge=0, lt=1)
+    validate_every: int = Field(250, ge=1)
+    sheet_every: int = Field(1000, ge=0)
 
 
 class Guidance(StrEnum):
@@ -145,7 +162,10 @@ class SamplerSettings(Settings):
     encodings: how many times a slice is encoded, each with its own noise; the members share them. None: once a member.
     gain: the share of the remaining miss that one normalised step removes.
     scale: the paper's s_R, for `guidance = "paper"`.
-    window_mm: standard deviation of the Gaussian window round the present tumour; None guides everywhere.
+    window_mm: standard deviation of the Gaussian window round the present tumour; None guides everywhere. Where the
+    model has a progression network, what that one foretells takes its place.
+    spread: standard deviation of the smooth noise on the logit of what the progression network foretells, which makes
+    members grow to different places.
     """
 
     preset: Preset = Preset.DEFAULT
@@ -157,6 +177,7 @@ class SamplerSettings(Settings):
     gain: float = Field(0.5, gt=0, le=4)
     scale: float = Field(50_000.0, gt=0)
     window_mm: float | None = Field(12.0, gt=0)
+    spread: float = Field(1.0, ge=0)
 
     @classmethod
     def paper(cls, noise_level: int = 200, scale: float = 50_000.0) -> Self:

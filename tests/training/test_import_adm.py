@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tumorcast.config import Architecture, NetworkKind, SamplerSettings
-from tumorcast.diffusion.sampler import Starts, sample
+from tumorcast.diffusion.sampler import Aims, Starts, sample
 from tumorcast.durable import sha256_of
 from tumorcast.engines.model import find_runs, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
@@ -182,9 +182,9 @@ def test_the_papers_loop_over_imported_networks_is_the_reference_at_every_step(t
     image, noise = 0.4 * images(LOOPED, seed=7)[:1], images(LOOPED, seed=8)
     recorder = Recorder(engine_of(tmp_path / "run"))
     ones = np.ones((2, 32, 32), np.float32)
-    starts = Starts(np.repeat(image.numpy(), 2, 0), noise.numpy(), np.full(2, present, np.float32), ones, ones)
+    starts = Starts(np.repeat(image.numpy(), 2, 0), noise.numpy(), np.full(2, present, np.float32), ones)
     settings = SamplerSettings.paper(noise_level=level, scale=scale)
-    last = sample(recorder, starts, np.arange(2), change, settings, batch=2)
+    last = sample(recorder, starts, Aims(np.arange(2), change, ones), settings, batch=2)
     loop = loop_of(denoiser, regressor, image, noise, level=level, target=torch.from_numpy(present + change))
     single, exact, unguided = loop(scale), loop(scale, exact=True), loop(0.0)
     assert len(recorder.trace) == len(single) - 1 == 2 * (level - 1)

@@ -1,33 +1,52 @@
 """Training: an exact resume, refusals, and that something is learned."""
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
 
-from tumorcast.config import NetworkKind, TrainSettings
-from tumorcast.errors import InputError, UsageError
+from tumorcast.config import NetworkKind, RateSchedule, TrainSettings
+from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.training.arrays import SliceArrays, open_arrays
+from tumorcast.training.device import Device
+from tumorcast.training.draws import Draws, generator_of
+from tumorcast.training.log import read_log
 from tumorcast.training.losses import add_noise, segmentation_loss
-from tumorcast.training.networks import load_network
-from tumorcast.training.slices import draw_batch, read_slices
+from tumorcast.training.networks import build, load_network
+from tumorcast.training.rate import learning_rate
+from tumorcast.training.slices import Batch, SlicePool, SliceStore
+from tumorcast.training.steps import compile_forward
 from tumorcast.training.train import train
 
 TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 SETTINGS = TrainSettings(steps=6, batch=2, warmup_steps=2, checkpoint_every=2)
 
 
+CPU = torch.device("cpu")
+
+
 def losses(run: Path) -> list[float]:
-    with (run / "losses.csv").open(newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+    rows = [row for row in read_log(run / "log.jsonl") if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(blob_cohort: Path, tmp_path: Path) -> None:
-    train(NetworkKind.DENOISER, blob_cohort, tmp_path / "whole", SETTINGS, architecture=TINY)
+def draw(arrays: SliceArrays, settings: TrainSettings, seed: int = 0) -> Batch:
+    everyone = np.ones(len(arrays.patient_ids), np.bool_)
+    pool = SlicePool.of(SliceStore.open(arrays, CPU), everyone, settings.tumour_share)
+    return pool.draw(Draws(generator_of(CPU, seed), settings.batch), augmented=settings.augment)
+
+
+@pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.PROGRESSION])
+def test_a_resumed_run_is_the_uninterrupted_one(kind: NetworkKind, blob_cohort: Path, tmp_path: Path) -> None:
+    train(kind, blob_cohort, tmp_path / "whole", SETTINGS, architecture=TINY)
     for stop in (3, 5, None):
-        train(NetworkKind.DENOISER, blob_cohort, tmp_path / "parts", SETTINGS, architecture=TINY, until=stop)
+        train(kind, blob_cohort, tmp_path / "parts", SETTINGS, architecture=TINY, until=stop)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 6
     whole, parts = (load_network(tmp_path / name).module.state_dict() for name in ("whole", "parts"))
@@ -42,7 +61,7 @@ def test_a_run_killed_between_checkpoints_falls_back_to_the_last(blob_cohort: Pa
 
     with pytest.raises(KeyboardInterrupt):
         train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY, report=killed)
-    assert len(losses(tmp_path / "run")) == 4
+    assert len(losses(tmp_path / "run")) == 5, "the log tells of more than the last checkpoint, of step 4"
     train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY)
     train(NetworkKind.DENOISER, blob_cohort, tmp_path / "whole", SETTINGS, architecture=TINY)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
@@ -67,14 +86,9 @@ def test_weights_without_a_checkpoint_are_never_trained_over(blob_cohort: Path, 
     assert (tmp_path / "weights.safetensors").read_bytes() == before
 
 
-def test_the_seed_changes_every_step(blob_cohort: Path, tmp_path: Path) -> None:
+def test_the_seed_changes_every_step(blob_cohort: Path) -> None:
     """Not the initial weights alone: torch's generator keeps 32 bits of a seed, which once lost ours."""
-    from tumorcast.data.cohort import Cohort
-    from tumorcast.training.train import batch_generator
-
-    with Cohort.open(blob_cohort) as cohort:
-        slices = read_slices(cohort)
-    first, other = (draw_batch(slices, SETTINGS, batch_generator(seed, 7)).images for seed in (1, 2**40))
+    first, other = (draw(open_arrays(blob_cohort), SETTINGS, seed).images for seed in (1, 2**40))
     assert not torch.equal(first, other)
 
 
@@ -121,32 +135,20 @@ def test_a_dense_regressor_learns_the_size_of_blobs(blob_cohort: Path, tmp_path:
     settings = TrainSettings(steps=60, batch=4, noise_levels=20, learning_rate=3e-3, warmup_steps=5, ema_decay=0.8)
     train(NetworkKind.DENSE_REGRESSOR, blob_cohort, tmp_path, settings, architecture=TINY)
     regressor = load_network(tmp_path).module
-    from tumorcast.data.cohort import Cohort
-
-    with Cohort.open(blob_cohort) as cohort:
-        slices = read_slices(cohort)
-    images, brain = torch.from_numpy(slices.images).float(), torch.from_numpy(slices.brain).float()
+    slices = open_arrays(blob_cohort)
+    images, brain = (torch.from_numpy(np.array(array)).float() for array in (slices.images, slices.brain))
     sizes = regressor(images, torch.zeros(len(images), dtype=torch.long), brain).numpy()
     truth = slices.tumour.sum(axis=(1, 2)) / slices.brain.sum(axis=(1, 2))
     assert np.corrcoef(sizes, truth)[0, 1] > 0.95
 
 
 def test_batches_hold_the_wanted_share_of_tumour(blob_cohort: Path) -> None:
-    from tumorcast.data.cohort import Cohort
-
-    with Cohort.open(blob_cohort) as cohort:
-        slices = read_slices(cohort)
-    settings = TrainSettings(batch=8, tumour_share=0.75, augment=False)
-    batch = draw_batch(slices, settings, torch.Generator().manual_seed(0))
+    batch = draw(open_arrays(blob_cohort), TrainSettings(batch=8, tumour_share=0.75, augment=False))
     assert batch.classes.tolist() == [1] * 6 + [0] * 2
 
 
 def test_augmentation_keeps_masks_binary_on_their_image(blob_cohort: Path) -> None:
-    from tumorcast.data.cohort import Cohort
-
-    with Cohort.open(blob_cohort) as cohort:
-        slices = read_slices(cohort)
-    batch = draw_batch(slices, TrainSettings(batch=8), torch.Generator().manual_seed(0))
+    batch = draw(open_arrays(blob_cohort), TrainSettings(batch=8))
     assert set(batch.tumour.unique().tolist()) <= {0.0, 1.0}
     assert batch.images.min() >= -1 - 1e-5
     assert batch.images.max() <= 1 + 1e-5
@@ -154,6 +156,88 @@ def test_augmentation_keeps_masks_binary_on_their_image(blob_cohort: Path) -> No
     assert bright.mean() > brain.mean() + 0.3
     outside = batch.images[:, 0][batch.brain == 0]
     assert (outside < -0.9).float().mean() > 0.95
+
+
+def test_another_device_than_before_is_told_and_goes_on(
+    small_slices: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a run from a GPU is taken up here: its checkpoint names another device."""
+    train(NetworkKind.SEGMENTER, small_slices, tmp_path, SETTINGS, architecture=TINY, until=2)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["provenance"]["device"] == "cpu"
+    record["provenance"]["device"] = "cuda (NVIDIA H100)"
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with safe_open(checkpoint, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["device"] == "cpu"
+    save_file(load_file(checkpoint), checkpoint, metadata | {"device": "cuda (NVIDIA H100)"})
+    train(NetworkKind.SEGMENTER, small_slices, tmp_path, SETTINGS, architecture=TINY, until=4)
+    assert "goes on on cpu, after cuda (NVIDIA H100)" in caplog.text
+    caplog.clear()
+    train(NetworkKind.SEGMENTER, small_slices, tmp_path, SETTINGS, architecture=TINY)
+    assert "goes on" not in caplog.text
+    assert len(losses(tmp_path)) == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_missing_is_an_error(small_slices: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="sees 0 CUDA devices"):
+        train(NetworkKind.SEGMENTER, small_slices, tmp_path, SETTINGS, device=Device.CUDA)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", list(NetworkKind))
+def test_a_cuda_device_trains_every_kind_and_the_cpu_goes_on(
+    kind: NetworkKind, small_slices: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"bfloat16": True, "batch": 8})
+    for device, until in ((Device.CUDA, 4), (Device.CPU, 5), (Device.CUDA, None)):
+        train(kind, small_slices, tmp_path, settings, architecture=TINY, device=device, until=until)
+    assert len(losses(tmp_path)) == 6
+    assert np.isfinite(losses(tmp_path)).all()
+
+
+@pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.SEGMENTER, NetworkKind.PROGRESSION])
+def test_what_is_compiled_is_what_training_calls_and_names_stay(
+    kind: NetworkKind, small_slices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.compile itself takes a minute: in its place stands what counts the calls."""
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *inputs: (calls.append(kind), function(*inputs))[1])
+    monkeypatch.setattr("tumorcast.training.train.build", lambda *of: compiled(build(*of)))
+
+    def compiled(module: nn.Module) -> nn.Module:
+        compile_forward(module)
+        return module
+
+    train(kind, small_slices, tmp_path, SETTINGS, architecture=TINY, until=2)
+    assert len(calls) == 2
+    assert load_network(tmp_path).info.kind is kind
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+    small_slices: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(
+        update={"learning_rate": 1e18, "schedule": RateSchedule.CONSTANT, "warmup_steps": 0, "checkpoint_every": 1}
+    )
+    with pytest.raises(EngineError, match=r"step \d+: the loss is .*lower learning_rate \(it is 1e\+18\)"):
+        train(NetworkKind.DENOISER, small_slices, tmp_path, settings, architecture=TINY)
+    saved = load_file(tmp_path / "checkpoint.safetensors")
+    assert len(losses(tmp_path)) >= 1
+    assert all(np.isfinite(row["gradient_norm"]) for row in read_log(tmp_path / "log.jsonl"))
+    assert saved
+
+
+@pytest.mark.parametrize("schedule", list(RateSchedule))
+def test_the_rate_follows_the_schedule(schedule: RateSchedule) -> None:
+    settings = TrainSettings(steps=20, warmup_steps=4, learning_rate=1.0, schedule=schedule)
+    rates = [learning_rate(step, settings) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert set(rates[4:]) == {1.0} if schedule is RateSchedule.CONSTANT else rates[4:] == sorted(rates[4:])[::-1]
+    assert (rates[-1] < 0.02) is (schedule is RateSchedule.COSINE)
 
 
 def test_noise_has_the_variance_of_the_schedule() -> None:

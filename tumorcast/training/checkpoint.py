@@ -1,6 +1,7 @@
 """The state of a training run on disk, as safetensors: weights, their average, AdamW's moments. Nothing is pickled."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class TrainingState:
     @classmethod
     def fresh(cls, module: nn.Module, learning_rate: float, weight_decay: float) -> "TrainingState":
         """The state before the first step."""
-        optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        fused = next(module.parameters()).is_cuda
+        optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
         average = {name: value.detach().clone() for name, value in module.named_parameters()}
         return cls(module, average, optimizer)
 
@@ -36,6 +38,21 @@ class TrainingState:
         decay = min(decay, (1 + self.step) / (10 + self.step))
         values = [value.detach() for _, value in self.module.named_parameters()]
         torch._foreach_lerp_(list(self.average.values()), values, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The network in evaluation mode with the averaged weights, which are taken out again after the block."""
+        with torch.no_grad():
+            parameters = dict(self.module.named_parameters())
+            trained = {name: value.clone() for name, value in parameters.items()}
+            for name, value in parameters.items():
+                value.copy_(self.average[name])
+            try:
+                yield self.module.eval()
+            finally:
+                self.module.train()
+                for name, value in parameters.items():
+                    value.copy_(trained[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, under unique names."""
@@ -55,8 +72,9 @@ class TrainingState:
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(tensors[f"weights/{name}"])
                 self.average[name].copy_(tensors[f"average/{name}"])
-                moments = {moment: tensors[f"{moment}/{name}"].clone() for moment in MOMENTS}
-                self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+                moments = {moment: tensors[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in MOMENTS}
+                counter = torch.tensor(float(step), device=parameter.device)
+                self.optimizer.state[parameter] = {"step": counter, **moments}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -1,5 +1,9 @@
-"""What each kind of network is trained to do, on slices noised at random times (Ho et al. 2020, eq. 4, 14)."""
+"""What each kind of network is trained to do.
 
+All but the progression network learn on slices noised at random times (Ho et al. 2020, eq. 4, 14).
+"""
+
+from functools import cache
 from typing import assert_never
 
 import torch
@@ -7,17 +11,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tumorcast.config import NetworkKind
+from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.schedule import alpha_bars
+from tumorcast.training.draws import Draws
+from tumorcast.training.pairs import PairBatch
+from tumorcast.training.parallel import ALONE, Team
 from tumorcast.training.slices import Batch
 
+WEIGHT_INSIDE = 0.3  # of pixels within the present outline: what is asked is where the tumour goes, not where it is
 
-def batch_loss(
-    kind: NetworkKind, module: nn.Module, batch: Batch, noise_levels: int, generator: torch.Generator
-) -> Tensor:
-    """() mean loss of one batch; diffusion times are uniform in 0 … noise_levels - 1, drawn from `generator`."""
-    t = torch.randint(noise_levels, (len(batch.images),), generator=generator)
-    noise = torch.randn(batch.images.shape, generator=generator)
+
+def batch_loss(kind: NetworkKind, module: nn.Module, batch: Batch | PairBatch, draws: Draws, times: range) -> Tensor:
+    """() this process' loss of one batch; its mean over the team is that of the whole batch.
+
+    times: diffusion times are drawn uniformly from these. They mean nothing to a progression network.
+    """
+    if isinstance(batch, PairBatch):
+        assert isinstance(module, ProgressionNetwork)
+        return progression_loss(module(batch.images, batch.outline, batch.log_ratio).float(), batch, draws.team)
+    t = draws.integers(times.start, times.stop)
+    noise = draws.normal(*batch.images.shape[1:])
     noised = add_noise(batch.images, noise, t)
     match kind:
         case NetworkKind.DENOISER:
@@ -26,20 +40,47 @@ def batch_loss(
             return functional.mse_loss(module(noised, t, batch.brain).float(), batch.fraction)
         case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:
             assert isinstance(module, DenseRegressor)
-            return segmentation_loss(module.logits(noised, t).float(), batch.tumour)
+            return segmentation_loss(module.logits(noised, t).float(), batch.tumour, draws.team)
+        case NetworkKind.PROGRESSION:
+            raise ValueError("a progression network learns from pairs")
         case _:
             assert_never(kind)
 
 
 def add_noise(images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε for images and noise (N, C, H, W) at times t (N,)."""
-    abar = torch.from_numpy(alpha_bars())[t][:, None, None, None]
+    abar = alpha_bars_at(t)[:, None, None, None]
     return abar.sqrt().float() * images + (1 - abar).sqrt().float() * noise
 
 
-def segmentation_loss(logits: Tensor, tumour: Tensor) -> Tensor:
-    """() binary cross-entropy plus soft Dice loss over the batch, for (N, H, W) logits and masks."""
-    probability = torch.sigmoid(logits)
-    overlap = 2 * (probability * tumour).sum() + 1.0
-    dice = overlap / (probability.sum() + tumour.sum() + 1.0)
-    return functional.binary_cross_entropy_with_logits(logits, tumour) + 1 - dice
+def alpha_bars_at(t: Tensor) -> Tensor:
+    """(N,) ᾱ_t in float64 at times t (N,)."""
+    return _alpha_bars_on(t.device)[t]
+
+
+@cache
+def _alpha_bars_on(device: torch.device) -> Tensor:
+    return torch.from_numpy(alpha_bars()).to(device)
+
+
+def segmentation_loss(logits: Tensor, tumour: Tensor, team: Team = ALONE) -> Tensor:
+    """() binary cross-entropy plus soft Dice loss over the whole batch, for (N, H, W) logits and masks."""
+    entropy = functional.binary_cross_entropy_with_logits(logits, tumour)
+    return entropy + 1 - _soft_dice(torch.sigmoid(logits), tumour, 1.0, team)
+
+
+def progression_loss(logits: Tensor, batch: PairBatch, team: Team = ALONE) -> Tensor:
+    """() weighted cross-entropy plus soft Dice loss of the later mask, over brain pixels of the whole batch.
+
+    Pixels within the present outline weigh WEIGHT_INSIDE, all other brain pixels 1.
+    """
+    weight = batch.brain * torch.where(batch.outline > 0, WEIGHT_INSIDE, 1.0)
+    entropy = functional.binary_cross_entropy_with_logits(logits, batch.later, reduction="none")
+    mean = team.whole_sum((weight * entropy).sum()) / team.whole_sum(weight.sum()).clamp(min=1.0)
+    return mean + 1 - _soft_dice(torch.sigmoid(logits), batch.later, weight, team)
+
+
+def _soft_dice(probability: Tensor, tumour: Tensor, weight: Tensor | float, team: Team) -> Tensor:
+    """() of the whole batch. Its sums are over all processes: Dice is no mean over rows."""
+    overlap = 2 * team.whole_sum((weight * probability * tumour).sum()) + 1.0
+    return overlap / (team.whole_sum((weight * probability).sum() + (weight * tumour).sum()) + 1.0)

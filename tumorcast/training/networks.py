@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tumorcast.config import Architecture, NetworkKind
+from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.errors import InputError
@@ -49,10 +50,20 @@ def default_architecture(kind: NetworkKind, *, image_size: int, contrasts: int) 
             return Architecture(
                 **common,
                 out_channels=1,
-                channel_mult=(1, 2, 2),
+                channel_mult=(1, 2, 2) if image_size <= 64 else (1, 1, 2, 2),
                 res_blocks=1,
                 attention_resolutions=(),
                 scale_shift_norm=True,
+                resblock_updown=True,
+            )
+        case NetworkKind.PROGRESSION:
+            return Architecture(
+                image_size=image_size,
+                in_channels=contrasts + EXTRA_PLANES,
+                out_channels=1,
+                channel_mult=(1, 2, 3, 4) if image_size <= 64 else (1, 1, 2, 3, 4),
+                res_blocks=1,
+                attention_resolutions=(8,),
                 resblock_updown=True,
             )
         case _:
@@ -68,6 +79,8 @@ def build(kind: NetworkKind, architecture: Architecture) -> nn.Module:
             return AttentionPoolRegressor(architecture)
         case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:
             return DenseRegressor(architecture)
+        case NetworkKind.PROGRESSION:
+            return ProgressionNetwork(architecture)
         case _:
             assert_never(kind)
 

@@ -1,7 +1,7 @@
 """What a trained network is, as its RUN folder tells it. No torch is needed to read it.
 
 A RUN folder holds run.json (kind, architecture, contrasts, settings, provenance), weights.safetensors (what is used:
-the averaged weights), checkpoint.safetensors (what training resumes from), losses.csv and loss.png.
+the averaged weights), checkpoint.safetensors (what training resumes from), log.jsonl, loss.png, sheets/, tensorboard/.
 """
 
 import json

@@ -1,37 +1,68 @@
-"""Training slices: a cohort in memory, batches drawn from (seed, step) alone, and their augmentation.
-
-Because a batch depends on nothing but the seed and the step, a resumed run sees exactly what an uninterrupted one does.
-"""
+"""Training slices on their device, and batches of single slices."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from tumorcast.config import TrainSettings
-from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError
-from tumorcast.records import Session
+from tumorcast.training.arrays import SliceArrays
+from tumorcast.training.augment import augment
+from tumorcast.training.draws import Draws
 
-AIR = -1.0
+STACKS = ("images", "tumour", "brain")
+SHARE_OF_FREE_MEMORY = 0.5  # of a CUDA device, at most, for slices that stay there
+COPIED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class SliceSet:
-    """All slices of a cohort: images (M, C, H, W) float16 in [-1, 1], tumour and brain (M, H, W) bool."""
+class SliceStore:
+    """Slices by their number. `resident`: the arrays on a CUDA device, where they fit; else they are read as asked."""
 
-    images: npt.NDArray[np.float16]
-    tumour: npt.NDArray[np.bool_]
-    brain: npt.NDArray[np.bool_]
+    arrays: SliceArrays
+    device: torch.device
+    resident: dict[str, Tensor] | None
 
-    @cached_property
-    def with_tumour(self) -> npt.NDArray[np.bool_]:
-        """(M,) whether the slice bears tumour."""
-        return np.asarray(self.tumour.any(axis=(1, 2)))
+    @classmethod
+    def open(cls, arrays: SliceArrays, device: torch.device) -> Self:
+        """On a CUDA device the slices are kept there, in their float16, when they fit."""
+        if device.type != "cuda":
+            return cls(arrays, device, None)
+        needed = sum(int(getattr(arrays, name).nbytes) for name in STACKS)
+        if needed > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
+            return cls(arrays, device, None)
+        return cls(arrays, device, {name: _on_device(getattr(arrays, name), device) for name in STACKS})
+
+    def images(self, picks: Tensor) -> Tensor:
+        """(N, C, H, W) float32."""
+        return self._take("images", picks)
+
+    def tumour(self, picks: Tensor) -> Tensor:
+        """(N, H, W) float32 in {0, 1}."""
+        return self._take("tumour", picks)
+
+    def brain(self, picks: Tensor) -> Tensor:
+        """(N, H, W) float32 in {0, 1}."""
+        return self._take("brain", picks)
+
+    def _take(self, name: str, picks: Tensor) -> Tensor:
+        if self.resident is not None:
+            return self.resident[name][picks].float()
+        rows = np.asarray(getattr(self.arrays, name)[picks.cpu().numpy()])
+        return torch.from_numpy(rows).to(self.device).float()
+
+
+def _on_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """A copy on the device, made piece by piece so that the host never holds it whole."""
+    empty = torch.from_numpy(np.empty((0, *array.shape[1:]), array.dtype))
+    whole = torch.empty(array.shape, dtype=empty.dtype, device=device)
+    for start in range(0, len(array), COPIED_AT_ONCE):
+        part = np.array(array[start : start + COPIED_AT_ONCE])
+        whole[start : start + len(part)] = torch.from_numpy(part)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -49,70 +80,36 @@ class Batch:
         return self.tumour.sum(dim=(1, 2)) / self.brain.sum(dim=(1, 2)).clamp(min=1.0)
 
 
-def read_slices(cohort: Cohort) -> SliceSet:
-    """Every slice of the cohort. Raises InputError if none bears tumour."""
-    parts = [_compact(cohort.session(pid, info.id)) for pid in cohort.patient_ids() for info in cohort.sessions(pid)]
-    images, tumour, brain = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    slices = SliceSet(images, tumour, brain)
-    if not slices.with_tumour.any():
-        raise InputError(f"{cohort.path}: no slice bears tumour, so nothing can be learned; prepare it with its masks")
-    return slices
+@dataclass(frozen=True)
+class SlicePool:
+    """Slices to draw batches from: those with tumour and those without, by their number in the store."""
 
+    store: SliceStore
+    bearing: Tensor
+    bare: Tensor
+    tumour_share: float
 
-def _compact(session: Session) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Images, tumour and brain of a session; halved at once, so that a large cohort never stands in full."""
-    return session.images.astype(np.float16), session.labels > 0, session.brain
+    @classmethod
+    def of(cls, store: SliceStore, patients: npt.NDArray[np.bool_], tumour_share: float) -> Self:
+        """Those of the patients (P,) that are True. Raises InputError if none of their slices bears tumour."""
+        arrays = store.arrays
+        ours, bearing = patients[arrays.patient], arrays.tumour_pixels > 0
+        numbers = [torch.from_numpy(np.flatnonzero(ours & part)).to(store.device) for part in (bearing, ~bearing)]
+        if not len(numbers[0]):
+            raise InputError(
+                f"{arrays.origin}: no slice to train on bears tumour, so nothing can be learned; prepare the cohort "
+                "with its masks"
+            )
+        return cls(store, numbers[0], numbers[1], tumour_share)
 
-
-def draw_batch(slices: SliceSet, settings: TrainSettings, generator: torch.Generator) -> Batch:
-    """A batch with the wanted share of slices with tumour, augmented if the settings say so."""
-    bearing = slices.with_tumour
-    pools = [torch.from_numpy(np.flatnonzero(part)) for part in (bearing, ~bearing) if part.any()]
-    wanted = round(settings.batch * settings.tumour_share) if len(pools) == 2 else settings.batch
-    counts = [wanted, settings.batch - wanted][: len(pools)]
-    picks = torch.cat(
-        [pool[torch.randint(len(pool), (n,), generator=generator)] for pool, n in zip(pools, counts, strict=True)]
-    ).numpy()
-    images = torch.from_numpy(slices.images[picks]).float()
-    masks = torch.from_numpy(np.stack([slices.tumour[picks], slices.brain[picks]], axis=1)).float()
-    if settings.augment:
-        images, masks = _augment(images, masks, generator)
-    tumour, brain = masks[:, 0], masks[:, 1]
-    return Batch(images, tumour, brain, (tumour.sum(dim=(1, 2)) > 0).long())
-
-
-def _augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flip, rotate, scale and shift image and masks together; then bend the intensities inside the brain."""
-    n, c, *_ = images.shape
-    grid = functional.affine_grid(_random_affines(n, generator), [n, c, *images.shape[2:]], align_corners=False)
-    images = functional.grid_sample(images - AIR, grid, align_corners=False) + AIR
-    masks = (functional.grid_sample(masks, grid, align_corners=False) > 0.5).float()
-    return _bend(images, masks[:, 1:], generator), masks
-
-
-def _random_affines(n: int, generator: torch.Generator) -> Tensor:
-    """(N, 2, 3): a left-right flip half of the time, ±15°, scale 0.9–1.1, shift ±5 %."""
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(n, generator=generator) * (high - low) + low
-
-    angle, scale = uniform(-0.26, 0.26), uniform(0.9, 1.1)
-    flip = torch.sign(uniform(-1.0, 1.0))
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    rows = [
-        torch.stack([cos * flip, -sin, uniform(-0.05, 0.05)], 1),
-        torch.stack([sin * flip, cos, uniform(-0.05, 0.05)], 1),
-    ]
-    return torch.stack(rows, dim=1)
-
-
-def _bend(images: Tensor, brain: Tensor, generator: torch.Generator) -> Tensor:
-    """A random gamma, gain and offset for each image and contrast, inside the brain: scanners differ."""
-    shape = (*images.shape[:2], 1, 1)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(shape, generator=generator) * (high - low) + low
-
-    unit = ((images + 1) / 2).clamp(0, 1)
-    bent = unit ** torch.exp(uniform(-0.35, 0.35)) * uniform(0.85, 1.05) + uniform(-0.05, 0.05)
-    return torch.where(brain > 0, bent.clamp(0, 1) * 2 - 1, images)
+    def draw(self, draws: Draws, *, augmented: bool) -> Batch:
+        """A batch with the wanted share of slices with tumour."""
+        pools = [pool for pool in (self.bearing, self.bare) if len(pool)]
+        wanted = round(draws.size * self.tumour_share) if len(pools) == 2 else draws.size
+        picks = draws.members(pools, [wanted, draws.size - wanted][: len(pools)])
+        images = self.store.images(picks)
+        masks = torch.stack([self.store.tumour(picks), self.store.brain(picks)], dim=1)
+        if augmented:
+            images, masks = augment(images, masks, draws)
+        tumour, brain = masks[:, 0], masks[:, 1]
+        return Batch(images, tumour, brain, (tumour.sum(dim=(1, 2)) > 0).long())

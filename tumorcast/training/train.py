@@ -1,153 +1,136 @@
 """Train a network on a cohort: AdamW, an average of the weights, and a resume that changes nothing.
 
-The learning rate rises linearly, then falls as a cosine to zero at the last step. Every random number of step k comes
-from (seed, k), so a run that was stopped and resumed has the losses of one that was not.
+Every random number of step k comes from (seed, k), so a run that was stopped and resumed has the losses of one that was
+not.
 """
 
-import csv
-import json
-import math
-import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tumorcast.config import Architecture, NetworkKind, TrainSettings
-from tumorcast.data.cohort import Cohort
-from tumorcast.durable import written_whole
-from tumorcast.errors import InputError, UsageError
-from tumorcast.provenance import commit, refuse_other
-from tumorcast.training.checkpoint import TrainingState, load_checkpoint, save_tensors
-from tumorcast.training.curve import draw_loss_curve
-from tumorcast.training.losses import batch_loss
+from tumorcast.diffusion.progression import EXTRA_PLANES
+from tumorcast.errors import UsageError
+from tumorcast.training.arrays import SliceArrays, open_arrays
+from tumorcast.training.checkpoint import TrainingState
+from tumorcast.training.curve import draw_curve
+from tumorcast.training.device import Device, device_name, open_device
+from tumorcast.training.job import Job
+from tumorcast.training.log import LOG_FILE, read_log
 from tumorcast.training.networks import build, default_architecture
-from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
-from tumorcast.training.slices import SliceSet, draw_batch, read_slices
+from tumorcast.training.observer import Observer, observing
+from tumorcast.training.parallel import Team, joined
+from tumorcast.training.pools import Pools
+from tumorcast.training.resume import resume, save
+from tumorcast.training.run_info import RunInfo
+from tumorcast.training.slices import SliceStore
+from tumorcast.training.steps import Progress, Stepper, compile_forward
+from tumorcast.training.watch import check_finite
 from tumorcast.version import VERSION
 
-CHECKPOINT_FILE, LOSSES_FILE = "checkpoint.safetensors", "losses.csv"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is told after every step."""
-
-    step: int
-    steps: int
-    loss: float
+Report = Callable[[Progress], None]
 
 
 def train(
     kind: NetworkKind,
-    cohort_path: Path,
+    source: Path,
     out: Path,
     settings: TrainSettings,
     *,
     architecture: Mapping[str, Any] | None = None,
     until: int | None = None,
-    report: Callable[[Progress], None] = lambda _: None,
+    device: Device = Device.AUTO,
+    cache: Path | None = None,
+    report: Report = lambda _: None,
 ) -> RunInfo:
     """Train a network of this kind into folder `out`, resuming what is there.
 
+    source: a cohort file, or the folder of its unpacked slices, which stands in `cache` (by default beside the file).
     architecture: what differs from the default one of this kind, by key.
-    until: stop after this step of `settings.steps` (a later call goes on). Raises UsageError if `out` holds a run with
-    other settings, InputError if the cohort or the checkpoint cannot be used.
+    until: stop after this step of `settings.steps` (a later call goes on). Where several processes were started, each
+    does its share. Raises UsageError if `out` holds a run with other settings, InputError if the cohort or the
+    checkpoint cannot be used, EngineError if the device is not there or the loss is no longer a number.
     """
-    with Cohort.open(cohort_path) as cohort:
-        info = _describe(kind, cohort, settings, architecture or {})
-        slices = read_slices(cohort)
-    torch.manual_seed(settings.seed)
-    state = TrainingState.fresh(build(kind, info.architecture), settings.learning_rate, settings.weight_decay)
-    losses = _resume(out, info, state)
-    started = time.monotonic()
-    while state.step < min(settings.steps, settings.steps if until is None else until):
-        losses.append(_advance(kind, state, slices, settings))
-        report(Progress(state.step, settings.steps, losses[-1]))
-        if state.step % settings.checkpoint_every == 0:
-            _save(out, info, state, losses)
-    _save(out, info, state, losses)
-    draw_loss_curve(losses, out / "loss.png", title=f"{kind}, {time.monotonic() - started:.0f} s in this session")
+    team = Team.told()
+    _check_shares(settings, team)
+    job = Job(kind, settings, out, open_device(device, team.place), team)
+    last = min(settings.steps, settings.steps if until is None else until)
+    with joined(team, job.device):
+        arrays = _open_arrays(source, cache, team)
+        info = _describe(job, arrays, architecture or {})
+        pools = Pools.open(kind, SliceStore.open(arrays, job.device), settings)
+        state = _fresh(job, info)
+        resume(job, info, state)
+        if settings.compile and job.device.type == "cuda":
+            compile_forward(state.module)
+        started = time.monotonic()
+        with observing(job, state, pools.validation) as observer:
+            _go_on(Stepper(job, state, pools.training), info, observer, last=last, report=report)
+    if team.leads:
+        title = f"{kind}, {time.monotonic() - started:.0f} s in this session"
+        draw_curve(read_log(out / LOG_FILE), out / "loss.png", title=title)
     return info
 
 
-def _describe(kind: NetworkKind, cohort: Cohort, settings: TrainSettings, changes: Mapping[str, Any]) -> RunInfo:
-    contrasts = tuple(str(contrast) for contrast in cohort.contrasts)
-    default = default_architecture(kind, image_size=cohort.image_size, contrasts=len(contrasts))
-    arch = Architecture.of(default.model_dump() | dict(changes), "architecture")
-    if (arch.image_size, arch.in_channels) != (cohort.image_size, len(contrasts)):
+def _check_shares(settings: TrainSettings, team: Team) -> None:
+    if settings.batch % team.size:
+        below = settings.batch // team.size * team.size
         raise UsageError(
-            f"{cohort.path}: images of {len(contrasts)} contrasts at {cohort.image_size} px; the architecture takes "
-            f"{arch.in_channels} at {arch.image_size} px: change it, or prepare the cohort again"
+            f"batch = {settings.batch} cannot be shared evenly by {team.size} processes: give "
+            f"{f'{below} or ' if below else ''}{below + team.size} (--batch), or start another number of processes"
         )
-    provenance = {"version": VERSION, "cohort_sha256": cohort.sha256, "settings": settings.model_dump(mode="json")}
-    return RunInfo(kind, arch, contrasts, settings.noise_levels, provenance)
 
 
-def _advance(kind: NetworkKind, state: TrainingState, slices: SliceSet, settings: TrainSettings) -> float:
-    """One step; returns its loss."""
-    generator = batch_generator(settings.seed, state.step)
-    batch = draw_batch(slices, settings, generator)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, settings)
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-        loss = batch_loss(kind, state.module, batch, settings.noise_levels, generator)
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(state.module.parameters(), 1.0)
-    state.optimizer.step()
-    state.update_average(settings.ema_decay)
-    state.step += 1
-    return float(loss.detach())
+def _open_arrays(source: Path, cache: Path | None, team: Team) -> SliceArrays:
+    """Unpacked by one process of a node; the others wait for it."""
+    if team.place == 0:
+        open_arrays(source, cache)
+    team.wait()
+    return open_arrays(source, cache)
 
 
-def batch_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step. A generator keeps 32 bits of its seed: seed and step are mixed into so many."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))
+def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any]) -> RunInfo:
+    size, contrasts, settings = arrays.image_size, arrays.contrasts, job.settings
+    default = default_architecture(job.kind, image_size=size, contrasts=len(contrasts))
+    arch = Architecture.of(default.model_dump() | dict(changes), "architecture")
+    channels = arch.in_channels - (EXTRA_PLANES if job.kind is NetworkKind.PROGRESSION else 0)
+    if (arch.image_size, channels) != (size, len(contrasts)):
+        raise UsageError(
+            f"{arrays.origin}: images of {len(contrasts)} contrasts at {size} px; the architecture takes "
+            f"{channels} at {arch.image_size} px: change it, or prepare the cohort again"
+        )
+    made_of = {"cohort_sha256": arrays.cohort_sha256, "settings": settings.model_dump(mode="json")}
+    provenance = {"version": VERSION, **made_of, "device": device_name(job.device, job.team.size)}
+    noise_levels = 1 if job.kind is NetworkKind.PROGRESSION else settings.noise_levels  # it sees clean slices only
+    return RunInfo(job.kind, arch, contrasts, noise_levels, provenance)
 
 
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The learning rate of a step: a linear rise over `warmup_steps`, then a cosine to zero.
-
-    >>> settings = TrainSettings(steps=10, warmup_steps=2, learning_rate=1.0)
-    >>> [round(learning_rate(k, settings), 2) for k in (0, 1, 2, 6, 9)]
-    [0.5, 1.0, 1.0, 0.5, 0.04]
-    """
-    warmup = min(settings.warmup_steps, settings.steps - 1)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    share = (step - warmup) / (settings.steps - warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+def _fresh(job: Job, info: RunInfo) -> TrainingState:
+    """The network before its first step: its weights are drawn on the CPU, so they are the same on every device."""
+    torch.manual_seed(job.settings.seed)
+    module = build(job.kind, info.architecture).to(job.device)
+    return TrainingState.fresh(module, job.settings.learning_rate, job.settings.weight_decay)
 
 
-def _resume(out: Path, info: RunInfo, state: TrainingState) -> list[float]:
-    """Bring `state` to where the run in `out` stands; returns the losses so far."""
-    run, checkpoint = out / RUN_FILE, out / CHECKPOINT_FILE
-    if not run.exists():
-        with written_whole(run) as temporary:
-            temporary.write_text(info.to_json(commit()), encoding="utf-8")
-        return []
-    try:
-        refuse_other(run, json.loads(run.read_text(encoding="utf-8")), json.loads(info.to_json(None)))
-        if not checkpoint.exists() and not (out / WEIGHTS_FILE).exists():
-            return []
-        load_checkpoint(checkpoint, state)
-        with (out / LOSSES_FILE).open(newline="", encoding="utf-8") as file:
-            return [float(row["loss"]) for row in csv.DictReader(file)][: state.step]
-    except (OSError, ValueError, KeyError) as fault:
-        raise InputError(f"{out}: the run there cannot be resumed ({fault}); give another --out") from None
-
-
-def _save(out: Path, info: RunInfo, state: TrainingState, losses: list[float]) -> None:
-    """Losses first: a checkpoint never knows more steps than the losses beside it."""
-    with written_whole(out / LOSSES_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["step", "loss"])
-        rows.writerows([k, repr(loss)] for k, loss in enumerate(losses))
-    metadata = {"step": str(state.step), "kind": str(info.kind), "machine": platform.machine()}
-    save_tensors(out / CHECKPOINT_FILE, state.tensors(), metadata)
-    save_tensors(out / WEIGHTS_FILE, state.average, metadata)
+def _go_on(stepper: Stepper, info: RunInfo, observer: Observer | None, *, last: int, report: Report) -> None:
+    """Step after step up to `last`. Nothing is saved before its loss was looked at."""
+    job, state = stepper.job, stepper.state
+    saved = state.step or None
+    while state.step < last:
+        stepper.advance()
+        keep = state.step % job.settings.checkpoint_every == 0 or state.step == last
+        pause = keep or (observer is not None and observer.looks_after(state.step))
+        for row in stepper.collect(at_once=pause):
+            check_finite(row, job.out, saved)
+            if observer is not None:
+                observer.tell(row)
+            report(Progress(row["step"], job.settings.steps, row["loss"]))
+        if observer is not None:
+            observer.look(state)
+        if observer is not None and keep:
+            observer.log.sync()  # a checkpoint never knows more steps than the log
+            save(job, info, state)
+        saved = state.step if keep else saved
