@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tumorcast.config import Architecture, NetworkKind, Provider
+from tumorcast.engines.bundle import Graph
 from tumorcast.engines.export import ExportSettings
 from tumorcast.engines.gpu import Gpu
 from tumorcast.engines.make import make_bundle
@@ -46,26 +47,30 @@ def write_run(kind: NetworkKind, run: Path, size: dict[str, Any]) -> None:
     (run / RUN_FILE).write_text(info.to_json(None))
 
 
-def write_runs(regressor: NetworkKind, folder: Path, size: dict[str, Any]) -> Path:
-    for kind in (NetworkKind.DENOISER, regressor, NetworkKind.SEGMENTER):
+def write_runs(regressor: NetworkKind, folder: Path, size: dict[str, Any], *others: NetworkKind) -> Path:
+    for kind in (NetworkKind.DENOISER, regressor, NetworkKind.SEGMENTER, *others):
         write_run(kind, folder / kind, size)
     return folder
 
 
 @pytest.fixture(scope="session")
 def dense_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks without one of progression."""
     return write_runs(NetworkKind.DENSE_REGRESSOR, tmp_path_factory.mktemp("dense"), SMALL)
 
 
 @pytest.fixture(scope="session")
 def pool_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_runs(NetworkKind.ATTENTION_POOL_REGRESSOR, tmp_path_factory.mktemp("pool"), LEAST)
+    """Networks with one of progression."""
+    folder = tmp_path_factory.mktemp("pool")
+    return write_runs(NetworkKind.ATTENTION_POOL_REGRESSOR, folder, LEAST, NetworkKind.PROGRESSION)
 
 
 @pytest.fixture(scope="session")
 def least_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks of one level."""
-    return write_runs(NetworkKind.DENSE_REGRESSOR, tmp_path_factory.mktemp("least"), LEAST)
+    """Networks of one level, with one of progression."""
+    folder = tmp_path_factory.mktemp("least")
+    return write_runs(NetworkKind.DENSE_REGRESSOR, folder, LEAST, NetworkKind.PROGRESSION)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +103,16 @@ def shaken_bundle(request: pytest.FixtureRequest) -> Path:
     """Each of the two."""
     bundle: Path = request.getfixturevalue("dense_bundle" if request.param == "dense" else "pool_bundle")
     return bundle
+
+
+SHAKEN_GRAPHS = [("dense", g) for g in Graph if g is not Graph.PROGRESS] + [("pool", g) for g in Graph]
+
+
+@pytest.fixture(scope="session", params=SHAKEN_GRAPHS, ids="-".join)
+def shaken_graph(request: pytest.FixtureRequest) -> tuple[Path, Graph]:
+    """Each graph of each of the two, and its bundle."""
+    name, graph = request.param
+    return request.getfixturevalue(f"{name}_bundle"), graph
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tumorcast.config import Precision, Provider
 from tumorcast.durable import sha256_of
-from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, is_bundle, read_manifest
+from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, is_bundle, read_manifest
 from tumorcast.engines.make import check_bundle
 from tumorcast.engines.model import load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
@@ -19,7 +19,8 @@ from tumorcast.engines.parity import compare, phantom
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
 
-FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph)]
+SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo64"
+FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph if graph is not Graph.PROGRESS)]
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def edited(bundle: Path, edit: Callable[[dict], object]) -> None:
 
 
 def rehash(bundle: Path) -> None:
-    edited(bundle, lambda m: m.update(sha256={name: sha256_of(bundle / name) for name in FILES}))
+    edited(bundle, lambda m: m.update(sha256={name: sha256_of(bundle / name) for name in m["sha256"]}))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -91,6 +92,42 @@ def test_every_file_needs_its_sum(copied: Path, name: str) -> None:
     edited(copied, lambda m: m["sha256"].pop(name))
     with pytest.raises(InputError, match=rf"not a manifest of this version \(sha256: .*{name}"):
         Bundle.open(copied)
+
+
+def test_the_progression_network_and_its_graph_come_together(pool_bundle: Path, tmp_path: Path) -> None:
+    def without(*places: tuple[str, str]) -> Manifest:
+        shutil.copy(pool_bundle / MANIFEST_FILE, tmp_path)
+        edited(tmp_path, lambda m: [m[part].pop(name) for part, name in places])
+        return read_manifest(tmp_path)
+
+    network, graph = ("networks", "progression"), ("sha256", "progress.onnx")
+    assert without().graphs == tuple(Graph)
+    assert Graph.PROGRESS not in without(network, graph).graphs
+    with pytest.raises(
+        InputError, match=r"\(sha256: has .*progress\.onnx.*, must have encode\.onnx, guided\.onnx, seg"
+    ):
+        without(network)
+    with pytest.raises(InputError, match=r"\(sha256: has encode\.onnx, guided\.onnx, seg.*, must .*progress\.onnx"):
+        without(graph)
+
+
+def test_bundles_without_a_progression_network_stay_valid(dense_bundle: Path) -> None:
+    for folder in (dense_bundle, SHIPPED):
+        bundle = Bundle.open(folder)
+        assert bundle.manifest.graphs == (Graph.ENCODE, Graph.GUIDED, Graph.SIZE, Graph.SEGMENT)
+        assert not bundle.info.progression
+    assert load_bundle(Bundle.open(dense_bundle)).progression is None
+
+
+def test_the_progression_network_is_that_of_its_run(pool_bundle: Path, pool_runs: Path) -> None:
+    bundle, runs = load_bundle(Bundle.open(pool_bundle)), load_model_set([pool_runs])
+    assert bundle.info.progression
+    assert runs.info.progression
+    assert bundle.entries["progression"].architecture == runs.entries["progression"].architecture
+    assert bundle.progression is not None
+    assert runs.progression is not None
+    wanted = runs.progression.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in bundle.progression.state_dict().items())
 
 
 def test_the_model_is_what_the_runs_are(dense_bundle: Path, dense_runs: Path) -> None:

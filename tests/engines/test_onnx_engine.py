@@ -8,16 +8,17 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tumorcast.config import Provider, SamplerSettings
+from tumorcast.config import Precision, Provider, SamplerSettings
 from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step
-from tumorcast.diffusion.sampler import Array, Starts, sample
+from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
 from tumorcast.engines import onnx_engine
 from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.lowered_engine import LoweredEngine
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine, _Bound, open_session, padded, rows_that_fit, threads
 from tumorcast.engines.providers import Target, row_shapes
 from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.errors import EngineError
+from tumorcast.errors import EngineError, InputError
 
 SIDE = 32
 
@@ -82,6 +83,31 @@ def test_sizes_and_segment(engines: tuple[OnnxEngine, TorchEngine]) -> None:
     assert_same(ours, theirs)
 
 
+def test_progress(pool_bundle: Path, pool_runs: Path) -> None:
+    model = load_model_set([pool_runs])
+    engines = OnnxEngine(Bundle.open(pool_bundle), rows=2), TorchEngine(model), LoweredEngine(model, Precision.FP16)
+    x, outline = 0.3 * images(3)[[0, 0, 0, 1, 2]], maps(3)[[0, 0, 0, 1, 2]]
+    ours, theirs, lowered = (
+        engine.progress(x, outline, np.array([0.5, 1.6, 5.0, 0.0, -9.0], np.float32)) for engine in engines
+    )
+    assert ours.shape == (5, SIDE, SIDE)
+    assert 0 <= ours.min() < ours.max() <= 1
+    assert_same(ours, theirs)
+    assert_same(lowered, theirs)  # only the denoiser is lowered
+    assert np.abs(ours[1] - ours[0]).max() > 1e-3  # the size wanted is heard
+    assert_same(ours[2], ours[1], 1e-6)  # up to where it is clamped
+    other = engines[0].progress(x, 1 - outline, np.array([0.5, 1.6, 5.0, 0.0, -9.0], np.float32))
+    assert np.abs(other - ours).max(axis=(1, 2)).min() > 1e-3  # and so is the outline
+
+
+def test_a_model_without_a_progression_network_says_so(dense_bundle: Path, dense_runs: Path) -> None:
+    model = load_model_set([dense_runs])
+    for engine in (OnnxEngine(Bundle.open(dense_bundle)), TorchEngine(model), LoweredEngine(model, Precision.FP32)):
+        assert not engine.info.progression
+        with pytest.raises(InputError, match=r"no progression network.*train one \(`tumorcast train progression`\)"):
+            engine.progress(images(1), maps(1), np.zeros(1, np.float32))
+
+
 @pytest.mark.parametrize(
     "settings",
     [SamplerSettings(noise_level=100, steps=4), SamplerSettings.paper(noise_level=8, scale=1e6)],
@@ -89,9 +115,9 @@ def test_sizes_and_segment(engines: tuple[OnnxEngine, TorchEngine]) -> None:
 )
 def test_a_whole_forecast_agrees(engines: tuple[OnnxEngine, TorchEngine], settings: SamplerSettings) -> None:
     brain = np.ones((2, SIDE, SIDE), np.float32)
-    starts = Starts(0.3 * images(2), images(2, 1), np.full(2, 0.3, np.float32), brain, maps(2))
-    source, change = np.array([0, 1, 1]), np.array([0.05, -0.05, 0.1], np.float32)
-    ours, theirs = (sample(engine, starts, source, change, settings, batch=2) for engine in engines)
+    starts = Starts(0.3 * images(2), images(2, 1), np.full(2, 0.3, np.float32), brain)
+    aims = Aims(np.array([0, 1, 1]), np.array([0.05, -0.05, 0.1], np.float32), maps(3))
+    ours, theirs = (sample(engine, starts, aims, settings, batch=2) for engine in engines)
     assert_same(ours, theirs, 5e-4)
     assert np.abs(theirs[2] - theirs[1]).max() > 1e-3
 
@@ -208,7 +234,7 @@ def test_a_session_on_a_gpu_pads_to_its_batch(
 
 
 def test_the_inputs_with_rows_are_those_of_the_graphs(shaken_bundle: Path) -> None:
-    for graph in Graph:
+    for graph in Bundle.open(shaken_bundle).manifest.graphs:
         session = onnxruntime.InferenceSession(shaken_bundle / graph.file, providers=["CPUExecutionProvider"])
         told = {value.name: tuple(value.shape[1:]) for value in session.get_inputs() if value.shape}
         assert told == row_shapes(Bundle.open(shaken_bundle), graph)

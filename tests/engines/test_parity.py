@@ -17,6 +17,7 @@ from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
 
 OUTPUTS = {"size.size", "encode.x_next", "encode.eps", "guided.x_next", "guided.eps", "segment.probability"}
+OUTPUTS |= {"progress.probability"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ class Off:
 
         def off(x: Any, *rest: Any, **named: Any) -> Any:
             found = answer(x, *rest, **named)
-            t = getattr(rest[0], "t", rest[0]) if rest else 0
+            t = 0 if name in ("segment", "progress") else getattr(rest[0], "t", rest[0])
             if t not in self.times:
                 return found
             parts = list(found) if isinstance(found, tuple) else [found]
@@ -57,6 +58,7 @@ class Off:
         ("guided_step", 1, "guided.eps"),
         ("sizes", 0, "size.size"),
         ("segment", 0, "segment.probability"),
+        ("progress", 0, "progress.probability"),
     ],
 )
 def test_every_output_is_compared(
@@ -70,11 +72,18 @@ def test_every_output_is_compared(
     parity.check(same, "b")
     found = compare(Off(engine, method, place, 1e-3), engine, Precision.FP32, [phantom(2, 32)])
     assert [n for n, part in found.items() if part.difference > 0] == [name]
-    assert found[name].difference == pytest.approx(1e-3, rel=0.1)  # of LEAST_SCALE where all are smaller
+    assert found[name].difference == pytest.approx(1e-3, rel=0.25)  # of LEAST_SCALE where all are smaller
     with pytest.raises(
         EngineError, match=rf"b: does not match the torch reference: {name} is off by 0\.00\d+ of its l"
     ):
         parity.check(found, "b")
+
+
+def test_what_a_model_has_not_is_not_compared(dense_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "TIMES", 1)
+    engine = TorchEngine(load_model_set([dense_runs]))
+    found = compare(engine, engine, Precision.FP32, [phantom(2, 32)])
+    assert found.keys() == OUTPUTS - {"progress.probability"}
 
 
 def test_a_fault_at_high_noise_alone_is_seen_and_placed(model: ModelSet) -> None:
@@ -103,7 +112,7 @@ def test_the_tensor_that_is_furthest_beyond_its_limit_is_named() -> None:
 
 
 def test_half_precision_is_allowed_to_the_denoiser_alone() -> None:
-    for name in ("size.size", "segment.probability"):
+    for name in ("size.size", "segment.probability", "progress.probability"):
         assert len({limit_of(name, precision) for precision in Precision}) == 1
     for precision in Precision:
         assert limit_of("guided.x_next", precision) == parity.DENOISED[precision]
@@ -116,6 +125,8 @@ def test_slices_are_those_with_most_tumour(blob_cohort: Path, tiny_model: Path) 
     assert slices.images.shape == (2, 4, 64, 64)
     assert slices.brains.dtype == np.float32
     assert (slices.images == np.float32(0.8)).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(slices.outlines, slices.images[:, 0] == np.float32(0.8))
+    assert slices.outlines.dtype == np.float32
     other = replace(tiny, info=replace(tiny.info, image_size=32))
     with pytest.raises(InputError, match=r"t1n, t1c, t2w, t2f at 64 px, but the networks take .* at 32 px"):
         parity_inputs(other, blob_cohort)

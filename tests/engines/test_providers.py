@@ -159,6 +159,11 @@ def test_the_engine_is_what_the_folder_is_for(dense_bundle: Path, dense_runs: Pa
         assert (reference.provider, reference.device) == (Provider.TORCH, "cpu")
 
 
+def test_torch_takes_the_device_that_is_named(dense_bundle: Path) -> None:
+    with pytest.raises(EngineError, match=r"device cuda:99: not available .*use --device cpu"):
+        open_engine(EngineChoice((dense_bundle,), Provider.TORCH, "cuda:99"))
+
+
 def test_what_does_not_go_together_is_refused(dense_bundle: Path, dense_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"dense: a bundle holds all networks; give it alone"):
         open_engine(EngineChoice((dense_runs, dense_bundle)))

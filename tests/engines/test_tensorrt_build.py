@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tumorcast.engines import make
 from tumorcast.engines.bundle import Bundle, Graph
 from tumorcast.engines.providers import row_shapes
 
@@ -43,10 +44,30 @@ def built(trt: Any, bundle: Bundle, graph: Graph) -> int:
     return int(engine.nbytes)
 
 
-@pytest.mark.parametrize("graph", list(Graph))
-def test_tensorrt_builds_every_graph(trt: Any, shaken_bundle: Path, graph: Graph) -> None:
-    bundle = Bundle.open(shaken_bundle)
-    assert built(trt, bundle, graph) > 100_000
+def test_tensorrt_builds_every_graph(trt: Any, shaken_graph: tuple[Path, Graph]) -> None:
+    folder, graph = shaken_graph
+    assert built(trt, Bundle.open(folder), graph) > 100_000
+
+
+def test_the_graphs_that_are_there_are_built(
+    dense_bundle: Path, pool_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opening:
+        """An engine that tells which graphs it is to open."""
+
+        device = "cuda:0 fake"
+
+        def __init__(self, bundle: Bundle, *_: object, **__: object) -> None:
+            self.bundle = bundle
+
+        def open(self, graph: Graph) -> None:
+            opened.append(graph)
+
+    monkeypatch.setattr(make, "OnnxEngine", Opening)
+    for folder, count in ((dense_bundle, 4), (pool_bundle, 5)):
+        opened: list[Graph] = []
+        assert make.build_tensorrt(folder, 0, None) == Opening.device
+        assert opened == list(Graph)[:count]
 
 
 def test_what_tensorrt_refuses_fails_with_its_operator(trt: Any, dense_bundle: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The reference engine: its gradient against finite differences, and independence of the batch."""
 
 import copy
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tumorcast.config import SamplerSettings
+from tumorcast.config import NetworkKind, SamplerSettings
 from tumorcast.diffusion.plan import Paper, Step
-from tumorcast.diffusion.sampler import Array, Starts, sample
+from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
 from tumorcast.engines.model import find_runs, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
+from tumorcast.training.checkpoint import save_tensors
+from tumorcast.training.networks import build
+from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, read_run_info
 
 STEP = Step(50, 0.8, 0.85)
 
@@ -59,8 +64,9 @@ def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
     shaken = shake(engine)
     image, noise = 0.3 * noisy(2)[:1], noisy(2)[1:]
     settings, level, scale, present, change = SamplerSettings.paper(noise_level=24, scale=1e7), 24, 1e7, 0.1, 0.05
-    starts = Starts(image, noise, np.full(1, present, np.float32), ones(1), ones(1))
-    ours = sample(shaken, starts, np.zeros(1, int), np.full(1, change, np.float32), settings, batch=1)
+    starts = Starts(image, noise, np.full(1, present, np.float32), ones(1))
+    aims = Aims(np.zeros(1, int), np.full(1, change, np.float32), ones(1))
+    ours = sample(shaken, starts, aims, settings, batch=1)
     theirs = transcription(shaken, image, noise, level=level, scale=scale, target=present + change)
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
     still = transcription(shaken, image, noise, level=level, scale=0.0, target=present + change)
@@ -116,6 +122,25 @@ def test_steps_leave_denormal_numbers_to_others(engine: TorchEngine) -> None:
     assert np.float64(1e-300) * np.float64(1e-15) > 0
 
 
+def test_networks_run_without_tf32(pool_runs: Path) -> None:
+    engine, seen, before = TorchEngine(load_model_set([pool_runs])), set(), torch.backends.cudnn.allow_tf32
+    networks = {
+        "denoiser": engine.denoiser,
+        "regressor": engine.regressor,
+        "segmenter": engine.segmenter,
+        "progression": engine.progression,
+    }
+    for name, network in networks.items():
+        assert network is not None
+        network.out.register_forward_pre_hook(lambda *_, n=name: seen.add((n, torch.backends.cudnn.allow_tf32)))
+    x, plane = np.zeros((1, 2, 32, 32), np.float32), np.ones((1, 32, 32), np.float32)
+    engine.guided_step(x, STEP, Paper(1.0), np.ones(1, np.float32), brain=plane, window=plane)
+    engine.segment(x)
+    engine.progress(x, plane, np.zeros(1, np.float32))
+    assert seen == {(name, False) for name in networks}
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_runs_are_found_in_and_below_a_folder(tiny_model: Path, tmp_path: Path) -> None:
     assert [run.name for run in find_runs([tiny_model])] == ["denoiser", "dense-regressor", "segmenter"]
     assert find_runs([tiny_model / "denoiser"]) == [tiny_model / "denoiser"]
@@ -128,6 +153,41 @@ def test_a_model_set_needs_one_of_each(tiny_model: Path) -> None:
         load_model_set([tiny_model / "denoiser"])
     with pytest.raises(InputError, match="2 networks of kind denoiser"):
         load_model_set([tiny_model, tiny_model / "denoiser"])
+
+
+def edited_progression(runs: Path, folder: Path, **changes: object) -> Path:
+    """The progression network of `runs` with other words in its run.json."""
+    run = Path(shutil.copytree(runs / "progression", folder / "progression"))
+    told = json.loads((run / RUN_FILE).read_text())
+    for key, value in changes.items():
+        (told if key in told else told["architecture"])[key] = value
+    (run / RUN_FILE).write_text(json.dumps(told))
+    return run
+
+
+def test_a_progression_network_of_other_images_is_refused(dense_runs: Path, pool_runs: Path, tmp_path: Path) -> None:
+    other = edited_progression(pool_runs, tmp_path / "size", image_size=64)
+    with pytest.raises(InputError, match=r"size/progression: image_size = 64, but .*/denoiser has 32"):
+        load_model_set([dense_runs, other])
+    other = edited_progression(pool_runs, tmp_path / "contrasts", contrasts=["t1n", "t2w"])
+    with pytest.raises(InputError, match=r"progression: contrasts = \('t1n', 't2w'\), but .*/denoiser has"):
+        load_model_set([dense_runs, other])
+    other = edited_progression(pool_runs, tmp_path / "planes", in_channels=2)
+    network = build(NetworkKind.PROGRESSION, read_run_info(other).architecture)
+    save_tensors(other / WEIGHTS_FILE, network.state_dict(), {})
+    with pytest.raises(InputError, match=r"run\.json: in_channels = 2, but a progression .* of 2 contrasts takes 4"):
+        load_model_set([dense_runs, other])
+
+
+def test_one_progression_network_at_most(dense_runs: Path, pool_runs: Path) -> None:
+    run = pool_runs / "progression"
+    with_one = load_model_set([dense_runs, run])
+    assert with_one.info.progression
+    assert with_one.info.judge is NetworkKind.SEGMENTER
+    assert with_one.entries.keys() == with_one.networks.keys()
+    assert with_one.info.sha256 != load_model_set([dense_runs]).info.sha256
+    with pytest.raises(InputError, match="2 networks of kind progression"):
+        load_model_set([dense_runs, run, run])
 
 
 def test_a_dense_regressor_serves_as_segmenter_where_none_is_given(tiny_model: Path) -> None:

@@ -65,6 +65,7 @@ def test_a_cpu_passes_with_a_small_bundle(random_bundle: Path) -> None:
         assert checks[name]["status"] == "ok", checks[name]
     assert "images/s" in checks["speed 8"]["told"]
     assert "allowed" in checks["parity"]["told"]
+    assert "graphs encode, guided, size, segment, checked with" in checks["model"]["told"]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="needs a machine without GPU")
@@ -121,6 +122,9 @@ class Off:
 
     def segment(self, images: Array) -> Array:
         return self.other.segment(images)
+
+    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        return self.other.progress(images, outline, log_ratio)
 
 
 @pytest.fixture

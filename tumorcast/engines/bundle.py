@@ -4,6 +4,7 @@ BUNDLE/
   manifest.json         what the networks are, for which images, how well the graphs match the reference, all sums
   weights.safetensors   every weight once, as "denoiser.…", "regressor.…", "segmenter.…"; the graphs refer to it
   encode.onnx, guided.onnx, size.onnx, segment.onnx
+  progress.onnx         and weights "progression.…", where there is such a network
 """
 
 import hashlib
@@ -21,15 +22,17 @@ from tumorcast.errors import InputError
 MANIFEST_FILE, WEIGHTS_FILE = "manifest.json", "weights.safetensors"
 FORMAT_VERSION: Literal[1] = 1
 NETWORKS = {"denoiser", "regressor", "segmenter"}
+PROGRESSION = "progression"  # a network that a bundle may have
 
 
 class Graph(StrEnum):
-    """The graphs of a bundle."""
+    """The graphs of a bundle; PROGRESS is there where the progression network is."""
 
     ENCODE = "encode"
     GUIDED = "guided"
     SIZE = "size"
     SEGMENT = "segment"
+    PROGRESS = "progress"
 
     @property
     def file(self) -> str:
@@ -85,11 +88,16 @@ class Manifest(Settings):
     checked_with: str = ""
     parity: dict[str, TensorParity] = Field(default_factory=dict)
 
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The graphs that these networks need."""
+        return tuple(graph for graph in Graph if graph is not Graph.PROGRESS or PROGRESSION in self.networks)
+
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
-        files = {WEIGHTS_FILE, *(graph.file for graph in Graph)}
+        files = {WEIGHTS_FILE, *(graph.file for graph in self.graphs)}
         for name, found, wanted in (
-            ("networks", self.networks.keys(), NETWORKS),
+            ("networks", self.networks.keys() - {PROGRESSION}, NETWORKS),
             ("sha256", self.sha256.keys(), files),
         ):
             if found != wanted:
@@ -143,6 +151,7 @@ class Bundle:
             noise_levels=min(told.networks[name].noise_levels for name in ("denoiser", "regressor")),
             judge=told.judge,
             sha256=hashlib.sha256(sums.encode()).hexdigest(),
+            progression=PROGRESSION in told.networks,
         )
 
 

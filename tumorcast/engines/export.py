@@ -4,7 +4,6 @@ The graphs are ordinary ONNX without custom operators; their large constants lie
 refer as ONNX external data, so that encode and guided share the denoiser's.
 """
 
-import copy
 import json
 import logging
 import shutil
@@ -23,7 +22,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tumorcast.config import Precision
-from tumorcast.diffusion.unet import UNet
 from tumorcast.durable import sha256_of
 from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry
 from tumorcast.engines.graphs import graph_modules, lower
@@ -54,15 +52,10 @@ def write_graphs(
 ) -> Bundle:
     """Write weights, graphs and a manifest without parity into `out`, which must not exist or be empty."""
     out.mkdir(parents=True, exist_ok=True)
-    denoiser = lower(copy.deepcopy(model.denoiser), settings.precision)
-    networks: dict[str, nn.Module] = {
-        "denoiser": denoiser,
-        "regressor": model.regressor,
-        "segmenter": model.segmenter,
-    }
-    store = WeightStore.write(out / WEIGHTS_FILE, networks)
+    lowered = lower(model, settings.precision)
+    store = WeightStore.write(out / WEIGHTS_FILE, lowered.networks)
     needs = {}
-    for graph, (module, example, dynamic) in _exported(model, denoiser, settings.max_batch).items():
+    for graph, (module, example, dynamic) in _exported(lowered, settings.max_batch).items():
         report(graph)
         proto = store.externalised(_trace(module, example, dynamic, settings))
         onnx.save(proto, out / graph.file)
@@ -77,12 +70,13 @@ Example = dict[str, Tensor]
 Dynamic = dict[str, dict[int, torch.export.Dim]]
 
 
-def _exported(model: ModelSet, denoiser: UNet, max_batch: int) -> dict[Graph, tuple[nn.Module, Example, Dynamic]]:
-    """Each graph's module, example inputs, and which of their dimensions are the batch."""
+def _exported(model: ModelSet, max_batch: int) -> dict[Graph, tuple[nn.Module, Example, Dynamic]]:
+    """Each graph's module, example inputs, and which of their dimensions are the batch; `model` as lowered."""
     arch = model.denoiser.arch
     side, batch = arch.image_size, torch.export.Dim("N", min=1, max=max_batch)
     rows = {name: torch.zeros(2, arch.in_channels, side, side) for name in ("x", "last")}
     maps = {name: torch.ones(2, side, side) for name in ("brain", "window")}
+    numbers = torch.zeros(2)
     levels = ("t", "signal", "noise", "signal_next", "noise_next", "blend")
     scalars = {name: torch.tensor(0.5) for name in (*levels, "bound", "gain", "scale")}
     steps = {name: scalars[name] for name in levels}
@@ -90,14 +84,14 @@ def _exported(model: ModelSet, denoiser: UNet, max_batch: int) -> dict[Graph, tu
 
     examples: dict[Graph, Example] = {
         Graph.ENCODE: rows | steps | {"bound": scalars["bound"]},
-        Graph.GUIDED: rows | {"target": torch.zeros(2)} | maps | steps | laws,
+        Graph.GUIDED: rows | {"target": numbers} | maps | steps | laws,
         Graph.SIZE: {"x": rows["x"], "t": scalars["t"], "brain": maps["brain"]},
         Graph.SEGMENT: {"image": rows["x"]},
+        Graph.PROGRESS: {"images": rows["x"], "outline": maps["brain"], "log_ratio": numbers},
     }
-    modules = graph_modules(denoiser, model.regressor, model.segmenter)
     return {
-        graph: (modules[graph], example, {name: {0: batch} if part.ndim else {} for name, part in example.items()})
-        for graph, example in examples.items()
+        graph: (module, examples[graph], {name: {0: batch} if p.ndim else {} for name, p in examples[graph].items()})
+        for graph, module in graph_modules(model).items()
     }
 
 

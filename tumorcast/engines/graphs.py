@@ -1,39 +1,47 @@
-"""What is exported, as torch modules of plain operations: a step up, a guided step down, the size, and the segmenter.
+"""What is exported, as torch modules of plain operations: steps up and down, the size, segmenter and progression.
 
 The names of the arguments and of OUTPUTS are those of the ONNX graphs. A noise level comes as √ᾱ ("signal") and
 √(1 - ᾱ) ("noise"), scalars computed in float64 on the host.
 """
 
+import copy
+from dataclasses import replace
 from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from tumorcast.config import Precision
+from tumorcast.diffusion.progression import LARGEST_LOG_RATIO, ProgressionNetwork
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
 from tumorcast.diffusion.reverse import size_and_gradient, through_unet
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import Graph
+from tumorcast.engines.model import ModelSet
 from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
 
 TUMOUR_CLASS = 1
 
 
-def lower(denoiser: UNet, precision: Precision) -> UNet:
-    """The denoiser with convolutions and attention in `precision`; norms, softmax and embeddings stay in float32."""
+def lower(model: ModelSet, precision: Precision) -> ModelSet:
+    """The model with a denoiser whose convolutions and attention are in `precision`.
+
+    Its norms, softmax and embeddings stay in float32, and so do the other networks.
+    """
     match precision:
         case Precision.FP32:
-            return denoiser
+            return model
         case Precision.FP16:
             dtype = torch.float16
         case Precision.BF16:
             dtype = torch.bfloat16
         case _:
             assert_never(precision)
+    denoiser = copy.deepcopy(model.denoiser)
     for module in denoiser.modules():
         if isinstance(module, nn.Conv2d | nn.Conv1d):
             module.to(dtype)
-    return denoiser
+    return replace(model, denoiser=denoiser)
 
 
 def clean_and_noise(denoiser: UNet, x: Tensor, t: Tensor, level: Level, bound: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -147,12 +155,31 @@ class SegmentGraph(nn.Module):
         return torch.sigmoid(logits[:, 0])
 
 
-def graph_modules(denoiser: UNet, regressor: SizeRegressor, segmenter: DenseRegressor) -> dict[Graph, nn.Module]:
+class ProgressGraph(nn.Module):
+    """The probability of tumour later: `ProgressionNetwork.forward` as a walk; tests hold the two together."""
+
+    OUTPUTS = ("probability",)
+
+    def __init__(self, progression: ProgressionNetwork) -> None:
+        super().__init__()
+        self.progression = progression
+
+    def forward(self, images: Tensor, outline: Tensor, log_ratio: Tensor) -> Tensor:
+        """(N, H, W) for images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
+        size = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)[:, None, None].expand_as(outline)
+        planes = torch.cat([images, torch.stack([2 * outline - 1, size], dim=1)], dim=1)
+        logits, _ = through_unet(self.progression, planes, torch.zeros(images.shape[0]))
+        return torch.sigmoid(logits[:, 0])
+
+
+def graph_modules(model: ModelSet) -> dict[Graph, nn.Module]:
     """Every graph of a bundle, ready to be traced or run."""
     modules: dict[Graph, nn.Module] = {
-        Graph.ENCODE: EncodeGraph(denoiser),
-        Graph.GUIDED: GuidedGraph(denoiser, regressor),
-        Graph.SIZE: SizeGraph(regressor),
-        Graph.SEGMENT: SegmentGraph(segmenter),
+        Graph.ENCODE: EncodeGraph(model.denoiser),
+        Graph.GUIDED: GuidedGraph(model.denoiser, model.regressor),
+        Graph.SIZE: SizeGraph(model.regressor),
+        Graph.SEGMENT: SegmentGraph(model.segmenter),
     }
+    if model.progression is not None:
+        modules[Graph.PROGRESS] = ProgressGraph(model.progression)
     return {graph: module.eval() for graph, module in modules.items()}

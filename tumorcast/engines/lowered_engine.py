@@ -1,7 +1,5 @@
 """The graphs' own modules run by torch: what precision costs, where ONNX Runtime cannot tell."""
 
-import copy
-
 import numpy as np
 import torch
 
@@ -20,8 +18,7 @@ class LoweredEngine(GraphEngine):
 
     def __init__(self, model: ModelSet, precision: Precision) -> None:
         self.info = model.info
-        denoiser = lower(copy.deepcopy(model.denoiser), precision)
-        self._modules = graph_modules(denoiser, model.regressor, model.segmenter)
+        self._modules = graph_modules(lower(model, precision))
 
     @torch.no_grad()
     def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:

@@ -9,7 +9,7 @@ import torch
 from tumorcast.config import Precision, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Graph, Manifest, TensorParity, is_bundle
+from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Manifest, TensorParity, is_bundle
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.lowered_engine import LoweredEngine
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
@@ -119,15 +119,19 @@ def _of_cohort(path: Path, model: ModelSet) -> parity.Inputs:
     if not found:
         raise InputError(f"{path}: holds no slices; give --cohort one with slices, or leave it out")
     return parity.Inputs(
-        "cohort", np.stack([part.image for part in found]), np.stack([part.brain for part in found]).astype(np.float32)
+        "cohort",
+        images=np.stack([part.image for part in found]),
+        brains=np.stack([part.brain for part in found]).astype(np.float32),
+        outlines=np.stack([part.labels > 0 for part in found]).astype(np.float32),
     )
 
 
 def build_tensorrt(folder: Path, device: int, cache: Path | None, report: Progress = lambda *_: None) -> str:
     """Build TensorRT's engines ahead, into the cache that forecasts look in; returns the device they are for."""
     engine = OnnxEngine(Bundle.open(folder), Provider.TENSORRT, device=device, cache=cache)
-    for done, graph in enumerate(Graph):
-        report(done, len(Graph))
+    graphs = engine.bundle.manifest.graphs
+    for done, graph in enumerate(graphs):
+        report(done, len(graphs))
         engine.open(graph)
-    report(len(Graph), len(Graph))
+    report(len(graphs), len(graphs))
     return engine.device

@@ -1,6 +1,6 @@
 """A model set: the denoiser, the guiding regressor and the segmenter that belong together, as torch modules.
 
-They are read from RUN folders, or from an engine bundle.
+They are read from RUN folders, or from an engine bundle. A progression network may be among them.
 """
 
 import hashlib
@@ -10,11 +10,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from tumorcast.config import NetworkKind
+from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
-from tumorcast.engines.bundle import Bundle
+from tumorcast.engines.bundle import PROGRESSION, Bundle
 from tumorcast.engines.engine import ModelInfo
 from tumorcast.errors import InputError
 from tumorcast.training.networks import TrainedNetwork, build, load_network
@@ -27,13 +29,25 @@ REGRESSORS = (NetworkKind.DENSE_REGRESSOR, NetworkKind.ATTENTION_POOL_REGRESSOR)
 
 @dataclass(frozen=True)
 class ModelSet:
-    """Networks for the same images. entries: what each is, by "denoiser", "regressor" and "segmenter"."""
+    """Networks for the same images. entries: what each is, by "denoiser", "regressor", "segmenter", "progression"."""
 
     denoiser: UNet
     regressor: SizeRegressor
     segmenter: DenseRegressor
     info: ModelInfo
     entries: dict[str, RunInfo]
+    progression: ProgressionNetwork | None = None
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The modules by the names of `entries`."""
+        named: dict[str, nn.Module | None] = {
+            "denoiser": self.denoiser,
+            "regressor": self.regressor,
+            "segmenter": self.segmenter,
+            PROGRESSION: self.progression,
+        }
+        return {name: module for name, module in named.items() if module is not None}
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
@@ -48,7 +62,7 @@ def find_runs(folders: list[Path]) -> list[Path]:
 
 
 def load_model_set(folders: list[Path]) -> ModelSet:
-    """The networks in these folders. Where no segmenter is given, a dense regressor serves as one.
+    """The networks in these folders. A dense regressor serves as segmenter where none is given.
 
     Raises InputError if a needed kind is missing or given twice, or if the networks are for different images.
     """
@@ -56,10 +70,10 @@ def load_model_set(folders: list[Path]) -> ModelSet:
     denoiser = _only(networks, (NetworkKind.DENOISER,), folders)
     regressor = _only(networks, REGRESSORS, folders)
     _check_same_images(networks)
-    given = any(network.info.kind is NetworkKind.SEGMENTER for network in networks)
-    judge = _only(networks, (NetworkKind.SEGMENTER,), folders) if given else regressor
-    if not given:
+    given = _at_most_one(networks, NetworkKind.SEGMENTER, folders)
+    if given is None:
         log.warning("no segmenter given: the regressor that guides also reads the sizes, which flatters them")
+    judge = given or regressor
     segmenter = judge.module
     if not isinstance(segmenter, DenseRegressor):
         raise InputError(
@@ -68,15 +82,18 @@ def load_model_set(folders: list[Path]) -> ModelSet:
         )
     assert isinstance(denoiser.module, UNet)
     assert isinstance(regressor.module, DenseRegressor | AttentionPoolRegressor)
+    progression = _at_most_one(networks, NetworkKind.PROGRESSION, folders)
     info = ModelInfo(
         contrasts=denoiser.info.contrasts,
         image_size=denoiser.info.architecture.image_size,
         noise_levels=min(denoiser.info.noise_levels, regressor.info.noise_levels),
         judge=judge.info.kind,
         sha256=_hash(networks),
+        progression=progression is not None,
     )
-    entries = {"denoiser": denoiser.info, "regressor": regressor.info, "segmenter": judge.info}
-    return ModelSet(denoiser.module, regressor.module, segmenter, info, entries)
+    named = {"denoiser": denoiser, "regressor": regressor, "segmenter": judge, PROGRESSION: progression}
+    entries = {name: network.info for name, network in named.items() if network is not None}
+    return ModelSet(denoiser.module, regressor.module, segmenter, info, entries, _for_planes(progression))
 
 
 def load_bundle(bundle: Bundle) -> ModelSet:
@@ -94,11 +111,13 @@ def load_bundle(bundle: Bundle) -> ModelSet:
     denoiser, regressor, segmenter = (modules[name] for name in ("denoiser", "regressor", "segmenter"))
     assert isinstance(denoiser, UNet) and isinstance(segmenter, DenseRegressor)
     assert isinstance(regressor, DenseRegressor | AttentionPoolRegressor)
+    progression = modules.get(PROGRESSION)
+    assert isinstance(progression, ProgressionNetwork | None)
     entries = {
         name: RunInfo(entry.kind, entry.architecture, manifest.contrasts, entry.noise_levels, entry.provenance)
         for name, entry in manifest.networks.items()
     }
-    return ModelSet(denoiser, regressor, segmenter, bundle.info, entries)
+    return ModelSet(denoiser, regressor, segmenter, bundle.info, entries, progression)
 
 
 def _only(networks: list[TrainedNetwork], kinds: tuple[NetworkKind, ...], folders: list[Path]) -> TrainedNetwork:
@@ -108,6 +127,25 @@ def _only(networks: list[TrainedNetwork], kinds: tuple[NetworkKind, ...], folder
         where = ", ".join(str(network.path) for network in found) or ", ".join(map(str, folders))
         raise InputError(f"{where}: {len(found)} networks of kind {names}, exactly one is needed; change --model")
     return found[0]
+
+
+def _at_most_one(networks: list[TrainedNetwork], kind: NetworkKind, folders: list[Path]) -> TrainedNetwork | None:
+    given = any(network.info.kind is kind for network in networks)
+    return _only(networks, (kind,), folders) if given else None
+
+
+def _for_planes(progression: TrainedNetwork | None) -> ProgressionNetwork | None:
+    """Its module. Raises InputError if that takes other planes than the contrasts, the outline and the size."""
+    if progression is None:
+        return None
+    told, wanted = progression.info.architecture.in_channels, len(progression.info.contrasts) + EXTRA_PLANES
+    if told != wanted:
+        raise InputError(
+            f"{progression.path / RUN_FILE}: in_channels = {told}, but a progression network of "
+            f"{len(progression.info.contrasts)} contrasts takes {wanted}; train it again"
+        )
+    assert isinstance(progression.module, ProgressionNetwork)
+    return progression.module
 
 
 def _check_same_images(networks: list[TrainedNetwork]) -> None:

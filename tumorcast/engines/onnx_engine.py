@@ -17,7 +17,7 @@ from tumorcast.config import Provider
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.bundle import Bundle, Graph
-from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.engine import ModelInfo, check_progression
 from tumorcast.engines.providers import ORT_NAMES, Target, onnxruntime, provider_list, row_shapes
 from tumorcast.errors import EngineError
 
@@ -67,13 +67,18 @@ class GraphEngine(ABC):
         """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
         return self._run(Graph.SEGMENT, {"image": images}, {})[0]
 
+    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """(N, H, W) probability of tumour later, of images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
+        check_progression(self.info)
+        return self._run(Graph.PROGRESS, {"images": images, "outline": outline, "log_ratio": log_ratio}, {})[0]
+
     @abstractmethod
     def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
         """The outputs of a graph, of as many rows as the inputs have."""
 
 
 class OnnxEngine(GraphEngine):
-    """Encode, guide and segment with the graphs of a bundle.
+    """Encode, guide, segment and foretell with the graphs of a bundle.
 
     Graphs are opened when they are first needed. rows: how many images a call of the graph takes; more are cut into
     such blocks. On a GPU it is what fits its memory, and halves when that runs out.
@@ -223,7 +228,7 @@ def rows_that_fit(bundle: Bundle, target: Target) -> int:
     """The rows asked for, or the power of two below that fits the free memory of the GPU."""
     if target.gpu is None or not target.gpu.free:
         return target.rows
-    room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(Graph)
+    room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(bundle.manifest.graphs)
     fitting = max(1, int(room / max(bundle.manifest.activation_bytes.values())))
     return min(target.rows, 1 << (fitting.bit_length() - 1))
 

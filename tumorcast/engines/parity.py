@@ -14,45 +14,47 @@ from tumorcast.engines.bundle import TensorParity
 from tumorcast.engines.engine import Engine
 from tumorcast.errors import EngineError
 
-# The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes
-# and the segmenter are held to float32 in any bundle.
+# The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes,
+# the segmenter and the progression network are held to float32 in any bundle.
 DENOISED = {Precision.FP32: 5e-5, Precision.FP16: 1e-2, Precision.BF16: 6e-2}
-LIMITS = {"size.size": 5e-5, "segment.probability": 1e-4}
+LIMITS = {"size.size": 5e-5, "segment.probability": 1e-4, "progress.probability": 1e-4}
 # bfloat16 rounds x by 2⁻⁹ to 2⁻⁸, at t = 0 a third of the noise in it: there ε is known to tenths (measured .18).
 # It enters x by √(1 - ᾱ) = .01, and x is held to the limit above.
 BFLOAT16_NOISE = 0.3
 LEAST_SCALES = {"size.size": 0.01}  # no tensor counts as smaller: sizes are fractions, all others are of order one
 TIMES = 12
 STRIDE = 8  # of the steps that are compared
+LARGEST_ASKED = 2.0  # ln of a ratio of areas; the progression network clamps it somewhat below
 LAWS: tuple[GuidanceLaw, ...] = (Normalised(0.5), Paper(50_000.0))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Clean slices (N, C, H, W) and their brains (N, H, W), to be noised for each time."""
+    """Clean slices (N, C, H, W), to be noised for each time, and their brains and outlines of tumour (N, H, W)."""
 
     name: str
     images: Array
     brains: Array
+    outlines: Array
 
 
 def phantom(channels: int, side: int) -> Inputs:
     """Round brains with round bright tumours: what there is where no cohort is given."""
     rows, columns = np.mgrid[:side, :side] / side - 0.5
     brain = np.hypot(rows, columns) < 0.4
-    images = []
-    for radius in (0.06, 0.15):
-        tumour = np.hypot(rows, columns - 0.15) < radius
-        ripple = 0.2 * np.sin(20 * rows) * np.cos(15 * columns)
-        images.append(np.where(tumour, 0.8, np.where(brain, ripple, -1.0)))
-    stack = np.repeat(np.stack(images)[:, None], channels, axis=1).astype(np.float32)
-    return Inputs("phantom", stack, np.repeat(brain[None], 2, axis=0).astype(np.float32))
+    ripple = 0.2 * np.sin(20 * rows) * np.cos(15 * columns)
+    tumours = np.stack([np.hypot(rows, columns - 0.15) < radius for radius in (0.06, 0.15)])
+    images = np.where(tumours, 0.8, np.where(brain, ripple, -1.0))
+    stack = np.repeat(images[:, None], channels, axis=1).astype(np.float32)
+    brains = np.repeat(brain[None], len(tumours), axis=0).astype(np.float32)
+    return Inputs("phantom", stack, brains, tumours.astype(np.float32))
 
 
 def noise(channels: int, side: int) -> Inputs:
-    """Standard normal images, brain everywhere."""
-    images = np.random.default_rng(0).standard_normal((2, channels, side, side), np.float32)
-    return Inputs("random", images, np.ones((2, side, side), np.float32))
+    """Standard normal images, brain everywhere, and outlines without form."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, channels, side, side), np.float32)
+    return Inputs("random", images, np.ones((2, side, side), np.float32), rng.random((2, side, side), np.float32))
 
 
 def compare(
@@ -112,6 +114,9 @@ def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterato
         ]
         yield from zip(("guided.x_next", "guided.eps"), *ways, strict=True)
     yield "segment.probability", engine.segment(part.images), reference.segment(part.images)
+    if reference.info.progression:
+        asked = (part.images, part.outlines, rng.uniform(-LARGEST_ASKED, LARGEST_ASKED, len(x)).astype(np.float32))
+        yield "progress.probability", engine.progress(*asked), reference.progress(*asked)
 
 
 def check(parity: dict[str, TensorParity], what: str) -> None:

@@ -130,6 +130,8 @@ def row_shapes(bundle: Bundle, graph: Graph) -> dict[str, tuple[int, ...]]:
             return {"x": image, "brain": plane}
         case Graph.SEGMENT:
             return {"image": image}
+        case Graph.PROGRESS:
+            return {"images": image, "outline": plane, "log_ratio": ()}
         case _:
             assert_never(graph)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tumorcast.config import Provider
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
+from tumorcast.engines.engine import check_progression
 from tumorcast.engines.graphs import TUMOUR_CLASS
 from tumorcast.engines.model import ModelSet
 from tumorcast.errors import EngineError
@@ -41,8 +42,15 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Convolutions on a GPU keep all digits: cuDNN may round to the 10 bits of TF32, and would by default."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 class TorchEngine:
-    """Encode, guide and segment with networks held on one device."""
+    """Encode, guide, segment and foretell with networks held on one device."""
 
     provider = Provider.TORCH
 
@@ -53,8 +61,10 @@ class TorchEngine:
         self.denoiser = model.denoiser.to(self._device)
         self.regressor = model.regressor.to(self._device)
         self.segmenter = model.segmenter.to(self._device)
+        self.progression = None if model.progression is None else model.progression.to(self._device)
 
     @flushed_denormals()
+    @whole_float32()
     @torch.no_grad()
     def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
         """(N, C, H, W) at the next noise level, unguided, and ε."""
@@ -64,6 +74,7 @@ class TorchEngine:
         return move(x0, blended, level_of(step.abar_next)).cpu().numpy(), eps.cpu().numpy()
 
     @flushed_denormals()
+    @whole_float32()
     @torch.no_grad()
     def guided_step(
         self,
@@ -90,6 +101,7 @@ class TorchEngine:
         )
         return move(x0, steered, level_of(step.abar_next)).cpu().numpy(), eps.cpu().numpy()
 
+    @whole_float32()
     @torch.no_grad()
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """(N,) R(x, t) of the guiding regressor."""
@@ -97,11 +109,21 @@ class TorchEngine:
         size: Tensor = self.regressor(noisy, self._times(noisy, t), self._put(brain))
         return size.cpu().numpy()
 
+    @whole_float32()
     @torch.no_grad()
     def segment(self, images: Array) -> Array:
         """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
         clean = self._put(images)
         return torch.sigmoid(self.segmenter.logits(clean, self._times(clean, 0))).cpu().numpy()
+
+    @whole_float32()
+    @torch.no_grad()
+    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """(N, H, W) probability of tumour later, of images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
+        check_progression(self.info)
+        assert self.progression is not None
+        logits: Tensor = self.progression(self._put(images), self._put(outline), self._put(log_ratio))
+        return torch.sigmoid(logits).cpu().numpy()
 
     def _denoise(self, x: Tensor, step: Step, *, clamp: bool) -> tuple[Tensor, Tensor]:
         """(x0, eps); a clamp keeps x0 in [-1, 1] and derives eps again."""

@@ -118,7 +118,8 @@ def model(folder: Path) -> list[Check]:
     bundle = Bundle.open(folder)
     told, info = bundle.manifest, bundle.info
     size = f"{info.image_size} px, {', '.join(info.contrasts)}, {told.precision}, batches to {told.max_batch}"
-    return [Check("model", Found.OK, f"{size}, checked with {told.checked_with or 'nothing'}")]
+    graphs = ", ".join(told.graphs)
+    return [Check("model", Found.OK, f"{size}, graphs {graphs}, checked with {told.checked_with or 'nothing'}")]
 
 
 def provider(asked: Asked) -> list[Check]:

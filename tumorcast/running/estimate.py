@@ -57,6 +57,10 @@ class TimedEngine:
         """The engine's."""
         return self._timed("segmentation", partial(self.engine.segment, images))
 
+    def progress(self, *told: Any) -> Array:
+        """The engine's."""
+        return self._timed("progression", partial(self.engine.progress, *told))
+
     def _timed(self, name: str, work: Callable[[], Result]) -> Result:
         began = time.perf_counter()
         result = work()
