@@ -9,7 +9,7 @@ import pytest
 
 from tumorcast.config import SamplerSettings
 from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step, law_of, plan_steps, second_order
-from tumorcast.diffusion.sampler import Array, Starts, sample
+from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
 from tumorcast.diffusion.schedule import alpha_bars, strided_times
 from tumorcast.errors import UsageError
 
@@ -62,7 +62,11 @@ class GaussianEngine:
 
 def starts_of(images: Array, noise: Array) -> Starts:
     ones = np.ones((len(images), *SHAPE[1:]), np.float32)
-    return Starts(images, noise, images.mean(axis=(1, 2, 3)), brain=ones, window=ones)
+    return Starts(images, noise, images.mean(axis=(1, 2, 3)), brain=ones)
+
+
+def aims_of(source: Array, change: Array) -> Aims:
+    return Aims(source, change, np.ones((len(source), *SHAPE[1:]), np.float32))
 
 
 def run(engine: GaussianEngine, image: Array, change: float, noise: Array | None = None, **settings: object) -> Array:
@@ -71,8 +75,7 @@ def run(engine: GaussianEngine, image: Array, change: float, noise: Array | None
     return sample(
         engine,
         starts_of(np.repeat(image[None], len(noise), axis=0), noise),
-        np.arange(len(noise)),
-        np.full(len(noise), change, np.float32),
+        aims_of(np.arange(len(noise)), np.full(len(noise), change, np.float32)),
         SamplerSettings(**settings),  # type: ignore[arg-type]
         batch=2,
     )
@@ -119,9 +122,11 @@ def test_members_of_one_encoding_are_those_of_their_own(image: Array) -> None:
     change = np.array([0.0, 0.1, 0.2, 0.3], np.float32)
     settings = SamplerSettings(steps=5)
     engine = GaussianEngine()
-    shared = sample(engine, starts_of(images, noise), source, change, settings, batch=3)
+    shared = sample(engine, starts_of(images, noise), aims_of(source, change), settings, batch=3)
     asked = sum(direction == "up" for direction, _, _ in engine.told)
-    own = sample(GaussianEngine(), starts_of(images[source], noise[source]), np.arange(4), change, settings, batch=4)
+    own = sample(
+        GaussianEngine(), starts_of(images[source], noise[source]), aims_of(np.arange(4), change), settings, batch=4
+    )
     np.testing.assert_allclose(shared, own, atol=1e-6)
     assert asked == 5
 
@@ -176,9 +181,8 @@ def test_paper_plan_is_the_authors_loop() -> None:
 def test_paper_target_is_raised_by_15_percent_above_t_20(image: Array) -> None:
     engine = GaussianEngine()
     starts = dataclasses.replace(starts_of(image[None], np.zeros((1, *SHAPE), np.float32)), present=np.full(1, 0.1))
-    sample(
-        engine, starts, np.zeros(1, int), np.full(1, 0.1, np.float32), SamplerSettings.paper(noise_level=30), batch=1
-    )
+    aims = aims_of(np.zeros(1, int), np.full(1, 0.1, np.float32))
+    sample(engine, starts, aims, SamplerSettings.paper(noise_level=30), batch=1)
     targets = {t: target for direction, t, target in engine.told if direction == "down"}
     assert targets[21] == pytest.approx(0.23)
     assert targets[20] == pytest.approx(0.2)

@@ -12,7 +12,8 @@ from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.engine import ModelInfo
-from tumorcast.forecasting.ensemble import encodings_of, forecast_unit, guidance_window
+from tumorcast.forecasting.ensemble import encodings_of, forecast_unit
+from tumorcast.forecasting.foresight import guidance_window
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
 from tumorcast.forecasting.reader import slices_of
 from tumorcast.forecasting.targets import PatientTargets

@@ -18,7 +18,8 @@ Array = npt.NDArray[Any]
 
 MEMBERS = "members"
 LISTED = ("aimed_mm2", "reached_mm2")
-POOLED = ("mean", "std", "changed", "tumour")
+SHARES = ("tumour", "growth")  # means over members
+POOLED = ("mean", "std", "changed", *SHARES)
 JUDGED = {"tumour_now": 0.02, "present_segmented_mm2": 0.02}  # by a network: another processor rounds otherwise
 
 
@@ -38,7 +39,7 @@ class Combined:
         found = load_all(block, leave_out=MEMBERS) | {name: block.attrs[name] for name in _numbers(block)}
         if not self._first:
             self._first = found
-            self._sums = {name: np.zeros(found[name].shape) for name in POOLED}
+            self._sums = {name: np.zeros(found[name].shape) for name in POOLED if name in found}
             if MEMBERS in block:
                 growing(self._group, MEMBERS, block[MEMBERS][0], self._packing)
         self._check(found, block)
@@ -56,7 +57,8 @@ class Combined:
     def _pool(self, found: dict[str, Any], count: int) -> None:
         add_moments(self._count, self._sums["mean"], self._sums["std"], count, found["mean"], found["std"])
         add_votes(self._sums["changed"], count, found["changed"])
-        add_share(self._sums["tumour"], count, found["tumour"])
+        for name in self._sums.keys() & set(SHARES):
+            add_share(self._sums[name], count, found[name])
         for name in LISTED:
             self._listed[name].append(found[name])
         self._count += count
@@ -81,7 +83,7 @@ class Combined:
             "mean": sums["mean"],
             "std": np.sqrt(sums["std"] / count),
             "changed": sums["changed"] / count,
-            "tumour": sums["tumour"] / count,
+            **{name: sums[name] / count for name in SHARES if name in sums},
         }
         pooled = {name: values.astype(np.float32) for name, values in pooled.items()}
         listed = {name: np.concatenate(parts) for name, parts in self._listed.items()}

@@ -37,6 +37,8 @@ class SliceForecast:
     tumour: the segmenter's probability of tumour, mean over members; tumour_now: the same of the present slice.
     aimed_mm2, reached_mm2: (M,) tumour area aimed at, and got as the segmenter sees it; present_mm2 from the mask,
     present_segmented_mm2 as the segmenter sees the present slice. members: (M, C, H, W), or None if not kept.
+    growth: probability of tumour at the time aimed at, from the progression network and the images together; None where
+    the model has no such network.
     """
 
     image: Array
@@ -54,6 +56,7 @@ class SliceForecast:
     present_segmented_mm2: float
     source_slice: int
     members: Array | None = None
+    growth: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -53,22 +53,35 @@ class Starts:
     """What is encoded, one row (of E) a slice and noise.
 
     image: (E, C, H, W). noise: (E, C, H, W) standard normal, the only randomness, scaled to σ = 0.01. present: (E,) the
-    slice's tumour over brain pixels. brain, window: (E, H, W) in [0, 1].
+    slice's tumour over brain pixels. brain: (E, H, W) in {0, 1}.
     """
 
     image: Array
     noise: Array
     present: Array
     brain: Array
+
+
+@dataclass(frozen=True)
+class Aims:
+    """Where M members go.
+
+    source: (M,) the row of `Starts` that each begins at. change: (M,) the wanted change of its tumour/brain fraction.
+    window: (M, H, W) weight of the guidance, in [0, 1].
+    """
+
+    source: Indices
+    change: Array
     window: Array
 
+    def __getitem__(self, rows: slice) -> "Aims":
+        """Some of them."""
+        return Aims(self.source[rows], self.change[rows], self.window[rows])
 
-def sample(
-    engine: StepEngine, starts: Starts, source: Indices, change: Array, settings: SamplerSettings, *, batch: int
-) -> Array:
+
+def sample(engine: StepEngine, starts: Starts, aims: Aims, settings: SamplerSettings, *, batch: int) -> Array:
     """(M, C, H, W) follow-ups, in [-1, 1] (the paper's loop does not clip its last image).
 
-    source: (M,) the row of `starts` that each begins at. change: (M,) the wanted change of its tumour/brain fraction.
     batch: images that go through a network together.
     """
     plan = plan_steps(settings)
@@ -78,10 +91,7 @@ def sample(
         np.concatenate([part.x for part in encoded]), np.concatenate([part.sizes for part in encoded], axis=1)
     )
     return np.concatenate(
-        [
-            _decode(engine, starts, whole, source[rows], change[rows], settings=settings)
-            for rows in _blocks(len(source), batch)
-        ]
+        [_decode(engine, starts, whole, aims[rows], settings) for rows in _blocks(len(aims.source), batch)]
     )
 
 
@@ -112,15 +122,16 @@ def _encode(engine: StepEngine, starts: Starts, rows: slice, plan: Plan, *, pape
     return Encoded(x, np.stack(sizes))
 
 
-def _decode(
-    engine: StepEngine, starts: Starts, encoded: Encoded, source: Indices, change: Array, *, settings: SamplerSettings
-) -> Array:
-    """Down under guidance, from the encodings `source` towards their sizes plus `change`."""
+def _decode(engine: StepEngine, starts: Starts, encoded: Encoded, aims: Aims, settings: SamplerSettings) -> Array:
+    """Down under guidance, from the encodings aimed from towards their sizes plus the change."""
     law, paper = law_of(settings), settings.preset is Preset.PAPER
-    x, brain, window, last = encoded.x[source], starts.brain[source], starts.window[source], None
+    source, change = aims.source, aims.change
+    x, brain, last = encoded.x[source], starts.brain[source], None
     for k, step in enumerate(plan_steps(settings).decode):
         target = _paper_target(starts.present[source] + change, step) if paper else encoded.sizes[k, source] + change
-        x, last = engine.guided_step(x, step, law, target.astype(np.float32), brain=brain, window=window, last=last)
+        x, last = engine.guided_step(
+            x, step, law, target.astype(np.float32), brain=brain, window=aims.window, last=last
+        )
     return x if paper else np.asarray(np.clip(x, -1.0, 1.0))
 
 

@@ -67,10 +67,13 @@ class Unit:
 
 
 def member_noise(
-    patient_id: str, source_slice: int, member: int, seed: int, shape: tuple[int, ...]
+    patient_id: str, source_slice: int, member: int, seed: int, shape: tuple[int, ...], *use: int
 ) -> npt.NDArray[np.float32]:
-    """Standard normal noise of one member, from its key alone: no rank, batch or order enters."""
-    key = (patient_key(patient_id), source_slice, member)
+    """Standard normal noise of one member, from its key alone: no rank, batch or order enters.
+
+    use: further numbers of the key, for noise of another use than the image's.
+    """
+    key = (patient_key(patient_id), source_slice, member, *use)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key)).standard_normal(shape, dtype=np.float32)
 
 
