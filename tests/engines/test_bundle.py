@@ -19,7 +19,7 @@ from tumorcast.engines.parity import compare, phantom
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
 
-SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo64"
+SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
 FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph if graph is not Graph.PROGRESS)]
 
 

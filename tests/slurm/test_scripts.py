@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = ("prepare", "fit", "export", "forecast", "merge")
 SCRIPTS = [ROOT / "slurm" / f"{name}.sh" for name in ("forecast_cohort", *STEPS)]
 OPTIONS = ("scans", "--out", "out", "--horizon-days", "60")
-BUNDLE = ("--model", "tumorcast/models/demo64")
+BUNDLE = ("--model", "tumorcast/models/demo128")
 
 
 def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -66,7 +66,10 @@ def draw_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: lis
         _draw_image(panels[row, 0], forecast.image[channel], forecast, f"scan, {name}")
         _draw_image(panels[row, 1], forecast.mean[channel], forecast, f"forecast (mean of members), {name}")
     base = forecast.image[contrasts.index(shown[0])]
-    _draw_map(panels[0, 2], forecast.tumour, base, forecast, "probability of tumour")
+    likely, name = (
+        (forecast.tumour, "probability of tumour") if forecast.growth is None else (forecast.growth, "growth map")
+    )
+    _draw_map(panels[0, 2], likely, base, forecast, name)
     _draw_map(panels[1, 2], forecast.changed, base, forecast, "share of members changed (paper)")
     _draw_curve(panels[0, 3], patient)
     _draw_sizes(panels[1, 3], forecast)

@@ -23,7 +23,7 @@ from tumorcast.errors import InputError
 from tumorcast.running import machine
 from tumorcast.running.machine import Check, Found, attempt
 
-SHIPPED = Path(__file__).parents[1] / "models" / "demo64"
+SHIPPED = Path(__file__).parents[1] / "models" / "demo128"
 ONNX_RUNTIME = {"onnxruntime-gpu", "ORT providers", "model", "provider", "parity"}
 NEEDED = {  # and every speed
     Provider.TORCH: {"model", "provider", "parity"},

@@ -1,0 +1,186 @@
+"""TorchEngine on a GPU against TorchEngine on the CPU, in float32 with TF32 off, and how fast an ensemble is.
+
+Run in the root of the repository; needs torch, numpy, safetensors and pydantic alone:
+    benchmarks/torch_on_gpu.py [--device cuda] [--model tumorcast/models/demo128] [--members 512]
+Prints a table, and as its last line one JSON object. Exit code 1 if a difference exceeds the limits of parity.py.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tumorcast.config import NetworkKind, Precision, Provider, SamplerSettings
+from tumorcast.diffusion.progression import ProgressionNetwork
+from tumorcast.diffusion.sampler import Aims, Starts, sample
+from tumorcast.engines import parity
+from tumorcast.engines.bundle import Bundle
+from tumorcast.engines.model import ModelSet, load_bundle
+from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.training.networks import default_architecture
+
+BATCH = 64
+SETTINGS = SamplerSettings(noise_level=200, steps=20)
+
+
+def random_progression(model: ModelSet) -> ProgressionNetwork:
+    """One of the default shape; fresh networks end in zeros, which would hide what is compared, so all is random."""
+    kind = NetworkKind.PROGRESSION
+    told = default_architecture(kind, image_size=model.info.image_size, contrasts=len(model.info.contrasts))
+    network, generator = ProgressionNetwork(told).eval().requires_grad_(False), torch.Generator().manual_seed(0)
+    for name, value in network.named_parameters():
+        drawn = 0.5 * torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5
+        value.copy_(1 + drawn if name.endswith("weight") and value.ndim == 1 else drawn)
+    return network
+
+
+def engine_on(device: str, folder: Path) -> TorchEngine:
+    """With networks of its own: an engine moves those it is given to its device."""
+    model = load_bundle(Bundle.open(folder))
+    if model.progression is None:
+        info = replace(model.info, progression=True)
+        model = replace(model, progression=random_progression(model), info=info)
+    return TorchEngine(model, device)
+
+
+def phantoms(engine: TorchEngine, rows: int) -> parity.Inputs:
+    """As many as `rows`, by repeating the two that there are."""
+    part = parity.phantom(len(engine.info.contrasts), engine.info.image_size)
+    more = {
+        n: np.resize(getattr(part, n), (rows, *getattr(part, n).shape[1:])) for n in ("images", "brains", "outlines")
+    }
+    return parity.Inputs(f"{rows} phantoms", **more)
+
+
+def differences(engine: TorchEngine, reference: TorchEngine, inputs: list[parity.Inputs], times: int) -> dict:
+    """The largest differences by output, looked for at so many diffusion times."""
+    parity.TIMES = times
+    return parity.compare(engine, reference, Precision.FP32, inputs)
+
+
+def told(title: str, found: dict) -> bool:
+    """Print a table; whether all is within its limit."""
+    print(f"\n{title}\n{'output':24}{'difference':>12}{'limit':>10}  where")
+    for name, part in sorted(found.items()):
+        verdict = "" if part.difference <= part.limit else "  BEYOND"
+        print(f"{name:24}{part.difference:12.2e}{part.limit:10.0e}  {part.where}{verdict}")
+    return all(part.difference <= part.limit for part in found.values())
+
+
+def ensemble(engine: TorchEngine, members: int) -> tuple[np.ndarray, float]:
+    """Members of one phantom from 4 encodings, aims of -20 % to +80 % of its size; and the seconds."""
+    part, rng = phantoms(engine, 4), np.random.default_rng(0)
+    images, brain = (np.repeat(rows[1:2], 4, axis=0) for rows in (part.images, part.brains))
+    present = (part.outlines[1].sum() / part.brains[1].sum()).astype(np.float32)
+    noise = rng.standard_normal(images.shape).astype(np.float32)
+    starts = Starts(images, noise, np.full(4, present, np.float32), brain)
+    change = (present * np.linspace(-0.2, 0.8, members)).astype(np.float32)
+    aims = Aims(np.arange(members) % 4, change, np.repeat(brain[:1], members, axis=0))
+    began = time.perf_counter()
+    made = sample(engine, starts, aims, SETTINGS, batch=BATCH)
+    return made, time.perf_counter() - began
+
+
+def progress_rate(engine: TorchEngine, calls: int) -> float:
+    """Images a second of the progression network, batch 64."""
+    part, ratio = phantoms(engine, BATCH), np.full(BATCH, 0.5, np.float32)
+    engine.progress(part.images, part.outlines, ratio)
+    began = time.perf_counter()
+    for _ in range(calls):
+        engine.progress(part.images, part.outlines, ratio)
+    return calls * BATCH / (time.perf_counter() - began)
+
+
+def with_tf32() -> contextlib.AbstractContextManager:
+    """For comparison only: the engine's own guard against TF32 is taken away."""
+    stack = contextlib.ExitStack()
+    before = torch.backends.cudnn.flags
+    torch.backends.cudnn.flags = lambda **_: contextlib.nullcontext()
+    stack.callback(setattr, torch.backends.cudnn, "flags", before)
+    return stack
+
+
+def main() -> int:
+    """Compare, time, print; 1 if a difference is beyond its limit."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--device", default="cuda")
+    options.add_argument("--model", type=Path, default=Path("tumorcast/models/demo128"))
+    options.add_argument("--members", type=int, default=512)
+    asked = options.parse_args()
+    on_gpu = asked.device.startswith("cuda")
+    name = torch.cuda.get_device_name(0) if on_gpu else "cpu"
+    print(f"torch {torch.__version__}, {name}, cudnn {torch.backends.cudnn.version() if on_gpu else None}")
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    print(f"TF32: matmul {matmul}, cudnn {torch.backends.cudnn.allow_tf32} outside the engine, off inside it")
+
+    opened = open_engine(
+        EngineChoice((asked.model,), Provider.TORCH, asked.device)
+    )  # as --provider torch --device cuda
+    print(f"open_engine: {type(opened).__name__} on {opened.device}; progression network: {opened.info.progression}")
+    there, here = engine_on(asked.device, asked.model), engine_on("cpu", asked.model)
+    form = len(here.info.contrasts), here.info.image_size
+    found = differences(there, here, [parity.phantom(*form), parity.noise(*form)], 12)
+    fine = told(f"{there.device} against cpu, 12 times, 2 rows", found)
+    wide = differences(there, here, [phantoms(here, BATCH)], 3)
+    fine &= told(f"{there.device} against cpu, 3 times, {BATCH} rows", wide)
+    fine &= not matmul
+
+    few, _ = ensemble(here, 8)
+    ours, _ = ensemble(there, 8)
+    whole = float(np.abs(ours - few).max())
+    print(
+        f"\nwhole ensemble of 8, {SETTINGS.steps} steps each way: largest difference {whole:.2e} of images in [-1, 1]"
+    )
+
+    ensemble(there, min(BATCH, asked.members))  # warm
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    rates = []
+    for _ in range(3):
+        _, seconds = ensemble(there, asked.members)
+        rates.append(asked.members / seconds)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+    some = min(32, asked.members)
+    _, seconds = ensemble(here, some)
+    record = {
+        "device": name,
+        "torch": torch.__version__,
+        "parity": {key: [part.difference, part.limit, part.where] for key, part in found.items()},
+        f"parity_{BATCH}_rows": {key: [part.difference, part.limit, part.where] for key, part in wide.items()},
+        "ensemble_difference": whole,
+        "ensemble_images_a_second": sorted(rates)[1],
+        "ensemble_images_a_second_all": rates,
+        "members": asked.members,
+        "batch": BATCH,
+        "steps_each_way": SETTINGS.steps,
+        "peak_bytes": peak,
+        "cpu_threads": torch.get_num_threads(),
+        "cpu_images_a_second": some / seconds,
+        "progress_images_a_second": progress_rate(there, 20 if on_gpu else 2),
+    }
+    if on_gpu:
+        with with_tf32():
+            loose = differences(there, here, [parity.phantom(*form)], 4)
+            ensemble(there, BATCH)
+            _, seconds = ensemble(there, asked.members)
+        record["tf32_images_a_second"] = asked.members / seconds
+        record["tf32_parity"] = {key: part.difference for key, part in loose.items()}
+        told("for comparison alone: the same with TF32 in convolutions", loose)
+    print(
+        f"\nensemble of {asked.members}, batch {BATCH}: {record['ensemble_images_a_second']:.4g} images/s on {name}; "
+        f"cpu ({record['cpu_threads']} threads): {record['cpu_images_a_second']:.3g}; peak {peak / 1e9:.2f} GB"
+    )
+    print("PASSED" if fine else "FAILED: a difference is beyond its limit, or matrix products use TF32")
+    print(json.dumps(record))
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
