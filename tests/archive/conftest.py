@@ -28,7 +28,10 @@ def images_of(seed: int, count: int, pixels: int) -> Images:
 
 
 def slice_of(members: Images, source_slice: int = 7, *, first: int = 0, keep: bool = False) -> SliceForecast:
-    """A slice's forecast from its members, of which the first is number `first`, by numpy alone."""
+    """A slice's forecast from its members, of which the first is number `first`, by numpy alone.
+
+    Slice 11 is of a model with a progression network, and has a growth map.
+    """
     pixels = members.shape[-1]
     rng = np.random.default_rng(source_slice)
     image = images_of(source_slice, 1, pixels)[0]
@@ -49,6 +52,7 @@ def slice_of(members: Images, source_slice: int = 7, *, first: int = 0, keep: bo
         present_segmented_mm2=13.5,
         source_slice=source_slice,
         members=members if keep else None,
+        growth=np.tanh(members[:, 1] ** 2).mean(axis=0) if source_slice == 11 else None,
     )
 
 

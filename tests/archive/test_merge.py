@@ -44,11 +44,20 @@ def test_blocks_become_the_statistics_of_all_members(
                 _assert_pooled(found, make_slice(make_images(number, sum(blocks), pixels), number, keep=keep))
 
 
+def test_a_growth_map_is_pooled_too(make_archive: Maker, make_slice: Maker, make_images: Maker, tmp_path: Path) -> None:
+    path = make_archive(tmp_path / "maps.h5", {"P1": {11: [5, 5, 3]}})
+    assert verify(path) == []
+    with MapArchive.open(path) as archive:
+        (found,) = archive.slices("P1")
+    assert found.growth is not None
+    _assert_pooled(found, make_slice(make_images(11, 13, 8), 11))
+
+
 def _assert_pooled(found: SliceForecast, expected: SliceForecast) -> None:
     """`expected` was reduced from all members at once."""
     for field in fields(SliceForecast):
         value, wanted = getattr(found, field.name), getattr(expected, field.name)
-        if field.name in ("mean", "std", "tumour"):
+        if wanted is not None and field.name in ("mean", "std", "tumour", "growth"):
             np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-6)
             assert value.dtype == np.float32
         else:

@@ -56,8 +56,8 @@ def test_baselines_without_diffusion(comparison: Comparison, pair: Pair) -> None
     assert "brier" not in figures[Method.SEGMENTER_DISTANCE]
 
 
-def test_nearness_is_seven_tenths_for_a_pixel_of_four_mm() -> None:
-    np.testing.assert_allclose(near_tumour(np.array([0.999, 0.999]), np.array([0.0, 4.0])), [0.0, -0.7], atol=1e-9)
+def test_nearness_takes_one_off_the_logarithm_a_millimetre() -> None:
+    np.testing.assert_allclose(near_tumour(np.array([0.999, 0.999]), np.array([0.0, 4.0])), [0.0, -4.0], atol=1e-9)
 
 
 def test_unguided_members_leave_no_window_open_and_are_as_many_as_encodings(comparison: Comparison, pair: Pair) -> None:
@@ -70,11 +70,16 @@ def test_unguided_members_leave_no_window_open_and_are_as_many_as_encodings(comp
     assert maps[Method.UNGUIDED_SEGMENTED].probability is not None
 
 
-def test_the_papers_map_is_the_share_of_members_that_changed(comparison: Comparison, pair: Pair) -> None:
+def test_the_papers_map_is_ranked_by_how_much_changed_and_told_by_how_many_did(
+    comparison: Comparison, pair: Pair
+) -> None:
     answer = paper_map(pair, TWICE[:2], comparison.engine, comparison.settings.forecast)
     inside = pair.now.brain
-    assert answer.score[inside].min() == 1.0  # 198 steps of 0.5
-    assert answer.score[~inside].max() == 0.0
+    assert answer.probability is not None
+    assert answer.probability[inside].min() == 1.0  # 198 steps of 0.5
+    assert answer.probability[~inside].max() == 0.0
+    assert answer.score[inside].min() > comparison.settings.forecast.change_threshold
+    assert answer.score[~inside].max() < comparison.settings.forecast.change_threshold
 
 
 def test_the_progression_network_is_averaged_over_the_sizes_aimed_at(comparison: Comparison, pair: Pair) -> None:
@@ -138,8 +143,9 @@ def test_a_row_has_every_method_under_both_targets(comparison: Comparison) -> No
         "segmenter_distance",
         "unguided_change",
         "unguided_segmented",
+        "paper",
     }
-    assert set(pair["truth"]) == set(pair["ode"]) == {"product", "generated_segmented", "paper"}
+    assert set(pair["truth"]) == set(pair["ode"]) == {"product", "generated_segmented"}
     assert pair["size"]["truth"]["aimed_ratio"] == pytest.approx(pair["ratio"])
     assert pair["images"]["ssim_unguided"] > 0.9
     assert example is not None and 0 <= example.product.min() <= example.product.max() <= 1
@@ -148,7 +154,9 @@ def test_a_row_has_every_method_under_both_targets(comparison: Comparison) -> No
 def test_growth_is_forecast_from_no_scan_after_the_present_one(comparison: Comparison) -> None:
     comparison.patient("A", paper=False)
     comparison.patient("B", paper=False)
-    assert [series.days.tolist() for series in comparison.growth.seen] == [[0.0, 60.0], [0.0, 60.0]]  # of 0, 60, 120
+    assert [series.days.tolist() for series in comparison.growth.seen] == 4 * [
+        [0.0, 60.0]
+    ]  # of 0, 60, 120; each for targets and interval
 
 
 def test_a_patient_without_a_pair_has_a_row_all_the_same(comparison: Comparison) -> None:

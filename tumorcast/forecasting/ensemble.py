@@ -18,7 +18,7 @@ from tumorcast.forecasting.targets import PatientTargets
 Array = npt.NDArray[np.float32]
 Changes = npt.NDArray[np.float64]
 
-SEEN_WEIGHT = 1 / 3  # of the generated images in the growth map, against the progression network's foresight
+SEEN_WEIGHT = 0.1  # of the generated images in the growth map, against the progression network's foresight
 
 
 def forecast_unit(
@@ -113,7 +113,7 @@ def _reduce(
 def fused(foretold: Array, seen: Array) -> Array:
     """The growth probability of members: what the progression network foretold, and what the segmenter sees in them.
 
-    A weighted mean of their logits: a product of experts (Hinton 2002).
+    A weighted mean of their logits: a logarithmic opinion pool (Genest & Zidek 1986).
     """
     logits = (1 - SEEN_WEIGHT) * _logit(foretold) + SEEN_WEIGHT * _logit(seen)
     return np.asarray(expit(logits), np.float32)
