@@ -66,7 +66,7 @@ def forecast(
     from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_cohort
     from tumorcast.running.ranks import open_ranks, pin_threads
 
-    settings = _forecast_settings(context.params)
+    settings = forecast_settings(context.params)
     engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch)
     inputs = ForecastInputs(cohort, engine, growth)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
@@ -82,7 +82,7 @@ def forecast(
         tell_outcomes(result.outcomes, out, as_json)
 
 
-def _forecast_settings(told: dict[str, Any]) -> Any:
+def forecast_settings(told: dict[str, Any]) -> Any:
     """Settings from the file, overruled by the options; the paper's preset is laid below both."""
     from tumorcast.config import ForecastSettings, Preset, SamplerSettings, read_toml
 
@@ -125,7 +125,7 @@ def plan(
     from tumorcast.running.estimate import estimate, plan_run, try_unit
 
     horizon = {"horizon_days": 1.0} if relative_change is None else {}
-    settings = _forecast_settings(context.params | horizon)
+    settings = forecast_settings(context.params | horizon)
     engine = open_engine(engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch))
     with Cohort.open(cohort) as opened:
         every = plan_run(opened, settings)

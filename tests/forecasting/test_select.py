@@ -63,8 +63,15 @@ def forecast_of(**changes: Any) -> SliceForecast:
 
 @pytest.mark.parametrize(
     ("reached", "aimed", "score"),
-    [(160.0, 150.0, 1.0), (135.0, 150.0, 0.5), (185.0, 150.0, 0.5), (110.0, 150.0, 0.0), (90.0, 150.0, 0.0)]
-    + [(110.0, 100.0, 1.0), (112.5, 100.0, 0.5)],  # nothing wanted: counted in 5 mm²
+    [
+        (160.0, 150.0, 1.0),
+        (135.0, 150.0, 0.5),
+        (185.0, 150.0, 0.5),
+        (110.0, 150.0, 0.0),
+        (90.0, 150.0, 0.0),
+        (110.0, 100.0, 1.0),
+        (112.5, 100.0, 0.5),  # nothing wanted: counted in 5 mm²
+    ],
 )
 def test_size_is_the_share_of_the_change_that_was_reached(reached: float, aimed: float, score: float) -> None:
     forecast = forecast_of(reached_mm2=np.full(3, reached), aimed_mm2=np.full(3, aimed))
@@ -72,23 +79,25 @@ def test_size_is_the_share_of_the_change_that_was_reached(reached: float, aimed:
 
 
 def test_preservation_is_of_the_members_far_from_the_tumour() -> None:
-    far = COLUMNS > 6 + 20 / PIXEL_MM  # the outline ends at column 6
-    image = forecast_of().image
-    assert preservation(forecast_of()) == 1.0
-    assert preservation(forecast_of(mean=image + np.where(far, 0.0, 1.0).astype(np.float32))) == 1.0
-    assert preservation(forecast_of(mean=image + 0.1 * far.astype(np.float32))) == pytest.approx(0.5, rel=1e-4)
-    both = forecast_of(mean=image + 0.06 * far.astype(np.float32), std=np.full_like(image, 0.08))
+    strip, far = (np.abs(COLUMNS - 5) < 2).astype(np.uint8), COLUMNS > 6 + 20 / PIXEL_MM
+    plain = forecast_of(labels=strip)
+    image, beyond = plain.image, far.astype(np.float32)
+    assert preservation(plain) == 1.0
+    assert preservation(replace(plain, mean=image + (1 - beyond))) == 1.0
+    assert preservation(replace(plain, mean=image + 0.1 * beyond)) == pytest.approx(0.5, rel=1e-4)
+    both = replace(plain, mean=image + 0.06 * beyond, std=np.full_like(image, 0.08))
     assert preservation(both) == pytest.approx(0.5, rel=1e-4)  # √(.06² + .08²) = .1
-    assert preservation(forecast_of(mean=image + 1)) == 0.0
-    assert preservation(forecast_of(mean=image + 1, brain=~far)) == 1.0
+    assert preservation(replace(plain, mean=image + 1)) == 0.0
+    assert preservation(replace(plain, mean=image + 1, brain=~far)) == 1.0
 
 
-def test_agreement_is_of_the_growth_maps_outside_the_present_outline() -> None:
+def test_agreement_is_of_the_maps_outside_the_present_outline() -> None:
     a, b = np.zeros((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), np.float32)
     a[20, 20:22], b[20, 21:23] = 0.5, 1.0
-    assert agreement(forecast_of(growth=a), forecast_of(growth=b)) == pytest.approx(2 * 0.5 / 3)
-    assert agreement(forecast_of(growth=a), forecast_of(growth=a)) == 1.0
-    assert agreement(forecast_of(), forecast_of()) == 1.0  # without growth maps, and nothing outside
+    a[20, 5] = 1.0  # in the present tumour
+    assert agreement(forecast_of(tumour=a), forecast_of(tumour=b)) == pytest.approx(2 * 0.5 / 3)
+    assert agreement(forecast_of(tumour=a), forecast_of(tumour=a)) == 1.0
+    assert agreement(forecast_of(), forecast_of()) == 1.0  # nothing outside
 
 
 def test_likelihood_of_the_past_is_the_mean_probability_of_what_came() -> None:
@@ -96,10 +105,10 @@ def test_likelihood_of_the_past_is_the_mean_probability_of_what_came() -> None:
     near[20, 7:11] = True
     labels = np.zeros((SIDE, SIDE), np.uint8)
     labels[20, 7:9] = 3
-    forecast = forecast_of(growth=np.full((SIDE, SIDE), 0.8, np.float32), brain=near)
+    forecast = forecast_of(tumour=np.full((SIDE, SIDE), 0.8, np.float32), brain=near)
     now = CohortSlice(forecast.image, labels, near, forecast.affine, 1.0, 1.0, 7)
     assert past_likelihood(forecast, now) == pytest.approx((0.8 * 0.8 * 0.2 * 0.2) ** 0.25)
-    sure = replace(forecast, growth=np.ones((SIDE, SIDE), np.float32))
+    sure = replace(forecast, tumour=np.ones((SIDE, SIDE), np.float32))
     assert past_likelihood(sure, now) == pytest.approx((0.999**2 * 0.001**2) ** 0.25)
 
 
@@ -212,8 +221,7 @@ class Growing:
     def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
         self.seen.append(len(x))
         near = maps["window"][:, None] > 0.9
-        strength = law.strength()[0] or law.strength()[1]
-        return np.asarray(x + near * (strength >= 0.5) + ~near * 0.1 * (step.t > 150), np.float32), x
+        return np.asarray(x + near * (max(law.strength) >= 0.5) + ~near * 0.1 * (step.t > 150), np.float32), x
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         return np.zeros(len(x), np.float32)
@@ -236,7 +244,7 @@ def test_scores_of_a_patient_with_and_without_a_past(blob_cohort: Path) -> None:
         (first,) = (info for info in cohort.sessions("C"))
         alone = PatientCase(cohort, Growing(), None, replace(plan_patient(cohort, "A", 1), patient_id="C"))
         assert first.n_slices and alone.earlier == []
-    assert good.size > 0.9 and small.size == 0.0
+    assert good.size > 0.8 and small.size == 0.0
     assert good.preservation == pytest.approx(0.95, abs=0.01)  # the noise of σ = 0.01 alone
     assert bright.preservation < good.preservation
     assert good.agreement == small.agreement == 1.0
@@ -293,8 +301,9 @@ def test_settings_of_the_paper_survive_their_file(tmp_path: Path) -> None:
         (("--patient", "A", "--relative-change", 0.2, "--grid", "none.toml"), 2, "none.toml: cannot be read"),
     ],
 )
+@pytest.mark.usefixtures("engine")
 def test_a_mistake_is_told_and_leaves_nothing(
-    options: tuple[object, ...], code: int, message: str, blob_cohort: Path, tmp_path: Path, engine: Growing
+    options: tuple[object, ...], code: int, message: str, blob_cohort: Path, tmp_path: Path
 ) -> None:
     fault = run(blob_cohort, tmp_path / "out", *options).exception
     assert isinstance(fault, TumorcastError)

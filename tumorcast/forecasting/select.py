@@ -110,9 +110,11 @@ class Scores:
     size: 1 less |area gained - area wanted| over the area wanted, by the segmenter, medians over members.
     preservation: 1 less the root mean square change of members over WORST_RMS, in the brain further than FAR_MM from
     the present outline.
-    agreement: 2 Σ min(a, b) / Σ (a + b) of the growth maps a, b of two seeds, in the brain outside the present outline.
+    agreement: 2 Σ min(a, b) / Σ (a + b) of the maps a, b of two seeds, in the brain outside the present outline.
     past: the geometric mean of the probability that a forecast of the last scan from the one before, at the size it
     came to, gave to what came of each pixel within NEAR_MM of the earlier outline; None without an earlier scan.
+    Both are of the segmenter's map of the generated images: the growth map follows the progression network, where there
+    is one, and hardly depends on what is chosen here.
     """
 
     size: float
@@ -211,7 +213,7 @@ def preservation(forecast: SliceForecast) -> float:
 def agreement(a: SliceForecast, b: SliceForecast) -> float:
     """See Scores.agreement; 1 where both maps are empty."""
     outside = a.brain & (a.labels == 0)
-    first, second = (map_of(forecast)[outside].astype(np.float64) for forecast in (a, b))
+    first, second = (forecast.tumour[outside].astype(np.float64) for forecast in (a, b))
     total = float((first + second).sum())
     return 2.0 * float(np.minimum(first, second).sum()) / total if total else 1.0
 
@@ -219,14 +221,9 @@ def agreement(a: SliceForecast, b: SliceForecast) -> float:
 def past_likelihood(forecast: SliceForecast, now: CohortSlice) -> float:
     """See Scores.past."""
     near = forecast.brain & (forecast.labels == 0) & (_away_mm(forecast) <= NEAR_MM)
-    probability = np.clip(map_of(forecast)[near].astype(np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    probability = np.clip(forecast.tumour[near].astype(np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     given = np.where(now.labels[near] > 0, probability, 1 - probability)
     return float(np.exp(_mean(np.log(given)))) if near.any() else 1.0
-
-
-def map_of(forecast: SliceForecast) -> Map:
-    """(H, W) the growth map; of a model without one, the segmenter's probability in the generated images."""
-    return forecast.tumour if forecast.growth is None else forecast.growth
 
 
 def _away_mm(forecast: SliceForecast) -> Map:

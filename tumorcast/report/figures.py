@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.evaluation.failures import flags_of
 
 DISCLAIMER = "For research. Not a medical device."
 PREFERRED = ("t2f", "t1c", "t2w", "t1n")
@@ -29,10 +30,10 @@ def show_archive(archive: MapArchive, out: Path) -> list[Path]:
     return paths
 
 
-def slice_figures(archive: MapArchive) -> list[dict[str, str | int | float]]:
+def slice_figures(archive: MapArchive) -> list[dict[str, str | int | float | list[str]]]:
     """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted.
 
-    The segmenter's own area of the present slice is what the gain is counted from.
+    The segmenter's own area of the present slice is what the gain is counted from. flags: signs that it failed.
     """
     return [
         _figures_of(patient.patient_id, forecast)
@@ -41,7 +42,7 @@ def slice_figures(archive: MapArchive) -> list[dict[str, str | int | float]]:
     ]
 
 
-def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, str | int | float]:
+def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, str | int | float | list[str]]:
     aimed, reached = float(np.median(forecast.aimed_mm2)), float(np.median(forecast.reached_mm2))
     wanted = aimed - forecast.present_mm2
     return {
@@ -53,6 +54,7 @@ def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, str | int
         "reached_mm2": reached,
         "reach": (reached - float(forecast.present_segmented_mm2)) / wanted if wanted else 0.0,
         "member_std": float(forecast.std[:, forecast.brain].mean()),
+        "flags": flags_of(forecast),
     }
 
 
@@ -82,10 +84,11 @@ def draw_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: lis
 
 def _title(patient: PatientForecast, forecast: SliceForecast) -> str:
     when = "" if patient.target_day is None else f", forecast for day {patient.target_day:g}"
+    flags = flags_of(forecast)
     return (
         f"{patient.patient_id}, scan of day {patient.day:g}, slice {forecast.source_slice}{when}: "
         f"{forecast.present_mm2:.0f} mm² now, {np.median(forecast.aimed_mm2):.0f} mm² aimed at (median), "
-        f"{np.median(forecast.reached_mm2):.0f} mm² reached"
+        f"{np.median(forecast.reached_mm2):.0f} mm² reached" + (f"\nflagged: {', '.join(flags)}" if flags else "")
     )
 
 
