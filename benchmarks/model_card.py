@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,23 @@ from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import TumorcastError
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.rows import RowStore
-from tumorcast.evaluation.run import compare_patients, summaries, write_card
+from tumorcast.evaluation.run import check_same_images, compare_patients, summaries, write_card
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster
+from tumorcast.version import VERSION
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Of argparse: a whole number, not below `least`."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: at least {least}")
+        return int(text)
+
+    return number
 
 
 def arguments() -> argparse.Namespace:
@@ -38,14 +51,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, help="folder of the rows of finished patients")
     parser.add_argument("--provider", type=Provider, choices=list(Provider))
     parser.add_argument("--device")
-    parser.add_argument("--members", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs-a-patient", type=int, default=1)
-    parser.add_argument("--paper-members", type=int, default=2, help="398 evaluations each; 0 leaves the paper out")
-    parser.add_argument("--paper-patients", type=int, default=10)
-    parser.add_argument("--regressor-slices", type=int, default=60, help="of a patient, for R²")
-    parser.add_argument("--size", type=SizeMeasure, choices=list(SizeMeasure), default=SizeMeasure.VOLUME_MM3)
+    parser.add_argument("--members", type=whole(1), default=16)
+    parser.add_argument("--batch", type=whole(1), default=16)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--pairs-a-patient", type=whole(1), default=1)
+    parser.add_argument(
+        "--paper-members", type=whole(0), default=2, help="398 evaluations each; 0 leaves the paper out"
+    )
+    parser.add_argument("--paper-patients", type=whole(0), default=10)
+    parser.add_argument("--regressor-slices", type=whole(1), default=60, help="of a patient, for R²")
     parser.add_argument("--set", nargs="*", default=[], help="sampler settings, key=value")
     return parser.parse_args()
 
@@ -67,7 +81,7 @@ def settings_of(options: argparse.Namespace) -> ComparisonSettings:
         "model_card.py",
     )
     return ComparisonSettings(
-        forecast, options.pairs_a_patient, options.paper_members, options.size, options.regressor_slices
+        forecast, options.pairs_a_patient, options.paper_members, SizeMeasure.VOLUME_MM3, options.regressor_slices
     )
 
 
@@ -78,16 +92,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     engine = open_engine(EngineChoice(tuple(options.model), options.provider, options.device))
     growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
     with Cohort.open(options.cohort) as cohort:
+        check_same_images(cohort, engine.info)  # before a folder of rows is begun for them
         made_of = {
             "model": {"name": " ".join(path.name for path in options.model), "sha256": engine.info.sha256},
             "cohort": {"name": options.cohort.name, "sha256": cohort.sha256, "config": cohort.config},
+            "engine": {"provider": engine.provider, "device": engine.device, "version": VERSION},
             "settings": settings.as_dict() | {"paper_patients": options.paper_patients},
         }
         store = RowStore.open(options.rows or options.out.with_name(options.out.name + ".rows"), made_of)
         comparison = Comparison(cohort, engine, growth, settings)
         rows = compare_patients(comparison, store, options.paper_patients, tell)
-    record = made_of | {"engine": {"provider": engine.provider, "device": engine.device}, "machine": machine}
-    write_card(options.out, rows, store, record)
+    write_card(options.out, rows, store, made_of | {"machine": machine})
     told = summaries(rows)["goals"]
     return {"out": str(options.out), "reached": sum(goal.reached for goal in told), "goals": len(told)}
 

@@ -6,7 +6,6 @@ Prints a table, and as its last line one JSON object. Exit code 1 if a differenc
 """
 
 import argparse
-import contextlib
 import json
 import sys
 import time
@@ -98,13 +97,34 @@ def progress_rate(engine: TorchEngine, calls: int) -> float:
     return calls * BATCH / (time.perf_counter() - began)
 
 
-def with_tf32() -> contextlib.AbstractContextManager:
-    """For comparison only: the engine's own guard against TF32 is taken away."""
-    stack = contextlib.ExitStack()
-    before = torch.backends.cudnn.flags
-    torch.backends.cudnn.flags = lambda **_: contextlib.nullcontext()
-    stack.callback(setattr, torch.backends.cudnn, "flags", before)
-    return stack
+def compared(there: TorchEngine, here: TorchEngine) -> tuple[dict, bool]:
+    """What differs between the GPU and the CPU, by name, and whether all is within its limit."""
+    form = len(here.info.contrasts), here.info.image_size
+    record, fine = {}, True
+    for rows, inputs, times in (
+        (2, [parity.phantom(*form), parity.noise(*form)], 12),
+        (BATCH, [phantoms(here, BATCH)], 3),
+    ):
+        found = differences(there, here, inputs, times)
+        fine &= told(f"{there.device} against cpu, {times} times, {rows} rows", found)
+        record[f"parity_{rows}_rows"] = {key: [part.difference, part.limit, part.where] for key, part in found.items()}
+    record["ensemble_difference"] = float(np.abs(ensemble(there, 8)[0] - ensemble(here, 8)[0]).max())
+    return record, fine
+
+
+def rates(there: TorchEngine, here: TorchEngine, members: int) -> dict[str, float]:
+    """Images a second of an ensemble on either, the median of three on the GPU, and of the progression network."""
+    ensemble(there, min(BATCH, members))  # warm
+    found, some = sorted(members / ensemble(there, members)[1] for _ in range(3)), min(32, members)
+    return {
+        "members": members,
+        "batch": BATCH,
+        "steps_each_way": SETTINGS.steps,
+        "ensemble_images_a_second": found[1],
+        "progress_images_a_second": progress_rate(there, 20 if there.device.startswith("cuda") else 2),
+        "cpu_threads": torch.get_num_threads(),
+        "cpu_images_a_second": some / ensemble(here, some)[1],
+    }
 
 
 def main() -> int:
@@ -114,70 +134,12 @@ def main() -> int:
     options.add_argument("--model", type=Path, default=Path("tumorcast/models/demo128"))
     options.add_argument("--members", type=int, default=512)
     asked = options.parse_args()
-    on_gpu = asked.device.startswith("cuda")
-    name = torch.cuda.get_device_name(0) if on_gpu else "cpu"
-    print(f"torch {torch.__version__}, {name}, cudnn {torch.backends.cudnn.version() if on_gpu else None}")
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    print(f"TF32: matmul {matmul}, cudnn {torch.backends.cudnn.allow_tf32} outside the engine, off inside it")
-
-    opened = open_engine(
-        EngineChoice((asked.model,), Provider.TORCH, asked.device)
-    )  # as --provider torch --device cuda
-    print(f"open_engine: {type(opened).__name__} on {opened.device}; progression network: {opened.info.progression}")
+    opened = open_engine(EngineChoice((asked.model,), Provider.TORCH, asked.device))  # as tumorcast forecast does
+    print(f"torch {torch.__version__}: {type(opened).__name__} on {opened.device}")
     there, here = engine_on(asked.device, asked.model), engine_on("cpu", asked.model)
-    form = len(here.info.contrasts), here.info.image_size
-    found = differences(there, here, [parity.phantom(*form), parity.noise(*form)], 12)
-    fine = told(f"{there.device} against cpu, 12 times, 2 rows", found)
-    wide = differences(there, here, [phantoms(here, BATCH)], 3)
-    fine &= told(f"{there.device} against cpu, 3 times, {BATCH} rows", wide)
-    fine &= not matmul
-
-    few, _ = ensemble(here, 8)
-    ours, _ = ensemble(there, 8)
-    whole = float(np.abs(ours - few).max())
-    print(
-        f"\nwhole ensemble of 8, {SETTINGS.steps} steps each way: largest difference {whole:.2e} of images in [-1, 1]"
-    )
-
-    ensemble(there, min(BATCH, asked.members))  # warm
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    rates = []
-    for _ in range(3):
-        _, seconds = ensemble(there, asked.members)
-        rates.append(asked.members / seconds)
-    peak = torch.cuda.max_memory_allocated() if on_gpu else 0
-    some = min(32, asked.members)
-    _, seconds = ensemble(here, some)
-    record = {
-        "device": name,
-        "torch": torch.__version__,
-        "parity": {key: [part.difference, part.limit, part.where] for key, part in found.items()},
-        f"parity_{BATCH}_rows": {key: [part.difference, part.limit, part.where] for key, part in wide.items()},
-        "ensemble_difference": whole,
-        "ensemble_images_a_second": sorted(rates)[1],
-        "ensemble_images_a_second_all": rates,
-        "members": asked.members,
-        "batch": BATCH,
-        "steps_each_way": SETTINGS.steps,
-        "peak_bytes": peak,
-        "cpu_threads": torch.get_num_threads(),
-        "cpu_images_a_second": some / seconds,
-        "progress_images_a_second": progress_rate(there, 20 if on_gpu else 2),
-    }
-    if on_gpu:
-        with with_tf32():
-            loose = differences(there, here, [parity.phantom(*form)], 4)
-            ensemble(there, BATCH)
-            _, seconds = ensemble(there, asked.members)
-        record["tf32_images_a_second"] = asked.members / seconds
-        record["tf32_parity"] = {key: part.difference for key, part in loose.items()}
-        told("for comparison alone: the same with TF32 in convolutions", loose)
-    print(
-        f"\nensemble of {asked.members}, batch {BATCH}: {record['ensemble_images_a_second']:.4g} images/s on {name}; "
-        f"cpu ({record['cpu_threads']} threads): {record['cpu_images_a_second']:.3g}; peak {peak / 1e9:.2f} GB"
-    )
-    print("PASSED" if fine else "FAILED: a difference is beyond its limit, or matrix products use TF32")
+    record, fine = compared(there, here)
+    record |= {"device": there.device, "torch": torch.__version__, **rates(there, here, asked.members)}
+    print("PASSED" if fine else "FAILED: a difference is beyond its limit")
     print(json.dumps(record))
     return 0 if fine else 1
 

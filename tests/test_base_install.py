@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXTRAS = ("torch", "onnx", "onnxscript", "safetensors", "mpi4py", "nilearn", "sklearn", "tensorrt_rtx")
+EXTRAS = ("torch", "onnx", "onnxscript", "safetensors", "mpi4py", "nilearn", "skimage", "sklearn", "tensorrt_rtx")
 WITHOUT_EXTRAS = f"""
 import sys
 sys.modules.update(dict.fromkeys({EXTRAS!r}))  # as if they were not installed
@@ -33,3 +33,9 @@ def test_what_needs_torch_says_so(tiny_model: Path, blob_cohort: Path, tmp_path:
     done = run("forecast", str(blob_cohort), "--model", str(tiny_model), *asked)
     assert done.returncode == 4
     assert "is not installed" in done.stderr and "train" in done.stderr
+
+
+def test_what_measures_is_an_extra_and_says_so(tmp_path: Path) -> None:
+    done = run("evaluate", "maps.h5", "--truth", "cohort.h5", "--out", str(tmp_path))
+    assert done.returncode == 4
+    assert "scikit-image is not installed; install tumorcast[evaluate]" in done.stderr

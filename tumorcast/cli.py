@@ -10,9 +10,12 @@ import typer
 from tumorcast.cli_archive import archive
 from tumorcast.cli_doctor import doctor
 from tumorcast.cli_engines import export
+from tumorcast.cli_evaluate import evaluate
 from tumorcast.cli_forecast import forecast, plan, status
 from tumorcast.cli_growth import fit, fit_prior
 from tumorcast.cli_import import import_adm
+from tumorcast.cli_reader import reader_study
+from tumorcast.cli_select import select
 from tumorcast.cli_tools import (
     Jobs,
     Json,
@@ -141,8 +144,11 @@ app.command()(doctor)
 
 app.command()(plan)
 app.command()(forecast)
+app.command()(select)
 app.command()(status)
+app.command()(evaluate)
 app.add_typer(archive, name="archive")
+app.add_typer(reader_study, name="reader-study")
 
 
 @app.command()

@@ -19,7 +19,9 @@ from tumorcast.evaluation.summary import (
     summarise,
 )
 
-COLUMNS = {
+Columns = dict[str, tuple[str, int]]  # of a figure's name: head of its column, and digits
+
+COLUMNS: Columns = {
     "ap": ("AP", 3),
     "hd95_mm": ("HD95, mm", 2),
     "surface_mm": ("surface distance, mm", 2),
@@ -124,10 +126,11 @@ def _goals(rows: Sequence[Figures]) -> str:
 
 def _mode(pairs: Sequence[Figures], mode: TargetMode) -> str:
     lines = summarise(pairs, mode)
-    maps = markdown_table(("method", "patients", *_heads(COLUMNS)), [_means(line, COLUMNS) for line in lines])
+    maps = markdown_table(("method", "patients", *head_cells(COLUMNS)), [means_cells(line, COLUMNS) for line in lines])
     sure = [line for line in lines if "brier" in line.means]
     probabilities = markdown_table(
-        ("probability", "patients", *_heads(PROBABILITY_COLUMNS)), [_means(line, PROBABILITY_COLUMNS) for line in sure]
+        ("probability", "patients", *head_cells(PROBABILITY_COLUMNS)),
+        [means_cells(line, PROBABILITY_COLUMNS) for line in sure],
     )
     compared = markdown_table(
         ("growth map minus …", "AP", "HD95, mm", "Dice"),
@@ -139,28 +142,31 @@ def _mode(pairs: Sequence[Figures], mode: TargetMode) -> str:
     )
 
 
-def _heads(columns: dict[str, tuple[str, int]]) -> list[str]:
+def head_cells(columns: Columns) -> list[str]:
+    """The heads of a table's columns."""
     return [head for head, _ in columns.values()]
 
 
-def _means(line: MethodSummary, columns: dict[str, tuple[str, int]]) -> list[str]:
+def means_cells(line: MethodSummary, columns: Columns) -> list[str]:
+    """A method's line: its name, patients, and a cell a column."""
     figures = line.means | line.calibration
     cells = [figures[name].told(digits) if name in figures else "–" for name, (_, digits) in columns.items()]
     return [line.method.told, str(line.means["dice"].patients), *cells]
 
 
 def _differences(line: MethodSummary) -> list[str]:
-    return [line.method.told, *(_marked(name, one) for name, one in line.differences.items())]
+    return [line.method.told, *(marked(name, one, COLUMNS[name][1]) for name, one in line.differences.items())]
 
 
-def _marked(name: str, one: Difference) -> str:
+def marked(name: str, one: Difference, digits: int, *, least_patients: int = 2) -> str:
+    """A difference to the growth map, ✔ or ✘ where its interval excludes zero, and p."""
     found = one.estimate
     better = (found.value < 0) == (name in LOWER_IS_BETTER)
-    mark = f" {'✔' if better else '✘'}" if found.excludes_zero else ""
-    return f"{found.told(2 if name == 'hd95_mm' else 3, signed=True)}{mark}, p {one.p:.2g}"
+    mark = f" {'✔' if better else '✘'}" if found.excludes_zero and found.patients >= least_patients else ""
+    return f"{found.told(digits, signed=True)}{mark}, p {one.p:.2g}"
 
 
-def _table_of(title: str, note: str, figures: dict[str, Estimate], names: dict[str, tuple[str, int]]) -> str:
+def _table_of(title: str, note: str, figures: dict[str, Estimate], names: Columns) -> str:
     lines = [(head, figures[name].told(digits)) for name, (head, digits) in names.items()]
     return f"{title}\n\n" + markdown_table((note, "found [95 %]"), lines)
 

@@ -46,6 +46,9 @@ class TargetMode(StrEnum):
     ODE = "ode"
 
 
+INTERVAL_DRAWS = 400  # of the growth forecast, for its interval
+
+
 @dataclass(frozen=True)
 class ComparisonSettings:
     """What is compared. forecast: members, seed, batch and sampler; its target is not used.
@@ -123,6 +126,7 @@ class Comparison:
         fixed = [
             *resting_maps(pair, aimed_at_truth.tumour_now, self.cohort.contrasts),
             *unguided_maps(pair, members, self.engine),
+            *self._paper(pair, wanted=paper),
         ]
         row: Figures = {
             "session": pair.session_id,
@@ -132,12 +136,12 @@ class Comparison:
             "ratio": pair.ratio,
             "images": guided_image_figures(pair, aimed_at_truth, self.engine, self.settings.forecast.batch)
             | unguided_image_figures(pair, members),
-            "size": {str(mode): size_figures(pair, forecast) for mode, forecast in forecasts.items()},
+            "size": {str(mode): size_figures(pair, forecast) for mode, forecast in forecasts.items()}
+            | {"ode_ratio_low_high": self._interval(pair)},
             "any": _judged(pair, fixed, away_mm),
         }
         for mode, forecast in forecasts.items():
-            aimed = self._aimed_maps(pair, forecast, paper=paper)
-            row[str(mode)] = _judged(pair, aimed, away_mm)
+            row[str(mode)] = _judged(pair, self._aimed_maps(pair, forecast), away_mm)
         return row, aimed_at_truth
 
     def _forecast(self, pair: Pair, mode: TargetMode) -> SliceForecast:
@@ -152,27 +156,36 @@ class Comparison:
             case TargetMode.TRUTH:
                 return PatientTargets(np.full(self.settings.forecast.members, pair.ratio), None, None)
             case TargetMode.ODE:
-                return self._drawn(pair)
+                return self._drawn(pair, self.settings.forecast.members)
             case _:
                 assert_never(mode)
 
-    def _drawn(self, pair: Pair) -> PatientTargets:
+    def _interval(self, pair: Pair) -> list[float]:
+        """The 90 % interval of the growth forecast, of more draws than an ensemble has, which would be too narrow."""
+        low, high = np.quantile(self._drawn(pair, INTERVAL_DRAWS).area_ratio, [0.05, 0.95])
+        return [float(low), float(high)]
+
+    def _paper(self, pair: Pair, *, wanted: bool) -> Iterator[tuple[Method, MethodMap]]:
+        """The paper's map, aimed at the true size whatever the others aim at: its 398 evaluations are made once."""
+        if wanted and self.settings.paper_members:
+            ratios = np.full(self.settings.paper_members, pair.ratio)
+            yield Method.PAPER, paper_map(pair, ratios, self.engine, self.settings.forecast)
+
+    def _drawn(self, pair: Pair, count: int) -> PatientTargets:
         """Sizes drawn for the true later date from a fit of the scans up to the present one, and of no other."""
         series = self.cohort.size_series(pair.patient_id, self.settings.size)
         known = series.part(0, int(np.searchsorted(series.days, pair.day, side="right")))
-        horizon = {"horizon_days": pair.later_day - pair.day, "relative_change": None}
+        horizon = {"horizon_days": pair.later_day - pair.day, "relative_change": None, "members": count}
         return PatientTargets.drawn(
             self.growth.forecast(known), pair.day, self.settings.forecast.model_copy(update=horizon)
         )
 
-    def _aimed_maps(self, pair: Pair, forecast: SliceForecast, *, paper: bool) -> Iterator[tuple[Method, MethodMap]]:
+    def _aimed_maps(self, pair: Pair, forecast: SliceForecast) -> Iterator[tuple[Method, MethodMap]]:
         """The maps that depend on the sizes aimed at."""
         settings = self.settings
         ratios = forecast.aimed_mm2 / forecast.present_mm2
         yield Method.PRODUCT, product_map(forecast, distance_mm(pair))
         yield Method.GENERATED, MethodMap(forecast.tumour, forecast.tumour)
-        if paper and settings.paper_members:
-            yield Method.PAPER, paper_map(pair, ratios[: settings.paper_members], self.engine, settings.forecast)
         alone = progression_map(pair, ratios, self.engine, settings.forecast.batch)
         if alone is not None:
             yield Method.PROGRESSION_ALONE, alone

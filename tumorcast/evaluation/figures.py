@@ -30,13 +30,14 @@ def draw_reliability(rows: Sequence[Figures], path: Path) -> None:
             bins = reliability_bins(rows, mode, method, "reliability")
             if len(bins):
                 said, true = Reliability(*bins.mean(axis=0)).curve()
-                axes.plot(said, true, "o-", markersize=4, label=_plain(method))
+                axes.plot(said, true, "o-", markersize=4, label=plain_name(method))
         axes.set(xlabel="probability said", ylabel="share of pixels that became tumour", title=mode_told(mode))
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
 
 
-def _plain(method: Method) -> str:
+def plain_name(method: Method) -> str:
+    """The method in words, without marks of Markdown."""
     return method.told.replace("**", "")
 
 

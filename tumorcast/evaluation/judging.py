@@ -54,12 +54,13 @@ def map_figures(pair: Pair, answer: MethodMap, away_mm: npt.NDArray[Any]) -> Fig
     return figures | {
         "brier": brier(new, answer.probability, candidates),
         "dice_half": dice(before | (candidates & (answer.probability > 0.5)), after),
-        "reliability": _sums(Reliability.of(new, answer.probability, candidates)),
-        "reliability_near": _sums(Reliability.of(new, answer.probability, near)),
+        "reliability": sums_of(Reliability.of(new, answer.probability, candidates)),
+        "reliability_near": sums_of(Reliability.of(new, answer.probability, near)),
     }
 
 
-def _sums(reliability: Reliability) -> dict[str, list[float]]:
+def sums_of(reliability: Reliability) -> dict[str, list[float]]:
+    """As JSON holds it."""
     return {name: value.tolist() for name, value in vars(reliability).items()}
 
 
@@ -77,8 +78,6 @@ def size_figures(pair: Pair, forecast: SliceForecast) -> Figures:
         "reach": (reached - forecast.present_segmented_mm2) / wanted if enough else float("nan"),
         "segmenter_error_now": abs(forecast.present_segmented_mm2 / pair.now.area_mm2 - 1),
         "aimed_ratio": aimed / pair.now.area_mm2,
-        "aimed_ratio_low_high": (np.quantile(forecast.aimed_mm2, [0.05, 0.95]) / pair.now.area_mm2).tolist(),
-        "member_std": float(forecast.std[:, pair.now.brain].mean()),
     }
 
 
@@ -110,4 +109,4 @@ def unguided_image_figures(pair: Pair, members: Array) -> Figures:
 
 
 def _widened(mask: Mask) -> Mask:
-    return np.asarray(binary_dilation(mask, iterations=SSIM_WINDOW // 2))
+    return np.asarray(binary_dilation(mask, structure=np.ones((SSIM_WINDOW, SSIM_WINDOW), bool)))

@@ -93,11 +93,16 @@ class Overlap:
         """
         pixels = int(truth.sum()) - int(inside.sum())
         draws = [filled(inside, score, candidates, pixels, np.random.default_rng(k)) for k in range(TIE_DRAWS)]
-        found = [cls.of(mask, truth, pixel_mm) for mask in _distinct(draws)]
+        return cls.mean_of(distinct(draws), truth, pixel_mm)
+
+    @classmethod
+    def mean_of(cls, masks: list[Mask], truth: Mask, pixel_mm: float) -> Self:
+        """The means over several masks, each against the truth."""
+        found = [cls.of(mask, truth, pixel_mm) for mask in masks]
         return cls(*(_mean([getattr(one, name) for one in found]) for name in ("dice", "hd95_mm", "surface_mm")))
 
 
-def _distinct(masks: list[Mask]) -> list[Mask]:
+def distinct(masks: list[Mask]) -> list[Mask]:
     """The first alone where all are equal, as they are without a tie across the area."""
     return masks[:1] if all(np.array_equal(mask, masks[0]) for mask in masks) else masks
 

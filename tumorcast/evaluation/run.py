@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from tumorcast.data.cohort import Cohort
 from tumorcast.durable import written_whole
+from tumorcast.engines.engine import ModelInfo
 from tumorcast.errors import InputError
 from tumorcast.evaluation.card import card
 from tumorcast.evaluation.comparison import Comparison, TargetMode
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.methods import Method
+from tumorcast.evaluation.pairs import pairs_of
 from tumorcast.evaluation.rows import RowStore
 from tumorcast.evaluation.summary import (
     forecast_rows,
@@ -32,12 +35,14 @@ Report = Callable[[int, int], None]
 def compare_patients(comparison: Comparison, store: RowStore, paper_patients: int, report: Report) -> list[Figures]:
     """The rows of every patient in the order of the cohort, those made that the store lacks.
 
-    paper_patients: for how many, spread evenly over the cohort, the paper's map is made.
+    paper_patients: for how many of those with a pair, spread evenly over the cohort, the paper's map is made.
     Raises InputError if the cohort and the model are for different images.
     """
-    check_same_images(comparison)
+    check_same_images(comparison.cohort, comparison.engine.info)
     names = comparison.cohort.patient_ids()
-    papered = {names[place] for place in np.linspace(0, len(names) - 1, min(paper_patients, len(names))).astype(int)}
+    paired = [name for name in names if pairs_of(comparison.cohort, name, 1)]
+    places = np.linspace(0, len(paired) - 1, min(paper_patients, len(paired))).astype(int)
+    papered = {paired[place] for place in places}
     for done, name in enumerate(names, start=1):
         if name not in store.rows:
             store.add(*comparison.patient(name, paper=name in papered))
@@ -45,9 +50,8 @@ def compare_patients(comparison: Comparison, store: RowStore, paper_patients: in
     return [store.rows[name] for name in names]
 
 
-def check_same_images(comparison: Comparison) -> None:
+def check_same_images(cohort: Cohort, info: ModelInfo) -> None:
     """Raises InputError if the model's contrasts or image size are not the cohort's."""
-    cohort, info = comparison.cohort, comparison.engine.info
     have = (tuple(str(name) for name in cohort.contrasts), cohort.image_size)
     if have != (info.contrasts, info.image_size):
         raise InputError(

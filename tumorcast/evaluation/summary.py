@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 MEANS = ("ap", "auc", "hd95_mm", "surface_mm", "dice", "dice_half", "brier")
 COMPARED = ("ap", "hd95_mm", "dice")
-LOWER_IS_BETTER = frozenset({"hd95_mm", "surface_mm", "brier"})
+LOWER_IS_BETTER = frozenset({"hd95_mm", "surface_mm", "brier", "direction_degrees", "median_error"})
 LEAST_PATIENTS = 30
 
 
@@ -28,7 +28,7 @@ def forecast_rows(rows: Iterable[Figures]) -> list[Figures]:
 
 def values_of(rows: Sequence[Figures], mode: TargetMode, method: Method, name: str) -> Floats:
     """(P,) a figure of a method, mean over each patient's pairs that have it; NaN for a patient with none."""
-    return np.array([_patient_mean(_found(row, mode, method, name)) for row in rows])
+    return np.array([patient_mean(_found(row, mode, method, name)) for row in rows])
 
 
 def _found(row: Figures, mode: TargetMode, method: Method, name: str) -> list[Any]:
@@ -37,7 +37,8 @@ def _found(row: Figures, mode: TargetMode, method: Method, name: str) -> list[An
     return [value for value in found if value is not None]
 
 
-def _patient_mean(values: list[float]) -> float:
+def patient_mean(values: list[float]) -> float:
+    """The mean of a patient's values that are no NaN; NaN where all are."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
 
@@ -65,7 +66,7 @@ def summarise(rows: Sequence[Figures], mode: TargetMode) -> list[MethodSummary]:
 def _line(rows: Sequence[Figures], mode: TargetMode, method: Method) -> MethodSummary:
     means = {name: mean_of(values_of(rows, mode, method, name)) for name in MEANS}
     calibration = {
-        short: estimate(bins, _calibration_error)
+        short: estimate(bins, calibration_error)
         for short, name in (("ece", "reliability"), ("ece_near", "reliability_near"))
         if len(bins := reliability_bins(rows, mode, method, name))
     }
@@ -88,7 +89,7 @@ def reliability_bins(rows: Sequence[Figures], mode: TargetMode, method: Method, 
     return np.array(bins)
 
 
-def _calibration_error(bins: Floats, axis: int) -> Floats:
+def calibration_error(bins: Floats, axis: int) -> Floats:
     """Expected calibration error of the patients together."""
     together = bins.mean(axis=axis)
     return np.asarray(np.abs(together[..., 1, :] - together[..., 2, :]).sum(axis=-1))
@@ -108,7 +109,7 @@ def image_figures(rows: Sequence[Figures]) -> dict[str, Estimate]:
 
 
 def _of_pairs(rows: Sequence[Figures], value: Any) -> Floats:
-    return np.array([_patient_mean([value(pair) for pair in row["pairs"]]) for row in rows])
+    return np.array([patient_mean([value(pair) for pair in row["pairs"]]) for row in rows])
 
 
 def regressor_figures(rows: Sequence[Figures]) -> dict[str, Estimate]:
@@ -128,7 +129,7 @@ def growth_figures(rows: Sequence[Figures]) -> dict[str, Estimate]:
         return float(abs(np.log(max(pair["size"]["ode"]["aimed_ratio"], 1e-3) / pair["ratio"])))
 
     def covered(pair: Figures) -> float:
-        low, high = pair["size"]["ode"]["aimed_ratio_low_high"]
+        low, high = pair["size"]["ode_ratio_low_high"]
         return float(low <= pair["ratio"] <= high)
 
     return {"log_error": median_of(_of_pairs(rows, error)), "coverage90": mean_of(_of_pairs(rows, covered))}
