@@ -8,6 +8,7 @@ from scipy.ndimage import binary_dilation
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.engines.engine import Engine
+from tumorcast.evaluation.failures import reach_of
 from tumorcast.evaluation.methods import MethodMap
 from tumorcast.evaluation.metrics import (
     SSIM_WINDOW,
@@ -67,17 +68,13 @@ def sums_of(reliability: Reliability) -> dict[str, list[float]]:
 def size_figures(pair: Pair, forecast: SliceForecast) -> Figures:
     """What members aimed at and got by the segmenter, which does not guide.
 
-    size_error: |reached / aimed - 1|, median over members. reach: area gained over area wanted, both medians, the
-    gain from what the segmenter sees in the present scan; NaN where less than a twentieth was wanted.
+    size_error: |reached / aimed - 1|, median over members. reach: see failures.reach_of.
     """
-    aimed, reached = float(np.median(forecast.aimed_mm2)), float(np.median(forecast.reached_mm2))
-    wanted = aimed - pair.now.area_mm2
-    enough = abs(wanted) >= 0.05 * pair.now.area_mm2
     return {
         "size_error": float(np.median(np.abs(forecast.reached_mm2 / forecast.aimed_mm2 - 1))),
-        "reach": (reached - forecast.present_segmented_mm2) / wanted if enough else float("nan"),
+        "reach": reach_of(forecast),
         "segmenter_error_now": abs(forecast.present_segmented_mm2 / pair.now.area_mm2 - 1),
-        "aimed_ratio": aimed / pair.now.area_mm2,
+        "aimed_ratio": float(np.median(forecast.aimed_mm2)) / pair.now.area_mm2,
     }
 
 

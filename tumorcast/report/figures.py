@@ -1,6 +1,7 @@
 """A picture a slice: the scan, its forecast, the growth maps over the scan, and the growth curve with its band."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import flags_of
+from tumorcast.evaluation.failures import flags_of, reach_of
 
 DISCLAIMER = "For research. Not a medical device."
 PREFERRED = ("t2f", "t1c", "t2w", "t1n")
@@ -30,8 +31,9 @@ def show_archive(archive: MapArchive, out: Path) -> list[Path]:
     return paths
 
 
-def slice_figures(archive: MapArchive) -> list[dict[str, str | int | float | list[str]]]:
-    """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted.
+def slice_figures(archive: MapArchive) -> list[dict[str, Any]]:
+    """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted
+    (None where less than a twentieth was wanted).
 
     The segmenter's own area of the present slice is what the gain is counted from. flags: signs that it failed.
     """
@@ -42,17 +44,16 @@ def slice_figures(archive: MapArchive) -> list[dict[str, str | int | float | lis
     ]
 
 
-def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, str | int | float | list[str]]:
-    aimed, reached = float(np.median(forecast.aimed_mm2)), float(np.median(forecast.reached_mm2))
-    wanted = aimed - forecast.present_mm2
+def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
+    reach = reach_of(forecast)
     return {
         "patient_id": patient_id,
         "slice": int(forecast.source_slice),
         "present_mm2": float(forecast.present_mm2),
         "present_segmented_mm2": float(forecast.present_segmented_mm2),
-        "aimed_mm2": aimed,
-        "reached_mm2": reached,
-        "reach": (reached - float(forecast.present_segmented_mm2)) / wanted if wanted else 0.0,
+        "aimed_mm2": float(np.median(forecast.aimed_mm2)),
+        "reached_mm2": float(np.median(forecast.reached_mm2)),
+        "reach": None if np.isnan(reach) else reach,
         "member_std": float(forecast.std[:, forecast.brain].mean()),
         "flags": flags_of(forecast),
     }
