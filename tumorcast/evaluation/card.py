@@ -116,8 +116,8 @@ def _opening(rows: Sequence[Figures], pairs: Sequence[Figures], record: dict[str
         f"({cohort['sha256'][:12]}), {len(rows)} patients, {len(pairs)} of them with {count} pairs of scans{growth}. "
         f"{record['settings']['forecast']['members']} members. {engine['provider']} on {engine['device']}, "
         f"{machine['processor']}, {machine['date']}, commit {machine['commit']}.\n\n"
-        f"What diffusion adds to the map is the difference to the progression network alone, a row of every table; it is "
-        f"no baseline, being a part of the growth map.\n"
+        "What diffusion adds to the map is the difference to the progression network alone, a row of every table; that "
+        "network is a part of the growth map and no baseline.\n"
     )
 
 
