@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from tests.archive.conftest import images_of, slice_of
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.cli import app
-from tumorcast.cli_forecast import _forecast_settings
+from tumorcast.cli_forecast import forecast_settings
 from tumorcast.config import ForecastSettings, Guidance, NetworkKind, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.diffusion.plan import GuidanceLaw, Step
@@ -275,7 +275,7 @@ def test_the_command_writes_settings_that_forecast_reads(blob_cohort: Path, tmp_
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
     assert [row["chosen"] for row in rows] == ["0", "1", "0", "0", "0"]
     assert float(rows[1]["score"]) == told["scores"]["score"] > float(rows[0]["score"])
-    settings = _forecast_settings({"config": tmp_path / "out" / "forecast.toml"})
+    settings = forecast_settings({"config": tmp_path / "out" / "forecast.toml"})
     assert settings == Point(100, Guidance.NORMALISED, 0.5, 2).settings(BASE.model_copy(update={"batch": 16}))
     assert settings.max_slices is None  # those tried were for the choice alone
     images = len(engine.seen)
@@ -288,7 +288,7 @@ def test_the_command_writes_settings_that_forecast_reads(blob_cohort: Path, tmp_
 def test_settings_of_the_paper_survive_their_file(tmp_path: Path) -> None:
     paper = ForecastSettings(horizon_days=90, sampler=SamplerSettings.paper(100, 7e4))
     (tmp_path / "forecast.toml").write_text(toml_of(paper))
-    assert _forecast_settings({"config": tmp_path / "forecast.toml"}) == paper
+    assert forecast_settings({"config": tmp_path / "forecast.toml"}) == paper
 
 
 @pytest.mark.parametrize(
