@@ -19,6 +19,7 @@ from tumorcast.engines.engine import Engine
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.tissue_growth import arrival_score, t1_of
 from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.foresight import foretold
 from tumorcast.forecasting.plan import member_noise
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.records import Contrast
@@ -172,11 +173,6 @@ def progression_map(pair: Pair, ratios: Ratios, engine: Engine, batch: int) -> M
     """The progression network on the present scan, mean over the sizes aimed at; None where the model has none."""
     if not engine.info.progression:
         return None
-    wanted, turns = np.unique(np.log(np.maximum(ratios, LEAST_PROBABILITY)).astype(np.float32), return_counts=True)
-    image, outline = pair.now.image.astype(np.float32), (pair.now.labels > 0).astype(np.float32)
-    parts = [
-        engine.progress(np.repeat(image[None], len(rows), axis=0), np.repeat(outline[None], len(rows), axis=0), rows)
-        for rows in np.array_split(wanted, -(-len(wanted) // batch))
-    ]
-    probability = np.average(np.concatenate(parts), axis=0, weights=turns) * pair.now.brain
+    log_ratio = np.log(np.maximum(ratios, LEAST_PROBABILITY)).astype(np.float32)
+    probability = foretold(pair.now, log_ratio, engine, batch).mean(axis=0) * pair.now.brain
     return MethodMap(probability, probability)

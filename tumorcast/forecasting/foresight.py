@@ -49,7 +49,7 @@ def foresee(
     if not engine.info.progression:
         return Foresight(np.repeat(near[None], len(members), axis=0), None)
     log_ratio = np.log(np.maximum(1 + change / present.brain_fraction, SURE)).astype(np.float32)
-    probability = _foretold(present, log_ratio, engine, settings.batch) * present.brain
+    probability = foretold(present, log_ratio, engine, settings.batch) * present.brain
     windows = np.empty_like(probability)
     for row, member in enumerate(members):
         varied = probability[row]
@@ -72,8 +72,8 @@ def guidance_window(tumour: npt.NDArray[np.bool_], window_mm: float | None, pixe
     return np.exp(-0.5 * (distance_mm / window_mm) ** 2).astype(np.float32)
 
 
-def _foretold(present: CohortSlice, log_ratio: Array, engine: Engine, batch: int) -> Array:
-    """(M, H, W) the progression network's answers; members of one size share theirs."""
+def foretold(present: CohortSlice, log_ratio: Array, engine: Engine, batch: int) -> Array:
+    """(M, H, W) the progression network's answers for ln(area later / now) (M,); members of one size share theirs."""
     sizes, rows = np.unique(log_ratio, return_inverse=True)
     outline = (present.labels > 0).astype(np.float32)
     answers = []
