@@ -23,7 +23,11 @@ class ProgressionNetwork(UNet):
         images: (N, C, H, W) clean, in [-1, 1]; outline: (N, H, W) the present tumour in [0, 1]; log_ratio: (N,),
         clamped to ±LARGEST_LOG_RATIO.
         """
-        plane = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)[:, None, None].expand_as(outline)
-        planes = torch.stack([2 * outline - 1, plane.to(outline.dtype)], dim=1)
         no_noise = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        return super().forward(torch.cat([images, planes], dim=1), no_noise)[:, 0]
+        return super().forward(planes_of(images, outline, log_ratio), no_noise)[:, 0]
+
+
+def planes_of(images: Tensor, outline: Tensor, log_ratio: Tensor) -> Tensor:
+    """(N, C + EXTRA_PLANES, H, W) what the network reads, from what `ProgressionNetwork.forward` takes."""
+    size = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)[:, None, None].expand_as(outline)
+    return torch.cat([images, torch.stack([2 * outline - 1, size.to(outline.dtype)], dim=1)], dim=1)

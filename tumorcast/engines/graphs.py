@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorcast.config import Precision
-from tumorcast.diffusion.progression import LARGEST_LOG_RATIO, ProgressionNetwork
+from tumorcast.diffusion.progression import ProgressionNetwork, planes_of
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
 from tumorcast.diffusion.reverse import size_and_gradient, through_unet
 from tumorcast.diffusion.unet import UNet
@@ -166,8 +166,7 @@ class ProgressGraph(nn.Module):
 
     def forward(self, images: Tensor, outline: Tensor, log_ratio: Tensor) -> Tensor:
         """(N, H, W) for images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
-        size = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)[:, None, None].expand_as(outline)
-        planes = torch.cat([images, torch.stack([2 * outline - 1, size], dim=1)], dim=1)
+        planes = planes_of(images, outline, log_ratio)
         logits, _ = through_unet(self.progression, planes, torch.zeros(images.shape[0]))
         return torch.sigmoid(logits[:, 0])
 
