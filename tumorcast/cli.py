@@ -14,20 +14,16 @@ from tumorcast.cli_evaluate import evaluate
 from tumorcast.cli_forecast import forecast, plan, status
 from tumorcast.cli_growth import fit, fit_prior
 from tumorcast.cli_import import import_adm
+from tumorcast.cli_prepare import prepare
 from tumorcast.cli_reader import reader_study
 from tumorcast.cli_select import select
 from tumorcast.cli_tools import (
     Jobs,
     Json,
     Out,
-    choice,
-    contrasts_of,
-    exit_if_failed,
     print_result,
     progress,
     span,
-    stoppable,
-    tell_fate,
 )
 from tumorcast.cli_train import train
 from tumorcast.errors import EngineError, InputError, TumorcastError
@@ -89,49 +85,7 @@ def simulate(
     print_result(as_json, {"out": str(out), "patients": patients, "seed": seed})
 
 
-@app.command()
-def prepare(
-    source: Annotated[Path, typer.Argument(help="A folder of scans, or a sessions.csv.")],
-    out: Out,
-    image_size: Annotated[int, typer.Option(help="Pixels a side of the 256 mm field: 64, 128 or 256.")] = 64,
-    layout: Annotated[str, typer.Option(help="auto, brats, slices or table.")] = "auto",
-    contrasts: Annotated[str, typer.Option(help="Some of t1n,t1c,t2w,t2f; by default those every scan has.")] = "",
-    slices: Annotated[str, typer.Option(help="tumour, balanced (for training), all or largest.")] = "tumour",
-    min_tumour_mm2: Annotated[float, typer.Option(help="Least tumour area of a slice chosen for it.")] = 50.0,
-    brain: Annotated[str, typer.Option(help="auto, nonzero (skull-stripped) or head.")] = "auto",
-    clinical: Annotated[Path | None, typer.Option(help="Table of scan days and radiotherapy dates.")] = None,
-    jobs: Jobs = 1,
-    as_json: Json = False,
-) -> None:
-    """Read scans and write a cohort file of slices: one orientation, one scale, one size."""
-    from tumorcast.data.brain import BrainMask
-    from tumorcast.data.layouts import Layout
-    from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
-    from tumorcast.records import Status
-
-    settings = PrepareSettings(
-        image_size=image_size,
-        contrasts=contrasts_of(contrasts) or None,
-        slices=choice(SliceChoice, "--slices", slices),
-        min_tumour_mm2=min_tumour_mm2,
-        brain=choice(BrainMask, "--brain", brain),
-    )
-    with stoppable("nothing was written; start it again"):
-        report = prepare_cohort(
-            source,
-            out,
-            settings,
-            layout=choice(Layout, "--layout", layout),
-            clinical=clinical,
-            jobs=jobs,
-            on_outcome=lambda o: tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
-        )
-    counts = {str(status): report.count(status) for status in Status}
-    result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts}
-    print_result(as_json, result)
-    exit_if_failed(report.count(Status.FAILED))
-
-
+app.command()(prepare)
 app.command()(fit)
 app.command()(fit_prior)
 

@@ -19,6 +19,7 @@ from tumorcast.data.prepare import (
     PrepareSettings,
     SliceChoice,
     Status,
+    TumourPart,
     prepare_cohort,
     prepare_session,
 )
@@ -92,6 +93,20 @@ def test_orientation_does_not_change_the_slices(tmp_path: Path, scan: Callable) 
     first, second = prepared(tmp_path / "a", EXACT), prepared(tmp_path / "b", EXACT)
     np.testing.assert_array_equal(first.images, second.images)
     np.testing.assert_array_equal(first.source_slice, second.source_slice)
+
+
+def test_only_the_part_that_is_followed_counts(tmp_path: Path, scan: Callable, make_phantom: Callable) -> None:
+    """The phantom's core is label 3 within label 2."""
+    settings = PrepareSettings(image_size=256, tumour=TumourPart.ENHANCING, min_tumour_mm2=5.0)
+    mask = make_phantom("seg")
+    scan(tmp_path / "a", "P1")
+    session = prepared(tmp_path / "a", settings)
+    assert set(np.unique(session.labels)) == {0, 3}
+    assert session.volume_mm3 == (mask == 3).sum()
+    scan(tmp_path / "b", "P1", seg=np.where(mask > 0, 2, 0).astype(np.uint8))
+    none = prepared(tmp_path / "b", settings)
+    assert none.volume_mm3 == 0 and none.images.shape[0] == 0
+    assert "no label 3 (--tumour enhancing), only 2" in none.source["notes"][0]
 
 
 def test_old_label_4_is_read_as_3(tmp_path: Path, scan: Callable, make_phantom: Callable) -> None:

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from tumorcast.data.clinical import ClinicalTable, DatedSessions, date_sessions, read_clinical
 from tumorcast.data.cohort import DATED, SLICE_AREAS, write_cohort
 from tumorcast.data.layouts import Layout, find_sessions
-from tumorcast.data.session import PrepareSettings, SliceChoice, prepare_session
+from tumorcast.data.session import PrepareSettings, SliceChoice, TumourPart, prepare_session
 from tumorcast.errors import EngineError, InputError, TumorcastError
 from tumorcast.records import Contrast, Session, SourceSession, Status
 
@@ -27,6 +27,7 @@ __all__ = [
     "SessionOutcome",
     "SliceChoice",
     "Status",
+    "TumourPart",
     "prepare_cohort",
     "prepare_session",
 ]

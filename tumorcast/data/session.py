@@ -1,6 +1,6 @@
 """From the files of one scan to slices of one size and scale."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, assert_never
 
@@ -31,11 +31,33 @@ class SliceChoice(StrEnum):
     BALANCED = "balanced"
 
 
+class TumourPart(StrEnum):
+    """What of a BraTS mask is the tumour whose size is followed: all labels, 1 and 3, or 3 alone."""
+
+    WHOLE = "whole"
+    CORE = "core"
+    ENHANCING = "enhancing"
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The labels of BraTS 2023: 1 necrotic or non-enhancing core, 2 oedema, 3 enhancing."""
+        match self:
+            case TumourPart.WHOLE:
+                return (1, 2, 3)
+            case TumourPart.CORE:
+                return (1, 3)
+            case TumourPart.ENHANCING:
+                return (3,)
+            case _:
+                assert_never(self)
+
+
 @dataclass(frozen=True)
 class PrepareSettings:
     """How scans become slices.
 
     contrasts: None takes those that every scan has. min_tumour_mm2: the least tumour area of a slice chosen for it.
+    tumour: the labels that count; the others become 0.
     """
 
     image_size: int = 64
@@ -43,6 +65,7 @@ class PrepareSettings:
     slices: SliceChoice = SliceChoice.TUMOUR
     min_tumour_mm2: float = 50.0
     brain: BrainMask = BrainMask.AUTO
+    tumour: TumourPart = TumourPart.WHOLE
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that is not allowed; puts contrasts into their one order."""
@@ -62,7 +85,7 @@ def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session
     Raises InputError if a file cannot be used, or slices are to be chosen by a tumour mask that is absent.
     """
     contrasts = settings.contrasts or tuple(c for c in Contrast if c in source.images) or tuple(Contrast)
-    volume = read_session(source, contrasts)
+    volume = _followed(read_session(source, contrasts), settings.tumour)
     brain = brain_mask(volume.images, settings.brain)
     windows = {contrast: _window(source, contrast, volume, brain) for contrast in contrasts}
     plane = PreparedGrid.over(volume.grid, settings.image_size)
@@ -86,6 +109,18 @@ def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session
         volume_mm3=_volume_mm3(source, area_mm2, plane),
         source=_provenance(volume, windows, area_mm2, str(resolve(settings.brain, volume.images))),
     )
+
+
+def _followed(volume: SourceVolume, part: TumourPart) -> SourceVolume:
+    """The volume with the labels of this part of the tumour alone."""
+    if volume.labels is None or part is TumourPart.WHOLE:
+        return volume
+    labels = np.where(np.isin(volume.labels, part.labels), volume.labels, 0).astype(np.uint8)
+    if volume.labels.any() and not labels.any():
+        found = ", ".join(str(value) for value in np.unique(volume.labels) if value)
+        note = f"its mask has no label {' or '.join(map(str, part.labels))} (--tumour {part}), only {found}"
+        return replace(volume, labels=labels, notes=(*volume.notes, note))
+    return replace(volume, labels=labels)
 
 
 def _window(source: SourceSession, contrast: Contrast, volume: SourceVolume, brain: BoolArray) -> Window:
