@@ -36,6 +36,8 @@ Seed = Annotated[int | None, _option("Of the initial weights, the batches and th
 Bfloat16 = Annotated[bool | None, _option("Autocast: faster where the processor has it.", "--bfloat16/--no-bfloat16")]
 Compile = Annotated[bool | None, _option("torch.compile, on a CUDA device.", "--compile/--no-compile")]
 DeviceName = Annotated[str, _option("auto (cuda where torch sees one), cpu or cuda.", "--device")]
+StartFrom = Annotated[Path | None, _option("A RUN folder whose weights are trained on.")]
+LeaveOut = Annotated[str | None, _option("Patients that are not trained on: A,B,C.")]
 Cache = Annotated[Path | None, _option("Where the cohort's slices are unpacked; by default beside it.")]
 Until = Annotated[int | None, _option("Stop after this step; starting again goes on.", min=1)]
 
@@ -53,6 +55,8 @@ def train(
     bfloat16: Bfloat16 = None,
     compile: Compile = None,
     device: DeviceName = "auto",
+    start_from: StartFrom = None,
+    leave_out: LeaveOut = None,
     cache: Cache = None,
     until: Until = None,
     config: ConfigFile = None,
@@ -68,8 +72,12 @@ def train(
     from tumorcast.training.train import train as run
 
     wanted = _network_kind(network, kind)
-    settings, changes = _settings(config, only_given({name: context.params[name] for name in SETTINGS}))
+    given = only_given({name: context.params[name] for name in SETTINGS})
+    if leave_out is not None:
+        given["leave_out"] = [name.strip() for name in leave_out.split(",") if name.strip()]
+    settings, changes = _settings(config, given)
     options: dict[str, Any] = {"until": until, "device": choice(Device, "--device", device), "cache": cache}
+    options["start_from"] = start_from
     leads = Team.told().leads
     losses: list[float] = []
 

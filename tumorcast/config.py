@@ -116,8 +116,9 @@ class TrainSettings(Settings):
     noise_levels: diffusion times are drawn from 0 … noise_levels - 1 (of the schedule's 1000).
     tumour_share: the share of slices with tumour in a batch. Neither means anything to a progression network.
     compile: torch.compile on a CUDA device; elsewhere it is left out.
-    validation_share: the share of patients that is never trained on; validate_every: steps from one look at them to the
-    next. sheet_every: steps from one sheet of samples to the next; 0 draws none.
+    leave_out: patients that are neither trained on nor looked at. validation_share: the share of the others that is
+    never trained on; validate_every: steps from one look at them to the next. sheet_every: steps from one sheet of
+    samples to the next; 0 draws none.
     """
 
     steps: int = Field(4000, ge=1)
@@ -134,6 +135,7 @@ class TrainSettings(Settings):
     compile: bool = False
     seed: int = Field(0, ge=0)
     checkpoint_every: int = Field(250, ge=1)
+    leave_out: tuple[str, ...] = ()
     validation_share: float = Field(0.05, ge=0, lt=1)
     validate_every: int = Field(250, ge=1)
     sheet_every: int = Field(1000, ge=0)

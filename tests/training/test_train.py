@@ -18,6 +18,8 @@ from tumorcast.training.draws import Draws, generator_of
 from tumorcast.training.log import read_log
 from tumorcast.training.losses import add_noise, segmentation_loss
 from tumorcast.training.networks import build, load_network
+from tumorcast.training.pairs import PairPool
+from tumorcast.training.pools import Pools
 from tumorcast.training.rate import learning_rate
 from tumorcast.training.slices import Batch, SlicePool, SliceStore
 from tumorcast.training.steps import compile_forward
@@ -52,6 +54,31 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind: NetworkKind, blob_cohort: 
     whole, parts = (load_network(tmp_path / name).module.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
+
+
+def test_fine_tuning_starts_from_the_weights_given(blob_cohort: Path, tmp_path: Path) -> None:
+    kind, base = NetworkKind.SEGMENTER, tmp_path / "base"
+    train(kind, blob_cohort, base, SETTINGS, architecture=TINY)
+    still = SETTINGS.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0, "seed": 9})
+    info = train(kind, blob_cohort, tmp_path / "tuned", still, start_from=base)
+    before, after = (load_network(run).module.state_dict() for run in (base, tmp_path / "tuned"))
+    assert info.architecture.channel_mult == TINY["channel_mult"]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    with pytest.raises(UsageError, match="start_from_sha256"):
+        train(kind, blob_cohort, tmp_path / "tuned", still, architecture=TINY)
+    with pytest.raises(UsageError, match=r"a segmenter for t1n.*, but a denoiser"):
+        train(NetworkKind.DENOISER, blob_cohort, tmp_path / "other", still, start_from=base)
+
+
+@pytest.mark.parametrize("kind", [NetworkKind.SEGMENTER, NetworkKind.PROGRESSION])
+def test_who_is_left_out_is_not_drawn(kind: NetworkKind, blob_cohort: Path) -> None:
+    store = SliceStore.open(open_arrays(blob_cohort), CPU)
+    pool = Pools.open(kind, store, TrainSettings(leave_out=("A",), validation_share=0)).training
+    numbers = pool.earlier if isinstance(pool, PairPool) else torch.cat([pool.bearing, pool.bare])
+    drawn = {store.arrays.patient_ids[place] for place in store.arrays.patient[numbers.numpy()]}
+    assert drawn == ({"B"} if kind is NetworkKind.PROGRESSION else {"B", "C"})
+    with pytest.raises(UsageError, match=r"--leave-out Z: not in .*which has A, B, C"):
+        Pools.open(kind, store, TrainSettings(leave_out=("Z",)))
 
 
 def test_a_run_killed_between_checkpoints_falls_back_to_the_last(blob_cohort: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from tumorcast.config import Architecture, NetworkKind, TrainSettings
 from tumorcast.diffusion.progression import EXTRA_PLANES
+from tumorcast.durable import sha256_of
 from tumorcast.errors import UsageError
 from tumorcast.training.arrays import SliceArrays, open_arrays
 from tumorcast.training.checkpoint import TrainingState
@@ -20,12 +21,12 @@ from tumorcast.training.curve import draw_curve
 from tumorcast.training.device import Device, device_name, open_device
 from tumorcast.training.job import Job
 from tumorcast.training.log import LOG_FILE, read_log
-from tumorcast.training.networks import build, default_architecture
+from tumorcast.training.networks import TrainedNetwork, build, default_architecture, load_network
 from tumorcast.training.observer import Observer, observing
 from tumorcast.training.parallel import Team, joined
 from tumorcast.training.pools import Pools
 from tumorcast.training.resume import resume, save
-from tumorcast.training.run_info import RunInfo
+from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo
 from tumorcast.training.slices import SliceStore
 from tumorcast.training.steps import Progress, Stepper, compile_forward
 from tumorcast.training.watch import check_finite
@@ -41,6 +42,7 @@ def train(
     settings: TrainSettings,
     *,
     architecture: Mapping[str, Any] | None = None,
+    start_from: Path | None = None,
     until: int | None = None,
     device: Device = Device.AUTO,
     cache: Path | None = None,
@@ -49,7 +51,8 @@ def train(
     """Train a network of this kind into folder `out`, resuming what is there.
 
     source: a cohort file, or the folder of its unpacked slices, which stands in `cache` (by default beside the file).
-    architecture: what differs from the default one of this kind, by key.
+    architecture: what differs from the default one of this kind, by key. start_from: a RUN folder of the same kind and
+    images, whose weights and architecture are taken in place of fresh ones.
     until: stop after this step of `settings.steps` (a later call goes on). Where several processes were started, each
     does its share. Raises UsageError if `out` holds a run with other settings, InputError if the cohort or the
     checkpoint cannot be used, EngineError if the device is not there or the loss is no longer a number.
@@ -60,9 +63,10 @@ def train(
     last = min(settings.steps, settings.steps if until is None else until)
     with joined(team, job.device):
         arrays = _open_arrays(source, cache, team)
-        info = _describe(job, arrays, architecture or {})
+        before = None if start_from is None else _network_before(job, start_from, arrays)
+        info = _describe(job, arrays, architecture or {}, before)
         pools = Pools.open(kind, SliceStore.open(arrays, job.device), settings)
-        state = _fresh(job, info)
+        state = _fresh(job, info, before)
         resume(job, info, state)
         if settings.compile and job.device.type == "cuda":
             compile_forward(state.module)
@@ -92,9 +96,27 @@ def _open_arrays(source: Path, cache: Path | None, team: Team) -> SliceArrays:
     return open_arrays(source, cache)
 
 
-def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any]) -> RunInfo:
+def _network_before(job: Job, run: Path, arrays: SliceArrays) -> TrainedNetwork:
+    """The network that a training starts from. Raises UsageError if it is of another kind or for other images."""
+    network = load_network(run)
+    have = (network.info.kind, network.info.contrasts, network.info.architecture.image_size)
+    if have != (job.kind, arrays.contrasts, arrays.image_size):
+        raise UsageError(
+            f"--start-from {run}: a {have[0]} for {', '.join(have[1])} at {have[2]} px, but a {job.kind} for "
+            f"{', '.join(arrays.contrasts)} at {arrays.image_size} px is to be trained"
+        )
+    return network
+
+
+def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], before: TrainedNetwork | None) -> RunInfo:
     size, contrasts, settings = arrays.image_size, arrays.contrasts, job.settings
-    default = default_architecture(job.kind, image_size=size, contrasts=len(contrasts))
+    if before is not None and changes:
+        raise UsageError("--start-from has an architecture of its own: leave out [architecture]")
+    default = (
+        before.info.architecture
+        if before
+        else default_architecture(job.kind, image_size=size, contrasts=len(contrasts))
+    )
     arch = Architecture.of(default.model_dump() | dict(changes), "architecture")
     channels = arch.in_channels - (EXTRA_PLANES if job.kind is NetworkKind.PROGRESSION else 0)
     if (arch.image_size, channels) != (size, len(contrasts)):
@@ -103,15 +125,19 @@ def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any]) -> RunI
             f"{channels} at {arch.image_size} px: change it, or prepare the cohort again"
         )
     made_of = {"cohort_sha256": arrays.cohort_sha256, "settings": settings.model_dump(mode="json")}
+    made_of["start_from_sha256"] = None if before is None else sha256_of(before.path / WEIGHTS_FILE)
     provenance = {"version": VERSION, **made_of, "device": device_name(job.device, job.team.size)}
     noise_levels = 1 if job.kind is NetworkKind.PROGRESSION else settings.noise_levels  # it sees clean slices only
     return RunInfo(job.kind, arch, contrasts, noise_levels, provenance)
 
 
-def _fresh(job: Job, info: RunInfo) -> TrainingState:
+def _fresh(job: Job, info: RunInfo, before: TrainedNetwork | None) -> TrainingState:
     """The network before its first step: its weights are drawn on the CPU, so they are the same on every device."""
     torch.manual_seed(job.settings.seed)
-    module = build(job.kind, info.architecture).to(job.device)
+    module = build(job.kind, info.architecture)
+    if before is not None:
+        module.load_state_dict(before.module.state_dict())
+    module.to(job.device)
     return TrainingState.fresh(module, job.settings.learning_rate, job.settings.weight_decay)
 
 
