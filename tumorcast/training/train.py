@@ -124,7 +124,7 @@ def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], before:
             f"{arrays.origin}: images of {len(contrasts)} contrasts at {size} px; the architecture takes "
             f"{channels} at {arch.image_size} px: change it, or prepare the cohort again"
         )
-    made_of = {"cohort_sha256": arrays.cohort_sha256, "settings": settings.model_dump(mode="json")}
+    made_of: dict[str, Any] = {"cohort_sha256": arrays.cohort_sha256, "settings": settings.model_dump(mode="json")}
     made_of["start_from_sha256"] = None if before is None else sha256_of(before.path / WEIGHTS_FILE)
     provenance = {"version": VERSION, **made_of, "device": device_name(job.device, job.team.size)}
     noise_levels = 1 if job.kind is NetworkKind.PROGRESSION else settings.noise_levels  # it sees clean slices only
