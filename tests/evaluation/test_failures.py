@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from tumorcast.archive.maps import PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import Failure, flags_of, reach_of
+from tumorcast.evaluation.failures import LEAST_OVERLAP, Failure, Signs, flags_of, reach_of
 from tumorcast.report.figures import draw_slice
 
 PIXEL_MM, SIDE = 2.0, 96
@@ -87,20 +87,26 @@ def test_a_share_of_next_to_nothing_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "radius_mm", "flagged"),
+    ("row", "column", "radius_mm", "flags"),
     [
-        (48, 85, 5.0, True),  # 74 mm from the centre of 80: in the rim, 98 mm from the tumour
-        (48, 85, 3.0, False),  # 28 mm² of it
-        (48, 70, 5.0, False),  # 44 mm from the centre: not in the rim
+        (48, 85, 5.0, ["rim_change"]),  # 74 mm from the centre of 80: in the rim, 98 mm from the tumour
+        (48, 85, 3.0, []),  # 28 mm² of it
+        (48, 70, 5.0, ["separate_blob"]),  # 44 mm from the centre: not in the rim
+        (48, 70, 3.0, []),
+        (48, 48, 5.0, []),  # 36 mm from the tumour's centre, and 12 of its radius and 5 of the disc's leave 19
     ],
 )
-def test_a_change_is_flagged_in_the_rim_far_from_the_tumour(
-    row: float, column: float, radius_mm: float, flagged: bool
-) -> None:
+def test_a_change_is_flagged_far_from_the_tumour(row: float, column: float, radius_mm: float, flags: list[str]) -> None:
     changed = np.maximum(PLAIN.changed, 0.8 * disc(row, column, radius_mm)).astype(np.float32)
-    assert flags_of(replace(PLAIN, changed=changed)) == (["rim_change"] if flagged else [])
+    assert flags_of(replace(PLAIN, changed=changed)) == flags
     few = np.where(changed == np.float32(0.8), np.float32(0.4), changed)
     assert flags_of(replace(PLAIN, changed=few)) == []  # of less than half of the members
+
+
+def test_a_change_of_all_the_brain_is_one_of_the_rim() -> None:
+    patch = disc(48, 70, 5.0)
+    assert flags_of(replace(PLAIN, changed=(disc(48, 85, 5.0) | patch).astype(np.float32))) == ["rim_change"]
+    assert flags_of(replace(PLAIN, changed=CENTRE.astype(np.float32))) == ["rim_change"]
 
 
 def test_growth_of_a_tumour_at_the_rim_is_no_artefact() -> None:
@@ -128,6 +134,30 @@ def test_a_patch_is_flagged_where_no_tumour_is_near(column: float, radius_mm: fl
 def test_a_patch_that_reaches_the_tumour_is_its_growth() -> None:
     bridge = np.asarray((np.abs(ROWS - 48) < 2) & (COLUMNS > 30) & (COLUMNS < 75))
     assert flags_of(replace(PLAIN, tumour=np.maximum(TUMOUR, bridge).astype(np.float32))) == []
+
+
+def map_of(*masks: Mask) -> npt.NDArray[np.float32]:
+    return np.asarray(0.9 * np.logical_or.reduce(masks), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("told", "seen", "overlap"),
+    [
+        (map_of(GROWN), map_of(GROWN), 1.0),
+        (map_of(GROWN), map_of(TUMOUR), 0.0),
+        (map_of(TUMOUR), map_of(TUMOUR), float("nan")),  # nothing new in either
+        (map_of(GROWN), map_of(GROWN, disc(48, 70, 8.0)), 1.0),  # a patch far off is another failure
+        (map_of(GROWN) / 2, map_of(GROWN), 2 / 3),
+        (map_of(GROWN), map_of(GROWN) * 2 / 7, 4 / 9),
+    ],
+)
+def test_the_map_and_the_images_must_put_new_tumour_alike(
+    told: npt.NDArray[np.float32], seen: npt.NDArray[np.float32], overlap: float
+) -> None:
+    found = replace(PLAIN, growth=told, tumour=seen)
+    assert Signs.of(found).overlap == pytest.approx(overlap, nan_ok=True)
+    assert ("map_apart" in flags_of(found)) == (overlap < LEAST_OVERLAP)
+    assert np.isnan(Signs.of(replace(found, growth=None)).overlap)
 
 
 def test_flags_stand_in_the_title_of_the_picture() -> None:
@@ -170,6 +200,7 @@ def clean(rng: np.random.Generator) -> SliceForecast:
         place = inside[rng.integers(len(inside))]
         old = (0.8 * disc(*place, 5.0)).astype(np.float32)
         found = replace(found, tumour=np.maximum(found.tumour, old), tumour_now=np.maximum(found.tumour_now, old))
+    found = replace(found, growth=found.tumour)
     if rng.random() < 1 / 4:
         speck = far_place(found, (0, 8), 28, (2, 4.5), rng)
         found = replace(found, changed=np.maximum(found.changed, speck).astype(np.float32))
@@ -199,6 +230,18 @@ def separate_blob(forecast: SliceForecast, rng: np.random.Generator) -> SliceFor
     return replace(forecast, tumour=np.maximum(forecast.tumour, patch).astype(np.float32))
 
 
+def map_apart(forecast: SliceForecast, rng: np.random.Generator) -> SliceForecast:
+    """The map's new tumour lies on one side of the tumour, that of the images on the other."""
+    outline = forecast.labels > 0
+    row, column = np.argwhere(outline).mean(axis=0)
+    angle = rng.uniform(0, 2 * np.pi)
+    half = (ROWS - row) * np.sin(angle) + (COLUMNS - column) * np.cos(angle) > 0
+    near = np.hypot(ROWS - row, COLUMNS - column) * PIXEL_MM < rng.uniform(22, 30)
+    told = np.where(outline, forecast.tumour, 0.9 * (half & near & ~outline) * forecast.brain)
+    seen = np.where(half & ~outline, 0.05, forecast.tumour) * forecast.brain
+    return replace(forecast, growth=told.astype(np.float32), tumour=seen.astype(np.float32))
+
+
 def reaching(low: float, high: float) -> Plant:
     def planted(forecast: SliceForecast, rng: np.random.Generator) -> SliceForecast:
         wanted = float(np.median(forecast.aimed_mm2)) - forecast.present_mm2
@@ -214,6 +257,7 @@ PLANTS: dict[Failure, Plant] = {
     Failure.WRONG_WAY: reaching(-0.8, -0.1),
     Failure.TOO_LITTLE: reaching(0.05, 0.52),
     Failure.TOO_MUCH: reaching(1.45, 2.5),
+    Failure.MAP_APART: map_apart,
 }
 CASES = 60  # of each fault, and twice as many without
 

@@ -1,11 +1,12 @@
 """Signs that a forecast of one slice failed, from the forecast alone, without the truth.
 
-Each is a rule with a threshold in mm, mm² or as a ratio. How often they are right and what they miss of planted faults
-is measured by `pytest -s tests/evaluation/test_failures.py`. No flag does not say that a forecast is right.
+Each is a rule with a threshold in mm, mm² or as a ratio. How often they are right, and what they miss, is measured on
+provoked forecasts by `tumorcast experiment failures`. No flag does not say that a forecast is right.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,10 @@ BLOB_FAR_MM = 10.0  # from all tumour of the present scan: nearer is taken as it
 BLOB_LEAST_MM2 = 40.0
 LEAST_WANTED = 0.05  # of the present area: of less, a share of it reached means nothing
 LEAST_REACH, MOST_REACH = 0.5, 1.5
+LEAST_NEW_MM2 = 40.0  # of new tumour in the map or in the images: of less, how they overlap means nothing
+NEW_NEAR_MM = 20.0  # of the present outline: what the images show beyond is for SEPARATE_BLOB
+LEAST_TOLD = 0.2  # a lower probability is no new tumour, over however wide an area
+LEAST_OVERLAP = 0.5
 EVERY_NEIGHBOUR = np.ones((3, 3))
 
 
@@ -33,9 +38,12 @@ class Failure(StrEnum):
     RIM_CHANGE: most members changed a patch of RIM_LEAST_MM2 or more in the outer RIM_MM of the brain, further than
     RIM_FAR_MM from the tumour's outline.
     SEPARATE_BLOB: a new patch of tumour of BLOB_LEAST_MM2 or more, every pixel further than BLOB_FAR_MM from what the
-    mask or the segmenter calls tumour in the present scan.
+    mask or the segmenter calls tumour in the present scan. Or, whatever the segmenter sees, a patch as large that most
+    members changed, below the rim and further than RIM_FAR_MM from the tumour's outline, without RIM_CHANGE.
     WRONG_WAY: the tumour shrank where growth was aimed at, or grew where it was to shrink (reach below 0).
     TOO_LITTLE, TOO_MUCH: reach is below LEAST_REACH but not below 0, or above MOST_REACH.
+    MAP_APART: the growth map and the generated images put new tumour in different places: their overlap outside the
+    present outline is below LEAST_OVERLAP.
     """
 
     RIM_CHANGE = "rim_change"
@@ -43,19 +51,48 @@ class Failure(StrEnum):
     WRONG_WAY = "wrong_way"
     TOO_LITTLE = "too_little"
     TOO_MUCH = "too_much"
+    MAP_APART = "map_apart"
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What flags are read from. rim_mm2: the largest patch of what RIM_CHANGE looks for; blob_mm2, deep_mm2: of the
+    tumour and of the change that SEPARATE_BLOB does.
+
+    reach: see reach_of. overlap: of new tumour in the growth map and in the images, 2 Σ min / Σ sum; NaN where there is
+    no such map, or too little new tumour in either.
+    """
+
+    rim_mm2: float
+    blob_mm2: float
+    deep_mm2: float
+    reach: float
+    overlap: float
+
+    @classmethod
+    def of(cls, forecast: SliceForecast) -> Self:
+        """Those of a forecast."""
+        marks = _far_rim_change(forecast), _new_far_tumour(forecast), _far_deep_change(forecast)
+        rim, blob, deep = (_largest_mm2(mark, forecast) for mark in marks)
+        return cls(rim, blob, deep, reach_of(forecast), _overlap_of_new(forecast))
+
+    def flags(self) -> list[str]:
+        """The names of the failures that they show, in the order of Failure."""
+        at_rim = self.rim_mm2 >= RIM_LEAST_MM2
+        shown = {
+            Failure.RIM_CHANGE: at_rim,
+            Failure.SEPARATE_BLOB: max(self.blob_mm2, 0.0 if at_rim else self.deep_mm2) >= BLOB_LEAST_MM2,
+            Failure.WRONG_WAY: self.reach < 0,
+            Failure.TOO_LITTLE: 0 <= self.reach < LEAST_REACH,
+            Failure.TOO_MUCH: self.reach > MOST_REACH,
+            Failure.MAP_APART: self.overlap < LEAST_OVERLAP,
+        }
+        return [str(name) for name, found in shown.items() if found]
 
 
 def flags_of(forecast: SliceForecast) -> list[str]:
     """The names of the failures that show in a forecast, in the order of Failure; empty for one without."""
-    reach = reach_of(forecast)
-    shown = {
-        Failure.RIM_CHANGE: _largest_mm2(_far_rim_change(forecast), forecast) >= RIM_LEAST_MM2,
-        Failure.SEPARATE_BLOB: _largest_mm2(_new_far_tumour(forecast), forecast) >= BLOB_LEAST_MM2,
-        Failure.WRONG_WAY: reach < 0,
-        Failure.TOO_LITTLE: 0 <= reach < LEAST_REACH,
-        Failure.TOO_MUCH: reach > MOST_REACH,
-    }
-    return [str(name) for name, found in shown.items() if found]
+    return Signs.of(forecast).flags()
 
 
 def reach_of(forecast: SliceForecast) -> float:
@@ -68,10 +105,22 @@ def reach_of(forecast: SliceForecast) -> float:
 
 def _far_rim_change(forecast: SliceForecast) -> Mask:
     """(H, W) what most members changed in the rim, far from the present tumour."""
-    depth_mm = _distance_mm(~forecast.brain, forecast)
-    rim = forecast.brain & (depth_mm <= RIM_MM)
-    far = _distance_mm(forecast.labels > 0, forecast) > RIM_FAR_MM
-    return np.asarray((forecast.changed > MOST) & rim & far)
+    return np.asarray((forecast.changed > MOST) & _rim(forecast) & _far(forecast))
+
+
+def _far_deep_change(forecast: SliceForecast) -> Mask:
+    """(H, W) the patches that most members changed, of which no pixel is in the rim or near the present tumour."""
+    patches, _ = label((forecast.changed > MOST) & forecast.brain, EVERY_NEIGHBOUR)
+    elsewhere = _rim(forecast) | ~_far(forecast)
+    return np.asarray((patches > 0) & ~np.isin(patches, np.unique(patches[elsewhere])))
+
+
+def _rim(forecast: SliceForecast) -> Mask:
+    return np.asarray(forecast.brain & (_distance_mm(~forecast.brain, forecast) <= RIM_MM))
+
+
+def _far(forecast: SliceForecast) -> Mask:
+    return np.asarray(_distance_mm(forecast.labels > 0, forecast) > RIM_FAR_MM)
 
 
 def _new_far_tumour(forecast: SliceForecast) -> Mask:
@@ -80,6 +129,19 @@ def _new_far_tumour(forecast: SliceForecast) -> Mask:
     near = _distance_mm(present, forecast) <= BLOB_FAR_MM
     patches, _ = label((forecast.tumour > MOST) & forecast.brain, EVERY_NEIGHBOUR)
     return np.asarray((patches > 0) & ~np.isin(patches, np.unique(patches[near])))
+
+
+def _overlap_of_new(forecast: SliceForecast) -> float:
+    """See Signs.overlap."""
+    if forecast.growth is None:
+        return float("nan")
+    outside, away_mm = forecast.labels == 0, _distance_mm(forecast.labels > 0, forecast)
+    told = forecast.growth * (outside & (forecast.growth > LEAST_TOLD))
+    seen = forecast.tumour * (outside & (forecast.tumour > LEAST_TOLD) & (away_mm <= NEW_NEAR_MM))
+    total = float(told.sum(dtype=np.float64)), float(seen.sum(dtype=np.float64))
+    if max(total) * _pixel_mm(forecast) ** 2 < LEAST_NEW_MM2:
+        return float("nan")
+    return 2 * float(np.minimum(told, seen).sum(dtype=np.float64)) / sum(total)
 
 
 def _largest_mm2(mask: Mask, forecast: SliceForecast) -> float:

@@ -84,17 +84,27 @@ def guided_image_figures(pair: Pair, forecast: SliceForecast, engine: Engine, ba
     Outside: the brain without the present, the later and the generated tumour (segmenter above a half), widened by
     half an SSIM window, so that no window that is counted is centred within reach of them.
     """
-    members = forecast.members
-    assert members is not None, "the forecast was made with keep_members"
-    blocks = np.array_split(members, -(-len(members) // batch))
-    seen = np.concatenate([engine.segment(block) for block in blocks]) > 0.5
-    tumour = (pair.now.labels > 0) | (pair.later.labels > 0)
-    outside = [pair.now.brain & ~_widened(tumour | one) for one in seen]
+    members = members_of(forecast)
+    outside = outside_tumour(pair, members, engine, batch)
     whole = list(zip(members, outside, strict=True))
     return {
         "ssim_outside": float(np.mean([ssim(image, pair.now.image, mask) for image, mask in whole])),
         "psnr_outside_db": float(np.mean([psnr(image, pair.now.image, mask) for image, mask in whole])),
     }
+
+
+def members_of(forecast: SliceForecast) -> Array:
+    """(M, C, H, W) the members of a forecast that was made with keep_members."""
+    assert forecast.members is not None, "the forecast was made with keep_members"
+    return forecast.members
+
+
+def outside_tumour(pair: Pair, members: Array, engine: Engine, batch: int) -> list[Mask]:
+    """(H, W) for each member, the brain outside all tumour, as guided_image_figures tells it."""
+    blocks = np.array_split(members, -(-len(members) // batch))
+    seen = np.concatenate([engine.segment(block) for block in blocks]) > 0.5
+    tumour = (pair.now.labels > 0) | (pair.later.labels > 0)
+    return [pair.now.brain & ~_widened(tumour | one) for one in seen]
 
 
 def unguided_image_figures(pair: Pair, members: Array) -> Figures:

@@ -1,0 +1,139 @@
+"""Run an experiment on any number of ranks: each unit's row is written as it is found, and rank 0 reports on them all.
+
+The report is the same on any number of ranks, however often the run was stopped and started again.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tumorcast.errors import InputError, StoppedError
+from tumorcast.evaluation.experiments.experiment import Experiment, Findings
+from tumorcast.evaluation.experiments.folder import ResultFolder, check_names
+from tumorcast.evaluation.experiments.page import write_report
+from tumorcast.records import PatientOutcome
+from tumorcast.running.dispatch import STOPPED, UNITS_OF_PATIENCE, Counter, Desk, News, Tally, Tickets
+from tumorcast.running.outcomes import attempt
+from tumorcast.running.ranks import Ranks
+from tumorcast.running.stopping import Stopping, grace_seconds, job_end
+from tumorcast.version import VERSION
+
+log = logging.getLogger(__name__)
+
+LONGEST_UNIT_SECONDS = 4 * 3600.0  # that rank 0 waits for without news, once it has nothing left to do itself
+SHOWN_REASONS = 3
+
+Report = Callable[[Tally], None]
+ALONE = Ranks()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run; of ranks other than 0, `stopped` alone.
+
+    findings: None where it was stopped before its end, and is resumed by starting it again. failed: reasons by unit.
+    """
+
+    stopped: bool
+    done: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    findings: Findings | None = None
+
+
+def run_experiment(
+    experiment: Experiment, out: Path, ranks: Ranks = ALONE, report: Report = lambda _: None
+) -> RunResult:
+    """Measure every unit whose row does not stand, then write the report to `out`. Every rank must call it.
+
+    Raises UsageError if `out` was made of something else, InputError if no unit could be measured.
+    """
+    folder = ResultFolder(out)
+    units, left = ranks.from_root(_begin(experiment, folder) if ranks.is_root else None)
+    end = ranks.from_root(job_end(os.environ) if ranks.is_root else None)
+    stopping = Stopping(end, grace_seconds(os.environ))
+    worker = partial(_Worker, experiment, folder, units, stopping)
+    with stopping.heeded():
+        if not ranks.is_root:
+            return RunResult(worker(Counter(ranks)).work())
+        patience_ms = round(1000 * LONGEST_UNIT_SECONDS / UNITS_OF_PATIENCE)
+        with Desk(np.array(left, np.int64), ranks, report, longest_ms=patience_ms) as desk:
+            stopped = worker(desk).work()
+            desk.wait_for_the_others()
+    return _settled(experiment, folder, units, stopped=stopped or desk.stopping)
+
+
+def _begin(experiment: Experiment, folder: ResultFolder) -> tuple[list[str], list[int]]:
+    """Every unit, and the numbers of those that are left to do."""
+    units = list(experiment.units())
+    check_names(units)
+    folder.open({"experiment": experiment.name, "version": VERSION} | experiment.made_of())
+    folder.forget_failures()
+    return units, [number for number, unit in enumerate(units) if folder.row(unit) is None]
+
+
+@dataclass
+class _Worker:
+    """One rank at work."""
+
+    experiment: Experiment
+    folder: ResultFolder
+    units: Sequence[str]
+    stopping: Stopping
+    tickets: Tickets
+
+    def work(self) -> bool:
+        """Units until none is left, or until it shall stop; returns whether it was stopped."""
+        news, longest, unit = News(), 0.0, 0
+        try:
+            while self.stopping.may_begin(longest):
+                unit = self.tickets.take(news).unit
+                news = News()
+                if unit < 0:
+                    break
+                began = time.monotonic()
+                failed = self._one(self.units[unit])
+                longest = max(longest, time.monotonic() - began)
+                told = self.stopping.requested
+                news = News(int(not failed), int(failed), round(1000 * longest), stopping=told)
+        except StoppedError as dropped:
+            log.debug("%s", dropped)
+        requested = self.stopping.requested
+        self.tickets.take(replace(news, stopping=requested, last=True))
+        return requested or unit == STOPPED
+
+    def _one(self, unit: str) -> bool:
+        """Measure a unit and write its row, or why it failed; returns whether it failed."""
+        with self.stopping.unit_in_hand():
+            found = attempt(unit, partial(self._row, unit))
+        if isinstance(found, PatientOutcome):
+            self.folder.write_failure(unit, found.reason)
+            return True
+        self.folder.write_row(unit, found)
+        return False
+
+    def _row(self, unit: str) -> str:
+        with self.folder.pictures(unit) as pictures:
+            return json.dumps(self.experiment.measure(unit, pictures))
+
+
+def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str], *, stopped: bool) -> RunResult:
+    """What came of all units, and the report if they are all through."""
+    rows = {unit: row for unit in units if (row := folder.row(unit)) is not None}
+    failed = {unit: why for unit in units if (why := folder.reason_of_failure(unit)) is not None}
+    if stopped or len(rows) + len(failed) < len(units):
+        return RunResult(True, len(rows), failed)
+    if not rows:
+        shown = "; ".join(f"{unit}: {failed[unit]}" for unit in list(failed)[:SHOWN_REASONS])
+        raise InputError(
+            f"{folder.out}: none of {len(units)} units could be measured; {shown or 'give other patients'}"
+        )
+    findings = experiment.report(rows, folder.rows)
+    write_report(folder, experiment, findings, rows, failed)
+    return RunResult(False, len(rows), failed, findings)
