@@ -1,0 +1,1 @@
+"""The HTML report: a page a patient, and an index."""

@@ -1,0 +1,138 @@
+"""What `tumorcast evaluate` found, as the pages show it: a table a patient, and one of all patients."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tumorcast.errors import InputError
+from tumorcast.evaluation.methods import TOLD
+from tumorcast.report.pages import words
+
+FILE = "evaluation.json"
+# By a figure's name: the head of its column, digits, and what it is.
+COLUMNS = {
+    "ap": ("AP", 3, "average precision of the map for new tumour"),
+    "dice": ("Dice", 3, "overlap of the outlines, 1 is best"),
+    "hd95_mm": ("HD95, mm", 1, "95 % Hausdorff distance of the outlines, 0 is best"),
+    "direction_degrees": ("direction, °", 0, "angle between the told and the true shift of the centroid"),
+    "coverage": ("coverage", 2, "share of new tumour inside the outline drawn"),
+    "brier": ("Brier", 4, "mean squared error of a probability, 0 is best"),
+}
+PRODUCT = "product"
+
+
+@dataclass(frozen=True)
+class MethodLine:
+    """A line of a table: the method in words, whether it is the product, and its figures under COLUMNS."""
+
+    method: str
+    is_product: bool
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class PatientEvaluation:
+    """How the forecast of a patient fared. Areas in mm², summed over the judged slices.
+
+    days: from the scan forecast from to the one taken for the truth; days_off: of it from the day aimed at.
+    """
+
+    days: float
+    days_off: float | None
+    slices: int
+    left_out: int
+    present: float
+    true: float
+    aimed: float
+    dice: float
+    lines: list[MethodLine]
+
+
+@dataclass(frozen=True)
+class EvaluationFile:
+    """An evaluation.json, read and checked."""
+
+    size: str
+    notes: list[str]
+    lines: list[MethodLine]
+    rows: Mapping[str, Mapping[str, Any]]
+    reasons: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path, provenance: Mapping[str, Any]) -> Self:
+        """Read the evaluation of the archive that was made so.
+
+        Raises InputError if it is missing, is no evaluation, or judged another archive.
+        """
+        path = folder / FILE
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as fault:
+            raise InputError(f"{path}: cannot be read ({fault}); give the --out of `tumorcast evaluate`") from None
+        try:
+            if told["archive"]["provenance"] != provenance:
+                raise InputError(f"{path}: judges another archive; evaluate this one with `tumorcast evaluate`")
+            return cls(
+                size=told["settings"]["size"],
+                notes=[words.without_paths(note).replace("`", "") for note in told["notes"]],
+                lines=[_line_of_all(one) for one in told["methods"]],
+                rows={row["patient_id"]: row for row in told["patients"]},
+                reasons={one["patient_id"]: words.without_paths(one["reason"]) for one in told["outcomes"]},
+            )
+        except (KeyError, TypeError) as fault:
+            raise InputError(f"{path}: is no evaluation of this version (no {fault}); evaluate again") from None
+
+    def of(self, patient_id: str) -> PatientEvaluation | None:
+        """What was found of a patient; None of one who was not judged."""
+        row = self.rows.get(patient_id)
+        if row is None:
+            return None
+        slices = row["slices"]
+        names = list(dict.fromkeys(name for one in slices for name in one["methods"]))
+        areas = [one["areas"] for one in slices]
+        return PatientEvaluation(
+            days=row["days"],
+            days_off=row["days_off"],
+            slices=len(slices),
+            left_out=row["slices_left_out"],
+            present=sum(one["present_mm2"] for one in areas),
+            true=sum(one["true_mm2"] for one in areas),
+            aimed=float(np.median(np.sum([one["aimed_mm2"] for one in areas], axis=0))),
+            dice=_mean(slices, PRODUCT, "dice"),
+            lines=[_line(name, {figure: _mean(slices, name, figure) for figure in COLUMNS}) for name in names],
+        )
+
+
+def _mean(slices: list[dict[str, Any]], method: str, figure: str) -> float:
+    """Over the slices that have the figure; NaN where none has."""
+    found = [one["methods"].get(method, {}).get(figure) for one in slices]
+    known = [value for value in found if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _line(method: str, figures: Mapping[str, float]) -> MethodLine:
+    cells = [words.fixed(figures[name], digits) for name, (_, digits, _) in COLUMNS.items()]
+    return MethodLine(_told(method), method == PRODUCT, cells)
+
+
+def _line_of_all(one: Mapping[str, Any]) -> MethodLine:
+    cells = [_estimate(one["means"].get(name), digits) for name, (_, digits, _) in COLUMNS.items()]
+    return MethodLine(_told(one["method"]), one["method"] == PRODUCT, cells)
+
+
+def _estimate(one: Mapping[str, Any] | None, digits: int) -> str:
+    """A mean over patients with its interval, where there are any."""
+    if one is None or one["value"] is None:
+        return words.UNKNOWN
+    if one["low"] is None:
+        return words.fixed(one["value"], digits)
+    return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+
+
+def _told(method: str) -> str:
+    """The method in words, without marks of Markdown."""
+    return {str(name): told for name, told in TOLD.items()}.get(method, method).replace("**", "")

@@ -1,0 +1,143 @@
+"""The slices of a patient put back in their volume, for the viewer: NIfTI files, base64, one voxel grid for all.
+
+Images and maps are bytes, since a screen shows no more: 0 … 255 stand for [-1, 1] of an image and [0, 1] of a map.
+"""
+
+import base64
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from matplotlib import colormaps
+
+from tumorcast.archive.maps import SliceForecast
+from tumorcast.archive.nifti import grid_of
+from tumorcast.data.geometry import Grid
+from tumorcast.records import FloatArray
+from tumorcast.report.figures import PREFERRED
+from tumorcast.report.pages.pictures import COLOURS, LEAST_SHOWN, Box, byte_of, outline
+
+LEAST_FOR_PLANES = 8  # slices: of fewer, a cut along the body shows nothing
+STOPS = 16  # of the colour scale
+MEANINGS = {
+    "growth map": "Probability of tumour at the time aimed at, of the progression network and the images together.",
+    "tumour in the generated images": "Probability of tumour as the segmenter sees it, mean over members.",
+    "changed: the paper's map": "Share of the members whose image changed there.",
+    "tumour in the present scan": "Probability of tumour as the segmenter sees it in the scan forecast from.",
+}
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ViewerVolume:
+    """A volume that can be looked at: its name, its .nii.gz as base64, and what a map tells, in a sentence."""
+
+    name: str
+    nifti: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class ViewerVolumes:
+    """All that the viewer needs. slices: the numbers of the slices forecast; first: the number of the lowest voxels.
+
+    depth: slices of a volume. box: rows and columns of it. images: scans and forecasts; maps: the likeliest first.
+    outlines: of each slice the present mask's and the forecast's, as paths in pixels of the box.
+    """
+
+    slices: list[int]
+    first: int
+    depth: int
+    box: Box
+    images: list[ViewerVolume]
+    maps: list[ViewerVolume]
+    outlines: list[tuple[str, str]]
+    three_planes: bool
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, with the colour scale."""
+        return {
+            **{name: getattr(self, name) for name in ("slices", "first", "depth", "outlines")},
+            "images": [vars(one) for one in self.images],
+            "maps": [vars(one) for one in self.maps],
+            "colours": colour_scale(),
+            "least_shown": round(255 * LEAST_SHOWN),
+        }
+
+
+def colour_scale() -> list[list[int]]:
+    """(STOPS, 3) red, green and blue of the maps' colours, from probability 0 to 1."""
+    stops = colormaps[COLOURS](np.linspace(0, 1, STOPS), bytes=True)
+    return [[int(one) for one in stop[:3]] for stop in stops]
+
+
+def viewer_volumes(forecasts: Sequence[SliceForecast], contrasts: Sequence[str]) -> ViewerVolumes:
+    """The volumes of a patient's slices, cut to the brain; slices that were not forecast are empty."""
+    numbers = [int(one.source_slice) for one in forecasts]
+    box = Box.round([one.brain for one in forecasts])
+    volume = _Volume(numbers, box, forecasts[0].affine)
+    images = []
+    for name in sorted(contrasts, key=lambda one: PREFERRED.index(one) if one in PREFERRED else len(PREFERRED)):
+        channel = contrasts.index(name)
+        scans = [byte_of((one.image[channel] + 1) / 2) for one in forecasts]
+        means = [byte_of((one.mean[channel] + 1) / 2) for one in forecasts]
+        images += [volume.pack(f"scan, {name}", scans), volume.pack(f"forecast, {name}", means)]
+    return ViewerVolumes(
+        slices=numbers,
+        first=numbers[0],
+        depth=volume.depth,
+        box=box,
+        images=images,
+        maps=[volume.pack(name, [byte_of(one) for one in maps], MEANINGS[name]) for name, maps in _maps_of(forecasts)],
+        outlines=[(outline(box, one.labels > 0), outline(box, one.tumour)) for one in forecasts],
+        three_planes=len(forecasts) >= LEAST_FOR_PLANES,
+    )
+
+
+def _maps_of(forecasts: Sequence[SliceForecast]) -> list[tuple[str, list[FloatArray]]]:
+    """The name of each map that all slices have, and the map of each slice."""
+    growth = [one.growth for one in forecasts if one.growth is not None]
+    found = {
+        "growth map": growth,
+        "tumour in the generated images": [one.tumour for one in forecasts],
+        "changed: the paper's map": [one.changed for one in forecasts],
+        "tumour in the present scan": [one.tumour_now for one in forecasts],
+    }
+    return [(name, maps) for name, maps in found.items() if len(maps) == len(forecasts)]
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """Where the box of some slices lies. numbers: of the slices; affine: (4, 4) of the whole slices."""
+
+    numbers: Sequence[int]
+    box: Box
+    affine: FloatArray
+
+    @property
+    def depth(self) -> int:
+        return self.numbers[-1] - self.numbers[0] + 1
+
+    def pack(self, name: str, slices: Sequence[Bytes], meaning: str = "") -> ViewerVolume:
+        """A volume of (H, W) bytes of each slice."""
+        stack = np.zeros((self.depth, self.box.height, self.box.width), np.uint8)
+        for number, values in zip(self.numbers, slices, strict=True):
+            stack[number - self.numbers[0]] = self.box.cut(values)
+        return ViewerVolume(name, self._nifti(stack), meaning)
+
+    def _nifti(self, stack: Bytes) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "volume.nii.gz"
+            sitk.WriteImage(self._grid().image(stack), str(path))
+            return base64.b64encode(path.read_bytes()).decode()
+
+    def _grid(self) -> Grid:
+        corner = np.eye(4)
+        corner[:3, 3] = self.box.left, self.box.top, self.numbers[0]
+        return grid_of(self.affine @ corner, (self.box.width, self.box.height, self.depth))
