@@ -1,4 +1,4 @@
-"""The commands archive merge, info, verify, digest and unpack: parse, call, print."""
+"""The commands archive merge, info, layout, verify, digest, unpack and repack: parse, call, print."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +37,21 @@ def info(maps: Archive, as_json: Json = False) -> None:
     from tumorcast.archive.info import describe
 
     print_result(as_json, describe(maps))
+
+
+@archive.command()
+def layout(
+    file: Annotated[Path, typer.Argument(help="cohort.h5, growth.h5 or maps.h5.")],
+    as_json: Json = False,
+) -> None:
+    """What lies where in a file: paths, types, shapes, compression and attributes; what is alike is told once."""
+    from tumorcast.archive.schema import layout_of
+
+    lines = layout_of(file)
+    if as_json:
+        print_result(as_json, {"file": str(file), "layout": lines})
+    else:
+        typer.echo("\n".join(lines))
 
 
 @archive.command()
@@ -86,3 +101,22 @@ def unpack(
     with progress("patients", f"those in {out} are whole; start it again for the others") as report:
         paths = run(maps, out, patient, packing=packing, report=report)
     print_result(as_json, {"out": str(out), "archives": len(paths)})
+
+
+@archive.command()
+def repack(
+    file: Annotated[Path, typer.Argument(help="maps.h5, or a cohort file.")],
+    out: Out,
+    portable: Annotated[
+        bool, typer.Option("--portable/--blosc2", help="gzip, for readers without a plugin; or Blosc2 (maps alone).")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Write a copy that every HDF5 reader opens without a plugin; every sum of an archive is checked."""
+    from tumorcast.archive.packing import Packing
+    from tumorcast.archive.repack import repack as run
+
+    packing = Packing.PORTABLE if portable else Packing.BLOSC2
+    with progress("patients", "no copy was written; start it again") as report:
+        run(file, out, packing=packing, report=report)
+    print_result(as_json, {"out": str(out), "packing": str(packing), "bytes": out.stat().st_size})

@@ -6,7 +6,7 @@ from pathlib import Path
 from tumorcast.archive.content import SUM, sum_of, text_of
 from tumorcast.archive.maps import UNREADABLE, MapArchive
 from tumorcast.archive.packing import Packing
-from tumorcast.archive.writing import new_archive
+from tumorcast.archive.writing import NewArchive, new_archive
 from tumorcast.errors import InputError
 
 
@@ -48,14 +48,19 @@ def _chosen(archive: MapArchive, patient_ids: Sequence[str] | None) -> list[str]
 def _write_patient(archive: MapArchive, patient_id: str, made: Path, packing: Packing) -> None:
     outcomes = [outcome for outcome in archive.outcomes() if outcome.patient_id == patient_id]
     with new_archive(made, archive.provenance, outcomes, packing) as new:
-        try:
-            _check(archive, patient_id)
-            new.add_patient(patient_id, archive.group(patient_id), archive.packing)
-            for name in archive.slice_names(patient_id):
-                _check(archive, patient_id, name)
-                new.add_slice(patient_id, name, archive.group(patient_id, name), archive.packing)
-        except UNREADABLE as fault:
-            raise InputError(f"{archive.path}: {patient_id} cannot be read ({fault}); {_SEE}") from None
+        add_patient(new, archive, patient_id)
+
+
+def add_patient(new: NewArchive, archive: MapArchive, patient_id: str) -> None:
+    """Copy a patient with its slices into a new archive. Raises InputError if the content of any has not its sum."""
+    try:
+        _check(archive, patient_id)
+        new.add_patient(patient_id, archive.group(patient_id), archive.packing)
+        for name in archive.slice_names(patient_id):
+            _check(archive, patient_id, name)
+            new.add_slice(patient_id, name, archive.group(patient_id, name), archive.packing)
+    except UNREADABLE as fault:
+        raise InputError(f"{archive.path}: {patient_id} cannot be read ({fault}); {_SEE}") from None
 
 
 def _check(archive: MapArchive, patient_id: str, name: str | None = None) -> None:

@@ -1,0 +1,294 @@
+"""An archive of forecasts as a BIDS data set of derivatives: maps, masks and forecasts as NIfTI, in one or two spaces.
+
+What is written is named in docs/commands/export-maps.md. A patient that cannot be written does not stop the others.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tumorcast.archive.bids_images import DESCRIPTIONS, LABELS, Picture, pictures_of
+from tumorcast.archive.bids_names import SPACE_LABELS, ScanName, labels_of
+from tumorcast.archive.digest import refuse_broken
+from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.nifti import Placement, Space, WayHome, write_nifti
+from tumorcast.archive.seal import read_seal
+from tumorcast.data.cohort import Cohort
+from tumorcast.data.native import NATIVE, native_image
+from tumorcast.durable import written_whole
+from tumorcast.errors import EngineError, InputError, StorageError, UsageError
+from tumorcast.provenance import difference
+from tumorcast.records import Contrast, PatientOutcome, Status
+from tumorcast.version import VERSION
+
+BIDS_VERSION = "1.10.1"
+DESCRIPTION = "dataset_description.json"
+MADE_OF = "Tumorcast"
+README = """# Forecasts of tumour growth, by tumorcast
+
+Derivatives in BIDS of an archive of forecasts (`maps.h5`). **For research. Not a medical device.**
+Images with `desc-forecast` are synthetic.
+
+- `*_label-tumor_probseg`: the probability of tumour at the time aimed at.
+- `*_label-change_probseg`: the share of the ensemble that changed.
+- `space-orig`: on the voxels of the scan. `space-cohort`: on the pixels of the forecast, with every slice of the scan.
+- Only the slices in `desc-covered_mask` were forecast. Elsewhere a 0 says nothing.
+- Each sidecar tells the units, the model and the archive by their SHA-256, and the days.
+"""
+PARTICIPANTS = {"cohort_id": {"Description": "The patient's name in the cohort file and the archive."}}
+SESSIONS = {
+    "day": {"Description": "Day of the scan on the patient's own clock.", "Units": "day"},
+    "target_day": {
+        "Description": "Day that the forecast is for; n/a where a change of size was asked for.",
+        "Units": "day",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export: from which archive, to which folder, in which spaces; labels: of BIDS, by patient."""
+
+    maps: Path
+    folder: Path
+    spaces: tuple[Space, ...]
+    cohort: Path | None
+    archive_sha256: str
+    provenance: dict[str, Any] = field(repr=False)
+    labels: Mapping[str, str] = field(repr=False)
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What another export into the same folder must have in common with this one."""
+        cohort = None if self.cohort is None else self.provenance["cohort_sha256"]
+        return {
+            "ArchiveSha256": self.archive_sha256,
+            "CohortSha256": cohort,
+            "Spaces": [str(space) for space in self.spaces],
+        }
+
+
+def export_bids(
+    maps: Path,
+    folder: Path,
+    *,
+    spaces: Sequence[Space] = tuple(Space),
+    cohort: Path | None = None,
+    jobs: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[PatientOutcome]:
+    """Write an archive as a BIDS data set into a new or empty folder, or into that of the same export.
+
+    cohort: the cohort file that the forecast was made of; with it sidecars tell the sums of the scan's files, and the
+    windows of its intensities.
+    Returns how each patient of the run fared. Raises UsageError if the folder holds something else, InputError if the
+    archive or the cohort cannot be used, StorageError if the folder cannot be written.
+    """
+    refuse_broken(maps)
+    with MapArchive.open(maps) as archive:
+        outcomes, patient_ids, provenance = archive.outcomes(), archive.patient_ids(), archive.provenance
+    sealed = read_seal(maps, FORMAT, FORMAT_VERSION) or {}
+    export = Export(maps, folder, tuple(spaces), cohort, sealed["sha256"], provenance, labels_of(patient_ids))
+    _check_cohort(export)
+    _claim(export)
+    done = {outcome.patient_id: outcome for outcome in _written(export, patient_ids, jobs, report)}
+    _write_tables(export, [name for name in patient_ids if done[name].status is Status.OK])
+    return [done.get(outcome.patient_id, _without(outcome)) for outcome in outcomes]
+
+
+def _without(outcome: PatientOutcome) -> PatientOutcome:
+    """What becomes of a patient that the archive has no maps of."""
+    return PatientOutcome(outcome.patient_id, Status.SKIPPED, f"has no maps ({outcome.status}: {outcome.reason})")
+
+
+def _check_cohort(export: Export) -> None:
+    if export.cohort is None:
+        return
+    with Cohort.open(export.cohort) as cohort:
+        found, wanted = cohort.sha256, export.provenance.get("cohort_sha256")
+    if found != wanted:
+        raise InputError(
+            f"{export.cohort}: its SHA-256 is {found[:12]}…, and {export.maps} was made of {str(wanted)[:12]}…; "
+            "give the cohort file of the forecast, or leave --cohort out"
+        )
+
+
+def _claim(export: Export) -> None:
+    """Make the folder, or refuse one that is not of this export; its description comes first, as the claim."""
+    stands = export.folder / DESCRIPTION
+    if export.folder.exists() and not export.folder.is_dir():
+        raise UsageError(f"--bids {export.folder}: is a file; give a folder")
+    if export.folder.is_dir() and any(export.folder.iterdir()):
+        told = difference(_made_of(stands), export.made_of)
+        if told is not None:
+            raise UsageError(f"--bids {export.folder}: not empty and not of this export ({told}); give a new folder")
+    _write_text(stands, _json(_description(export)))
+
+
+def _made_of(description: Path) -> dict[str, Any]:
+    """What the data set in a folder was made of; nothing if it is not ours."""
+    try:
+        told = json.loads(description.read_text(encoding="utf-8"))[MADE_OF]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _description(export: Export) -> dict[str, Any]:
+    return {
+        "Name": "Forecasts of tumour growth",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "tumorcast", "Version": VERSION, "Description": "tumorcast export-maps"}],
+        "HowToAcknowledge": "Cite tumorcast and the paper of its method. For research, not a medical device.",
+        "ReferencesAndLinks": ["https://arxiv.org/abs/2509.09610"],
+        MADE_OF: {**export.made_of, "Forecast": export.provenance},
+    }
+
+
+def _written(
+    export: Export, patient_ids: Sequence[str], jobs: int, report: Callable[[int, int], None]
+) -> Iterable[PatientOutcome]:
+    """How each patient fared, as they are written, in `jobs` processes."""
+    if jobs == 1 or len(patient_ids) < 2:
+        for done, patient_id in enumerate(patient_ids, start=1):
+            yield _outcome(export, patient_id)
+            report(done, len(patient_ids))
+        return
+    pool = ProcessPoolExecutor(min(jobs, len(patient_ids)), mp_context=get_context("spawn"))
+    try:
+        tried = pool.map(_outcome, [export] * len(patient_ids), patient_ids)
+        for done, outcome in enumerate(tried, start=1):
+            yield outcome
+            report(done, len(patient_ids))
+    except BrokenProcessPool:
+        raise EngineError("a process was killed, perhaps for want of memory; start again with fewer --jobs") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _outcome(export: Export, patient_id: str) -> PatientOutcome:
+    try:
+        _write_patient(export, patient_id)
+    except StorageError:
+        raise
+    except InputError as fault:
+        return PatientOutcome(patient_id, Status.FAILED, str(fault))
+    return PatientOutcome(patient_id, Status.OK)
+
+
+def _write_patient(export: Export, patient_id: str) -> None:
+    """Write a patient's images with their sidecars, and the table of sessions. Raises InputError before any file."""
+    with MapArchive.open(export.maps) as archive:
+        patient, slices = archive.patient(patient_id), archive.slices(patient_id)
+    known = _of_cohort(export, patient)
+    place = Placement.of(patient_id, patient.source_grid, slices, known.home)
+    scan = ScanName(export.labels[patient_id], labels_of([patient.session_id])[patient.session_id])
+    common = _common(export, patient, slices) | known.told
+    contrasts = [Contrast(name) for name in export.provenance["contrasts"]]
+    for picture in pictures_of(slices, contrasts):
+        for space in export.spaces:
+            path = export.folder / scan.file(picture.before, f"space-{SPACE_LABELS[space]}", *picture.after)
+            told = picture.told | _of_space(export, scan, picture, space) | common
+            write_nifti(
+                Path(f"{path}.nii.gz"), place.volume(space, picture.values, picture.outside, picture.interpolation)
+            )
+            _write_text(Path(f"{path}.json"), _json(told))
+    row = [
+        f"ses-{scan.session}",
+        f"{patient.day:g}",
+        "n/a" if patient.target_day is None else f"{patient.target_day:g}",
+    ]
+    _write_text(Path(f"{export.folder / scan.sessions}.json"), _json(SESSIONS))
+    _write_text(Path(f"{export.folder / scan.sessions}.tsv"), _table(("session_id", *SESSIONS), [row]))
+
+
+def _common(export: Export, patient: PatientForecast, slices: Sequence[SliceForecast]) -> dict[str, Any]:
+    """What all sidecars of a scan say: days, aims, what the forecast was made of, and the slices with their areas."""
+    made, settings = export.provenance, export.provenance.get("settings", {})
+    return {
+        "Day": patient.day,
+        "TargetDay": patient.target_day,
+        "HorizonDays": settings.get("horizon_days"),
+        "RelativeChange": settings.get("relative_change"),
+        "ChangeThreshold": settings.get("change_threshold"),
+        "Members": len(slices[0].aimed_mm2),
+        "Seed": settings.get("seed"),
+        "ModelSha256": made.get("model_sha256"),
+        "ArchiveSha256": export.archive_sha256,
+        "Slices": [
+            {
+                "SourceSlice": int(forecast.source_slice),
+                "PresentAreaMm2": float(forecast.present_mm2),
+                "AimedAreaMm2": float(np.median(forecast.aimed_mm2)),
+                "ReachedAreaMm2": float(np.median(forecast.reached_mm2)),
+            }
+            for forecast in slices
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the cohort file adds to a patient: for the sidecars, and the way home of a scan that was registered."""
+
+    told: dict[str, Any]
+    home: WayHome | None
+
+
+def _of_cohort(export: Export, patient: PatientForecast) -> Known:
+    """The sums of the scan's files, the window of each contrast's intensities, and the way to the scanner's voxels."""
+    if export.cohort is None:
+        return Known({}, None)
+    with Cohort.open(export.cohort) as cohort:
+        source = cohort.source(patient.patient_id, patient.session_id)
+        bent = cohort.displacement(patient.patient_id, patient.session_id)
+    told = {"SourceSha256": source.get("files", {}), "IntensityWindows": source.get("windows", {})}
+    return Known(told, WayHome(native_image(source), bent) if NATIVE in source else None)
+
+
+def _of_space(export: Export, scan: ScanName, picture: Picture, space: Space) -> dict[str, Any]:
+    """Where the voxels are told of, and of which image in the data set this one is another sampling."""
+    if space is Space.COHORT:
+        brain = scan.file(f"space-{SPACE_LABELS[space]}", "desc-brain", "mask")
+        return {"SpatialReference": f"bids::{brain.as_posix()}.nii.gz"}
+    if Space.COHORT not in export.spaces:
+        return {"SpatialReference": "orig"}
+    first = scan.file(picture.before, f"space-{SPACE_LABELS[Space.COHORT]}", *picture.after)
+    return {"SpatialReference": "orig", "Sources": [f"bids::{first.as_posix()}.nii.gz"]}
+
+
+def _write_tables(export: Export, patient_ids: Sequence[str]) -> None:
+    """Write what the data set says of all of its patients and files."""
+    root = export.folder
+    rows = [(f"sub-{export.labels[name]}", name) for name in patient_ids]
+    described = [(f"desc-{name}", told) for name, told in DESCRIPTIONS.items()]
+    _write_text(root / "README.md", README)
+    _write_text(root / "participants.json", _json(PARTICIPANTS))
+    _write_text(root / "participants.tsv", _table(("participant_id", *PARTICIPANTS), rows))
+    _write_text(root / "descriptions.tsv", _table(("desc_id", "description"), described))
+    _write_text(root / "desc-present_dseg.tsv", _table(("index", "name"), LABELS.items()))
+
+
+def _json(told: Mapping[str, Any]) -> str:
+    """As JSON that BIDS takes: what is not known is left out."""
+    return (
+        json.dumps({key: value for key, value in told.items() if value is not None}, indent=2, ensure_ascii=False)
+        + "\n"
+    )
+
+
+def _table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    return "".join("\t".join(map(str, row)) + "\n" for row in (header, *rows))
+
+
+def _write_text(path: Path, text: str) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

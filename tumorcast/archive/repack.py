@@ -1,0 +1,94 @@
+"""A copy of an archive or a cohort file with its arrays compressed otherwise: by gzip, every HDF5 reader opens it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tumorcast.archive.hdf5_file import new_hdf5
+from tumorcast.archive.maps import UNREADABLE, MapArchive
+from tumorcast.archive.packing import GZIP_LEVEL, Packing, copy_attributes
+from tumorcast.archive.unpack import add_patient
+from tumorcast.archive.writing import new_archive
+from tumorcast.data.cohort import FORMAT as COHORT
+from tumorcast.errors import InputError, UsageError
+
+Report = Callable[[int, int], None]
+GZIP = {"compression": "gzip", "compression_opts": GZIP_LEVEL, "shuffle": True, "fletcher32": True}
+
+
+def repack(
+    path: Path, out: Path, *, packing: Packing = Packing.PORTABLE, report: Report = lambda done, total: None
+) -> None:
+    """Write a copy of a maps.h5, with the same digest, or of a cohort file, which becomes portable.
+
+    report: gets how many patients are copied, of how many. Raises UsageError if the copy would replace its source, or a
+    cohort is to be packed by Blosc2; InputError if the source is neither, or damaged; StorageError if the copy cannot
+    be written.
+    """
+    if out.resolve() == path.resolve():
+        raise UsageError(f"--out {out}: is the file itself; give another name")
+    if _is_cohort(path):
+        if packing is not Packing.PORTABLE:
+            raise UsageError(f"{path}: a cohort file is packed by Blosc2 as it is; leave --blosc2 out")
+        _repack_cohort(path, out, report)
+    else:
+        _repack_maps(path, out, packing, report)
+
+
+def _is_cohort(path: Path) -> bool:
+    """Whether a file is a cohort; whatever else it is, its own reader tells."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == COHORT)
+    except UNREADABLE:
+        return False
+
+
+def _repack_maps(path: Path, out: Path, packing: Packing, report: Report) -> None:
+    with MapArchive.open(path) as archive:
+        names = archive.patient_ids()
+        with new_archive(out, archive.provenance, archive.outcomes(), packing) as new:
+            for done, patient_id in enumerate(names, start=1):
+                add_patient(new, archive, patient_id)
+                report(done, len(names))
+
+
+def _repack_cohort(path: Path, out: Path, report: Report) -> None:
+    with h5py.File(path, "r") as source, new_hdf5(out) as new:
+        total = len(source["patients"])
+        copy_attributes(source, new.root)
+        patients = _new_group(source["patients"], new.root, "patients")
+        try:
+            for done, name in enumerate(source["patients"], start=1):
+                _copy(source["patients"][name], patients, name)
+                report(done, total)
+        except UNREADABLE as fault:
+            raise InputError(
+                f"{path}: {name} cannot be read ({fault}); make it again with `tumorcast prepare`"
+            ) from None
+
+
+def _new_group(source: h5py.Group, parent: h5py.Group, name: str) -> h5py.Group:
+    """A group with the attributes of another, and its order of names: that of their making, where it keeps one."""
+    tracked = bool(source.id.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED)
+    group = parent.create_group(name, track_order=tracked)
+    copy_attributes(source, group)
+    return group
+
+
+def _copy(source: Any, parent: h5py.Group, name: str) -> None:
+    """Copy a group with all in it, or a data set in its chunks, which are read and written one at a time."""
+    if isinstance(source, h5py.Group):
+        group = _new_group(source, parent, name)
+        for inner in source:
+            _copy(source[inner], group, inner)
+        return
+    if source.chunks is None:
+        source.file.copy(source, parent, name)
+        return
+    made = parent.create_dataset(name, source.shape, source.dtype, chunks=source.chunks, **GZIP)
+    for chunk in source.iter_chunks():
+        made[chunk] = np.asarray(source[chunk])
