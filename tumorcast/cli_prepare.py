@@ -1,14 +1,14 @@
 """The command prepare: parse, call, print."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tumorcast.cli_tools import (
     Jobs,
     Json,
-    Out,
     choice,
     contrasts_of,
     exit_if_failed,
@@ -16,49 +16,120 @@ from tumorcast.cli_tools import (
     stoppable,
     tell_fate,
 )
+from tumorcast.errors import InputError, UsageError
+
+PLAIN_SETTINGS = ("image_size", "min_tumour_mm2", "deformable", "n4", "brain_mask", "brain_tool")
+RegisterName = Annotated[
+    str, typer.Option("--register", help="none, or rigid: contrasts onto one, scans onto the first.")
+]
+Deformable = Annotated[bool, typer.Option("--deformable", help="Then bend what lies outside the tumour.")]
+Bias = Annotated[bool, typer.Option("--n4", help="Correct the bias of each volume (N4).")]
+BrainFiles = Annotated[str | None, typer.Option(help="Masks: '{folder}/{patient}_{session}-brain.nii.gz', or a table.")]
+BrainTool = Annotated[str | None, typer.Option(help="Command that makes them: 'hd-bet -i {input} -o {output}'.")]
+Quality = Annotated[Path | None, typer.Option("--qc", help="Folder for a table and pictures of the registrations.")]
 
 
 def prepare(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A folder of scans, or a sessions.csv.")],
-    out: Out,
+    out: Annotated[Path | None, typer.Option("--out", help="Where the cohort file is written.")] = None,
     image_size: Annotated[int, typer.Option(help="Pixels a side of the 256 mm field: 64, 128 or 256.")] = 64,
-    layout: Annotated[str, typer.Option(help="auto, brats, slices or table.")] = "auto",
+    layout: Annotated[str, typer.Option(help="auto, or the name of one: see docs/formats.md.")] = "auto",
+    derivatives: Annotated[str, typer.Option(help="BIDS: the pipeline below derivatives whose masks are taken.")] = "",
     contrasts: Annotated[str, typer.Option(help="Some of t1n,t1c,t2w,t2f; by default those every scan has.")] = "",
     slices: Annotated[str, typer.Option(help="tumour, balanced (for training), all or largest.")] = "tumour",
     min_tumour_mm2: Annotated[float, typer.Option(help="Least tumour area of a slice chosen for it.")] = 50.0,
-    brain: Annotated[str, typer.Option(help="auto, nonzero (skull-stripped) or head.")] = "auto",
+    brain: Annotated[str, typer.Option(help="auto, nonzero (skull-stripped), head or inner (by a rule).")] = "auto",
     tumour: Annotated[
         str, typer.Option(help="Labels of the mask that count: whole (all), core (1 and 3) or enhancing (3).")
     ] = "whole",
     clinical: Annotated[Path | None, typer.Option(help="Table of scan days and radiotherapy dates.")] = None,
+    register: RegisterName = "none",
+    deformable: Deformable = False,
+    n4: Bias = False,
+    brain_mask: BrainFiles = None,
+    brain_tool: BrainTool = None,
+    qc: Quality = None,
     jobs: Jobs = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what is there and what is missing; no work.")
+    ] = False,
+    table: Annotated[Path | None, typer.Option(help="With --dry-run: write it as a sessions.csv to correct.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read scans and write a cohort file of slices: one orientation, one scale, one size."""
-    from tumorcast.data.brain import BrainMask
-    from tumorcast.data.layouts import Layout
-    from tumorcast.data.prepare import PrepareSettings, SliceChoice, TumourPart, prepare_cohort
-    from tumorcast.records import Status
+    """Read scans and write a cohort file of slices: one orientation, one scale, one size.
 
-    settings = PrepareSettings(
-        image_size=image_size,
-        contrasts=contrasts_of(contrasts) or None,
-        slices=choice(SliceChoice, "--slices", slices),
-        min_tumour_mm2=min_tumour_mm2,
-        brain=choice(BrainMask, "--brain", brain),
-        tumour=choice(TumourPart, "--tumour", tumour),
+    Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast prepare …
+    """
+    from tumorcast.data.layouts import Layout
+
+    settings = _settings(context.params)
+    source = source / "derivatives" / derivatives if derivatives else source
+    if dry_run:
+        _list_scans(source, choice(Layout, "--layout", layout), clinical, settings, table=table, as_json=as_json)
+        return
+    if out is None or table is not None:
+        raise UsageError("--out FILE is missing" if out is None else "--table FILE goes with --dry-run only")
+    _write(source, out, settings, context.params | {"layout": choice(Layout, "--layout", layout)})
+
+
+def _settings(told: dict[str, Any]) -> Any:
+    """How scans become slices, as the options say. Raises UsageError for a value that is not allowed."""
+    from tumorcast.data.brain import BrainMask
+    from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, TumourPart
+
+    return PrepareSettings(
+        contrasts=contrasts_of(told["contrasts"]) or None,
+        slices=choice(SliceChoice, "--slices", told["slices"]),
+        brain=choice(BrainMask, "--brain", told["brain"]),
+        tumour=choice(TumourPart, "--tumour", told["tumour"]),
+        register=choice(Register, "--register", told["register"]),
+        **{name: told[name] for name in PLAIN_SETTINGS},
     )
-    with stoppable("nothing was written; start it again"):
-        report = prepare_cohort(
-            source,
+
+
+def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None:
+    """Prepare on all ranks; rank 0 tells how it went."""
+    from tumorcast.data.prepare import Register, plan_cohort
+    from tumorcast.records import Status
+    from tumorcast.running.prepare_run import prepare_over_ranks
+    from tumorcast.running.ranks import open_ranks
+
+    asked = {"layout": told["layout"], "clinical": told["clinical"], "quality": told["qc"]}
+    with stoppable("nothing was written; start it again"), open_ranks() as ranks:
+        report = prepare_over_ranks(
+            partial(plan_cohort, source, settings, **asked),
             out,
-            settings,
-            layout=choice(Layout, "--layout", layout),
-            clinical=clinical,
-            jobs=jobs,
+            ranks,
+            jobs=told["jobs"],
             on_outcome=lambda o: tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
         )
+    if report is None:
+        return
     counts = {str(status): report.count(status) for status in Status}
-    result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts}
-    print_result(as_json, result)
+    flagged = {} if settings.register is Register.NONE else {"flagged": report.flagged}
+    result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts, **flagged}
+    print_result(told["as_json"], result)
     exit_if_failed(report.count(Status.FAILED))
+
+
+def _list_scans(
+    source: Path, layout: Any, clinical: Path | None, settings: Any, *, table: Path | None, as_json: bool
+) -> None:
+    """Print what there is of each patient, and write it as a table where one was named."""
+    from tumorcast.data.inventory import Wanted, take_inventory, write_table
+    from tumorcast.data.prepare import Register, SliceChoice
+
+    one_grid = settings.register is Register.NONE
+    wanted = Wanted(settings.contrasts, mask=settings.slices is not SliceChoice.ALL, one_grid=one_grid)
+    found = take_inventory(source, layout, clinical, wanted)
+    for warning in found.warnings:
+        typer.echo(f"WARNING {warning}", err=True)
+    if as_json:
+        print_result(as_json, found.as_dict())
+    else:
+        typer.echo("\n".join(found.lines()))
+    if table is not None:
+        write_table(table, found)
+    if not found.usable:
+        raise InputError(f"{source}: none of {len(found.scans)} scans can be used; the list says why")

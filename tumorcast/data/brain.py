@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from tumorcast.data.intracranial import intracranial
 from tumorcast.records import Contrast, FloatArray
 
 STRIPPED_ZERO_SHARE = 0.4  # a ball that touches its box leaves 48 % of it empty; air in a scan with skull is noise
@@ -23,11 +24,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class BrainMask(StrEnum):
-    """Where the brain is taken from; `auto` decides by the share of voxels that are exactly 0."""
+    """Where the brain is taken from; `auto` decides by the share of voxels that are exactly 0: nonzero or head.
+
+    inner: the inside of the skull, by the rule of intracranial.py on the first contrast.
+    """
 
     AUTO = "auto"
     NONZERO = "nonzero"
     HEAD = "head"
+    INNER = "inner"
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ def brain_mask(images: dict[Contrast, FloatArray], choice: BrainMask) -> BoolArr
         return _filled(np.logical_or.reduce([volume > 0 for volume in volumes]))
     # Roots, for the bright fat under the skin lifts a threshold on intensities above much of the brain.
     roots = np.sqrt(volumes[0])
-    return _filled(_largest(roots > otsu(roots)))
+    head = _filled(_largest(roots > otsu(roots)))
+    return intracranial(volumes[0], head) if choice is BrainMask.INNER else head
 
 
 def otsu(volume: FloatArray) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tumorcast.data.layouts import UndatedSession
+from tumorcast.data.scans import FoundSession
 from tumorcast.errors import InputError
 from tumorcast.records import SourceSession, Treatment
 from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
@@ -68,10 +68,11 @@ class ClinicalTable:
     def _named_day(self, patient_id: str, session_id: str) -> float | None:
         """Day of the row that names the scan.
 
-        The table may name a session as the reader does (`001`), by its full BraTS name (`P-001`), or, after a
-        spreadsheet ate the zeros, as `1`.
+        The table may name a session as the reader does (`001`, `ses-01`, `Timepoint_1`), by its full BraTS name
+        (`P-001`), by what follows the word (`01`), or, after a spreadsheet ate the zeros, as `1`.
         """
-        for name in (session_id, f"{patient_id}-{session_id}", session_id.lstrip("0") or "0"):
+        plain = session_id.removeprefix("ses-").removeprefix("Timepoint_")
+        for name in (session_id, f"{patient_id}-{session_id}", plain, plain.lstrip("0") or "0"):
             if (patient_id, name) in self.days:
                 return self.days[patient_id, name]
         return None
@@ -137,8 +138,12 @@ def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | N
         except InputError as fault:
             refused[patient_id, session_id] = str(fault)
             day = session.day
-        if day is None and isinstance(session, UndatedSession) and scans[patient_id] > 1:
-            undated.add(patient_id)
+        if isinstance(session, FoundSession):
+            told = session.fault or (session.day_fault if day is None else "")
+            if told:
+                refused.setdefault((patient_id, session_id), told)
+            elif day is None and not session.dated and scans[patient_id] > 1:
+                undated.add(patient_id)
         dated.append(session if day is None else replace(session, day=day))
     for session, twin in _twins(dated, refused):
         refused[session.patient_id, session.session_id] = (

@@ -6,7 +6,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ import hdf5plugin
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.geometry import pixel_mm
+from tumorcast.data.geometry import Grid, pixel_mm
+from tumorcast.data.transforms import Displacement
 from tumorcast.durable import sha256_of, written_whole
 from tumorcast.errors import InputError
 from tumorcast.records import (
@@ -37,6 +38,7 @@ FORMAT_VERSION = 1
 PATIENTS = "patients"
 STACKS = ("images", "labels", "brain")
 VECTORS = ("area_mm2", "brain_mm2", "source_slice")
+DISPLACEMENT = "displacement"
 DATED = "dated"  # in `config`: whether the days are days, see Cohort.dated
 SLICE_AREAS = "slice_area_mm2"  # in a session's `source`: tumour area of every slice, chosen or not; null where absent
 
@@ -80,6 +82,23 @@ class CohortSlice:
     def brain_fraction(self) -> float:
         """Tumour area over brain area: the size that regressors learn and guidance aims at."""
         return self.area_mm2 / self.brain_mm2
+
+
+@dataclass(frozen=True)
+class BentSession(Session):
+    """A scan that was bent onto the patient's first, see tumorcast.data.deformation.
+
+    displacement: of points of the cohort's space, before the rigid way to the scan.
+    """
+
+    displacement: Displacement | None = None
+
+
+def bent(session: Session, displacement: Displacement) -> BentSession:
+    """The session with how it was bent."""
+    return BentSession(
+        **{item.name: getattr(session, item.name) for item in fields(session)}, displacement=displacement
+    )
 
 
 def write_cohort(
@@ -166,6 +185,10 @@ def _write_session(patient: h5py.Group, session: Session) -> None:
     for name in VECTORS:
         group.create_dataset(name, data=getattr(session, name))
     group.create_dataset("affine", data=session.affine)
+    if isinstance(session, BentSession) and session.displacement is not None:
+        field = session.displacement
+        data = group.create_dataset(DISPLACEMENT, data=field.vectors, chunks=field.vectors.shape, **_compression())
+        data.attrs["grid"] = json.dumps(field.grid.as_dict())
 
 
 def _compression() -> dict[str, Any]:
@@ -263,11 +286,21 @@ class Cohort:
         arrays = {name: group[name][...] for name in (*STACKS, *VECTORS, "affine")}
         day, volume = float(group.attrs["day"]), float(group.attrs["volume_mm3"])
         source = self.source(patient_id, session_id)
-        return Session(patient_id, session_id, day, self.contrasts, volume_mm3=volume, source=source, **arrays)
+        session = Session(patient_id, session_id, day, self.contrasts, volume_mm3=volume, source=source, **arrays)
+        displacement = self.displacement(patient_id, session_id)
+        return session if displacement is None else bent(session, displacement)
 
     def source(self, patient_id: str, session_id: str) -> dict[str, Any]:
         """Where a scan came from: files, checksums, grid, windows."""
         return dict(json.loads(self._session(patient_id, session_id).attrs["source"]))
+
+    def displacement(self, patient_id: str, session_id: str) -> Displacement | None:
+        """How a scan was bent onto the patient's first; None where it was not."""
+        group = self._session(patient_id, session_id)
+        if DISPLACEMENT not in group:
+            return None
+        data = group[DISPLACEMENT]
+        return Displacement(data[...], Grid.from_dict(json.loads(data.attrs["grid"])))
 
     def slice(self, patient_id: str, session_id: str, index: int) -> CohortSlice:
         """One slice; `index` counts the slices in the file, not those of the source."""

@@ -8,6 +8,7 @@ pixels come through 256 pixels untouched. Coordinates along an axis are in sourc
 import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import product
 from typing import Any, assert_never
 
 import numpy as np
@@ -66,6 +67,13 @@ class Grid:
         lps[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
         lps[:3, 3] = self.origin
         return np.asarray(LPS_TO_RAS @ lps)
+
+    def distance_mm(self, other: "Grid") -> float:
+        """How far the corners of two grids lie apart at most; infinite if they differ in size."""
+        if self.size != other.size:
+            return math.inf
+        corners = np.array([(*corner, 1.0) for corner in product(*((0, side - 1) for side in self.size))])
+        return float(np.abs(corners @ (self.affine() - other.affine()).T).max())
 
     def canonical(self) -> "Grid":
         """This grid after flips and permutations to LPS."""

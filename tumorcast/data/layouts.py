@@ -1,7 +1,6 @@
-"""Where the files of each scan lie: three layouts, found by looking or named by the user. Nothing is opened here.
+"""Where the files of each scan lie: the layouts that are known, found by looking or named by the user.
 
-brats   `{id}/{id}-t1n.nii.gz` … `{id}-seg.nii.gz`, or the same files in one flat folder. An id ending in three
-        digits after a part with a digit (`BraTS-GLI-00001-002`) is a time point of one patient; `PGBM-007` is none.
+Of NIfTI files only names are looked at here, of DICOM files the headers. docs/formats.md describes each layout.
 slices  single 2D slices as in the paper's own code: `training/PID_SLICE/brats_train_PID_t1n_SLICE_w.nii.gz`, the same
         in `validation/` and `testing/`, where masks lie in `test_labels/PID_SLICE-label.nii.gz`.
 table   `sessions.csv` with columns patient, session, day, and file columns t1n, t1c, t2w, t2f, seg relative to
@@ -9,67 +8,57 @@ table   `sessions.csv` with columns patient, session, day, and file columns t1n,
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
+from tumorcast.data import schemes
+from tumorcast.data.bids import bids_sessions, is_bids
+from tumorcast.data.dicom_scans import dicom_sessions, has_dicom
+from tumorcast.data.scans import ONLY_SESSION, SEG, FoundSession, SlicedSession, SliceFiles, found_session, is_file
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
 from tumorcast.tables import Row, read_table
 
+__all__ = ["SEG", "FoundSession", "Layout", "SliceFiles", "SlicedSession", "find_sessions", "resolve"]
+
 
 class Layout(StrEnum):
-    """How the source folder is laid out; `auto` looks."""
+    """How the source folder is laid out; `auto` looks. Of LUMIERE's three spaces it takes that of the atlas."""
 
     AUTO = "auto"
     BRATS = "brats"
+    BIDS = "bids"
+    LUMIERE = "lumiere"
+    LUMIERE_HD_GLIO = "lumiere-hd-glio"
+    LUMIERE_NATIVE = "lumiere-native"
+    MU_GLIOMA_POST = "mu-glioma-post"
     SLICES = "slices"
     TABLE = "table"
+    DICOM = "dicom"
 
 
-@dataclass(frozen=True)
-class SliceFiles:
-    """The files of one 2D slice; `number` is its index in the volume it was cut from."""
-
-    number: int
-    images: dict[Contrast, Path]
-    mask: Path | None
-
-
-@dataclass(frozen=True)
-class SlicedSession(SourceSession):
-    """A scan that lies on disk slice by slice, in the order of slice numbers.
-
-    `images` holds the first slice's files of the contrasts that every slice has, `mask` the first slice's mask if every
-    slice has one, so that both say what the whole session has.
-    """
-
-    slices: tuple[SliceFiles, ...] = ()
-
-
-@dataclass(frozen=True)
-class UndatedSession(SourceSession):
-    """A scan of a layout without dates: `day` counts the patient's scans 0, 1, 2 … until a clinical table dates it."""
-
-
-SEG = "seg"
-CONTRASTS = "|".join(Contrast)
-BRATS_FILE = re.compile(rf"(?P<id>.+)-(?P<kind>{CONTRASTS}|{SEG})\.nii(\.gz)?")
-BRATS_TIMEPOINT = re.compile(r"(?P<patient>.*\d.*)-(?P<session>\d{3})")
 SLICE_FOLDER = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")
-SLICE_FILE = re.compile(rf"brats_train_(?P<patient>.+)_(?P<kind>{CONTRASTS}|{SEG})_(?P<number>\d+)_w\.nii(\.gz)?")
+SLICE_FILE = re.compile(
+    rf"brats_train_(?P<patient>.+)_(?P<kind>{schemes.CONTRASTS}|{SEG})_(?P<number>\d+)_w\.nii(\.gz)?"
+)
 SLICE_PARTS = ("training", "validation", "testing")
 SLICE_LABELS = "test_labels"
 TABLE_NAME = "sessions.csv"
 TABLE_SUFFIXES = (".csv", ".tsv")
-ONLY_SESSION = "000"
+LABELS = "labels"
+LABEL_PAIR = re.compile(r"(?P<found>[0-9]{1,3}):(?P<meant>[0-3])")
 LOOKED_FOR = (
-    "brats ({id}/{id}-t1n.nii.gz … {id}-seg.nii.gz, or these files in one folder), "
+    "brats ({id}/{id}-t1n.nii.gz … {id}-seg.nii.gz or {id}_t1.nii.gz, or these files in one folder), "
+    "bids (sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz), "
+    "lumiere (Patient-001/week-000), "
+    "mu-glioma-post (P/T/P_T_brain_t1c.nii.gz), "
     "slices (training/PID_SLICE/brats_train_PID_t1n_SLICE_w.nii.gz), "
-    f"table ({TABLE_NAME} with columns patient, session, day)"
+    f"table ({TABLE_NAME} with columns patient, session, day), "
+    "dicom (a folder a patient with series below it)"
 )
 
 
@@ -79,23 +68,40 @@ def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSess
     Raises InputError if the source is missing, no layout or more than one fits, or a table is malformed. A scan that
     lacks files is returned with those it has: it is for prepare to refuse it without stopping the others.
     """
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder; give the folder that holds the scans, or a sessions.csv")
-    layout = _detect(source) if layout is Layout.AUTO else layout
+    layout = resolve(source, layout)
     sessions = _read(source, layout)
     if not sessions:
         raise InputError(f"{source}: no scan found in the layout {layout}; known layouts: {LOOKED_FOR}")
     return sorted(sessions, key=lambda session: (session.patient_id, session.session_id))
 
 
-def _read(source: Path, layout: Layout) -> list[SourceSession]:
+def resolve(source: Path, layout: Layout) -> Layout:
+    """`layout`, with `auto` settled. Raises InputError if the source is missing, or no layout or more than one fits."""
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; give the folder that holds the scans, or a sessions.csv")
+    return _detect(source) if layout is Layout.AUTO else layout
+
+
+def _read(source: Path, layout: Layout) -> Sequence[SourceSession]:  # noqa: PLR0911 - one line a layout
     match layout:
         case Layout.BRATS:
-            return _brats(source)
+            return schemes.brats_sessions(source)
+        case Layout.BIDS:
+            return bids_sessions(source)
+        case Layout.LUMIERE:
+            return schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS)
+        case Layout.LUMIERE_HD_GLIO:
+            return schemes.lumiere_sessions(source, schemes.LUMIERE_HD_GLIO)
+        case Layout.LUMIERE_NATIVE:
+            return schemes.lumiere_sessions(source, schemes.LUMIERE_NATIVE)
+        case Layout.MU_GLIOMA_POST:
+            return schemes.mu_glioma_sessions(source)
         case Layout.SLICES:
             return list(_slices(source))
         case Layout.TABLE:
             return _table(source)
+        case Layout.DICOM:
+            return dicom_sessions(source)
         case Layout.AUTO:
             raise ValueError("auto is resolved before reading")
         case _:
@@ -103,10 +109,12 @@ def _read(source: Path, layout: Layout) -> list[SourceSession]:
 
 
 def _detect(source: Path) -> Layout:
-    fitting = [layout for layout, fits in _evidence(source).items() if fits]
+    fitting = [layout for layout, fits in EVIDENCE.items() if fits(source)]
     match fitting:
         case [layout]:
             return layout
+        case [] if has_dicom(source):  # looked for last, as files must be opened for it
+            return Layout.DICOM
         case []:
             raise InputError(f"{source}: no known layout found; looked for {LOOKED_FOR}")
         case _:
@@ -114,60 +122,18 @@ def _detect(source: Path) -> Layout:
             raise InputError(f"{source}: fits several layouts ({names}); name one with --layout. Known: {LOOKED_FOR}")
 
 
-def _evidence(source: Path) -> dict[Layout, bool]:
-    return {
-        Layout.BRATS: any(True for _ in _brats_files(source)),
-        Layout.SLICES: any(True for _ in _slice_folders(source)),
-        Layout.TABLE: _table_path(source).is_file(),
-    }
+def _any(found: Iterable[object]) -> bool:
+    return any(True for _ in found)
 
 
-def _brats_files(source: Path) -> Iterable[tuple[str, str, Path]]:
-    """(id, contrast or seg, path) of every file named as BraTS names it."""
-    if not source.is_dir():
-        return
-    for path in sorted([*source.iterdir(), *source.glob("*/*")]):
-        name = BRATS_FILE.fullmatch(path.name)
-        if name and (path.parent == source or path.parent.name == name["id"]) and path.is_file():
-            yield name["id"], name["kind"], path
-
-
-def _brats(source: Path) -> list[SourceSession]:
-    files: dict[str, dict[str, Path]] = {}
-    for scan, kind, path in _brats_files(source):
-        other = files.setdefault(scan, {}).setdefault(kind, path)
-        if other != path:
-            raise InputError(f"{path}: the same file of the same scan as {other}; keep one")
-    sessions = [_session(*_brats_names(scan), 0.0, found) for scan, found in files.items()]
-    return [with_ordinal for group in _by_patient(sessions) for with_ordinal in _ordinal_days(group)]
-
-
-def _brats_names(scan: str) -> tuple[str, str]:
-    """Patient and session of a BraTS id.
-
-    >>> _brats_names("BraTS-GLI-00001-002"), _brats_names("PGBM-007"), _brats_names("TCGA-FG-6692")
-    (('BraTS-GLI-00001', '002'), ('PGBM-007', '000'), ('TCGA-FG-6692', '000'))
-    """
-    name = BRATS_TIMEPOINT.fullmatch(scan)
-    return (name["patient"], name["session"]) if name else (scan, ONLY_SESSION)
-
-
-def _by_patient(sessions: list[SourceSession]) -> list[list[SourceSession]]:
-    ordered = sorted(sessions, key=lambda session: (session.patient_id, session.session_id))
-    return [list(group) for _, group in groupby(ordered, key=lambda session: session.patient_id)]
-
-
-def _ordinal_days(sessions: list[SourceSession]) -> list[SourceSession]:
-    """BraTS carries no dates: the ordinal stands in until a clinical table says better."""
-    return [
-        UndatedSession(session.patient_id, session.session_id, float(ordinal), session.images, session.mask)
-        for ordinal, session in enumerate(sessions)
-    ]
-
-
-def _session(patient: str, session: str, day: float, files: dict[str, Path]) -> SourceSession:
-    images = {contrast: files[contrast] for contrast in Contrast if contrast in files}
-    return SourceSession(patient, session, day, images, files.get(SEG))
+EVIDENCE: dict[Layout, Callable[[Path], bool]] = {
+    Layout.BRATS: lambda source: _any(schemes.brats_files(source)),
+    Layout.BIDS: is_bids,
+    Layout.LUMIERE: lambda source: _any(schemes.lumiere_weeks(source)),
+    Layout.MU_GLIOMA_POST: lambda source: _any(schemes.mu_glioma_folders(source)),
+    Layout.SLICES: lambda source: _any(_slice_folders(source)),
+    Layout.TABLE: lambda source: _table_path(source).is_file(),
+}
 
 
 def _slice_folders(source: Path) -> Iterable[tuple[str, int, Path]]:
@@ -217,10 +183,10 @@ def _table_path(source: Path) -> Path:
     return source if source.suffix.lower() in TABLE_SUFFIXES else source / TABLE_NAME
 
 
-def _table(source: Path) -> list[SourceSession]:
+def _table(source: Path) -> list[FoundSession]:
     path = _table_path(source)
-    rows = read_table(path, ("patient", "session", "day"), (*Contrast, SEG))
-    sessions: dict[tuple[str, str], SourceSession] = {}
+    rows = read_table(path, ("patient", "session", "day"), (*Contrast, SEG, LABELS))
+    sessions: dict[tuple[str, str], FoundSession] = {}
     for row in rows:
         session = _table_session(row)
         key = (session.patient_id, session.session_id)
@@ -229,13 +195,25 @@ def _table(source: Path) -> list[SourceSession]:
     return list(sessions.values())
 
 
-def _table_session(row: Row) -> SourceSession:
+def _table_session(row: Row) -> FoundSession:
     patient, session, day = row.identifier("patient"), row.identifier("session"), row.number("day")
     if day is None:
         raise InputError(f"{row.where}: no day; give the day of the scan on the patient's own clock")
     named = any(kind in row.cells for kind in (*Contrast, SEG))
     files = _named_files(row) if named else _conventional_files(row.path.parent, patient, session)
-    return _session(patient, session, day, files)
+    return replace(found_session(patient, session, files), day=day, dated=True, label_map=_label_map(row))
+
+
+def _label_map(row: Row) -> dict[int, int] | None:
+    """What the labels of the row's mask mean, as `1:3 2:1 4:0`; None where the cell is blank."""
+    pairs = [LABEL_PAIR.fullmatch(word) for word in row.text(LABELS).split()]
+    labels = {int(pair["found"]): int(pair["meant"]) for pair in pairs if pair}
+    if len(labels) < len(pairs):
+        raise InputError(
+            f"{row.where}: '{LABELS}' is {row.text(LABELS)!r}; write the mask's labels with those of BraTS 2023 "
+            "(0 none, 1 core, 2 oedema, 3 enhancing), as 1:3 2:1 4:0, or leave it blank"
+        )
+    return labels or None
 
 
 def _named_files(row: Row) -> dict[str, Path]:
@@ -245,4 +223,4 @@ def _named_files(row: Row) -> dict[str, Path]:
 def _conventional_files(folder: Path, patient: str, session: str) -> dict[str, Path]:
     stem = folder / patient / session / f"{patient}_{session}"
     places = {kind: [Path(f"{stem}-{kind}{end}") for end in (".nii.gz", ".nii")] for kind in (*Contrast, SEG)}
-    return {str(kind): path for kind, paths in places.items() for path in paths if path.is_file()}
+    return {str(kind): path for kind, paths in places.items() for path in paths if is_file(path)}

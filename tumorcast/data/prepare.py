@@ -1,42 +1,49 @@
 """From a folder of scans to a cohort file: `tumorcast prepare`. One bad scan does not stop the others."""
 
 import logging
-import multiprocessing
-import traceback
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-
-import SimpleITK as sitk
+from typing import Any
 
 from tumorcast.data.clinical import ClinicalTable, DatedSessions, date_sessions, read_clinical
 from tumorcast.data.cohort import DATED, SLICE_AREAS, write_cohort
+from tumorcast.data.extraction import rooted
 from tumorcast.data.layouts import Layout, find_sessions
-from tumorcast.data.session import PrepareSettings, SliceChoice, TumourPart, prepare_session
-from tumorcast.errors import EngineError, InputError, TumorcastError
-from tumorcast.records import Contrast, Session, SourceSession, Status
+from tumorcast.data.prepare_settings import PrepareSettings, Register, SliceChoice, TumourPart
+from tumorcast.data.quality import quality_rows, write_quality
+from tumorcast.data.registered import REGISTRATION
+from tumorcast.data.session import prepare_session
+from tumorcast.data.work import Failure, Piece, Result, Share, Task, over_processes
+from tumorcast.errors import InputError, UsageError
+from tumorcast.records import Contrast, Session, SourceSession, Status, Treatment
 
-AHEAD = 2  # sessions in flight a worker; bounds the memory of the parent
+QUALITY_TABLE = "qc.csv"
 __all__ = [
+    "CohortPlan",
     "CohortReport",
     "PrepareSettings",
+    "Register",
     "SessionOutcome",
     "SliceChoice",
     "Status",
     "TumourPart",
+    "plan_cohort",
     "prepare_cohort",
     "prepare_session",
+    "write_plan",
 ]
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SessionOutcome:
-    """What became of one scan; `reason` says why it failed or was skipped, `notes` what the user should know."""
+    """What became of one scan; `reason` says why it failed or was skipped, `notes` what the user should know.
+
+    flags: those of the notes that put its registration in doubt.
+    """
 
     patient_id: str
     session_id: str
@@ -44,6 +51,7 @@ class SessionOutcome:
     n_slices: int = 0
     reason: str = ""
     notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,35 @@ class CohortReport:
         """Scans that ended so."""
         return sum(outcome.status is status for outcome in self.outcomes)
 
+    @property
+    def flagged(self) -> int:
+        """Scans whose registration is in doubt."""
+        return sum(bool(outcome.flags) for outcome in self.outcomes)
+
+
+@dataclass(frozen=True)
+class CohortPlan:
+    """What is to be prepared. recorded: the settings as the cohort file keeps them, with the layout and the source."""
+
+    source: Path
+    dated: DatedSessions
+    treatments: dict[str, Treatment]
+    task: Task
+    contrasts: tuple[Contrast, ...]
+    recorded: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def accepted(self) -> list[SourceSession]:
+        """The scans that are tried, patient by patient."""
+        refused = self.dated.refused
+        return [scan for scan in self.dated.sessions if (scan.patient_id, scan.session_id) not in refused]
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The work in pieces, in the order of the scans."""
+        return self.task.pieces(self.accepted)
+
 
 def prepare_cohort(
     source: Path,
@@ -66,15 +103,33 @@ def prepare_cohort(
     *,
     layout: Layout = Layout.AUTO,
     clinical: Path | None = None,
+    quality: Path | None = None,
     jobs: int = 1,
     on_outcome: Callable[[SessionOutcome], None] | None = None,
 ) -> CohortReport:
     """Prepare every scan below `source` into the cohort file `out`, in `jobs` processes.
 
-    A scan that cannot be used is recorded and the others go on; `on_outcome` is told of each as it ends. Raises
+    A scan that cannot be used is recorded and the others go on; `on_outcome` is told of each as it ends. quality: a
+    folder for the table and the pictures of the registrations. Raises UsageError for what does not go together,
     InputError if `out` cannot be written, nothing is found or no scan at all could be used (then no file is written),
-    EngineError if a process is killed.
+    EngineError if a process is killed or a tool is missing.
     """
+    plan = plan_cohort(source, settings, layout=layout, clinical=clinical, quality=quality)
+    return write_plan(plan, out, partial(over_processes, jobs=jobs), on_outcome=on_outcome)
+
+
+def plan_cohort(
+    source: Path,
+    settings: PrepareSettings,
+    *,
+    layout: Layout = Layout.AUTO,
+    clinical: Path | None = None,
+    quality: Path | None = None,
+) -> CohortPlan:
+    """Find and date the scans, and settle the contrasts; see prepare_cohort. Warnings are logged."""
+    if quality is not None and settings.register is Register.NONE:
+        raise UsageError("--qc: shows registrations; give --register rigid too")
+    kept, settings = settings, rooted(settings, source)
     sessions = find_sessions(source, layout)
     table = None if clinical is None else read_clinical(clinical)
     dated = date_sessions(sessions, table)
@@ -82,19 +137,40 @@ def prepare_cohort(
     warnings += _table_warnings(source, dated, table)
     for warning in warnings:
         LOG.warning(warning)
-    settings = replace(settings, contrasts=contrasts)
-    run = _CohortRun(dated, settings, jobs, on_outcome)
-    config = {
-        "settings": asdict(settings),
+    recorded = {
+        "settings": replace(kept, contrasts=contrasts).recorded(),
         "layout": str(layout),
         "source": source.resolve().name,
         DATED: not dated.undated,
     }
-    treatments = {} if table is None else table.treatments
-    write_cohort(
-        out, run.sessions(source), treatments, image_size=settings.image_size, contrasts=contrasts, config=config
+    return CohortPlan(
+        source,
+        dated,
+        {} if table is None else table.treatments,
+        Task(replace(settings, contrasts=contrasts), quality),
+        contrasts,
+        recorded,
+        tuple(warnings),
     )
-    return CohortReport(contrasts, tuple(run.outcomes), tuple(warnings))
+
+
+def write_plan(
+    plan: CohortPlan, out: Path, share: Share, *, on_outcome: Callable[[SessionOutcome], None] | None = None
+) -> CohortReport:
+    """Write what `share` makes of the pieces of the plan; see prepare_cohort."""
+    run = _CohortRun(plan, on_outcome)
+    image_size = plan.task.settings.image_size
+    write_cohort(
+        out,
+        run.sessions(share),
+        plan.treatments,
+        image_size=image_size,
+        contrasts=plan.contrasts,
+        config=plan.recorded,
+    )
+    if plan.task.pictures is not None:
+        write_quality(plan.task.pictures / QUALITY_TABLE, run.quality)
+    return CohortReport(plan.contrasts, tuple(run.outcomes), plan.warnings)
 
 
 def _common_contrasts(
@@ -125,62 +201,52 @@ def _table_warnings(source: Path, dated: DatedSessions, table: ClinicalTable | N
     return warnings
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why a scan could not be prepared; `trace` is the traceback of what was not foreseen."""
-
-    reason: str
-    trace: str = ""
-
-
 class _CohortRun:
-    """One pass over the scans of a cohort; `outcomes` fills as `sessions` is read."""
+    """One pass over the scans of a plan; `outcomes`, and the rows of `quality`, fill as `sessions` is read."""
 
-    def __init__(
-        self,
-        dated: DatedSessions,
-        settings: PrepareSettings,
-        jobs: int,
-        on_outcome: Callable[[SessionOutcome], None] | None,
-    ) -> None:
+    def __init__(self, plan: CohortPlan, on_outcome: Callable[[SessionOutcome], None] | None) -> None:
         self.outcomes: list[SessionOutcome] = []
-        self._dated = dated
-        self._settings = settings
-        self._jobs = jobs
+        self.quality: list[dict[str, Any]] = []
+        self._plan = plan
         self._on_outcome = on_outcome
 
-    def sessions(self, source: Path) -> Iterator[Session]:
+    def sessions(self, share: Share) -> Iterator[Session]:
         """The prepared scans, patient by patient."""
-        pairs = _in_order(self._dated, self._settings, self._jobs)
+        pairs = _in_order(self._plan, share)
         for _, group in groupby(pairs, key=lambda pair: pair[0].patient_id):
             patient = list(group)
             shows_tumour = any(isinstance(result, Session) and result.images.shape[0] for _, result in patient)
             for scan, result in patient:
                 outcome = self._outcome(scan, result, shows_tumour)
-                self._record(outcome)
+                self._record(outcome, result)
                 if outcome.status is Status.OK and isinstance(result, Session):
                     yield result
         if all(outcome.status is not Status.OK for outcome in self.outcomes):
-            raise InputError(f"{source}: none of {len(self.outcomes)} scans could be used; {self.outcomes[0].reason}")
+            told = self.outcomes[0].reason
+            raise InputError(f"{self._plan.source}: none of {len(self.outcomes)} scans could be used; {told}")
 
-    def _outcome(self, scan: SourceSession, result: Session | _Failure, shows_tumour: bool) -> SessionOutcome:
+    def _outcome(self, scan: SourceSession, result: Result, shows_tumour: bool) -> SessionOutcome:
         names = (scan.patient_id, scan.session_id)
-        if isinstance(result, _Failure):
+        if isinstance(result, Failure):
             if result.trace:  # logged here, as a worker process has no handler that would show it
                 LOG.debug("%s: %s", "/".join(names), result.trace)
             return SessionOutcome(*names, Status.FAILED, reason=result.reason)
-        notes = tuple(result.source["notes"])
+        notes, flags = tuple(result.source["notes"]), tuple(result.source.get(REGISTRATION, {}).get("flags", ()))
         if result.images.shape[0]:
-            return SessionOutcome(*names, Status.OK, result.images.shape[0], notes=notes)
-        reason = f"{'/'.join(names)}: {_why_no_slice(result, self._settings.min_tumour_mm2)}"
+            return SessionOutcome(*names, Status.OK, result.images.shape[0], notes=notes, flags=flags)
+        reason = f"{'/'.join(names)}: {_why_no_slice(result, self._plan.task.settings.min_tumour_mm2)}"
         if shows_tumour:  # a small or vanished tumour is a point of the growth curve of a patient who has others
-            return SessionOutcome(*names, Status.OK, notes=(*notes, f"{reason}; kept for its size, without slices"))
-        return SessionOutcome(
-            *names, Status.SKIPPED, reason=f"{reason}; use --slices all or a smaller --min-tumour-mm2"
-        )
+            kept = f"{reason}; kept for its size, without slices"
+            return SessionOutcome(*names, Status.OK, notes=(*notes, kept), flags=flags)
+        remedy = "use --slices all or a smaller --min-tumour-mm2"
+        return SessionOutcome(*names, Status.SKIPPED, reason=f"{reason}; {remedy}", flags=flags)
 
-    def _record(self, outcome: SessionOutcome) -> None:
+    def _record(self, outcome: SessionOutcome, result: Result) -> None:
         self.outcomes.append(outcome)
+        told = {} if isinstance(result, Failure) else result.source.get(REGISTRATION, {})
+        scan = {"patient_id": outcome.patient_id, "session_id": outcome.session_id, "status": str(outcome.status)}
+        scan["notes"] = outcome.reason or "; ".join(outcome.notes)
+        self.quality += [scan | row for row in quality_rows(told)]
         if self._on_outcome is not None:
             self._on_outcome(outcome)
 
@@ -193,54 +259,9 @@ def _why_no_slice(session: Session, least_mm2: float) -> str:
     return f"{why}, less than {least_mm2:g} mm² in every slice"
 
 
-def _in_order(
-    dated: DatedSessions, settings: PrepareSettings, jobs: int
-) -> Iterator[tuple[SourceSession, Session | _Failure]]:
+def _in_order(plan: CohortPlan, share: Share) -> Iterator[tuple[SourceSession, Result]]:
     """Each scan with its result, in the order of the scans however the work was shared."""
-    try:
-        yield from _results(dated, settings, jobs)
-    except BrokenProcessPool as error:
-        raise EngineError("a process was killed, perhaps for want of memory; use fewer --jobs") from error
-
-
-def _results(
-    dated: DatedSessions, settings: PrepareSettings, jobs: int
-) -> Iterator[tuple[SourceSession, Session | _Failure]]:
-    refused = {key: _Failure(reason) for key, reason in dated.refused.items()}
-    if jobs == 1:
-        for scan in dated.sessions:
-            yield scan, refused.get((scan.patient_id, scan.session_id)) or _attempt(scan, settings)
-        return
-    spawn = multiprocessing.get_context("spawn")  # forking would copy the parent's threads' locks
-    waiting: deque[tuple[SourceSession, Future[Session | _Failure] | _Failure]] = deque()
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_use_one_thread) as pool:
-        for scan in dated.sessions:
-            failure = refused.get((scan.patient_id, scan.session_id))
-            waiting.append((scan, failure or pool.submit(_attempt, scan, settings)))
-            if len(waiting) >= AHEAD * jobs:
-                yield _take(waiting)
-        while waiting:
-            yield _take(waiting)
-
-
-def _take(
-    waiting: deque[tuple[SourceSession, Future[Session | _Failure] | _Failure]],
-) -> tuple[SourceSession, Session | _Failure]:
-    scan, pending = waiting.popleft()
-    return scan, pending if isinstance(pending, _Failure) else pending.result()
-
-
-def _use_one_thread() -> None:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
-def _attempt(source: SourceSession, settings: PrepareSettings) -> Session | _Failure:
-    try:
-        return prepare_session(source, settings)
-    except InputError as error:
-        return _Failure(str(error))
-    except TumorcastError:
-        raise
-    except Exception as error:  # whatever ITK, numpy or the disk finds wrong with one scan must not cost the others
-        text = " ".join(str(error).split())  # ITK's messages have several lines
-        return _Failure(f"{type(error).__name__}: {text}", traceback.format_exc())
+    results = chain.from_iterable(share(plan.pieces, plan.task))
+    for scan in plan.dated.sessions:
+        reason = plan.dated.refused.get((scan.patient_id, scan.session_id))
+        yield scan, next(results) if reason is None else Failure(reason)

@@ -1,92 +1,40 @@
 """From the files of one scan to slices of one size and scale."""
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any, assert_never
+from dataclasses import replace
+from typing import Any, Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.brain import BoolArray, BrainMask, Window, brain_mask, resolve, window_of
-from tumorcast.data.cohort import SLICE_AREAS
-from tumorcast.data.geometry import IMAGE_SIZES, PreparedGrid
-from tumorcast.data.layouts import SlicedSession
-from tumorcast.data.volumes import SourceVolume, read_session
-from tumorcast.errors import InputError, UsageError
+from tumorcast.data.brain import BoolArray, Window, window_of
+from tumorcast.data.cohort import SLICE_AREAS, bent
+from tumorcast.data.geometry import PreparedGrid
+from tumorcast.data.prepare_settings import PrepareSettings, SliceChoice, TumourPart
+from tumorcast.data.ready import BRAIN_MASK, ReadyVolume, as_scanned
+from tumorcast.data.scans import SlicedSession
+from tumorcast.data.volumes import SourceVolume
+from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, Session, SourceSession
 
 OTHERS_SHARE = 0.5  # of the slices with tumour: how many others `balanced` adds
 LEAST_BRAIN_SHARE = 0.1  # of the largest slice's brain: `all` leaves out the tips, where there is nothing to learn
 
 
-class SliceChoice(StrEnum):
-    """Which slices are kept: those with enough tumour, all with enough brain, or the one with the most tumour.
+class Space(Protocol):
+    """Where the scans of a patient are brought together, see registered.PatientSpace."""
 
-    balanced, for training: those with enough tumour, and half as many without any, evenly spread over the brain.
-    """
-
-    TUMOUR = "tumour"
-    ALL = "all"
-    LARGEST = "largest"
-    BALANCED = "balanced"
+    def place(self, source: SourceSession, contrasts: tuple[Contrast, ...]) -> ReadyVolume:
+        """A scan in that space."""
 
 
-class TumourPart(StrEnum):
-    """What of a BraTS mask is the tumour whose size is followed: all labels, 1 and 3, or 3 alone."""
-
-    WHOLE = "whole"
-    CORE = "core"
-    ENHANCING = "enhancing"
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The labels of BraTS 2023: 1 necrotic or non-enhancing core, 2 oedema, 3 enhancing."""
-        match self:
-            case TumourPart.WHOLE:
-                return (1, 2, 3)
-            case TumourPart.CORE:
-                return (1, 3)
-            case TumourPart.ENHANCING:
-                return (3,)
-            case _:
-                assert_never(self)
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """How scans become slices.
-
-    contrasts: None takes those that every scan has. min_tumour_mm2: the least tumour area of a slice chosen for it.
-    tumour: the labels that count; the others become 0.
-    """
-
-    image_size: int = 64
-    contrasts: tuple[Contrast, ...] | None = None
-    slices: SliceChoice = SliceChoice.TUMOUR
-    min_tumour_mm2: float = 50.0
-    brain: BrainMask = BrainMask.AUTO
-    tumour: TumourPart = TumourPart.WHOLE
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for a value that is not allowed; puts contrasts into their one order."""
-        if self.image_size not in IMAGE_SIZES:
-            raise UsageError(f"--image-size {self.image_size}: allowed are {', '.join(map(str, IMAGE_SIZES))}")
-        if not self.min_tumour_mm2 > 0:
-            raise UsageError(f"--min-tumour-mm2 {self.min_tumour_mm2:g}: must be greater than 0")
-        if self.contrasts is not None:
-            if not self.contrasts:
-                raise UsageError(f"--contrasts is empty; give some of {','.join(Contrast)}")
-            object.__setattr__(self, "contrasts", tuple(c for c in Contrast if c in self.contrasts))
-
-
-def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session:
-    """Read one scan and make its slices; a scan in which no slice is chosen has none.
+def prepare_session(source: SourceSession, settings: PrepareSettings, space: Space | None = None) -> Session:
+    """Read one scan, bring it into `space` if there is one, and make its slices; it has none where none is chosen.
 
     Raises InputError if a file cannot be used, or slices are to be chosen by a tumour mask that is absent.
     """
     contrasts = settings.contrasts or tuple(c for c in Contrast if c in source.images) or tuple(Contrast)
-    volume = _followed(read_session(source, contrasts), settings.tumour)
-    brain = brain_mask(volume.images, settings.brain)
+    ready = as_scanned(source, contrasts, settings) if space is None else space.place(source, contrasts)
+    volume, brain = _followed(ready.volume, settings.tumour), ready.brain
     windows = {contrast: _window(source, contrast, volume, brain) for contrast in contrasts}
     plane = PreparedGrid.over(volume.grid, settings.image_size)
     pixel_area = float(np.prod(plane.canonical.spacing[:2]))
@@ -94,7 +42,7 @@ def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session
     area_mm2 = _areas(volume, pixel_area)
     chosen = _choose(source, settings, np.where(_in_view(volume, plane), area_mm2, 0.0), brain_mm2)
     inside = plane.sample(brain[chosen]) >= 0.5
-    return Session(
+    session = Session(
         source.patient_id,
         source.session_id,
         source.day,
@@ -106,9 +54,10 @@ def prepare_session(source: SourceSession, settings: PrepareSettings) -> Session
         brain_mm2=brain_mm2[chosen],
         source_slice=volume.source_slice[chosen],
         affine=plane.affine(),
-        volume_mm3=_volume_mm3(source, area_mm2, plane),
-        source=_provenance(volume, windows, area_mm2, str(resolve(settings.brain, volume.images))),
+        volume_mm3=_volume_mm3(source, area_mm2, plane) if ready.volume_mm3 is None else ready.volume_mm3,
+        source=_provenance(volume, windows, area_mm2, ready.record),
     )
+    return session if ready.displacement is None else bent(session, ready.displacement)
 
 
 def _followed(volume: SourceVolume, part: TumourPart) -> SourceVolume:
@@ -233,7 +182,7 @@ def _keeping_area(share: FloatArray) -> BoolArray:
 
 
 def _provenance(
-    volume: SourceVolume, windows: dict[Contrast, Window], area_mm2: FloatArray, mask: str
+    volume: SourceVolume, windows: dict[Contrast, Window], area_mm2: FloatArray, record: dict[str, Any]
 ) -> dict[str, Any]:
     every: list[float | None] = [None] * (int(volume.source_slice[-1]) + 1)
     for number, area in zip(volume.source_slice, area_mm2, strict=True):
@@ -242,7 +191,7 @@ def _provenance(
         "files": volume.sha256,
         "grid": volume.grid.as_dict(),
         "windows": {str(contrast): [window.low, window.high] for contrast, window in windows.items()},
-        "brain_mask": mask,
+        BRAIN_MASK: record[BRAIN_MASK],
         SLICE_AREAS: every,
         "notes": list(volume.notes),
-    }
+    } | record

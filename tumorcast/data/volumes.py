@@ -1,10 +1,9 @@
-"""Reading the volumes of one scan: whole, finite, on one grid, in LPS orientation. The only reader of NIfTI."""
+"""Reading the volumes of one scan: whole, finite, on one grid, in LPS orientation.
 
-import gzip
-import hashlib
+Of a header nothing is kept but the grid: what else stands in it may name a patient.
+"""
+
 import math
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from tumorcast.data import nifti
+from tumorcast.data.dicom import is_dicom, quiet_itk, read_series
 from tumorcast.data.geometry import Grid, canonical
-from tumorcast.data.layouts import SlicedSession
+from tumorcast.data.scans import SEG, FoundSession, SlicedSession
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, SourceSession
 
 GRID_TOLERANCE = 0.05  # voxels; headers of one scan differ by rounding, not by more
 LARGEST_NEGATIVE = 0.25  # of the largest value; interpolation rings less, z-scored volumes are far beyond
 LARGEST_LABEL = 4
+LARGEST_INTENSITY = 1e9  # beyond, a number was read for another
+SPACINGS_MM = (1e-3, 1e3)  # beyond, the header is damaged
 SLICE_SIZE = 240  # BraTS; the paper's code crops larger slices by CROP on each side
 CROP = 8
 # The paper's 2D slices carry an identity affine that is not theirs: by the anatomy their first axis runs to posterior
@@ -34,7 +37,8 @@ class SourceVolume:
 
     images: (Z, Y, X) float32 by contrast, not negative; labels: (Z, Y, X) uint8, BraTS 2023, None without a mask.
     source_slice: (Z,) index of each slice along the third axis of the canonical grid. grid: the source's own grid.
-    sha256: checksum by file name; notes: what was repaired, for the user.
+    sha256: checksum by what the file is, as `t1c`, `seg` or, of single slices, `t1c/041`: a file's own name may name
+        a patient. notes: what was repaired, for the user.
     """
 
     images: dict[Contrast, FloatArray]
@@ -47,7 +51,7 @@ class SourceVolume:
 
 @dataclass(frozen=True)
 class _Part:
-    """One volume as read: the source grid, the canonical voxels and the files it came from."""
+    """One volume as read: the source grid, the canonical voxels, the (first) file and the checksums by what it is."""
 
     path: Path
     grid: Grid
@@ -63,7 +67,7 @@ def read_session(source: SourceSession, contrasts: tuple[Contrast, ...]) -> Sour
     first = next(iter(images.values()))
     for part in [*images.values(), *([] if mask is None else [mask])]:
         _require_same_grid(part, first)
-    labels, notes = (None, ()) if mask is None else _labels(mask)
+    labels, notes = (None, ()) if mask is None else _labels(mask, source)
     sums = {name: value for part in [*images.values(), mask] if part for name, value in part.sha256.items()}
     intensities = {contrast: _intensities(part) for contrast, part in images.items()}
     return SourceVolume(intensities, labels, _slice_numbers(source, first), _full_grid(source, first), sums, notes)
@@ -81,9 +85,14 @@ def require_contrasts(source: SourceSession, contrasts: tuple[Contrast, ...]) ->
 
 
 def read_image(path: Path) -> tuple[sitk.Image, str]:
-    """A NIfTI image with its SHA-256. Raises InputError if it is missing, damaged, not finite or has channels."""
-    checksum = _check_whole(path)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes to stderr itself what is no fault of the user's
+    """A NIfTI image, or a DICOM series (dicom.read_series), with its SHA-256.
+
+    Raises InputError if it is missing, damaged, not finite or has channels.
+    """
+    quiet_itk()
+    if is_dicom(path):
+        return read_series(path)
+    checksum = nifti.check_whole(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -101,94 +110,43 @@ def _reason(error: Exception) -> str:
     return str(error).strip().rsplit("\n", maxsplit=1)[-1].strip()
 
 
-def _check_whole(path: Path) -> str:
-    """SHA-256 of the file. SimpleITK turns into zeros what a truncated file lacks and NaN: both are caught here."""
-    try:
-        content = path.read_bytes()
-        payload = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the compressed file is truncated or damaged ({error}); copy it again") from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); correct the name, or allow it to be read"
-        ) from None
-    header = _header(path, payload)
-    if len(payload) < header.expected_bytes:
-        raise InputError(f"{path}: truncated, {len(payload)} of {header.expected_bytes} bytes; copy it again")
-    bad = header.not_finite(payload)
-    if bad:
-        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (0 for air)")
-    return hashlib.sha256(content).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a NIfTI header says about its data; `datatype` is NIfTI's code, `order` struct's byte order."""
-
-    voxels: int
-    bits: int
-    datatype: int
-    offset: int
-    order: str
-
-    @property
-    def expected_bytes(self) -> int:
-        return self.offset + self.voxels * self.bits // 8
-
-    def not_finite(self, payload: bytes) -> int:
-        """Voxels that are NaN or infinite."""
-        if self.datatype not in FLOAT_TYPES:
-            return 0
-        values = np.frombuffer(payload, self.order + FLOAT_TYPES[self.datatype], self.voxels, self.offset)
-        return self.voxels - int(np.isfinite(values).sum())
-
-
-FLOAT_TYPES = {16: "f4", 64: "f8"}
-# Length of the header, then where and in which format it holds: dims, datatype, bits a voxel, offset of the data.
-NIFTI_1 = (348, ((40, "8h"), (70, "h"), (72, "h"), (108, "f")))
-NIFTI_2 = (540, ((16, "8q"), (12, "h"), (14, "h"), (168, "q")))
-
-
-def _header(path: Path, payload: bytes) -> _Header:
-    for length, places in (NIFTI_1, NIFTI_2):
-        for order in "<>":
-            if len(payload) < length or struct.unpack_from(f"{order}i", payload)[0] != length:
-                continue
-            (rank, *dims), *numbers = (struct.unpack_from(order + form, payload, at) for at, form in places)
-            datatype, bits, offset = (number[0] for number in numbers)
-            if 1 <= rank <= 7 and min(dims[:rank]) >= 1 and math.isfinite(offset) and offset >= 0:
-                return _Header(math.prod(dims[:rank]), bits, datatype, int(offset), order)
-    raise InputError(f"{path}: not a NIfTI file (its header says otherwise); convert it to .nii.gz")
-
-
 def _read_part(source: SourceSession, contrast: Contrast | None) -> _Part:
     """One contrast of the scan, or its mask when `contrast` is None."""
+    role = SEG if contrast is None else str(contrast)
     if isinstance(source, SlicedSession):
-        paths = [files.mask if contrast is None else files.images[contrast] for files in source.slices]
-        return _stack([path for path in paths if path is not None])
+        paths = {files.number: files.mask if contrast is None else files.images[contrast] for files in source.slices}
+        return _stack({number: path for number, path in paths.items() if path is not None}, role)
     path = source.mask if contrast is None else source.images[contrast]
     assert path is not None
     image, checksum = read_image(path)
     if image.GetDimension() != 3:
         raise InputError(f"{path}: a 2D image; give the 3D volume, or single slices in the layout 'slices'")
-    return _part(path, image, {path.name: checksum})
+    return _part(path, image, {role: checksum})
 
 
 def _part(path: Path, image: sitk.Image, sha256: dict[str, str]) -> _Part:
-    return _Part(path, Grid.of(image), sitk.GetArrayFromImage(canonical(image)), sha256)
+    grid = Grid.of(image)
+    low, high = SPACINGS_MM
+    if not all(low <= spacing <= high for spacing in grid.spacing) or not np.isfinite(grid.affine()).all():
+        spacing = " x ".join(f"{side:.3g}" for side in grid.spacing)
+        raise InputError(f"{path}: voxels of {spacing} mm; between {low:g} and {high:g} mm: correct the header")
+    return _Part(path, grid, sitk.GetArrayFromImage(canonical(image)), sha256)
 
 
-def _stack(paths: list[Path]) -> _Part:
+def _stack(paths: dict[int, Path], role: str) -> _Part:
     """Single slices in the order of their numbers as one volume."""
-    read = [(path, *read_image(path)) for path in paths]
-    arrays = [(path, _plane(path, image)) for path, image, _ in read]
-    first = arrays[0][1]
-    for path, array in arrays:
+    read = {number: read_image(path) for number, path in paths.items()}
+    arrays = {number: _plane(paths[number], image) for number, (image, _) in read.items()}
+    first, path = next(iter(arrays.values())), next(iter(paths.values()))
+    for number, array in arrays.items():
         if array.shape != first.shape:
-            raise InputError(f"{path}: {_size(array)} pixels, but {paths[0].name} has {_size(first)}; use one size")
-    spacing = read[0][1].GetSpacing()[:2]
+            raise InputError(
+                f"{paths[number]}: {_size(array)} pixels, but {path.name} has {_size(first)}; use one size"
+            )
+    spacing = next(iter(read.values()))[0].GetSpacing()[:2]
     grid = Grid((*first.shape[::-1], len(arrays)), (*spacing, 1.0), (0.0, 0.0, 0.0), SLICE_DIRECTION)
-    return _part(paths[0], grid.image(np.stack([array for _, array in arrays])), {p.name: sum_ for p, _, sum_ in read})
+    sums = {f"{role}/{number:03d}": checksum for number, (_, checksum) in read.items()}
+    return _part(path, grid.image(np.stack(list(arrays.values()))), sums)
 
 
 def _plane(path: Path, image: sitk.Image) -> np.ndarray[Any, Any]:
@@ -220,21 +178,28 @@ def _full_grid(source: SourceSession, part: _Part) -> Grid:
 
 def _require_same_grid(part: _Part, first: _Part) -> None:
     if part.grid.size != first.grid.size:
-        sizes = ["x".join(map(str, grid.size)) for grid in (part.grid, first.grid)]
-        raise InputError(f"{part.path}: {sizes[0]} voxels, but {first.path.name} has {sizes[1]}; resample one")
+        size, other = ("x".join(map(str, grid.size)) for grid in (part.grid, first.grid))
+        raise InputError(
+            f"{part.path}: {size} voxels, but {first.path.name} has {other}; resample one, or use --register rigid"
+        )
     corners = np.array([[0, 0, 0], *(np.diag(first.grid.size) - 1).clip(0).tolist()])
     places = [np.c_[corners, np.ones(4)] @ grid.affine().T for grid in (part.grid, first.grid)]
     distance = np.abs(places[0] - places[1]).max()
     if distance > GRID_TOLERANCE * min(first.grid.spacing):
         raise InputError(
             f"{part.path}: lies {distance:.3g} mm away from {first.path.name} (spacing, origin or direction differ); "
-            "resample one"
+            "resample one, or use --register rigid"
         )
 
 
 def _intensities(part: _Part) -> FloatArray:
-    voxels = part.voxels.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is beyond single precision is told below
+        voxels = part.voxels.astype(np.float32)
     lowest, highest = float(voxels.min()), float(voxels.max())
+    if not (math.isfinite(highest - lowest) and highest < LARGEST_INTENSITY):
+        raise InputError(
+            f"{part.path}: values from {lowest:g} to {highest:g}; export it again, below {LARGEST_INTENSITY:g}"
+        )
     if lowest == highest:
         raise InputError(
             f"{part.path}: every voxel is {lowest:g}; export it again, or leave the contrast out (--contrasts)"
@@ -246,16 +211,25 @@ def _intensities(part: _Part) -> FloatArray:
     return np.asarray(np.maximum(voxels, 0.0))
 
 
-def _labels(part: _Part) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """BraTS 2023 labels: an old 4 becomes 3; beside a 3 it is a resection cavity (BraTS 2024) and left out."""
+def _labels(part: _Part, source: SourceSession) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """BraTS 2023 labels: an old 4 becomes 3; beside a 3 it is a resection cavity (BraTS 2024) and left out.
+
+    Labels that the layout gives another meaning are renamed as it says.
+    """
     values = np.unique(part.voxels)
-    odd = [value for value in values.tolist() if value not in range(LARGEST_LABEL + 1)]
+    label_map = source.label_map if isinstance(source, FoundSession) else None
+    allowed = range(LARGEST_LABEL + 1) if label_map is None else (0, *label_map)
+    odd = [value for value in values.tolist() if value not in allowed]
     if odd:
-        raise InputError(f"{part.path}: label {odd[0]:g} found; allowed are the whole numbers 0 to {LARGEST_LABEL}")
+        told = "the whole numbers 0 to 4" if label_map is None else ", ".join(map(str, sorted(allowed)))
+        raise InputError(f"{part.path}: label {odd[0]:g} found; allowed are {told}")
+    if label_map is not None:
+        renamed = [label_map.get(int(value), 0) for value in values]
+        return np.array(renamed, np.uint8)[np.searchsorted(values, part.voxels)], ()
     labels = part.voxels.astype(np.uint8)
     if 4 not in values:
         return labels, ()
     cavity = 3 in values
     labels[labels == 4] = 0 if cavity else 3
-    note = f"{part.path.name}: label 4 beside label 3 read as a resection cavity and left out"
+    note = "its mask has label 4 beside label 3, read as a resection cavity and left out"
     return labels, (note,) if cavity else ()

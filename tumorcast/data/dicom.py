@@ -1,0 +1,160 @@
+"""The volume of a DICOM series, decoded by GDCM through SimpleITK.
+
+Its files are put in order and checked here, from their headers: GDCM leaves out what it cannot read, and a volume
+without its last slice looks whole.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from tumorcast.data.dicom_header import DicomHeader, has_mark, read_header
+from tumorcast.data.scans import LARGEST_VOXELS, is_file, is_folder
+from tumorcast.data.series import TAGS, number
+from tumorcast.errors import InputError
+
+DATES = (0x0008_0020, 0x0008_0021, 0x0008_0022)  # of the study, the series, the acquisition
+STUDY_UID, SERIES_UID, SERIES_NUMBER = 0x0020_000D, 0x0020_000E, 0x0020_0011
+POSITION, ORIENTATION = 0x0020_0032, 0x0020_0037
+ROWS, COLUMNS, FRAMES, SAMPLES, BITS = 0x0028_0010, 0x0028_0011, 0x0028_0008, 0x0028_0002, 0x0028_0100
+PIXEL_SPACING, THICKNESS = 0x0028_0030, 0x0018_0050
+WANTED = frozenset(
+    {
+        *(*TAGS.values(), *DATES, STUDY_UID, SERIES_UID, SERIES_NUMBER, POSITION, ORIENTATION),
+        *(ROWS, COLUMNS, FRAMES, SAMPLES, BITS, PIXEL_SPACING, THICKNESS),
+    }
+)
+GAP_TOLERANCE = 0.1  # of the distance of two slices; positions are rounded to less
+SAME_DIRECTION = 1e-3
+STUB_BYTES = 132  # a file that is shorter cannot even have DICOM's mark
+Places = npt.NDArray[np.float64]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a folder, or a file with DICOM's mark: what `read_series` takes."""
+    return is_folder(path) or has_mark(path)
+
+
+def series_in(folder: Path) -> tuple[dict[str, list[DicomHeader]], list[InputError]]:
+    """The images of a folder by series, in the order of file names, and what is wrong with the files that are none."""
+    series: dict[str, list[DicomHeader]] = {}
+    faults = []
+    for path in sorted(folder.iterdir()):
+        try:
+            header = read_header(path, WANTED) if has_mark(path) else None
+        except InputError as fault:
+            faults.append(fault)
+        else:
+            if header is not None and header.pixel_bytes != 0:
+                series.setdefault(header.text(SERIES_UID), []).append(header)
+    return series, faults
+
+
+def read_series(path: Path) -> tuple[sitk.Image, str]:
+    """The volume of a series, and the SHA-256 of its files in the order of slices.
+
+    path: a folder with one series, or one file of the series that is meant. Raises InputError for a folder of several,
+    a file that is none or is cut short, and slices that are missing, lie on each other or point elsewhere.
+    """
+    headers = _in_order(path, _headers(path))
+    quiet_itk()
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileNames([str(header.path) for header in headers])
+    try:
+        image = reader.Execute()
+    except RuntimeError:
+        raise InputError(f"{path}: GDCM cannot read this series; export it again, or use dcm2niix") from None
+    total = hashlib.sha256()
+    for header in headers:
+        total.update(header.path.read_bytes())
+    return image, total.hexdigest()
+
+
+def read_size(path: Path) -> tuple[int, int, int]:
+    """Columns, rows and slices of a series, from its headers. Raises InputError as read_series does."""
+    headers = _in_order(path, _headers(path))
+    return int(headers[0].text(COLUMNS)), int(headers[0].text(ROWS)), len(headers)
+
+
+def quiet_itk() -> None:
+    """ITK writes to stderr itself what is no fault of the user's, and may quote a header there."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def _headers(path: Path) -> list[DicomHeader]:
+    """The images of the series in a folder, or of that to which a file belongs."""
+    series, faults = series_in(path if path.is_dir() else path.parent)
+    faults += _stubs(path, series)
+    if faults:
+        raise faults[0]
+    if not path.is_dir():
+        return next(headers for headers in series.values() if any(header.path == path for header in headers))
+    match list(series.values()):
+        case [headers]:
+            return headers
+        case []:
+            raise InputError(f"{path}: cannot be read (a folder without a DICOM series); correct the name")
+        case several:
+            raise InputError(f"{path}: {len(several)} DICOM series; name one file of the series that is meant")
+
+
+def _stubs(path: Path, series: dict[str, list[DicomHeader]]) -> list[InputError]:
+    """Files named as those of the series are, and so short that they have lost their mark."""
+    endings = {header.path.suffix for headers in series.values() for header in headers}
+    others = sorted((path if path.is_dir() else path.parent).iterdir())
+    short = [one for one in others if one.suffix in endings and is_file(one) and one.stat().st_size < STUB_BYTES]
+    return [InputError(f"{one}: damaged or cut short; copy it again") for one in short if not one.name.startswith(".")]
+
+
+def _in_order(path: Path, headers: list[DicomHeader]) -> list[DicomHeader]:
+    """The images from the first slice to the last."""
+    if len(headers) < 2:
+        raise InputError(
+            f"{path}: a series of one file; convert it with dcm2niix, and name the .nii.gz in a sessions.csv"
+        )
+    for header in headers:
+        _check_image(path, header, headers[0], len(headers))
+    places = np.array([_place(header) for header in headers])
+    if not np.isfinite(places).all() or np.abs(places[:, 3:] - places[0, 3:]).max() > SAME_DIRECTION:
+        raise InputError(f"{path}: its images point in different directions, or do not say where; split the series")
+    along = places[:, :3] @ np.cross(places[0, 3:6], places[0, 6:])
+    order = np.argsort(along, kind="stable")
+    _check_steps(path, np.diff(along[order]))
+    return [headers[index] for index in order]
+
+
+def _check_image(path: Path, header: DicomHeader, first: DicomHeader, count: int) -> None:
+    if number(header.text(FRAMES) or "1") != 1 or header.text(SAMPLES) != "1":
+        raise InputError(f"{path}: files of several frames or of colours; convert the series with dcm2niix")
+    if any(header.text(tag) != first.text(tag) for tag in (ROWS, COLUMNS, BITS, PIXEL_SPACING)):
+        raise InputError(f"{header.path}: of another size than {first.path.name}; split the series")
+    pixels = number(header.text(ROWS)) * number(header.text(COLUMNS))
+    if not 0 < pixels * count <= LARGEST_VOXELS:
+        raise InputError(
+            f"{path}: {pixels * count:.3g} voxels; up to {LARGEST_VOXELS:.2g} can be read: export it again"
+        )
+    least = pixels * number(header.text(BITS)) / 8
+    if header.pixel_bytes is not None and header.pixel_bytes < least:
+        raise InputError(f"{header.path}: {header.pixel_bytes} of {least:.0f} bytes of pixels; copy it again")
+
+
+def _place(header: DicomHeader) -> list[float]:
+    """(9,) position of an image's first voxel and directions of its rows and columns, LPS mm; NaN where not told."""
+    parts = (*header.text(POSITION).split("\\"), *header.text(ORIENTATION).split("\\"))
+    return [number(part) for part in parts] if len(parts) == 9 else [math.nan] * 9
+
+
+def _check_steps(path: Path, steps: Places) -> None:
+    """steps: (N - 1,) mm between slices, none of them negative."""
+    step = float(np.median(steps))
+    worst = int(np.abs(steps - step).argmax())
+    if step < SAME_DIRECTION or abs(steps[worst] - step) > GAP_TOLERANCE * step:
+        raise InputError(
+            f"{path}: slices {worst + 1} and {worst + 2} are {steps[worst]:.3g} mm apart, others {step:.3g}; "
+            "slices are missing, or there are several at one place: copy the series again, or split it"
+        )
