@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from tumorcast.config import ForecastSettings, NetworkKind, SamplerSettings
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.engine import ModelInfo
-from tumorcast.forecasting.ensemble import SEEN_WEIGHT, fused
+from tumorcast.forecasting.ensemble import SEEN_WEIGHT, fused, growth_map
 from tumorcast.forecasting.foresight import LEAST_WEIGHT, foresee, guidance_window
 
 SIDE = 32
@@ -113,3 +114,13 @@ def test_the_growth_map_is_a_weighted_mean_of_logits() -> None:
     odds = 9 ** (1 - SEEN_WEIGHT) * (1 / 9) ** SEEN_WEIGHT
     np.testing.assert_allclose(fused(foretold, seen)[0, :2], [0.5, odds / (1 + odds)], rtol=1e-5)
     assert 0 < fused(foretold, seen)[0, 2] < 1e-3
+
+
+def test_nearness_lowers_the_growth_map_by_the_distance_alone(present: CohortSlice) -> None:
+    flat = np.full((2, SIDE, SIDE), 0.5, np.float32)
+    plain, near = (growth_map(present, flat, flat, per_mm) for per_mm in (0.0, 0.1))
+    pixel_mm = float(np.linalg.norm(present.affine[:3, 0]))
+    away = distance_transform_edt(~(present.labels > 0)) * pixel_mm
+    np.testing.assert_allclose(plain, 0.5 * present.brain)
+    np.testing.assert_allclose(near, present.brain / (1 + np.exp(0.1 * away)), rtol=1e-4)
+    np.testing.assert_allclose(near[OUTLINE], 0.5)

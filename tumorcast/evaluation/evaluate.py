@@ -18,7 +18,7 @@ from tumorcast.evaluation.slice_figures import area_figures, image_figures, meth
 from tumorcast.evaluation.tissue_growth import t1_of
 from tumorcast.evaluation.truth import NoTruthError, check_cohort, judged_pairs, later_scan
 from tumorcast.provenance import commit
-from tumorcast.records import PatientOutcome, Status
+from tumorcast.records import Contrast, PatientOutcome, Status
 from tumorcast.version import VERSION
 
 Report = Callable[[int, int], None]
@@ -101,7 +101,9 @@ class Evaluator:
     def _row(self, patient: PatientForecast) -> Figures:
         later = later_scan(self.cohort, patient, self.settings.max_days_off)
         pairs = judged_pairs(self.archive, self.cohort, patient, later)
-        slices = [self._slice(forecast, pair) for forecast, pair in pairs]
+        slices = [
+            slice_row(pair, forecast, self.cohort.contrasts, self.settings, self.model) for forecast, pair in pairs
+        ]
         count = len(self.archive.slice_names(patient.patient_id))
         if not slices:
             raise NoTruthError(
@@ -116,18 +118,6 @@ class Evaluator:
             "days_off": later.days_off,
             "slices_left_out": count - len(slices),
             "slices": slices,
-        }
-
-    def _slice(self, forecast: SliceForecast, pair: Pair) -> Figures:
-        pixels = area_given(pair, forecast, self.settings.size)
-        maps = slice_maps(pair, forecast, self.cohort.contrasts, self.settings.baselines, self.model)
-        return {
-            "slice": pair.now.source_slice,
-            "pixels_given": pixels,
-            "growth_map": forecast.growth is not None,
-            "areas": area_figures(pair, forecast),
-            "methods": method_figures(pair, maps, pixels),
-            "images": image_figures(pair, forecast, maps),
         }
 
     def _notes(self, rows: Sequence[Figures]) -> list[str]:
@@ -168,6 +158,26 @@ class Evaluator:
             "commit": commit(),
             "thresholds": list(THRESHOLDS),
         }
+
+
+def slice_row(
+    pair: Pair,
+    forecast: SliceForecast,
+    contrasts: tuple[Contrast, ...],
+    settings: EvaluationSettings,
+    model: Unguided | None,
+) -> Figures:
+    """A slice of a patient's row: every method's figures, the images' and the areas."""
+    pixels = area_given(pair, forecast, settings.size)
+    maps = slice_maps(pair, forecast, contrasts, settings.baselines, model)
+    return {
+        "slice": pair.now.source_slice,
+        "pixels_given": pixels,
+        "growth_map": forecast.growth is not None,
+        "areas": area_figures(pair, forecast),
+        "methods": method_figures(pair, maps, pixels),
+        "images": image_figures(pair, forecast, maps),
+    }
 
 
 def area_given(pair: Pair, forecast: SliceForecast, size: SizeGiven) -> int:

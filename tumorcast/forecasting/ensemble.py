@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
 from scipy.special import expit, logit
 
 from tumorcast.archive.maps import SliceForecast
@@ -106,8 +107,20 @@ def _reduce(
         present_segmented_mm2=float((now * present.brain).sum(dtype=np.float64) * mm2_per_pixel),
         source_slice=present.source_slice,
         members=members if settings.keep_members else None,
-        growth=None if foretold is None else fused(foretold, probability).mean(axis=0) * present.brain,
+        growth=None
+        if foretold is None
+        else growth_map(present, foretold, probability, settings.sampler.nearness_per_mm),
     )
+
+
+def growth_map(present: CohortSlice, foretold: Array, seen: Array, nearness_per_mm: float) -> Array:
+    """(H, W) the growth map, from what was foretold and seen of members: (M, H, W)."""
+    members = fused(foretold, seen)
+    if nearness_per_mm > 0:
+        pixel_mm = float(np.linalg.norm(present.affine[:3, 0]))
+        away_mm = distance_transform_edt(present.labels == 0) * pixel_mm
+        members = np.asarray(expit(_logit(members) - nearness_per_mm * away_mm), np.float32)
+    return np.asarray(members.mean(axis=0) * present.brain)
 
 
 def fused(foretold: Array, seen: Array) -> Array:
