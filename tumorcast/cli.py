@@ -8,14 +8,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from tumorcast.cli_archive import archive
+from tumorcast.cli_demo import demo
 from tumorcast.cli_doctor import doctor
 from tumorcast.cli_engines import export
 from tumorcast.cli_evaluate import evaluate
+from tumorcast import cli_experiment_growth, cli_experiment_models
+from tumorcast.cli_experiment import experiment
+from tumorcast.cli_export_maps import export_maps
 from tumorcast.cli_forecast import forecast, plan, status
 from tumorcast.cli_growth import fit, fit_prior
 from tumorcast.cli_import import import_adm
 from tumorcast.cli_prepare import prepare
 from tumorcast.cli_reader import reader_study
+from tumorcast.cli_report import report
 from tumorcast.cli_select import select
 from tumorcast.cli_tools import (
     Jobs,
@@ -33,7 +38,6 @@ app = typer.Typer(
     name="tumorcast",
     help="Forecast where a brain tumour will be on the next MRI. For research, not a medical device.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -94,6 +98,7 @@ app.command()(train)
 app.command()(import_adm)
 app.command()(export)
 app.command()(doctor)
+app.command()(demo)
 
 
 app.command()(plan)
@@ -101,7 +106,12 @@ app.command()(forecast)
 app.command()(select)
 app.command()(status)
 app.command()(evaluate)
+app.command()(report)
+app.command()(export_maps)
 app.add_typer(archive, name="archive")
+# Their commands are those of `experiment` too.
+assert cli_experiment_growth.experiment is cli_experiment_models.experiment is experiment
+app.add_typer(experiment, name="experiment")
 app.add_typer(reader_study, name="reader-study")
 
 
