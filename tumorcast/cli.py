@@ -7,12 +7,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from tumorcast import cli_experiment_growth, cli_experiment_models
 from tumorcast.cli_archive import archive
 from tumorcast.cli_demo import demo
 from tumorcast.cli_doctor import doctor
 from tumorcast.cli_engines import export
 from tumorcast.cli_evaluate import evaluate
-from tumorcast import cli_experiment_growth, cli_experiment_models
 from tumorcast.cli_experiment import experiment
 from tumorcast.cli_export_maps import export_maps
 from tumorcast.cli_forecast import forecast, plan, status
