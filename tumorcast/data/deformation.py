@@ -20,8 +20,8 @@ from tumorcast.data.registration import Picture, coarse, scaled
 from tumorcast.data.transforms import Displacement, Matrix, carried
 from tumorcast.records import FloatArray
 
-LEVELS = ((8.0, 40), (4.0, 40), (2.0, 20))  # mm of a voxel, iterations
-SMOOTHING_VOXELS = 4.0  # of the field, after each iteration: mass effect is smooth, noise is not
+LEVELS = ((8.0, 40), (4.0, 40), (2.0, 40))  # mm of a voxel, iterations
+SMOOTHING = 2.5  # of the field after each iteration, in mm a mm of the level: mass effect is smooth, noise is not
 SURROUNDINGS_MM = 10.0
 LEAST_CONTRAST = 0.3  # of the brain's typical: what varies less is noise
 MOST_DEVIATIONS = 3.0
@@ -84,7 +84,7 @@ def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
         levels = coarse(fixed, level_mm), coarse(moving, level_mm)
         method = sitk.FastSymmetricForcesDemonsRegistrationFilter()
         method.SetNumberOfIterations(iterations)
-        method.SetStandardDeviations(SMOOTHING_VOXELS)
+        method.SetStandardDeviations([SMOOTHING * level_mm / spacing for spacing in levels[0].GetSpacing()])
         field = method.Execute(*levels, sitk.Resample(field, levels[0], sitk.Transform(), sitk.sitkLinear))
     return field
 

@@ -6,7 +6,7 @@ Figures are taken on the fixed volume's grid, thinned to about 2 mm.
 import csv
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from tumorcast.data.brain import BoolArray, window_of
 from tumorcast.data.geometry import Grid, Interpolation
-from tumorcast.data.registration import Picture, region_of
+from tumorcast.data.registration import LEAST_VOXELS, Picture, region_of
 from tumorcast.data.transforms import Displacement, Matrix, carried, moved_mm, rotation_degrees
 from tumorcast.durable import written_whole
 from tumorcast.records import FloatArray
@@ -103,7 +103,8 @@ def _rounded(record: dict[str, Any]) -> dict[str, Any]:
 
 def judge(fixed: Picture, moving: Picture, found: Matrix, names: tuple[str, str]) -> tuple[Alignment, Matrix]:
     """What `found` is worth beside the headers, and the matrix to use. names: what was laid on what."""
-    before, after = (overlap(fixed, moving, matrix) for matrix in (np.eye(4), found))
+    pair = softened(fixed), softened(moving)
+    before, after = (overlap(*pair, matrix) for matrix in (np.eye(4), found))
     points = fixed.brain_points()
     still = float(moved_mm(found, points).max()) <= min(fixed.grid.spacing) / 2
     better = after.nmi > before.nmi
@@ -129,7 +130,8 @@ def judge(fixed: Picture, moving: Picture, found: Matrix, names: tuple[str, str]
 
 def judge_bend(fixed: Picture, moving: Picture, matrix: Matrix, field: Displacement) -> Bend:
     """Whether a deformation makes two scans more alike, without a fold."""
-    rigid, bent = overlap(fixed, moving, matrix), overlap(fixed, moving, matrix, field)
+    pair = softened(fixed), softened(moving)
+    rigid, bent = overlap(*pair, matrix), overlap(*pair, matrix, field)
     jacobian = field.least_jacobian()
     flags = []
     if bent.nmi <= rigid.nmi:
@@ -159,6 +161,18 @@ def volume_flags(native_mm3: float, cohort_mm3: float) -> list[str]:
     change = cohort_mm3 / native_mm3 - 1
     told = f"the tumour has {native_mm3:.0f} mm³ in its scan and {cohort_mm3:.0f} mm³ on the cohort's grid"
     return [told] if abs(change) > LARGEST_VOLUME_CHANGE else []
+
+
+def softened(picture: Picture) -> Picture:
+    """The picture smoothed by a voxel, so that what is read between voxels is no smoother than what is read on them.
+
+    Else two scans on one grid would look more alike unmoved than well moved.
+    """
+    image = picture.image
+    for axis, side in enumerate(image.GetSize()):
+        if side >= LEAST_VOXELS:
+            image = sitk.RecursiveGaussian(image, image.GetSpacing()[axis], direction=axis)
+    return replace(picture, image=image)
 
 
 def overlap(fixed: Picture, moving: Picture, matrix: Matrix, displacement: Displacement | None = None) -> Overlap:

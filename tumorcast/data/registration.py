@@ -24,6 +24,7 @@ BINS = 32
 SAMPLES = 40_000  # of the brain; more change a shift by less than 0.05 mm
 SEED = 1
 RIM_MM = 6.0  # round the brain: its edge says more than anything in it
+LEAST_VOXELS = 4
 MARGIN_MM = 12.0  # what is kept round a brain
 TURN_DEGREES = 20.0
 FOLLOWED = 2  # starts that are climbed from; the others are only looked at
@@ -204,8 +205,9 @@ def scaled(picture: Picture) -> sitk.Image:
 
 
 def _factors(image: sitk.Image, level_mm: float) -> list[int]:
-    """Voxels of each axis that become one."""
-    return [max(1, round(level_mm / spacing)) for spacing in image.GetSpacing()]
+    """Voxels of each axis that become one; at least LEAST_VOXELS stay, which ITK's filters need."""
+    sides = zip(image.GetSize(), image.GetSpacing(), strict=True)
+    return [max(1, min(round(level_mm / spacing), side // LEAST_VOXELS)) for side, spacing in sides]
 
 
 def coarse(image: sitk.Image, level_mm: float) -> sitk.Image:

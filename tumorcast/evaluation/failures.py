@@ -25,9 +25,10 @@ BLOB_FAR_MM = 10.0  # from all tumour of the present scan: nearer is taken as it
 BLOB_LEAST_MM2 = 40.0
 LEAST_WANTED = 0.05  # of the present area: of less, a share of it reached means nothing
 LEAST_REACH, MOST_REACH = 0.5, 1.5
-LEAST_NEW_MM2 = 40.0  # of new tumour in the map or in the images: of less, how they overlap means nothing
+LEAST_NEW_MM2 = 40.0  # of new tumour in map or images: of less, or of a band about the outline that is
+LEAST_NEW_PIXELS = 0.5  # narrower than this, how they overlap means nothing
 NEW_NEAR_MM = 20.0  # of the present outline: what the images show beyond is for SEPARATE_BLOB
-LEAST_TOLD = 0.2  # a lower probability is no new tumour, over however wide an area
+LEAST_TOLD = 0.2  # a lower probability is no new tumour
 LEAST_OVERLAP = 0.5
 EVERY_NEIGHBOUR = np.ones((3, 3))
 
@@ -60,7 +61,7 @@ class Signs:
     tumour and of the change that SEPARATE_BLOB does.
 
     reach: see reach_of. overlap: of new tumour in the growth map and in the images, 2 Σ min / Σ sum; NaN where there is
-    no such map, or too little new tumour in either.
+    no such map, or too little new tumour in both.
     """
 
     rim_mm2: float
@@ -135,13 +136,21 @@ def _overlap_of_new(forecast: SliceForecast) -> float:
     """See Signs.overlap."""
     if forecast.growth is None:
         return float("nan")
-    outside, away_mm = forecast.labels == 0, _distance_mm(forecast.labels > 0, forecast)
-    told = forecast.growth * (outside & (forecast.growth > LEAST_TOLD))
-    seen = forecast.tumour * (outside & (forecast.tumour > LEAST_TOLD) & (away_mm <= NEW_NEAR_MM))
-    total = float(told.sum(dtype=np.float64)), float(seen.sum(dtype=np.float64))
-    if max(total) * _pixel_mm(forecast) ** 2 < LEAST_NEW_MM2:
+    outline, pixel_mm = forecast.labels > 0, _pixel_mm(forecast)
+    near = ~outline & (_distance_mm(outline, forecast) <= NEW_NEAR_MM)
+    told, seen = _surer(forecast.growth) * ~outline, _surer(forecast.tumour) * near
+    told_mm2, seen_mm2, seen_now_mm2 = (
+        float(one.sum(dtype=np.float64)) * pixel_mm**2 for one in (told, seen, _surer(forecast.tumour_now) * near)
+    )
+    round_mm = 2 * np.sqrt(np.pi * outline.sum()) * pixel_mm  # about a disc as large
+    if max(told_mm2, seen_mm2 - seen_now_mm2) < max(LEAST_NEW_MM2, LEAST_NEW_PIXELS * pixel_mm * round_mm):
         return float("nan")
-    return 2 * float(np.minimum(told, seen).sum(dtype=np.float64)) / sum(total)
+    return 2 * float(np.minimum(told, seen).sum(dtype=np.float64)) * pixel_mm**2 / (told_mm2 + seen_mm2)
+
+
+def _surer(probability: Map) -> Map:
+    """Without what is too unlikely to count, over however wide an area."""
+    return np.where(probability > LEAST_TOLD, probability, 0.0)
 
 
 def _largest_mm2(mask: Mask, forecast: SliceForecast) -> float:

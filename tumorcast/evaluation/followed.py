@@ -43,19 +43,23 @@ class LastScan:
     pairs: tuple[Pair, ...]
 
     @classmethod
-    def of(cls, cohort: Cohort, patient_id: str) -> "LastScan":
-        """Raises InputError if there are no two such scans, or no slice with tumour in the first is in the second."""
+    def of(cls, cohort: Cohort, patient_id: str, most: int | None = None) -> "LastScan":
+        """The last scan and its slices. most: those with most tumour before; None takes all.
+
+        Raises InputError if there are no two such scans, or no slice with tumour in the first is in the second.
+        """
         outlined = [info for info in cohort.sessions(patient_id) if np.isfinite(info.area_mm2).any()]
         if len(outlined) < 2:
             raise InputError(f"{cohort.path}: {patient_id} has {len(outlined)} scans with a mask; two are needed")
         before, after = outlined[-2:]
-        pairs = tuple(_pairs(cohort, patient_id, before, after))
+        pairs = sorted(_pairs(cohort, patient_id, before, after), key=lambda pair: -pair.now.area_mm2)
         if not pairs:
             raise InputError(
                 f"{cohort.path}: {patient_id} has no slice with {LEAST_JUDGED} pixels of tumour in {before.id} that "
                 f"{after.id} has too; prepare it with --slices all, from scans registered to one grid"
             )
-        return cls(patient_id, before, after, pairs)
+        chosen = sorted(pairs[:most], key=lambda pair: pair.now.source_slice)
+        return cls(patient_id, before, after, tuple(chosen))
 
     @property
     def ratio(self) -> float:
@@ -85,7 +89,8 @@ def _pairs(cohort: Cohort, patient_id: str, before: SessionInfo, after: SessionI
 class LeavePatientOut:
     """Forecasts patient after patient, each with a front that the others have taught. growth: for Aim.POPULATION.
 
-    paper_members: of the paper's map, which is made of the slice with most tumour alone; 0 leaves it out.
+    slices: most of a patient, those with most tumour. paper_members: of the paper's map, which is made of the slice
+    with most tumour alone; 0 leaves it out.
     """
 
     cohort: Cohort
@@ -93,6 +98,7 @@ class LeavePatientOut:
     growth: GrowthModel
     settings: ForecastSettings
     judged: EvaluationSettings
+    slices: int | None = None
     paper_members: int = 1
 
     def engine_for(self, patient_id: str) -> Engine:
@@ -101,12 +107,15 @@ class LeavePatientOut:
         taught = [slices for slices in others if slices]
         return Fronted(self.engine, Front.learn(taught, self.engine)) if taught else self.engine
 
-    def patient(self, patient_id: str) -> dict[str, Figures]:
-        """A row by aim, as `Evaluator` makes them. Raises InputError if the patient cannot be forecast."""
-        scan = LastScan.of(self.cohort, patient_id)
+    def patient(self, patient_id: str, *, paper: bool) -> dict[str, Figures]:
+        """A row by aim, as `Evaluator` makes them. paper: whether the paper's map is made too.
+
+        Raises InputError if the patient cannot be forecast.
+        """
+        scan = LastScan.of(self.cohort, patient_id, self.slices)
         engine = self.engine_for(patient_id)
         rows = {str(aim): self._row(scan, engine, aim) for aim in Aim}
-        if self.paper_members:
+        if paper and self.paper_members:
             largest, figures = self._paper(scan, engine)
             for row in rows.values():
                 row["slices"][largest]["methods"][str(Method.PAPER)] = figures

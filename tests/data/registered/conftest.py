@@ -39,7 +39,7 @@ def phantom_picture(kind: str = "t1c", *, tumour_mm: float = 14.0, seed: int = 0
     grid, rng = PHANTOM_GRID, np.random.default_rng(seed)
     z, y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * MM for n in grid.size[::-1]), indexing="ij")
     brain = (x / 66) ** 2 + (y / 82) ** 2 + (z / 60) ** 2 < 1
-    texture = sum(ndimage.gaussian_filter(rng.standard_normal(brain.shape), side) * side**1.5 for side in (1.5, 3.0))
+    texture = sum(ndimage.gaussian_filter(rng.standard_normal(brain.shape), side) * side**1.5 for side in (2.0, 4.0))
     tumour = (x - 25) ** 2 + (y + 20) ** 2 + (z - 10) ** 2 < tumour_mm**2
     shown = {"t1c": texture, "t2f": -texture, "t1n": np.abs(texture), "t2w": texture**2}[kind]
     noise = np.random.default_rng([seed, KINDS.index(kind)]).normal(0.0, 0.03, brain.shape)

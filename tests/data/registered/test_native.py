@@ -26,7 +26,7 @@ def registered(phantom_scan: Callable, turned: Callable, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("native")
     for name, matrix in (("P1-000", np.eye(4)), ("P1-001", turned(12.0, 9.0, np.zeros(3), 4))):
         phantom_scan(folder / "scans", name, kinds=("t1c", "t2f"), matrix=matrix)
-    settings = PrepareSettings(register=Register.RIGID, image_size=256, **EVERY_SLICE)
+    settings = PrepareSettings(register=Register.RIGID, image_size=64, **EVERY_SLICE)
     prepare_cohort(folder / "scans", folder / "c.h5", settings)
     return folder
 
