@@ -108,7 +108,7 @@ def test_a_tumour_that_pushes_is_not_pushed_back(moved_cohort, monkeypatch: pyte
     pushed = -offset / np.maximum(radius, 1.0) * 7.0 * np.exp(-(((radius - own) / 16) ** 2))
     moving = warped(fixed, Displacement(pushed.astype(np.float32), fixed.grid))
     assert moving.tumour.sum() > 1.7 * fixed.tumour.sum()
-    monkeypatch.setattr(deformation, "LEVELS", ((8.0, 20), (4.0, 20)))
+    monkeypatch.setattr(deformation, "LEVELS", ((4.0, 20), (2.0, 20)))
     volumes = []
     for margin in (deformation.MARGIN_MM, -1000.0):
         monkeypatch.setattr(deformation, "MARGIN_MM", margin)

@@ -19,7 +19,14 @@ from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.cases import Case, CaseSource
 from tumorcast.evaluation.experiments.failure_truth import JUDGED, FailureTruth
 from tumorcast.evaluation.experiments.failures import Failures
-from tumorcast.evaluation.experiments.failures_summary import Outcome, answer_of, judge, summary_of, tables_of
+from tumorcast.evaluation.experiments.failures_summary import (
+    Outcome,
+    answer_of,
+    judge,
+    summaries_of,
+    summary_of,
+    tables_of,
+)
 from tumorcast.evaluation.experiments.planting import Plant, mirrored, planted, seen_again
 from tumorcast.evaluation.experiments.provoked import CONTROL, TOLD, Astray, provoke
 from tumorcast.evaluation.experiments.run import run_experiment
@@ -234,9 +241,11 @@ def test_shares_are_of_the_cases_they_name() -> None:
 
 
 def test_the_tables_count_by_provocation() -> None:
-    summaries = {failure: summary_of(ROWS, failure) for failure in JUDGED}
+    summaries = summaries_of(ROWS)
     flags, provocations = tables_of(ROWS, summaries)
-    assert [row[0] for row in flags.rows] == [str(failure) for failure in JUDGED]
+    assert [row[0] for row in flags.rows] == [*map(str, JUDGED), "any flag"]
+    assert (summaries["any flag"].wrong, summaries["any flag"].flagged) == (4, 5)
+    assert summaries["any flag"].precision.value == pytest.approx(3 / 5)
     lines = {row[0]: row[1:] for row in provocations.rows}
     assert lines[TOLD["blob"]] == ("2", "0 / 0 / 0", "2 / 1 / 1", "0 / 0 / 0", "0 / 0 / 0")
     assert lines[TOLD["noisy"]][1:3] == ("1 / 1 / 1", "1 / 0 / 0")

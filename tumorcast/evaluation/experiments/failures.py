@@ -12,7 +12,7 @@ from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.cases import CaseSource, case_of, spread_evenly
 from tumorcast.evaluation.experiments.experiment import Findings, Picture
 from tumorcast.evaluation.experiments.failure_truth import JUDGED, FailureTruth
-from tumorcast.evaluation.experiments.failures_summary import SHOWN, Outcome, answer_of, judge, summary_of, tables_of
+from tumorcast.evaluation.experiments.failures_summary import SHOWN, Outcome, answer_of, judge, summaries_of, tables_of
 from tumorcast.evaluation.experiments.folder import unit_name
 from tumorcast.evaluation.experiments.provoked import Provoked, provoke
 from tumorcast.evaluation.experiments.shown import channel_shown
@@ -72,10 +72,10 @@ class Failures:
 
     def report(self, rows: dict[str, Figures], pictures: Path) -> Findings:
         """Precision and recall of every flag, and what was hit and missed."""
-        summaries = {failure: summary_of(rows, failure) for failure in JUDGED}
+        summaries = summaries_of(rows)
         return Findings(
             answer=answer_of(rows, summaries),
-            figures={str(failure): asdict(told) for failure, told in summaries.items()},
+            figures={name: asdict(told) for name, told in summaries.items()},
             tables=tables_of(rows, summaries),
             pictures=[_picture(failure, rows, pictures) for failure in JUDGED],
         )

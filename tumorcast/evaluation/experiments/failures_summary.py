@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.evaluation.experiments.experiment import Table
-from tumorcast.evaluation.experiments.failure_truth import RULES
+from tumorcast.evaluation.experiments.failure_truth import JUDGED, RULES
 from tumorcast.evaluation.experiments.planting import Plant
 from tumorcast.evaluation.experiments.provoked import CONTROL, TOLD
 from tumorcast.evaluation.experiments.size_scores import cell
@@ -19,6 +19,7 @@ from tumorcast.evaluation.paired import Estimate, estimate
 
 Floats = npt.NDArray[np.float64]
 
+ANY = "any flag"
 SHOWN = "cases.npz"  # in a unit's folder: the arrays of its cases, by their numbers
 
 
@@ -61,23 +62,29 @@ class JudgedCase:
         return self.outcome in (Outcome.HIT, Outcome.FALSE_ALARM)
 
 
-def judge(rows: dict[str, Figures], failure: Failure) -> list[JudgedCase]:
-    """Every case of every unit under a flag, as it is raised now: a row has the signs that it is read from."""
+def judge(rows: dict[str, Figures], failure: Failure | None) -> list[JudgedCase]:
+    """Every case of every unit under a flag, as it is raised now: a row has the signs that it is read from.
+
+    None: under any flag, too_little and too_much among them, whatever is wrong.
+    """
     return [
         _judged(unit, number, one, failure) for unit, row in rows.items() for number, one in enumerate(row["cases"])
     ]
 
 
-def _judged(unit: str, number: int, case: Figures, failure: Failure) -> JudgedCase:
+def _judged(unit: str, number: int, case: Figures, failure: Failure | None) -> JudgedCase:
     signs = Signs(**{name: np.nan if value is None else value for name, value in case["signs"].items()})
-    value = badness(signs, failure)
+    wrong, flags = case["wrong"], signs.flags()
+    value = np.nan if failure is None else badness(signs, failure)
     return JudgedCase(
         unit,
         number,
         case["how"],
         case["how"] in set(Plant),
         case["clear"],
-        Outcome.of(wrong=failure in case["wrong"], flagged=failure in signs.flags()),
+        Outcome.of(wrong=bool(wrong), flagged=bool(flags))
+        if failure is None
+        else Outcome.of(wrong=failure in wrong, flagged=failure in flags),
         -np.inf if np.isnan(value) else value,
     )
 
@@ -117,8 +124,13 @@ class FlagSummary:
     auc: float
 
 
-def summary_of(rows: dict[str, Figures], failure: Failure) -> FlagSummary:
-    """Of one flag."""
+def summaries_of(rows: dict[str, Figures]) -> dict[str, FlagSummary]:
+    """Of each flag that is judged, and of ANY."""
+    return {str(failure): summary_of(rows, failure) for failure in JUDGED} | {ANY: summary_of(rows, None)}
+
+
+def summary_of(rows: dict[str, Figures], failure: Failure | None) -> FlagSummary:
+    """Of one flag; None: of any."""
     cases = judge(rows, failure)
     wrong, signs = np.array([one.wrong for one in cases]), np.array([one.sign for one in cases])
 
@@ -136,7 +148,7 @@ def summary_of(rows: dict[str, Figures], failure: Failure) -> FlagSummary:
         recall_faint=share(lambda one: one.wrong and one.planted and not one.clear, lambda one: one.flagged),
         false_alarms=share(lambda one: not one.wrong, lambda one: one.flagged),
         false_alarms_of_controls=share(lambda one: not one.wrong and one.how == CONTROL, lambda one: one.flagged),
-        auc=roc_auc(wrong, np.nan_to_num(signs, neginf=-1e9), np.full(wrong.shape, True)),
+        auc=np.nan if failure is None else roc_auc(wrong, np.nan_to_num(signs, neginf=-1e9), np.full(len(cases), True)),
     )
 
 
@@ -152,12 +164,12 @@ def _ratio(counts: Floats, axis: int) -> Floats:
     return np.asarray(sums[..., 0] / sums[..., 1])
 
 
-def tables_of(rows: dict[str, Figures], summaries: dict[Failure, FlagSummary]) -> list[Table]:
+def tables_of(rows: dict[str, Figures], summaries: dict[str, FlagSummary]) -> list[Table]:
     """The flags, and what came of each provocation."""
     return [_flags(summaries), _provocations(rows)]
 
 
-def _flags(summaries: dict[Failure, FlagSummary]) -> Table:
+def _flags(summaries: dict[str, FlagSummary]) -> Table:
     heads = {
         "precision": "precision",
         "recall": "recall",
@@ -169,7 +181,7 @@ def _flags(summaries: dict[Failure, FlagSummary]) -> Table:
     }
     lines = [
         (
-            str(failure),
+            failure,
             f"{told.wrong} of {told.cases}",
             str(told.flagged),
             *(cell(getattr(told, name), 2) for name in heads),
@@ -182,7 +194,8 @@ def _flags(summaries: dict[Failure, FlagSummary]) -> Table:
         "Intervals: 95 % bootstrap over patients. Precision is that among these cases, of which more have a failure "
         "than in use. What is wrong is known of what was planted, and else by rules that ask neither detector nor "
         "segmenter, but the later scan and the unprovoked forecast. "
-        f"{rules} ROC AUC: of the sign, whatever its threshold."
+        f"{rules} {ANY.capitalize()}: one or more, too_little and too_much among them, where one or more of these is "
+        "wrong. ROC AUC: of the sign, whatever its threshold."
     )
     return Table("Flags", ("flag", "have the failure", "flagged", *heads.values(), "ROC AUC"), lines, note)
 
@@ -203,7 +216,7 @@ def _counts(cases: Sequence[JudgedCase]) -> str:
     return f"{sum(one.wrong for one in cases)} / {sum(one.flagged for one in cases)} / {hits}"
 
 
-def answer_of(rows: dict[str, Figures], summaries: dict[Failure, FlagSummary]) -> str:
+def answer_of(rows: dict[str, Figures], summaries: dict[str, FlagSummary]) -> str:
     """The question and its answer."""
     told = "; ".join(
         f"{failure} is right in {cell(one.precision, 2)} of the cases it flags, finds {cell(one.recall, 2)} of those "

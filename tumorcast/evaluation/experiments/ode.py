@@ -181,7 +181,8 @@ def _pictures(rows: dict[str, Figures], methods: Sequence[SizeMethod], folder: P
     return [
         Picture(
             "told",
-            "The last scan's size as forecast (median and 90 % interval) against the true one, a panel a method.",
+            "The last scan's size as forecast (median and 90 % interval) against the true one, a panel a method; what "
+            "lies beyond the axes is not seen.",
             partial(size_figures.draw_told, list(rows.values()), methods),
         ),
         Picture(

@@ -19,7 +19,7 @@ from tumorcast.evaluation.experiments.cases import Case
 from tumorcast.evaluation.experiments.planting import Plant, mirrored, planted
 from tumorcast.evaluation.failures import Failure
 
-STRONG_SCALE = 1_000_000.0  # s_R; the paper saw blobs above 100 000
+STRONG_SCALE = 100_000_000.0  # s_R, a thousand times that above which the paper saw blobs
 ASTRAY_GAIN = 2.0  # of the normalised guidance
 STRAY_RATIO = 4.0  # of the true later area
 LEVELS_BEYOND = 250  # of the noise levels that the model was trained for
