@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from tumorcast import cli_experiment_growth, cli_experiment_models
+from tumorcast import cli_experiment_growth, cli_experiment_models  # noqa: F401 - they add commands to `experiment`
 from tumorcast.cli_archive import archive
 from tumorcast.cli_demo import demo
 from tumorcast.cli_doctor import doctor
@@ -109,8 +109,6 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(export_maps)
 app.add_typer(archive, name="archive")
-# Their commands are those of `experiment` too.
-assert cli_experiment_growth.experiment is cli_experiment_models.experiment is experiment
 app.add_typer(experiment, name="experiment")
 app.add_typer(reader_study, name="reader-study")
 

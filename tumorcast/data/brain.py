@@ -60,10 +60,10 @@ def brain_mask(images: dict[Contrast, FloatArray], choice: BrainMask) -> BoolArr
     """(Z, Y, X) brain of volumes of that shape, holes filled slice by slice."""
     volumes = list(images.values())
     if resolve(choice, images) is BrainMask.NONZERO:
-        return _filled(np.logical_or.reduce([volume > 0 for volume in volumes]))
+        return filled(np.logical_or.reduce([volume > 0 for volume in volumes]))
     # Roots, for the bright fat under the skin lifts a threshold on intensities above much of the brain.
     roots = np.sqrt(volumes[0])
-    head = _filled(_largest(roots > otsu(roots)))
+    head = filled(_largest(roots > otsu(roots)))
     return intracranial(volumes[0], head) if choice is BrainMask.INNER else head
 
 
@@ -97,8 +97,8 @@ def _largest(mask: BoolArray) -> BoolArray:
     return np.asarray(components == np.bincount(components.ravel())[1:].argmax() + 1)
 
 
-def _filled(mask: BoolArray) -> BoolArray:
-    """Holes are background that no path in the slice joins to the slice's border."""
+def filled(mask: BoolArray) -> BoolArray:
+    """(Z, Y, X) the mask without holes: background that no path in the slice joins to the slice's border."""
     background, _ = ndimage.label(~mask, IN_PLANE)
     rim = [background[:, 0], background[:, -1], background[:, :, 0], background[:, :, -1]]
     open_air = np.zeros(background.max() + 1, bool)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from tumorcast.data.brain import BoolArray
+from tumorcast.data.brain import BoolArray, filled
 from tumorcast.data.geometry import Grid, canonical
 from tumorcast.data.prepare_settings import PrepareSettings
 from tumorcast.data.volumes import GRID_TOLERANCE, read_image
@@ -95,7 +95,7 @@ def _on_grid(name: str, mask: sitk.Image, grid: Grid) -> BoolArray:
     if found.distance_mm(grid) > GRID_TOLERANCE * min(grid.spacing):
         sizes = ["x".join(map(str, one.size)) for one in (found, grid)]
         raise InputError(f"{name}: a brain mask of {sizes[0]} voxels on another grid than its image ({sizes[1]})")
-    array = np.asarray(sitk.GetArrayFromImage(mask) > 0)
+    array = np.asarray(sitk.GetArrayFromImage(mask) != 0)
     if not array.any():
         raise InputError(f"{name}: the brain mask is empty; make it again")
     return array
@@ -130,4 +130,5 @@ def _from_tool(command: str, image: sitk.Image, scan: str) -> BoolArray:
             told = (ended.stderr or ended.stdout).strip().splitlines()
             why = told[-1] if told else "it said nothing"
             raise InputError(f"{scan}: {words[0]} ended with {ended.returncode} and no mask ({why}); run it by hand")
-        return _on_grid(f"{scan}, made by {words[0]}", canonical(read_image(made)[0]), Grid.of(image))
+        found = _on_grid(f"{scan}, made by {words[0]}", canonical(read_image(made)[0]), Grid.of(image))
+    return filled(found)  # an image of the brain alone can have zeros within it

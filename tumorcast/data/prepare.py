@@ -245,7 +245,7 @@ class _CohortRun:
         self.outcomes.append(outcome)
         told = {} if isinstance(result, Failure) else result.source.get(REGISTRATION, {})
         scan = {"patient_id": outcome.patient_id, "session_id": outcome.session_id, "status": str(outcome.status)}
-        scan["notes"] = outcome.reason or "; ".join(outcome.notes)
+        scan["notes"] = (outcome.reason or "; ".join(outcome.notes)).replace(f"{self._plan.source}/", "")
         self.quality += [scan | row for row in quality_rows(told)]
         if self._on_outcome is not None:
             self._on_outcome(outcome)

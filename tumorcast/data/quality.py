@@ -73,12 +73,12 @@ class Alignment:
         return _rounded(asdict(self) | {"flags": list(self.flags)})
 
     def summary(self) -> str:
-        """The numbers in two lines, as a title of a picture."""
-        moved = f"{self.translation_mm:.1f} mm, {self.rotation_degrees:.1f}° found, {self.used} used"
-        numbers = (
-            f"NMI {self.nmi_before:.3f} → {self.nmi_after:.3f}, Dice {self.dice_before:.2f} → {self.dice_after:.2f}"
-        )
-        return f"{self.contrast} onto {self.onto}: {numbers}\n{moved}"
+        """The numbers in three lines, as a title of a picture."""
+        moved = f"{self.translation_mm:.1f} mm and {self.rotation_degrees:.1f}° found"
+        moved += "" if self.used == "found" else ", not used"
+        alike = f"NMI {self.nmi_before:.3f} → {self.nmi_after:.3f}"
+        overlap = f"Dice {self.dice_before:.2f} → {self.dice_after:.2f}"
+        return f"{self.contrast} onto {self.onto}\n{alike}, {overlap}\n{moved}"
 
 
 @dataclass(frozen=True)

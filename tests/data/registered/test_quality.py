@@ -43,7 +43,7 @@ def test_better_than_the_headers(phantom: Callable, put: Callable, turned: Calla
     assert alignment.dice_after > alignment.dice_before and alignment.dice_after > 0.95
     assert alignment.rotation_degrees == pytest.approx(8.0)
     assert 8.0 < alignment.translation_mm < 12.0
-    assert alignment.summary().startswith("t2f onto t1c: NMI ")
+    assert alignment.summary().startswith("t2f onto t1c\nNMI ")
 
 
 def test_worse_than_the_headers_is_not_used(phantom: Callable, turned: Callable) -> None:
