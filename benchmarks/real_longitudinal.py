@@ -4,8 +4,10 @@
 
 DATA is a folder that `tumorcast prepare` reads, with dates and a mask at each. The networks of --model (one contrast,
 simulated patients) make the images; where the tumour goes is learned from all other patients of DATA, by
-tumorcast/forecasting/front.py, never from the one forecast. Two sizes are aimed at: the true one (an upper bound), and
-one drawn from the shipped population forecast. Baselines, figures and pages are those of `tumorcast evaluate`.
+tumorcast/forecasting/front.py, never from the one forecast. The growth map is that front alone (seen_weight = 0): the
+segmenter of a model that has seen no real scan is no judge of one. Two sizes are aimed at: the true one (an upper
+bound), and one drawn from the shipped population forecast. Baselines, figures and pages are those of `tumorcast
+evaluate`.
 
 DIR gets README.md (every patient), truth/ and population/ (pages, JSON and CSV of the patients that are not tiny),
 tiny/ (the same for those that are) and real_longitudinal.json. Finished patients stay in --rows (by default DIR.rows):
@@ -67,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-slices", type=int, default=5, help="of a patient, those with most tumour")
     parser.add_argument("--paper-members", type=int, default=1, help="398 evaluations each, in one slice")
     parser.add_argument(
-        "--paper-patients", type=int, default=2, help="for how many, the first, the paper's map is made"
+        "--paper-patients", type=int, default=1, help="for how many, the first, the paper's map is made"
     )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tiny-mm3", type=float, default=TINY_MM3, help="smaller first tumours are told apart")
@@ -89,7 +91,7 @@ def settings_of(options: argparse.Namespace) -> ForecastSettings:
     """What the options ask for."""
     given = dict(item.split("=", 1) for item in options.set)
     values = {"relative_change": 0, "members": options.members, "batch": options.batch, "block": options.members}
-    sampler = SamplerSettings.of({"steps": STEPS, "encodings": ENCODINGS} | given, "--set")
+    sampler = SamplerSettings.of({"steps": STEPS, "encodings": ENCODINGS, "seen_weight": 0.0} | given, "--set")
     return ForecastSettings.of(values | {"keep_members": True, "sampler": sampler}, "real_longitudinal.py")
 
 

@@ -96,7 +96,7 @@ def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None
     from tumorcast.running.ranks import open_ranks
 
     asked = {"layout": told["layout"], "clinical": told["clinical"], "quality": told["qc"]}
-    with stoppable("nothing was written; start it again"), open_ranks() as ranks:
+    with open_ranks() as ranks, stoppable("nothing was written; start it again"):
         report = prepare_over_ranks(
             partial(plan_cohort, source, settings, **asked),
             out,

@@ -168,6 +168,7 @@ class SamplerSettings(Settings):
     model has a progression network, what that one foretells takes its place.
     spread: standard deviation of the smooth noise on the logit of what the progression network foretells, which makes
     members grow to different places.
+    seen_weight: of what the segmenter sees in the images, in the growth map, against what was foretold (decision 0008).
     nearness_per_mm: how much the growth map's logit falls with each mm from the present outline: for a progression
     network that has learned from few patients. One that has learned from many knows it.
     """
@@ -182,6 +183,7 @@ class SamplerSettings(Settings):
     scale: float = Field(50_000.0, gt=0)
     window_mm: float | None = Field(12.0, gt=0)
     spread: float = Field(1.0, ge=0)
+    seen_weight: float = Field(0.1, ge=0, le=1)
     nearness_per_mm: float = Field(0.0, ge=0)
 
     @classmethod

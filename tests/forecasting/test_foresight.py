@@ -10,7 +10,7 @@ from tumorcast.config import ForecastSettings, NetworkKind, SamplerSettings
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.engine import ModelInfo
-from tumorcast.forecasting.ensemble import SEEN_WEIGHT, fused, growth_map
+from tumorcast.forecasting.ensemble import fused, growth_map
 from tumorcast.forecasting.foresight import LEAST_WEIGHT, foresee, guidance_window
 
 SIDE = 32
@@ -111,14 +111,14 @@ def test_a_model_without_the_network_leads_round_the_tumour(present: CohortSlice
 
 def test_the_growth_map_is_a_weighted_mean_of_logits() -> None:
     foretold, seen = np.float32([[0.5, 0.9, 0.0]]), np.float32([[0.5, 0.1, 0.0]])
-    odds = 9 ** (1 - SEEN_WEIGHT) * (1 / 9) ** SEEN_WEIGHT
-    np.testing.assert_allclose(fused(foretold, seen)[0, :2], [0.5, odds / (1 + odds)], rtol=1e-5)
-    assert 0 < fused(foretold, seen)[0, 2] < 1e-3
+    odds = 9**0.75 * (1 / 9) ** 0.25
+    np.testing.assert_allclose(fused(foretold, seen, 0.25)[0, :2], [0.5, odds / (1 + odds)], rtol=1e-5)
+    assert 0 < fused(foretold, seen, 0.25)[0, 2] < 1e-3
 
 
 def test_nearness_lowers_the_growth_map_by_the_distance_alone(present: CohortSlice) -> None:
     flat = np.full((2, SIDE, SIDE), 0.5, np.float32)
-    plain, near = (growth_map(present, flat, flat, per_mm) for per_mm in (0.0, 0.1))
+    plain, near = (growth_map(present, flat, flat, SamplerSettings(nearness_per_mm=per_mm)) for per_mm in (0.0, 0.1))
     pixel_mm = float(np.linalg.norm(present.affine[:3, 0]))
     away = distance_transform_edt(~(present.labels > 0)) * pixel_mm
     np.testing.assert_allclose(plain, 0.5 * present.brain)

@@ -17,7 +17,7 @@ from tumorcast.data.quality import quality_rows, write_quality
 from tumorcast.data.registered import REGISTRATION
 from tumorcast.data.session import prepare_session
 from tumorcast.data.work import Failure, Piece, Result, Share, Task, over_processes
-from tumorcast.errors import InputError, UsageError
+from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.records import Contrast, Session, SourceSession, Status, Treatment
 
 QUALITY_TABLE = "qc.csv"
@@ -129,6 +129,8 @@ def plan_cohort(
     """Find and date the scans, and settle the contrasts; see prepare_cohort. Warnings are logged."""
     if quality is not None and settings.register is Register.NONE:
         raise UsageError("--qc: shows registrations; give --register rigid too")
+    if quality is not None:
+        _make_folder(quality)
     kept, settings = settings, rooted(settings, source)
     sessions = find_sessions(source, layout)
     table = None if clinical is None else read_clinical(clinical)
@@ -171,6 +173,13 @@ def write_plan(
     if plan.task.pictures is not None:
         write_quality(plan.task.pictures / QUALITY_TABLE, run.quality)
     return CohortReport(plan.contrasts, tuple(run.outcomes), plan.warnings)
+
+
+def _make_folder(quality: Path) -> None:
+    try:
+        quality.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise StorageError(f"{quality}: cannot be made ({fault.strerror}); give --qc a folder to write to") from None
 
 
 def _common_contrasts(

@@ -79,7 +79,7 @@ class PatientSpace:
         with one_thread():
             scan = read_acquired(source, contrasts, self._settings)
             way = _lay_contrasts(source, scan)
-            picture = replace(scan.pictures[scan.reference], tumour=_tumour_on_reference(scan, way))
+            picture = _picture_of_reference(scan, way, self._settings)
             anchor = self._anchor or _Anchor(source.session_id, scan.grids[scan.reference], picture)
             if self._anchor is not None:
                 way = self._lay_on_anchor(source, way, picture, anchor)
@@ -124,6 +124,12 @@ def _aligned(
             f"{source.patient_id}/{source.session_id}: {names[0]} cannot be registered to {names[1]} ({why}); look at "
             "the files, leave one out, or use --register none"
         ) from None
+
+
+def _picture_of_reference(scan: AcquiredScan, way: _Way, settings: PrepareSettings) -> Picture:
+    """The reference with its tumour, and with the brain where that was given: jaw and neck move by themselves."""
+    picture = replace(scan.pictures[scan.reference], tumour=_tumour_on_reference(scan, way))
+    return replace(picture, brain=scan.brains[scan.reference]) if settings.brain_is_given else picture
 
 
 def _tumour_on_reference(scan: AcquiredScan, way: _Way) -> BoolArray | None:

@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.special import expit, logit
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings
+from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.diffusion.sampler import Aims, Starts, sample
 from tumorcast.engines.engine import Engine
@@ -18,8 +18,6 @@ from tumorcast.forecasting.targets import PatientTargets
 
 Array = npt.NDArray[np.float32]
 Changes = npt.NDArray[np.float64]
-
-SEEN_WEIGHT = 0.1  # of the generated images in the growth map, against the progression network's foresight
 
 
 def forecast_unit(
@@ -107,28 +105,26 @@ def _reduce(
         present_segmented_mm2=float((now * present.brain).sum(dtype=np.float64) * mm2_per_pixel),
         source_slice=present.source_slice,
         members=members if settings.keep_members else None,
-        growth=None
-        if foretold is None
-        else growth_map(present, foretold, probability, settings.sampler.nearness_per_mm),
+        growth=None if foretold is None else growth_map(present, foretold, probability, settings.sampler),
     )
 
 
-def growth_map(present: CohortSlice, foretold: Array, seen: Array, nearness_per_mm: float) -> Array:
+def growth_map(present: CohortSlice, foretold: Array, seen: Array, sampler: SamplerSettings) -> Array:
     """(H, W) the growth map, from what was foretold and seen of members: (M, H, W)."""
-    members = fused(foretold, seen)
-    if nearness_per_mm > 0:
+    members = fused(foretold, seen, sampler.seen_weight)
+    if sampler.nearness_per_mm > 0:
         pixel_mm = float(np.linalg.norm(present.affine[:3, 0]))
         away_mm = distance_transform_edt(present.labels == 0) * pixel_mm
-        members = np.asarray(expit(_logit(members) - nearness_per_mm * away_mm), np.float32)
+        members = np.asarray(expit(_logit(members) - sampler.nearness_per_mm * away_mm), np.float32)
     return np.asarray(members.mean(axis=0) * present.brain)
 
 
-def fused(foretold: Array, seen: Array) -> Array:
+def fused(foretold: Array, seen: Array, seen_weight: float) -> Array:
     """The growth probability of members: what the progression network foretold, and what the segmenter sees in them.
 
     A weighted mean of their logits: a logarithmic opinion pool (Genest & Zidek 1986).
     """
-    logits = (1 - SEEN_WEIGHT) * _logit(foretold) + SEEN_WEIGHT * _logit(seen)
+    logits = (1 - seen_weight) * _logit(foretold) + seen_weight * _logit(seen)
     return np.asarray(expit(logits), np.float32)
 
 

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from tumorcast.data.brain import BrainMask
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, prepare_cohort
+from tumorcast.data.transforms import moved_mm
 from tumorcast.errors import EngineError, InputError, UsageError
 
 TOOL = """
@@ -21,6 +22,9 @@ image = sitk.ReadImage(given)
 """
 STRIPPING = TOOL.format(body="sitk.WriteImage(image * sitk.Cast(image > 500, image.GetPixelID()), made)")
 FAILING = TOOL.format(body="sys.exit('no GPU was found')")
+
+
+BESIDE = "{folder}/{patient}-{session}-brain.nii.gz"
 
 
 @pytest.fixture
@@ -60,6 +64,27 @@ def test_a_masks_file(scans: Path, pattern: str, register: Register) -> None:
     assert source["brain_mask"] == "file"
     assert len(source["brain_sha256"]) == 64
     assert volume == pytest.approx(mask.sum() * 64, rel=0.02)
+
+
+def test_given_brains_are_what_is_registered(
+    phantom: Callable, put: Callable, turned: Callable, tmp_path: Path
+) -> None:
+    """A bright shell round the brain stays where it is while the brain turns: with masks it does not count."""
+    true = turned(10.0, 4.0, np.zeros(3), 6)
+    still = phantom()
+    z, y, x = np.indices(still.brain.shape)
+    radius = ((x - 21.5) / 19.5) ** 2 + ((y - 25.5) / 23.5) ** 2 + ((z - 19.5) / 17.8) ** 2
+    shell = np.where((radius > 1) & (radius < 1.25), 900 + 20 * x + 30 * y, 0)
+    for name, picture in (("P1-000", still), ("P1-001", put(still, true))):
+        (tmp_path / name).mkdir()
+        values = np.where(picture.brain, sitk.GetArrayFromImage(picture.image), shell).astype(np.float32)
+        for kind, array in (("t1c", values), ("brain", picture.brain.astype(np.uint8))):
+            sitk.WriteImage(picture.grid.image(array), str(tmp_path / name / f"{name}-{kind}.nii.gz"))
+    asked = PrepareSettings(slices=SliceChoice.ALL, register=Register.RIGID, brain_mask=BESIDE)
+    prepare_cohort(tmp_path, tmp_path / "c.h5", asked)
+    with Cohort.open(tmp_path / "c.h5") as cohort:
+        found = np.array(cohort.source("P1", "001")["native"]["from_cohort"])
+    assert moved_mm(np.linalg.inv(true) @ found, still.brain_points()).max() < 2.0
 
 
 def test_a_table_of_masks(scans: Path) -> None:

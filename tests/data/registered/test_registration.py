@@ -18,7 +18,7 @@ from tumorcast.data.registered import PatientSpace
 from tumorcast.data.registration import Picture, one_thread, rigid_between
 from tumorcast.data.transforms import carried, corners_of, moved_mm, rotation_degrees
 from tumorcast.data.work import Task
-from tumorcast.errors import InputError, UsageError
+from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.records import Contrast, Session, SourceSession
 
 RIGID = PrepareSettings(register=Register.RIGID, slices=SliceChoice.ALL)
@@ -231,6 +231,13 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         PrepareSettings(deformable=True)
     with pytest.raises(UsageError, match="--qc: shows registrations; give --register rigid too"):
         prepare_cohort(tmp_path, tmp_path / "c.h5", PrepareSettings(), quality=tmp_path / "qc")
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(phantom_scan: Callable, tmp_path: Path) -> None:
+    phantom_scan(tmp_path / "scans", "P1-000")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/qc: cannot be made .*; give --qc a folder"):
+        prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", RIGID, quality=tmp_path / "file" / "qc")
 
 
 def test_corners() -> None:
