@@ -13,19 +13,6 @@ from tumorcast.records import Contrast, RadiotherapyCourse, Session, Treatment
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SIZE = 64
-LONG_FOLDERS = ("slurm", "faults", "mpi")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2`: a file's tests share a process, so its fixtures are made once, and so do all of slurm/, which
-    have one cluster. The long ones come first, lest one process waits for them at the end.
-    """
-    tests = Path(__file__).parent
-    long = [tests / name for name in LONG_FOLDERS]
-    for item in items:
-        group = str(item.path.parent if item.path.parent == tests / "slurm" else item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: long.index(item.path.parent) if item.path.parent in long else len(long))
 
 
 @pytest.fixture(scope="session")

@@ -127,9 +127,13 @@ def _aligned(
 
 
 def _picture_of_reference(scan: AcquiredScan, way: _Way, settings: PrepareSettings) -> Picture:
-    """The reference with its tumour, and with the brain where that was given: jaw and neck move by themselves."""
+    """The reference with its tumour; where the brain was given, that alone: jaw and neck move by themselves."""
     picture = replace(scan.pictures[scan.reference], tumour=_tumour_on_reference(scan, way))
-    return replace(picture, brain=scan.brains[scan.reference]) if settings.brain_is_given else picture
+    if not settings.brain_is_given:
+        return picture
+    brain = scan.brains[scan.reference]
+    stripped = sitk.Mask(picture.image, _mask_image(scan, scan.reference, brain))
+    return replace(picture, image=stripped, brain=brain)
 
 
 def _tumour_on_reference(scan: AcquiredScan, way: _Way) -> BoolArray | None:

@@ -15,7 +15,7 @@ from tumorcast.engines.engine import Engine
 from tumorcast.evaluation.failures import Failure
 from tumorcast.evaluation.judging import members_of
 from tumorcast.evaluation.pairs import Pair
-from tumorcast.forecasting.ensemble import fused
+from tumorcast.forecasting.ensemble import growth_map
 from tumorcast.forecasting.foresight import SURE, foretold
 from tumorcast.keys import patient_key
 
@@ -143,7 +143,7 @@ def seen_again(
     if control.growth is not None:
         log_ratio = np.log(np.maximum(control.aimed_mm2 / control.present_mm2, SURE)).astype(np.float32)
         ahead = foretold(pair.now, log_ratio, engine, settings.batch) * control.brain
-        growth = fused(ahead, probability).mean(axis=0) * control.brain
+        growth = growth_map(pair.now, ahead, probability, settings.sampler)
     return replace(
         control,
         members=members,
