@@ -154,8 +154,8 @@ def member_maps(
     maps: dict[str, Maps] = {IMAGES: seen * now.brain, CHANGED: change.astype(np.float32)}
     if told is None:
         return maps
-    nearness = settings.sampler.nearness_per_mm
-    return maps | {GROWTH: np.stack([growth_map(now, told[k : k + 1], seen[k : k + 1], nearness) for k in own])}
+    alone = [growth_map(now, told[k : k + 1], seen[k : k + 1], settings.sampler) for k in own]
+    return maps | {GROWTH: np.stack(alone)}
 
 
 def seen_in(members: Array, engine: Engine, batch: int) -> Array:
