@@ -1,4 +1,4 @@
-"""Real MPI: `tumorcast prepare` writes the same bytes on any number of ranks, and none where a rank cannot go on."""
+"""Real MPI: `tumorcast prepare` writes the same bytes on three ranks as on one."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tumorcast.running.prepare_run import prepare_over_ranks
 from tumorcast.running.ranks import Ranks
 
 Launch = Callable[..., list[str]]
-OPTIONS = ("--register", "rigid", "--slices", "all")
+OPTIONS = ("--register", "rigid", "--slices", "all", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +37,11 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def on_ranks(launch: Launch, ranks: int, scans: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [*launch(ranks), "-m", "tumorcast", "prepare", str(scans), "--out", str(out), *OPTIONS, "--json", *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 def test_the_cohort_is_the_same_on_any_number_of_ranks(launch: Launch, scans: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(register=Register.RIGID, slices=SliceChoice.ALL)
-    report = prepare_cohort(scans, tmp_path / "alone.h5", settings, quality=tmp_path / "alone")
-    ended = on_ranks(launch, 3, scans, tmp_path / "c.h5", "--qc", str(tmp_path / "qc"))
+    report = prepare_cohort(scans, tmp_path / "alone.h5", settings)
+    command = [*launch(3), "-m", "tumorcast", "prepare", str(scans), "--out", str(tmp_path / "c.h5"), *OPTIONS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1, ended.stderr  # one scan is damaged
     (line,) = ended.stdout.splitlines()
     told = json.loads(line)
@@ -53,18 +49,7 @@ def test_the_cohort_is_the_same_on_any_number_of_ranks(launch: Launch, scans: Pa
     assert told["flagged"] == report.flagged
     assert ended.stderr.count("P1 001: failed: ") == 1
     assert (tmp_path / "c.h5").read_bytes() == (tmp_path / "alone.h5").read_bytes()
-    names = sorted(path.name for path in (tmp_path / "qc").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "alone").iterdir()) and "qc.csv" in names
-    for name in names:
-        assert (tmp_path / "qc" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert not (tmp_path / "c.h5.parts").exists()
-
-
-def test_nothing_usable_ends_all_ranks(launch: Launch, scans: Path, tmp_path: Path) -> None:
-    ended = on_ranks(launch, 2, scans, tmp_path / "c.h5", "--contrasts", "t1n")
-    assert ended.returncode == 3, ended.stderr
-    assert "none of 6 scans could be used" in ended.stderr
-    assert not (tmp_path / "c.h5").exists()
 
 
 def test_ranks_and_processes_do_not_go_together(tmp_path: Path) -> None:

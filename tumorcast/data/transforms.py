@@ -5,7 +5,6 @@ A transform leads from the space an image is wanted in to the space it comes fro
 """
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -89,12 +88,6 @@ def rotation_degrees(matrix: Matrix) -> float:
 def moved_mm(matrix: Matrix, points: FloatArray) -> FloatArray:
     """(N,) how far a (4, 4) matrix moves each of the points (N, 3)."""
     return np.asarray(np.linalg.norm(points @ matrix[:3, :3].T + matrix[:3, 3] - points, axis=1))
-
-
-def corners_of(grid: Grid) -> FloatArray:
-    """(8, 3) the outermost voxel centres of a grid, RAS mm."""
-    corners = [(*corner, 1.0) for corner in product(*((0, side - 1) for side in grid.size))]
-    return np.asarray((np.array(corners) @ grid.affine().T)[:, :3])
 
 
 def carried(

@@ -1,6 +1,6 @@
 """What lies outside the tumour is bent onto the first scan; the tumour's own change stays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,14 @@ def simulated(moved_cohort, session: str) -> Picture:
     return Picture(sitk.Cast(image, sitk.sitkFloat32), values > 0, sitk.GetArrayFromImage(mask) > 0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fewer_iterations() -> Iterator[None]:
+    """They cost most of the time, and these volumes are small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deformation, "LEVELS", ((8.0, 10), (4.0, 15), (2.0, 20)))
+        yield
+
+
 @pytest.fixture(scope="module")
 def bent(moved_cohort) -> tuple[Picture, Picture, Displacement, Displacement]:
     """Two simulated scans, the brain of the second moved by up to 12 mm; the true way back and the one found."""
@@ -108,7 +116,6 @@ def test_a_tumour_that_pushes_is_not_pushed_back(moved_cohort, monkeypatch: pyte
     pushed = -offset / np.maximum(radius, 1.0) * 7.0 * np.exp(-(((radius - own) / 16) ** 2))
     moving = warped(fixed, Displacement(pushed.astype(np.float32), fixed.grid))
     assert moving.tumour.sum() > 1.7 * fixed.tumour.sum()
-    monkeypatch.setattr(deformation, "LEVELS", ((4.0, 20), (2.0, 20)))
     volumes = []
     for margin in (deformation.MARGIN_MM, -1000.0):
         monkeypatch.setattr(deformation, "MARGIN_MM", margin)
