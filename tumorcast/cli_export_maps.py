@@ -13,7 +13,7 @@ def export_maps(
     bids: Annotated[Path, typer.Option("--bids", help="A new or empty folder, or that of the same export.")],
     cohort: Annotated[
         Path | None,
-        typer.Option(help="The cohort file of the forecast: sidecars then tell the sums of the scan's files."),
+        typer.Option(help="The cohort file of the forecast: for sums of the scan's files, and where scans were bent."),
     ] = None,
     space: Annotated[
         str, typer.Option(help="native (the scan's own voxels), cohort (the forecast's), or both.")

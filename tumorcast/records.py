@@ -81,8 +81,9 @@ class Session:
     source_slice: (S,) int64, index along the third axis of the canonically oriented (LPS) volume.
     affine: (4, 4) float64, voxel (column, row, source_slice) of the prepared grid to world, RAS mm, as in NIfTI.
     volume_mm3: tumour volume of the whole source, not of the chosen slices alone; NaN without a mask or for 2D slices.
-    source: where it came from: file names without folders, SHA-256 sums, grid (size, spacing, origin, direction in
-        SimpleITK's LPS convention), intensity windows.
+    source: where it came from, as JSON can hold it (docs/formats.md): the SHA-256 of each file by what it is (`t1c`,
+        `seg`; no file names), grid (size, spacing, origin, direction in SimpleITK's LPS convention), intensity windows,
+        where the brain is from, tumour area of every slice, notes; of a registered scan the way to its own voxels.
     """
 
     patient_id: str

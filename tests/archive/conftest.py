@@ -1,6 +1,7 @@
 """Small shards and archives of made-up ensembles."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from tumorcast.archive.maps import PatientForecast, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, write_shard
+from tumorcast.config import ForecastSettings
+from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.forecasting.plan import RunPlan, plan_patient
+from tumorcast.forecasting.reader import UnitReader
 from tumorcast.records import PatientOutcome, Status
 
 RUN = "0123456789abcdef" * 4
@@ -97,6 +102,58 @@ def write_archive(path: Path, plan: Plan, *, packing: Packing = Packing.BLOSC2, 
     outcomes = [PatientOutcome(patient_id, Status.OK) for patient_id in plan]
     merge(path, patients, PROVENANCE, [*outcomes, PatientOutcome("P9", Status.FAILED, "no fit")], packing=packing)
     return path
+
+
+def forecast_of(present: CohortSlice, seed: int) -> SliceForecast:
+    """A made-up forecast of a real slice, with other values in each of its maps."""
+    rng = np.random.default_rng(seed)
+    shape = present.labels.shape
+    maps = {name: rng.random(shape, np.float32) for name in ("changed", "tumour", "tumour_now", "growth")}
+    images = {name: rng.uniform(-1, 1, present.image.shape).astype(np.float32) for name in ("mean", "std")}
+    return SliceForecast(
+        present.image,
+        present.labels,
+        present.brain,
+        present.affine,
+        **maps,
+        **images,
+        aimed_mm2=np.array([present.area_mm2 + 100]),
+        reached_mm2=np.array([present.area_mm2 + 90]),
+        present_mm2=present.area_mm2,
+        present_segmented_mm2=present.area_mm2,
+        source_slice=present.source_slice,
+    )
+
+
+def archive_of_cohort(cohort_path: Path, path: Path, max_slices: int | None = None) -> Path:
+    """An archive of made-up forecasts of the last scan of every patient of a cohort, told as a run tells them."""
+    settings, patients = ForecastSettings(relative_change=0.25, members=1, batch=1000), []
+    with Cohort.open(cohort_path) as cohort:
+        plan = RunPlan.of(tuple(plan_patient(cohort, name, max_slices) for name in cohort.patient_ids()), settings)
+        for unit in plan:
+            read = UnitReader(cohort, None, settings).read(unit)
+            slices = {
+                place.name: forecast_of(one, one.source_slice)
+                for place, one in zip(unit.slices, read.slices, strict=True)
+            }
+            patient = replace(read.patient, target_day=read.patient.day + 90, size_name="area_mm2")
+            shard, key = path.parent / f"{path.stem}.parts" / f"{unit.patient_id}.h5", ShardKey("run", unit.name)
+            write_shard(shard, key, patient, slices)
+            patients.append(PatientShards(unit.patient_id, {name: [(shard, key)] for name in slices}))
+        contrasts, sha256 = [str(contrast) for contrast in cohort.contrasts], cohort.sha256
+    provenance = {
+        "cohort_sha256": sha256,
+        "contrasts": contrasts,
+        "model_sha256": "5a",
+        "settings": {"horizon_days": 90.0, "relative_change": None, "change_threshold": 0.3, "seed": 4},
+    }
+    merge(path, patients, provenance, [PatientOutcome(patient.patient_id, Status.OK) for patient in patients])
+    return path
+
+
+@pytest.fixture(scope="session")
+def archive_of() -> Callable[..., Path]:
+    return archive_of_cohort
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from tumorcast.archive.bids_export import export_bids
 from tumorcast.archive.bids_names import CONTRASTS, labels_of
-from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.maps import MapArchive, PatientForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.nifti import Space
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.cli_export_maps import export_maps
-from tumorcast.data.cohort import Cohort, CohortSlice, write_cohort
+from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.data.geometry import Grid
 from tumorcast.data.native import NativeImage, native_record
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
@@ -32,53 +32,6 @@ from tumorcast.records import Contrast, PatientOutcome, Status
 Volume = np.ndarray[Any, Any]
 Maker = Callable[..., Any]
 FLOAT32 = {"rtol": 2**-24, "atol": 1e-6}  # NIfTI keeps an affine, in mm, in float32
-
-
-def forecast_of(present: CohortSlice, seed: int) -> SliceForecast:
-    """A made-up forecast of a real slice, with other values in each of its maps."""
-    rng = np.random.default_rng(seed)
-    shape = present.labels.shape
-    maps = {name: rng.random(shape, np.float32) for name in ("changed", "tumour", "tumour_now", "growth")}
-    images = {name: rng.uniform(-1, 1, present.image.shape).astype(np.float32) for name in ("mean", "std")}
-    return SliceForecast(
-        present.image,
-        present.labels,
-        present.brain,
-        present.affine,
-        **maps,
-        **images,
-        aimed_mm2=np.array([present.area_mm2 + 100]),
-        reached_mm2=np.array([present.area_mm2 + 90]),
-        present_mm2=present.area_mm2,
-        present_segmented_mm2=present.area_mm2,
-        source_slice=present.source_slice,
-    )
-
-
-def archive_of(cohort_path: Path, path: Path) -> Path:
-    """An archive of made-up forecasts of the last scan of every patient of a cohort."""
-    patients = []
-    with Cohort.open(cohort_path) as cohort:
-        for patient_id in cohort.patient_ids():
-            scan = cohort.sessions(patient_id)[-1]
-            grid = cohort.source(patient_id, scan.id)["grid"]
-            patient = PatientForecast(patient_id, scan.id, scan.day, scan.day + 90, "area_mm2", None, grid)
-            slices = {
-                f"{scan.source_slice[k]:04d}": forecast_of(cohort.slice(patient_id, scan.id, k), k)
-                for k in range(scan.n_slices)
-            }
-            shard, key = path.parent / "parts" / f"{patient_id}.h5", ShardKey("run", f"{patient_id}.000")
-            write_shard(shard, key, patient, slices)
-            patients.append(PatientShards(patient_id, {name: [(shard, key)] for name in slices}))
-        contrasts, sha256 = [str(contrast) for contrast in cohort.contrasts], cohort.sha256
-    provenance = {
-        "cohort_sha256": sha256,
-        "contrasts": contrasts,
-        "model_sha256": "5a",
-        "settings": {"horizon_days": 90.0, "relative_change": None, "change_threshold": 0.3, "seed": 4},
-    }
-    merge(path, patients, provenance, [PatientOutcome(patient.patient_id, Status.OK) for patient in patients])
-    return path
 
 
 def oblique_scans(folder: Path) -> np.ndarray[Any, Any]:
@@ -177,7 +130,7 @@ def check_intensities(root: Path, source: Path, contrast: str, name: str) -> Non
     assert inside.any() and (found[key][~inside] == -1).all()
 
 
-def test_an_oblique_scan_goes_in_and_out_with_its_affine(tmp_path: Path) -> None:
+def test_an_oblique_scan_goes_in_and_out_with_its_affine(archive_of: Maker, tmp_path: Path) -> None:
     affine = oblique_scans(tmp_path / "scans")
     prepare_cohort(tmp_path / "scans", tmp_path / "cohort.h5", PrepareSettings(image_size=256))
     maps = archive_of(tmp_path / "cohort.h5", tmp_path / "maps.h5")
@@ -189,7 +142,7 @@ def test_an_oblique_scan_goes_in_and_out_with_its_affine(tmp_path: Path) -> None
     assert np.abs(affine[:3, :3]).min() > 0.05  # no axis of it is an axis of the world
 
 
-def test_a_simulated_scan_of_2_mm_goes_in_and_out(tmp_path: Path) -> None:
+def test_a_simulated_scan_of_2_mm_goes_in_and_out(archive_of: Maker, tmp_path: Path) -> None:
     simulate_cohort(tmp_path / "scans", patients=1, seed=3, sessions=(1, 1), voxel_mm=2.0)
     settings = PrepareSettings(128, slices=SliceChoice.LARGEST)
     prepare_cohort(tmp_path / "scans", tmp_path / "cohort.h5", settings)
@@ -201,7 +154,7 @@ def test_a_simulated_scan_of_2_mm_goes_in_and_out(tmp_path: Path) -> None:
     check_intensities(tmp_path / "bids", scan, "t2f", "desc-present_FLAIR")
 
 
-def test_a_real_scan_goes_in_and_out(shared_data: Path, tmp_path: Path) -> None:
+def test_a_real_scan_goes_in_and_out(archive_of: Maker, shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "tcga_lgg" / "TCGA-FG-6692"
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / source.name).symlink_to(source)
@@ -213,7 +166,7 @@ def test_a_real_scan_goes_in_and_out(shared_data: Path, tmp_path: Path) -> None:
     check_intensities(tmp_path / "bids", source, "t2f", "desc-present_FLAIR")
 
 
-def test_maps_of_other_pixels_are_interpolated_in_the_plane_alone(tmp_path: Path) -> None:
+def test_maps_of_other_pixels_are_interpolated_in_the_plane_alone(archive_of: Maker, tmp_path: Path) -> None:
     oblique_scans(tmp_path / "scans")
     prepare_cohort(tmp_path / "scans", tmp_path / "cohort.h5", PrepareSettings(image_size=64))
     maps = archive_of(tmp_path / "cohort.h5", tmp_path / "maps.h5")
@@ -229,8 +182,11 @@ def test_maps_of_other_pixels_are_interpolated_in_the_plane_alone(tmp_path: Path
     assert set(np.unique(found["desc-present_dseg"])) <= {0, 2}
 
 
-def test_a_registered_scan_goes_home_to_the_scanners_voxels(tmp_path: Path) -> None:
-    """It was acquired two pixels to the left and one slice higher, on a larger grid: its map is shifted by as much."""
+def test_a_registered_scan_goes_home_to_the_scanners_voxels(archive_of: Maker, tmp_path: Path) -> None:
+    """It was acquired two pixels to the left and one slice higher, on a larger grid: its map is shifted by as much.
+
+    The archive alone tells the way; the cohort file says the same.
+    """
     oblique_scans(tmp_path / "scans")
     prepare_cohort(tmp_path / "scans", tmp_path / "first.h5", PrepareSettings(image_size=256))
     with Cohort.open(tmp_path / "first.h5") as cohort:
@@ -250,19 +206,21 @@ def test_a_registered_scan_goes_home_to_the_scanners_voxels(tmp_path: Path) -> N
         config={},
     )
     maps = archive_of(tmp_path / "cohort.h5", tmp_path / "maps.h5")
-    export_bids(maps, tmp_path / "home", cohort=tmp_path / "cohort.h5")
-    export_bids(maps, tmp_path / "shared")
-    home, there = (pictures(tmp_path / name, "orig") for name in ("home", "shared"))
+    export_bids(maps, tmp_path / "home")
+    export_bids(maps, tmp_path / "known", cohort=tmp_path / "cohort.h5")
+    export_bids(archive_of(tmp_path / "first.h5", tmp_path / "shared.h5"), tmp_path / "shared")
+    home, known, there = (pictures(tmp_path / name, "orig") for name in ("home", "known", "shared"))
     for name, volume in there.items():
         expected = np.full((width + 4, height + 4, depth + 3), volume[0, 0, 0], volume.dtype)  # a corner: outside
         expected[2 : width + 2, :height, 1 : depth + 1] = volume
         np.testing.assert_allclose(home[name], expected, atol=1e-4)  # positions are rounded
+        np.testing.assert_array_equal(home[name], known[name])
     for affine in affines(tmp_path / "home", "orig"):
         np.testing.assert_allclose(affine, native.affine(), **FLOAT32)
 
 
 @pytest.fixture(scope="module")
-def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def maps(archive_of: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of an oblique scan at 64 pixels."""
     folder = tmp_path_factory.mktemp("maps")
     oblique_scans(folder / "scans")
@@ -398,7 +356,7 @@ def test_a_wrong_space_is_refused(maps: Path, tmp_path: Path) -> None:
 
 
 def test_labels_stay_apart(tmp_path: Path) -> None:
-    labels = labels_of(["A-1", "A1", "a_1", "–", "B"])
-    assert len({label.lower() for label in labels.values()}) == 5
+    labels = labels_of(["A-1", "A1", "a_1", "–", "B", "sub-C", "sub-D", "D"], "sub")
+    assert len({label.lower() for label in labels.values()}) == 8
     assert all(label.isascii() and label.isalnum() for label in labels.values())
-    assert labels["B"] == "B"
+    assert (labels["B"], labels["sub-C"]) == ("B", "C")

@@ -29,9 +29,22 @@ from tumorcast.archive.schema import layout_of
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.cli_archive import archive
 from tumorcast.data import cohort as cohort_file
-from tumorcast.data.cohort import Cohort
+from tumorcast.data.cohort import Cohort, bent, write_cohort
+from tumorcast.data.geometry import Grid
+from tumorcast.data.transforms import Displacement
 from tumorcast.errors import InputError, UsageError
-from tumorcast.records import ErrorModel, FitStatus, GrowthFit, LawName, PatientOutcome, SizeSeries, Status
+from tumorcast.records import (
+    Contrast,
+    ErrorModel,
+    FitStatus,
+    GrowthFit,
+    LawName,
+    PatientOutcome,
+    RadiotherapyCourse,
+    SizeSeries,
+    Status,
+    Treatment,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Maker = Callable[..., Any]
@@ -44,7 +57,13 @@ SHAPES = {  # of the files made here, as docs/formats.md calls them
         "(5,)": "(D,)",
         "(2,)": "(T,)",
     },
-    "cohort": {"(3, 4, 64, 64)": "(S, C, H, W)", "(3, 64, 64)": "(S, H, W)", "(3,)": "(S,)", "(0|1,)": "(courses,)"},
+    "cohort": {
+        "(3, 4, 64, 64)": "(S, C, H, W)",
+        "(3, 64, 64)": "(S, H, W)",
+        "(3,)": "(S,)",
+        "(0|1,)": "(courses,)",
+        "(4, 5, 6, 3)": "(Z, Y, X, 3)",
+    },
     "growth": {"(70000, 2)": "(B, P)", "(70000,)": "(B,)", "(3,)": "(T,)", "(2,)": "(P,)", "(0, 2)": "(K, 2)"},
 }
 
@@ -77,6 +96,18 @@ def growth(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def cohort(blob: Maker, tmp_path: Path) -> Path:
+    """Two patients, one irradiated; one scan of three was bent onto the first."""
+    treatments = {"B": Treatment((RadiotherapyCourse(10.0, 52.0),))}
+    lattice = Grid((6, 5, 4), (32.0, 32.0, 20.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    still = [blob("A", "000", 0.0, 4.0), blob("B", "000", 0.0, 5.0)]
+    moved = bent(blob("B", "001", 60.0, 6.0), Displacement(np.ones((4, 5, 6, 3), np.float32), lattice))
+    path = tmp_path / "cohort.h5"
+    write_cohort(path, [*still, moved], treatments, image_size=64, contrasts=tuple(Contrast), config={})
+    return path
+
+
+@pytest.fixture
 def archived(make_slice: Maker, make_images: Maker, tmp_path: Path) -> Path:
     """One patient with a curve, kept members, and a growth map in one of two slices; one as bare as it can be."""
     curve = {name: np.arange(5.0) for name in ("days", "q05", "q50", "q95")}
@@ -98,7 +129,7 @@ def archived(make_slice: Maker, make_images: Maker, tmp_path: Path) -> Path:
     ("name", "version", "made"),
     [
         ("maps", maps.FORMAT_VERSION, "archived"),
-        ("cohort", cohort_file.FORMAT_VERSION, "blob_cohort"),
+        ("cohort", cohort_file.FORMAT_VERSION, "cohort"),
         ("growth", growth_file.FORMAT_VERSION, "growth"),
     ],
 )
@@ -157,18 +188,21 @@ def test_a_repacked_archive_says_the_same_and_needs_no_plugin(archived: Path, tm
     assert digest(again) == digest(archived) and not opens_without_a_plugin(again)
 
 
-def test_a_repacked_cohort_says_the_same_and_needs_no_plugin(blob_cohort: Path, tmp_path: Path) -> None:
+def test_a_repacked_cohort_says_the_same_and_needs_no_plugin(cohort: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.h5"
-    repack(blob_cohort, copy)
-    assert (opens_without_a_plugin(blob_cohort), opens_without_a_plugin(copy)) == (False, True)
-    listed = [line.replace("blosc2", "shuffle+gzip+fletcher32") for line in layout_of(blob_cohort)]
+    repack(cohort, copy)
+    assert (opens_without_a_plugin(cohort), opens_without_a_plugin(copy)) == (False, True)
+    listed = [line.replace("blosc2", "shuffle+gzip+fletcher32") for line in layout_of(cohort)]
     assert layout_of(copy) == listed
-    with Cohort.open(copy) as new, Cohort.open(blob_cohort) as old:
+    with Cohort.open(copy) as new, Cohort.open(cohort) as old:
         assert new.patient_ids() == old.patient_ids()
         assert (new.contrasts, new.config, new.treatment("B")) == (old.contrasts, old.config, old.treatment("B"))
         found, wanted = new.session("B", "001"), old.session("B", "001")
+        field, true_field = (one.displacement("B", "001") for one in (new, old))
     for name in ("images", "labels", "brain", "area_mm2", "brain_mm2", "source_slice", "affine"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert field is not None and true_field is not None and field.grid == true_field.grid
+    np.testing.assert_array_equal(field.vectors, true_field.vectors)
 
 
 def test_growth_files_need_no_plugin(growth: Path) -> None:

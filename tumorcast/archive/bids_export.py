@@ -18,10 +18,10 @@ from tumorcast.archive.bids_images import DESCRIPTIONS, LABELS, Picture, picture
 from tumorcast.archive.bids_names import SPACE_LABELS, ScanName, labels_of
 from tumorcast.archive.digest import refuse_broken
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive, PatientForecast, SliceForecast
-from tumorcast.archive.nifti import Placement, Space, WayHome, write_nifti
+from tumorcast.archive.nifti import Placement, Space, write_nifti
 from tumorcast.archive.seal import read_seal
 from tumorcast.data.cohort import Cohort
-from tumorcast.data.native import NATIVE, native_image
+from tumorcast.data.native import BENT, NATIVE, NativeImage, WayHome, native_image
 from tumorcast.durable import written_whole
 from tumorcast.errors import EngineError, InputError, StorageError, UsageError
 from tumorcast.provenance import difference
@@ -87,7 +87,7 @@ def export_bids(
     """Write an archive as a BIDS data set into a new or empty folder, or into that of the same export.
 
     cohort: the cohort file that the forecast was made of; with it sidecars tell the sums of the scan's files, and the
-    windows of its intensities.
+    windows of its intensities, and scans that were bent find home.
     Returns how each patient of the run fared. Raises UsageError if the folder holds something else, InputError if the
     archive or the cohort cannot be used, StorageError if the folder cannot be written.
     """
@@ -95,7 +95,7 @@ def export_bids(
     with MapArchive.open(maps) as archive:
         outcomes, patient_ids, provenance = archive.outcomes(), archive.patient_ids(), archive.provenance
     sealed = read_seal(maps, FORMAT, FORMAT_VERSION) or {}
-    export = Export(maps, folder, tuple(spaces), cohort, sealed["sha256"], provenance, labels_of(patient_ids))
+    export = Export(maps, folder, tuple(spaces), cohort, sealed["sha256"], provenance, labels_of(patient_ids, "sub"))
     _check_cohort(export)
     _claim(export)
     done = {outcome.patient_id: outcome for outcome in _written(export, patient_ids, jobs, report)}
@@ -188,9 +188,9 @@ def _write_patient(export: Export, patient_id: str) -> None:
     """Write a patient's images with their sidecars, and the table of sessions. Raises InputError before any file."""
     with MapArchive.open(export.maps) as archive:
         patient, slices = archive.patient(patient_id), archive.slices(patient_id)
-    known = _of_cohort(export, patient)
+    known = _known_of(export, patient)
     place = Placement.of(patient_id, patient.source_grid, slices, known.home)
-    scan = ScanName(export.labels[patient_id], labels_of([patient.session_id])[patient.session_id])
+    scan = ScanName(export.labels[patient_id], labels_of([patient.session_id], "ses")[patient.session_id])
     common = _common(export, patient, slices) | known.told
     contrasts = [Contrast(name) for name in export.provenance["contrasts"]]
     for picture in pictures_of(slices, contrasts):
@@ -237,21 +237,36 @@ def _common(export: Export, patient: PatientForecast, slices: Sequence[SliceFore
 
 @dataclass(frozen=True)
 class Known:
-    """What the cohort file adds to a patient: for the sidecars, and the way home of a scan that was registered."""
+    """What is known of a patient's scan: for the sidecars, and its way home, None where it did not move."""
 
     told: dict[str, Any]
     home: WayHome | None
 
 
-def _of_cohort(export: Export, patient: PatientForecast) -> Known:
-    """The sums of the scan's files, the window of each contrast's intensities, and the way to the scanner's voxels."""
+def _known_of(export: Export, patient: PatientForecast) -> Known:
+    """The sums of the scan's files, the window of each contrast's intensities, and the way to the scanner's voxels.
+
+    The archive alone tells that way, but for a scan that was bent. Raises InputError for one where it is wanted.
+    """
     if export.cohort is None:
-        return Known({}, None)
+        return Known({}, _told_by_archive(patient) if Space.NATIVE in export.spaces else None)
     with Cohort.open(export.cohort) as cohort:
         source = cohort.source(patient.patient_id, patient.session_id)
         bent = cohort.displacement(patient.patient_id, patient.session_id)
     told = {"SourceSha256": source.get("files", {}), "IntensityWindows": source.get("windows", {})}
     return Known(told, WayHome(native_image(source), bent) if NATIVE in source else None)
+
+
+def _told_by_archive(patient: PatientForecast) -> WayHome | None:
+    way = patient.source_grid.get(NATIVE)
+    if way is None:
+        return None
+    if way[BENT]:
+        raise InputError(
+            f"{patient.patient_id}: its scan was bent onto the patient's first, and only the cohort file tells how; "
+            "give --cohort, or --space cohort"
+        )
+    return WayHome(NativeImage.from_dict(way))
 
 
 def _of_space(export: Export, scan: ScanName, picture: Picture, space: Space) -> dict[str, Any]:

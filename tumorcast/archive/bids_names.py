@@ -23,15 +23,17 @@ CONTRASTS = {  # the entity of a contrast agent, and the suffix
 DISTINCT = 8  # hexadecimal digits that tell apart two names of which the letters and digits are the same
 
 
-def labels_of(names: Iterable[str]) -> dict[str, str]:
+def labels_of(names: Iterable[str], entity: str) -> dict[str, str]:
     """A BIDS label for each name: its letters and digits, and where these are not its own, the start of its SHA-256.
 
-    >>> labels_of(["TCGA-DU-7294", "000"])
-    {'TCGA-DU-7294': 'TCGADU7294', '000': '000'}
-    >>> sorted(labels_of(["P-1", "P1", "å"]).values())
+    entity: sub or ses; a name that begins with it, as those of a BIDS data set do, is taken without.
+
+    >>> labels_of(["TCGA-DU-7294", "sub-01"], "sub")
+    {'TCGA-DU-7294': 'TCGADU7294', 'sub-01': '01'}
+    >>> sorted(labels_of(["P-1", "P1", "å"], "sub").values())
     ['P182988760', 'P1fbeae7c1', 'e83979df']
     """
-    plain = {name: re.sub("[^0-9A-Za-z]", "", name) for name in names}
+    plain = {name: re.sub("[^0-9A-Za-z]", "", name.removeprefix(f"{entity}-")) for name in names}
     shared = Counter(label.lower() for label in plain.values())  # some file systems take a for A
     return {
         name: label if label and shared[label.lower()] == 1 else label + _digits(name) for name, label in plain.items()

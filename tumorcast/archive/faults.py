@@ -9,9 +9,10 @@ from pathlib import Path
 import h5py
 
 from tumorcast.archive.content import SUM, sum_of, text_of
-from tumorcast.archive.maps import PROVENANCE, RECORD, UNREADABLE, MapArchive
+from tumorcast.archive.maps import PROVENANCE, RECORD, MapArchive
 from tumorcast.archive.packing import READING
 from tumorcast.archive.writing import record_sum
+from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
 from tumorcast.records import Status
 

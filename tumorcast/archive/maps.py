@@ -18,13 +18,13 @@ import numpy.typing as npt
 from tumorcast.archive.content import SLICES, SUM, array_line, attribute_line, content_sum, put_text, sum_of, text_of
 from tumorcast.archive.packing import READING, Packing, load_all, store
 from tumorcast.archive.seal import read_seal
+from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray, PatientOutcome, Status
 
 FORMAT, FORMAT_VERSION = "tumorcast-maps", 2
 PATIENTS, GROWTH = "patients", "growth"
 RECORD, PROVENANCE, PACKING = "record", "provenance", "packing"
-UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on a damaged file
 Array = npt.NDArray[np.float32]
 
 
@@ -64,7 +64,8 @@ class PatientForecast:
     """What holds for all slices of a patient: the scan forecast from, and the growth curve behind the targets.
 
     curve: None, or days (T,) with quantiles q05, q50, q95 (T,) and the observed days and sizes, on the patient's clock.
-    source_grid: size, spacing, origin and direction of the scan's own voxels, for the way home (data/geometry.py).
+    source_grid: size, spacing, origin and direction of the grid that the slices are of (data/geometry.py), and of a
+        registered scan the way to its own voxels (data/native.py, grid_record).
     """
 
     patient_id: str

@@ -9,10 +9,10 @@ import h5py
 
 from tumorcast.archive.combine import Combined
 from tumorcast.archive.content import SLICES, SUM
-from tumorcast.archive.maps import UNREADABLE
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import PACKED, PATIENT, ShardKey, open_shard
 from tumorcast.archive.writing import NewArchive, new_archive
+from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
 from tumorcast.records import PatientOutcome, Status
 

@@ -15,8 +15,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.geometry import LPS_TO_RAS, Grid, Interpolation, to_source_grid
-from tumorcast.data.native import NativeImage, sent_home
-from tumorcast.data.transforms import Displacement
+from tumorcast.data.native import WayHome, slices_home
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError
 from tumorcast.records import FloatArray
@@ -29,14 +28,6 @@ class Space(StrEnum):
 
     NATIVE = "native"
     COHORT = "cohort"
-
-
-@dataclass(frozen=True)
-class WayHome:
-    """Where a registered scan was acquired, and how it was bent, if it was."""
-
-    native: NativeImage
-    displacement: Displacement | None
 
 
 @dataclass(frozen=True)
@@ -83,8 +74,9 @@ class Placement:
 
     def _native_volume(self, stack: Array, outside: float, interpolation: Interpolation) -> sitk.Image:
         said: dict[str, Any] = {"interpolation": interpolation, "outside": outside}
-        volume = to_source_grid(stack, self.source_slice, self.source, **said)
-        return volume if self.home is None else sent_home(volume, self.home.native, self.home.displacement, **said)
+        if self.home is None:
+            return to_source_grid(stack, self.source_slice, self.source, **said)
+        return slices_home(stack, self.source_slice, self.source, self.home, **said)
 
     def _cohort_volume(self, stack: Array, outside: float) -> sitk.Image:
         _, height, width = stack.shape

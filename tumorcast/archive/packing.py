@@ -114,8 +114,8 @@ def _repack(source: h5py.Group, group: h5py.Group, packing: Packing) -> None:
             _repack_members(item, group, name, packing)
 
 
-def copy_attributes(source: h5py.Group, group: h5py.Group) -> None:
-    """Copy the attributes of a group with their types."""
+def copy_attributes(source: h5py.Group | h5py.Dataset, group: h5py.Group | h5py.Dataset) -> None:
+    """Copy the attributes of a group, or a data set, with their types."""
     for name in source.attrs:
         group.attrs.create(name, source.attrs[name], dtype=source.attrs.get_id(name).dtype)
 

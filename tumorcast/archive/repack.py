@@ -8,11 +8,12 @@ import h5py
 import numpy as np
 
 from tumorcast.archive.hdf5_file import new_hdf5
-from tumorcast.archive.maps import UNREADABLE, MapArchive
+from tumorcast.archive.maps import MapArchive
 from tumorcast.archive.packing import GZIP_LEVEL, Packing, copy_attributes
 from tumorcast.archive.unpack import add_patient
 from tumorcast.archive.writing import new_archive
 from tumorcast.data.cohort import FORMAT as COHORT
+from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError, UsageError
 
 Report = Callable[[int, int], None]
@@ -90,5 +91,6 @@ def _copy(source: Any, parent: h5py.Group, name: str) -> None:
         source.file.copy(source, parent, name)
         return
     made = parent.create_dataset(name, source.shape, source.dtype, chunks=source.chunks, **GZIP)
+    copy_attributes(source, made)
     for chunk in source.iter_chunks():
         made[chunk] = np.asarray(source[chunk])

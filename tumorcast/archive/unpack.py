@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tumorcast.archive.content import SUM, sum_of, text_of
-from tumorcast.archive.maps import UNREADABLE, MapArchive
+from tumorcast.archive.maps import MapArchive
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.writing import NewArchive, new_archive
+from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
 
 

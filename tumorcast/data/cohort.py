@@ -18,6 +18,7 @@ import hdf5plugin
 import numpy as np
 import numpy.typing as npt
 
+from tumorcast.data.damage import check_session, group_in, reading
 from tumorcast.data.geometry import Grid, pixel_mm
 from tumorcast.data.transforms import Displacement
 from tumorcast.durable import sha256_of, written_whole
@@ -196,7 +197,7 @@ def _compression() -> dict[str, Any]:
 
 
 class Cohort:
-    """A cohort file, open for reading.
+    """A cohort file, open for reading. What is damaged is an InputError that names it, where it is read.
 
     with Cohort.open(path) as cohort: ...
     """
@@ -205,22 +206,21 @@ class Cohort:
         """Use Cohort.open."""
         self.path = path
         self._file = file
+        self._checked: set[tuple[str, str]] = set()
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises InputError if the file is missing, is not a cohort file or is of another format version."""
+        """Raises InputError if the file is missing, is not a cohort file, is of another format version, or damaged."""
         try:
             file = h5py.File(path, "r")
         except OSError as error:
             reason = "no such file" if not path.exists() else f"not a readable HDF5 file: {error}"
             raise InputError(f"{path}: {reason}; make it with tumorcast prepare") from None
-        found = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
-        if found != (FORMAT, FORMAT_VERSION):
+        try:
+            _check_header(path, file)
+        except InputError:
             file.close()
-            raise InputError(
-                f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]}); "
-                "make it with tumorcast prepare"
-            )
+            raise
         return cls(path, file)
 
     def close(self) -> None:
@@ -255,7 +255,8 @@ class Cohort:
     @property
     def config(self) -> dict[str, Any]:
         """The settings the file was prepared with."""
-        return dict(json.loads(self._file.attrs["config"]))
+        with reading(self.path, "its config"):
+            return dict(json.loads(self._file.attrs["config"]))
 
     @property
     def dated(self) -> bool:
@@ -269,22 +270,26 @@ class Cohort:
 
     def patient_ids(self) -> list[str]:
         """All patients, in the order of the file."""
-        return list(self._file[PATIENTS])
+        with reading(self.path, "its patients"):
+            return list(self._file[PATIENTS])
 
     def treatment(self, patient_id: str) -> Treatment:
         """What was done to the patient."""
-        return treatment_from(self._patient(patient_id).attrs)
+        with reading(self.path, f"the treatment of {patient_id}"):
+            return treatment_from(self._patient(patient_id).attrs)
 
     def sessions(self, patient_id: str) -> list[SessionInfo]:
         """The patient's scans in the order of days."""
-        infos = [_info(name, group) for name, group in self._patient(patient_id).items()]
+        with reading(self.path, patient_id):
+            infos = [_info(name, self._scan(patient_id, name)) for name in self._patient(patient_id)]
         return sorted(infos, key=lambda info: info.day)
 
     def session(self, patient_id: str, session_id: str) -> Session:
         """A whole scan, read into memory."""
         group = self._session(patient_id, session_id)
-        arrays = {name: group[name][...] for name in (*STACKS, *VECTORS, "affine")}
-        day, volume = float(group.attrs["day"]), float(group.attrs["volume_mm3"])
+        with reading(self.path, f"{patient_id}, session {session_id}"):
+            arrays = {name: group[name][...] for name in (*STACKS, *VECTORS, "affine")}
+            day, volume = float(group.attrs["day"]), float(group.attrs["volume_mm3"])
         source = self.source(patient_id, session_id)
         session = Session(patient_id, session_id, day, self.contrasts, volume_mm3=volume, source=source, **arrays)
         displacement = self.displacement(patient_id, session_id)
@@ -292,22 +297,31 @@ class Cohort:
 
     def source(self, patient_id: str, session_id: str) -> dict[str, Any]:
         """Where a scan came from: files, checksums, grid, windows."""
-        return dict(json.loads(self._session(patient_id, session_id).attrs["source"]))
+        group = self._session(patient_id, session_id)
+        with reading(self.path, f"the source of {patient_id}, session {session_id}"):
+            return dict(json.loads(group.attrs["source"]))
+
+    def is_bent(self, patient_id: str, session_id: str) -> bool:
+        """Whether a scan was bent onto the patient's first."""
+        return DISPLACEMENT in self._session(patient_id, session_id)
 
     def displacement(self, patient_id: str, session_id: str) -> Displacement | None:
         """How a scan was bent onto the patient's first; None where it was not."""
         group = self._session(patient_id, session_id)
         if DISPLACEMENT not in group:
             return None
-        data = group[DISPLACEMENT]
-        return Displacement(data[...], Grid.from_dict(json.loads(data.attrs["grid"])))
+        with reading(self.path, f"the displacement of {patient_id}, session {session_id}"):
+            data = group[DISPLACEMENT]
+            return Displacement(data[...], Grid.from_dict(json.loads(data.attrs["grid"])))
 
     def slice(self, patient_id: str, session_id: str, index: int) -> CohortSlice:
         """One slice; `index` counts the slices in the file, not those of the source."""
         group = self._session(patient_id, session_id)
-        image, labels, brain = (group[name][index] for name in STACKS)
-        area, brain_area, number = (group[name][index] for name in VECTORS)
-        return CohortSlice(image, labels, brain, group["affine"][...], float(area), float(brain_area), int(number))
+        with reading(self.path, f"slice {index} of {patient_id}, session {session_id}"):
+            image, labels, brain = (group[name][index] for name in STACKS)
+            area, brain_area, number = (group[name][index] for name in VECTORS)
+            affine = group["affine"][...]
+        return CohortSlice(image, labels, brain, affine, float(area), float(brain_area), int(number))
 
     def size_series(self, patient_id: str, size: SizeMeasure) -> SizeSeries:
         """The patient's tumour size over time.
@@ -361,13 +375,39 @@ class Cohort:
     def _patient(self, patient_id: str) -> h5py.Group:
         if patient_id not in self._file[PATIENTS]:
             raise InputError(f"{self.path}: no patient {patient_id}; it has {len(self._file[PATIENTS])} others")
-        return self._file[PATIENTS][patient_id]
+        with reading(self.path, patient_id):
+            return group_in(self._file[PATIENTS], patient_id)
 
     def _session(self, patient_id: str, session_id: str) -> h5py.Group:
+        """Every reading of what a scan holds comes here."""
+        return self._scan(patient_id, session_id)
+
+    def _scan(self, patient_id: str, session_id: str) -> h5py.Group:
         patient = self._patient(patient_id)
         if session_id not in patient:
             raise InputError(f"{self.path}: {patient_id} has no session {session_id}; it has {', '.join(patient)}")
-        return patient[session_id]
+        with reading(self.path, f"{patient_id}, session {session_id}"):
+            group = group_in(patient, session_id)
+            if (patient_id, session_id) not in self._checked:
+                check_session(group, len(self.contrasts), self.image_size)
+                self._checked.add((patient_id, session_id))
+        return group
+
+
+def _check_header(path: Path, file: h5py.File) -> None:
+    """Raises InputError if a file is no cohort file of this version, or does not say what holds for all of it."""
+    with reading(path, "its header"):
+        found = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
+    if found != (FORMAT, FORMAT_VERSION):
+        raise InputError(
+            f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]}); "
+            "make it with tumorcast prepare"
+        )
+    with reading(path, "its header"):
+        cohort = Cohort(path, file)
+        if not (cohort.contrasts and cohort.image_size > 0 and cohort.pixel_mm > 0):
+            raise ValueError("it names no contrast, or has no pixels")
+        group_in(file, PATIENTS)
 
 
 def _info(name: str, group: h5py.Group) -> SessionInfo:

@@ -1,7 +1,7 @@
 """The way of a registered scan's results home: what the cohort file keeps for it, and maps on the scanner's voxels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,7 +12,8 @@ from tumorcast.data.transforms import Displacement, Matrix, returned
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 
-NATIVE = "native"  # in a session's `source`
+NATIVE = "native"  # in a session's `source`, and in an archive's record of its grid
+BENT = "bent"  # in the latter
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,23 @@ class NativeImage:
     grid: Grid
     from_cohort: Matrix
 
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Self:
+        """The image that `as_dict` wrote."""
+        return cls(Grid.from_dict(told["grid"]), np.array(told["from_cohort"]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The image as JSON can hold it."""
+        return {"grid": self.grid.as_dict(), "from_cohort": self.from_cohort.tolist()}
+
+
+@dataclass(frozen=True)
+class WayHome:
+    """Where a registered scan was acquired, and how it was bent, if it was."""
+
+    native: NativeImage
+    displacement: Displacement | None = None
+
 
 def native_record(images: dict[Contrast, NativeImage], reference: Contrast) -> dict[str, Any]:
     """What a session's `source["native"]` holds; see docs/formats.md."""
@@ -34,10 +52,7 @@ def native_record(images: dict[Contrast, NativeImage], reference: Contrast) -> d
         "size": list(of_reference.grid.size),
         "affine": of_reference.grid.affine().tolist(),
         "from_cohort": of_reference.from_cohort.tolist(),
-        "contrasts": {
-            str(contrast): {"grid": image.grid.as_dict(), "from_cohort": image.from_cohort.tolist()}
-            for contrast, image in images.items()
-        },
+        "contrasts": {str(contrast): image.as_dict() for contrast, image in images.items()},
     }
 
 
@@ -52,8 +67,16 @@ def native_image(source: dict[str, Any], contrast: Contrast | None = None) -> Na
     name = native["reference"] if contrast is None else str(contrast)
     if name not in native["contrasts"]:
         raise UsageError(f"{name}: not among the session's contrasts ({', '.join(native['contrasts'])})")
-    told = native["contrasts"][name]
-    return NativeImage(Grid.from_dict(told["grid"]), np.array(told["from_cohort"]))
+    return NativeImage.from_dict(native["contrasts"][name])
+
+
+def grid_record(source: dict[str, Any], *, bent: bool) -> dict[str, Any]:
+    """What an archive of forecasts keeps of a session's `source`: its grid, and of a registered scan the way home.
+
+    That way is its reference's grid and transform, and whether it was bent too: the field stays in the cohort file.
+    """
+    way = {NATIVE: native_image(source).as_dict() | {BENT: bent}} if NATIVE in source else {}
+    return dict(source["grid"]) | way
 
 
 def to_native(
@@ -73,14 +96,40 @@ def to_native(
     Raises InputError for a session that there is not, UsageError for such a contrast, ValueError for too few slices.
     """
     session = cohort.session(patient_id, session_id)
+    way = WayHome(native_image(session.source, contrast), cohort.displacement(patient_id, session_id))
     if len(stack) != len(session.source_slice):
         raise ValueError(f"{len(stack)} slices given, but the session has {len(session.source_slice)}")
     shared = Grid.from_dict(session.source["grid"])
-    there = to_source_grid(stack, session.source_slice, shared, interpolation=interpolation, outside=outside)
-    displacement = cohort.displacement(patient_id, session_id)
-    return sent_home(
-        there, native_image(session.source, contrast), displacement, interpolation=interpolation, outside=outside
-    )
+    return slices_home(stack, session.source_slice, shared, way, interpolation=interpolation, outside=outside)
+
+
+def slices_home(
+    stack: np.ndarray[Any, Any],
+    source_slice: np.ndarray[Any, Any],
+    shared: Grid,
+    way: WayHome,
+    *,
+    interpolation: Interpolation = Interpolation.LINEAR,
+    outside: float = 0.0,
+) -> sitk.Image:
+    """A stack (S, H, W) of slices of the `shared` grid on the native voxels.
+
+    A voxel has a value where the nearest point of the shared grid lies in one of the slices. Linearly, that is the mean
+    of the slices beside it, by their nearness: what lies beyond the slices is unknown and weighs nothing.
+    """
+
+    def sent(values: np.ndarray[Any, Any], how: Interpolation, beyond: float) -> sitk.Image:
+        there = to_source_grid(values, source_slice, shared, interpolation=how, outside=beyond)
+        return sent_home(there, way.native, way.displacement, interpolation=how, outside=beyond)
+
+    if interpolation is Interpolation.NEAREST:
+        return sent(stack, interpolation, outside)
+    every = np.ones(stack.shape, np.float32)
+    values, weights = (sitk.GetArrayFromImage(sent(one, interpolation, 0.0)) for one in (stack, every))
+    covered = (sitk.GetArrayFromImage(sent(every, Interpolation.NEAREST, 0.0)) > 0) & (weights > 0)
+    filled = np.full(values.shape, outside, values.dtype)
+    np.divide(values, weights, out=filled, where=covered, casting="same_kind")
+    return way.native.grid.image(filled)
 
 
 def sent_home(

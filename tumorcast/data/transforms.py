@@ -5,6 +5,7 @@ A transform leads from the space an image is wanted in to the space it comes fro
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,10 @@ class Displacement:
         """The displacements that lead back, on the same lattice; nowhere further off than a ten-thousandth of a mm
         where the field does not fold.
         """
+        return self._inverse
+
+    @cached_property
+    def _inverse(self) -> "Displacement":  # looked for step by step, and every image of a scan needs it
         back = sitk.InvertDisplacementField(
             self._image(),
             maximumNumberOfIterations=INVERSE_ITERATIONS,

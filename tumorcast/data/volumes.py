@@ -182,9 +182,7 @@ def _require_same_grid(part: _Part, first: _Part) -> None:
         raise InputError(
             f"{part.path}: {size} voxels, but {first.path.name} has {other}; resample one, or use --register rigid"
         )
-    corners = np.array([[0, 0, 0], *(np.diag(first.grid.size) - 1).clip(0).tolist()])
-    places = [np.c_[corners, np.ones(4)] @ grid.affine().T for grid in (part.grid, first.grid)]
-    distance = np.abs(places[0] - places[1]).max()
+    distance = part.grid.distance_mm(first.grid)
     if distance > GRID_TOLERANCE * min(first.grid.spacing):
         raise InputError(
             f"{part.path}: lies {distance:.3g} mm away from {first.path.name} (spacing, origin or direction differ); "

@@ -6,6 +6,7 @@ from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import PatientForecast
 from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.data.native import grid_record
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
 from tumorcast.forecasting.targets import PatientTargets
@@ -44,7 +45,9 @@ class UnitReader:
             target_day=None if horizon is None else last.day + horizon,
             size_name=targets.size_name,
             curve=targets.curve,
-            source_grid=self.cohort.source(unit.patient_id, last.id)["grid"],
+            source_grid=grid_record(
+                self.cohort.source(unit.patient_id, last.id), bent=self.cohort.is_bent(unit.patient_id, last.id)
+            ),
         )
         return UnitInputs(unit, slices_of(unit, self.cohort), targets, patient)
 
