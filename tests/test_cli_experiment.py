@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from tumorcast.cli import app
 from tumorcast.cli_experiment import launch, numbers_of, whole_numbers_of
-from tumorcast.errors import InputError, StoppedError, UsageError
+from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
 from tumorcast.evaluation.experiments.experiment import Findings
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def run(*words: object) -> dict[str, Any]:
 
 def test_units_that_fail_are_told_and_end_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended:
-        launch(Halves(), tmp_path / "out", True)
+        launch(Halves(), tmp_path / "out", True, so_far=False)
     assert ended.value.exit_code == 1
     told = capsys.readouterr()
     assert json.loads(told.out) == {
@@ -74,7 +74,7 @@ def test_units_that_fail_are_told_and_end_with_1(tmp_path: Path, capsys: pytest.
 
 def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match="finished units are kept; start the same command again"):
-        launch(Halves(stop=True), tmp_path / "out", True)
+        launch(Halves(stop=True), tmp_path / "out", True, so_far=False)
     assert (tmp_path / "out" / "rows" / "good.json").exists()
 
 
@@ -116,6 +116,26 @@ def test_consistency(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> Non
     assert told["units"] == {"ok": 1, "failed": 0} and "2 seeds of one target" in told["answer"]
     record = json.loads((tmp_path / "out" / "experiment.json").read_text())
     assert record["settings"]["relative_change"] == 0.5 and record["settings"]["sampler"]["noise_level"] == 20
+
+
+@pytest.mark.parametrize("name", ["grid", "hindsight"])
+def test_a_horizon_of_the_config_is_refused(name: str, blob_cohort: Path, tmp_path: Path) -> None:
+    config = tmp_path / "more.toml"
+    config.write_text("horizon_days = 90\n")
+    result = invoke(name, blob_cohort, "--model", "none", "--config", config, "--out", tmp_path / "out")
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception).startswith(f"{config}: horizon_days = 90 is for `tumorcast forecast`")
+
+
+def test_what_measures_is_looked_for_before_the_model(
+    blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tumorcast.evaluation.extra.find_spec", lambda name: None)
+    result = invoke("grid", blob_cohort, "--model", "none", "--out", tmp_path / "out")
+    assert isinstance(result.exception, EngineError)
+    assert "scikit-image is not installed; install tumorcast[evaluate]" in str(result.exception)
+    with pytest.raises(typer.Exit):  # sizes need none of it
+        launch(Halves(), tmp_path / "out", True, so_far=False)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ Patients = Annotated[
     int | None, typer.Option("--patients", min=1, help="At most so many, spread evenly over the cohort.")
 ]
 
+SoFar = Annotated[
+    bool, typer.Option("--so-far", help="Measure nothing more: report on the units that are done, and say how many.")
+]
+
 experiment = typer.Typer(
     help="Ask a question of a whole cohort: a table, a picture and a JSON file. Starting again resumes.\n\n"
     "Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast experiment …",
@@ -49,24 +53,35 @@ experiment = typer.Typer(
 )
 
 
-def launch(asked: "Experiment", out: Path, as_json: bool) -> None:
-    """Run an experiment that holds no engine yet; print what came of it, and end with 1 where units failed."""
-    launch_opened(lambda _: nullcontext(asked), out, as_json)
+def launch(asked: "Experiment", out: Path, as_json: bool, *, so_far: bool) -> None:
+    """Run an experiment of sizes alone, without an engine; print what came of it, end with 1 where units failed."""
+    _launch(lambda _: nullcontext(asked), out, as_json, so_far)
 
 
-def launch_opened(opened: "Opened", out: Path, as_json: bool) -> None:
+def launch_opened(opened: "Opened", out: Path, as_json: bool, *, so_far: bool) -> None:
     """The same of one that is made on each rank, once it keeps to its own cores: engines count them when they open.
 
     opened: gets the ranks, and gives the experiment as a context, at whose end its files are closed.
+    Raises EngineError where a base installation lacks what measures images and maps.
     """
-    from tumorcast.evaluation.experiments.run import run_experiment
+    from tumorcast.evaluation.extra import check_extra
+
+    check_extra()
+    _launch(opened, out, as_json, so_far)
+
+
+def _launch(opened: "Opened", out: Path, as_json: bool, so_far: bool) -> None:
+    from tumorcast.evaluation.experiments.run import RunResult, report_so_far, run_experiment
     from tumorcast.running.ranks import open_ranks, pin_threads
 
     with open_ranks() as ranks, stoppable(GO_ON):
         pin_threads(ranks)
         with opened(ranks) as asked, CohortProgress("units", silent=not ranks.is_root) as progress:
             name = asked.name
-            result = run_experiment(asked, out, ranks, progress.tell)
+            if so_far:
+                result = report_so_far(asked, out) if ranks.is_root else RunResult(stopped=False)
+            else:
+                result = run_experiment(asked, out, ranks, progress.tell)
     if result.stopped and not ranks.is_root:  # rank 0 says why
         raise typer.Exit(StoppedError.exit_code)
     if result.stopped:
@@ -141,6 +156,7 @@ def grid(
     device: Device = None,
     engine_cache: EngineCache = None,
     config: ConfigFile = None,
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """Noise level against strength of the guidance (the paper's Fig. 2): what changes as asked, what is preserved."""
@@ -154,7 +170,7 @@ def grid(
         cells = cells_of(levels, Guidance.NORMALISED, numbers_of("--gain", gains))
     else:
         cells = cells_of(levels, Guidance.PAPER, numbers_of("--scale", scales) if scales else SCALES)
-    launch_opened(_of_cases(context.params, lambda source: Grid(source, cells)), out, as_json)
+    launch_opened(of_cases(context.params, lambda source: Grid(source, cells)), out, as_json, so_far=so_far)
 
 
 @experiment.command()
@@ -178,6 +194,7 @@ def consistency(
     device: Device = None,
     engine_cache: EngineCache = None,
     config: ConfigFile = None,
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """What seeds change of one image, and with how many members the map stands still: how many are enough."""
@@ -190,10 +207,12 @@ def consistency(
 
     mode = choice(TargetMode, "--target", target)
     growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
-    launch_opened(_of_cases(context.params, lambda source: Consistency(source, seeds, mode, growth)), out, as_json)
+    launch_opened(
+        of_cases(context.params, lambda source: Consistency(source, seeds, mode, growth)), out, as_json, so_far=so_far
+    )
 
 
-def _of_cases(told: dict[str, Any], made: "Callable[[CaseSource], Experiment]") -> "Opened":
+def of_cases(told: dict[str, Any], made: "Callable[[CaseSource], Experiment]") -> "Opened":
     """An experiment on cases of a cohort, by the common options."""
     settings = experiment_settings(told)
     asked = told["model"], told["provider"], told["device"]
@@ -210,11 +229,19 @@ def _of_cases(told: dict[str, Any], made: "Callable[[CaseSource], Experiment]") 
 
 
 def experiment_settings(told: dict[str, Any]) -> Any:
-    """Settings as of `forecast`; without a change of size given, that of CHANGE."""
+    """Settings as of `forecast`; without a change of size given, that of CHANGE.
+
+    Raises UsageError for a horizon: the later scan, where there is one, tells how far ahead is looked.
+    """
     from tumorcast.config import read_toml
 
-    config = told["config"]
-    given = told.get("relative_change")
-    if given is None and not (config and "relative_change" in read_toml(config)):
+    config, given = told["config"], told.get("relative_change")
+    fixed = read_toml(config) if config else {}
+    if "horizon_days" in fixed:
+        raise UsageError(
+            f"{config}: horizon_days = {fixed['horizon_days']} is for `tumorcast forecast`: an experiment looks ahead "
+            "to each patient's later scan; leave it out"
+        )
+    if given is None and "relative_change" not in fixed:
         given = CHANGE
     return forecast_settings(told | {"relative_change": given})

@@ -11,11 +11,12 @@ from tumorcast.cli_experiment import (
     Members,
     Model,
     Patients,
+    SoFar,
     Steps,
-    _of_cases,
     experiment,
     launch,
     launch_opened,
+    of_cases,
 )
 from tumorcast.cli_experiment import Seed as ImageSeed
 from tumorcast.cli_growth import (
@@ -37,9 +38,9 @@ from tumorcast.cli_growth import (
     RtStart,
     Seed,
     Source,
-    _columns,
-    _model,
-    _size_series,
+    growth_model_of,
+    size_columns,
+    size_series,
 )
 from tumorcast.cli_tools import ConfigFile, Json, Out, exit_if_failed, only_given
 from tumorcast.errors import UsageError
@@ -71,6 +72,7 @@ def ode(
     chemo_start_column: ChemoStart = "chemo_start_day",
     chemo_end_column: ChemoEnd = "chemo_end_day",
     resection_column: Resection = "resection_day",
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """How near do forecasts come to each patient's last scan, fitted without it? Forecasters side by side."""
@@ -79,7 +81,7 @@ def ode(
 
     data, model = _sizes(context.params)
     methods = tuple(SizeMethod) if paper_fit else METHODS
-    launch(LastScan(data, model, methods), out, as_json)
+    launch(LastScan(data, model, methods), out, as_json, so_far=so_far)
     exit_if_failed(sum(one.status == "failed" for one in data.left_out))
 
 
@@ -104,13 +106,14 @@ def timepoints(
     chemo_start_column: ChemoStart = "chemo_start_day",
     chemo_end_column: ChemoEnd = "chemo_end_day",
     resection_column: Resection = "resection_day",
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """How do forecasts fare with few or irregular scans? Each patient's last scan, forecast from fewer earlier ones."""
     from tumorcast.evaluation.experiments.timepoints import Timepoints
 
     data, model = _sizes(context.params)
-    launch(Timepoints(data, model), out, as_json)
+    launch(Timepoints(data, model), out, as_json, so_far=so_far)
     exit_if_failed(sum(one.status == "failed" for one in data.left_out))
 
 
@@ -130,12 +133,13 @@ def failures(
     device: Device = None,
     engine_cache: EngineCache = None,
     config: ConfigFile = None,
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """How far can the flags of failure be trusted? Precision and recall on failures provoked in known ways."""
     from tumorcast.evaluation.experiments.failures import Failures
 
-    launch_opened(_of_cases(context.params, Failures), out, as_json)
+    launch_opened(of_cases(context.params, Failures), out, as_json, so_far=so_far)
 
 
 def _sizes(told: dict[str, Any]) -> tuple[Any, Any]:
@@ -155,9 +159,9 @@ def _sizes(told: dict[str, Any]) -> tuple[Any, Any]:
             "among them anyway; give shipped, leave-one-out or a file"
         )
     settings = FitSettings.of(only_given({name: told.get(name) for name in FIT_SETTINGS}), "tumorcast experiment")
-    model_of, prior, companion = _model(settings, told | {"forecaster": "pooled", "out": None, "plots": None})
-    columns = _columns(told | {"companion_column": companion})
-    patients, left_out = _size_series(told["source"], columns)
+    model_of, prior, companion = growth_model_of(settings, told | {"forecaster": "pooled", "out": None, "plots": None})
+    columns = size_columns(told | {"companion_column": companion})
+    patients, left_out = size_series(told["source"], columns)
     digest = sha256_of(told["source"])
     if prior is not None and digest in prior.source:
         raise UsageError(

@@ -15,6 +15,7 @@ from tumorcast.cli_experiment import (
     Model,
     Patients,
     Seed,
+    SoFar,
     Steps,
     experiment,
     experiment_settings,
@@ -56,6 +57,7 @@ def hindsight(
     device: Device = None,
     engine_cache: EngineCache = None,
     config: ConfigFile = None,
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """How near does `select`, which does not see the later scan, come to the best settings with hindsight?"""
@@ -76,7 +78,7 @@ def hindsight(
             tried.check(opened_engine)
             yield Hindsight(followed, opened_engine, sizes, tried, patients)
 
-    launch_opened(opened, out, as_json)
+    launch_opened(opened, out, as_json, so_far=so_far)
 
 
 @experiment.command()
@@ -97,6 +99,7 @@ def finetune(
     batch: Batch = None,
     device: Device = None,
     config: ConfigFile = None,
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """Do a few steps of training on a patient's own earlier scans help to forecast the next one? Runs in torch."""
@@ -118,7 +121,7 @@ def finetune(
             check_levels(untuned, [settings.sampler.noise_level])
             yield Finetune(followed, untuned, sizes, FinetuneSettings(settings, training, slices), patients)
 
-    launch_opened(opened, out, as_json)
+    launch_opened(opened, out, as_json, so_far=so_far)
 
 
 @experiment.command()
@@ -140,6 +143,7 @@ def contrasts(
     device: Device = None,
     engine_cache: EngineCache = None,
     config: ConfigFile = None,
+    so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """Models of one contrast against four: --cohort A.h5 --model A --cohort B.h5 --model B, of the same scans.
@@ -168,7 +172,7 @@ def contrasts(
             asked.check()
             yield asked
 
-    launch_opened(opened, out, as_json)
+    launch_opened(opened, out, as_json, so_far=so_far)
 
 
 def _sizes(target: str) -> "SizeSource":

@@ -156,8 +156,8 @@ def _growth_job(told: dict[str, Any]) -> Any:
     if told["search"] is not None and settings.method == "lmfit":
         raise UsageError("--search is of --method native: lmfit has one start; leave one of them out")
     settings = settings.quick if told["search"] == "quick" else settings
-    model_of, prior, companion = _model(settings, told)
-    patients, left_out = _size_series(told["source"], _columns(told | {"companion_column": companion}))
+    model_of, prior, companion = growth_model_of(settings, told)
+    patients, left_out = size_series(told["source"], size_columns(told | {"companion_column": companion}))
     model = model_of(patients)
     return GrowthJob(
         source=told["source"],
@@ -201,7 +201,7 @@ def fit_prior(
     with progress("columns of sizes", "nothing was written; start it again") as tell:
         for number, name in enumerate(size_column):
             names = {"size_column": name, "companion_column": companions.get(name, "")}
-            patients, left_out = _size_series(source, _columns(context.params | names))
+            patients, left_out = size_series(source, size_columns(context.params | names))
             for outcome in left_out:
                 tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
             failed = max(failed, sum(outcome.status == "failed" for outcome in left_out))
@@ -251,13 +251,14 @@ def _inputs(told: dict[str, Any]) -> list[Path]:
     return [told["source"], *([Path(told["prior"])] if named else [])]
 
 
-def _columns(told: dict[str, Any]) -> Any:
+def size_columns(told: dict[str, Any]) -> Any:
+    """The columns that the options name."""
     from tumorcast.growth.table import SizeColumns
 
     return SizeColumns(**{name: told[option] for name, option in COLUMNS.items() if option in told})
 
 
-def _model(settings: Any, told: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any, str]:
+def growth_model_of(settings: Any, told: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any, str]:
     """What makes the model of a cohort, the prior that goes into the growth file, and the column of companions.
 
     Without options it is the shipped prior and the pooled forecaster; fits that take no prior forecast by themselves.
@@ -286,7 +287,7 @@ def _model(settings: Any, told: dict[str, Any]) -> tuple[Callable[[list[Any]], A
     return lambda cohort: GrowthModel(settings, forecaster, fixed(prior)), prior, companion
 
 
-def _size_series(source: Path, columns: Any) -> tuple[list[Any], list[Any]]:
+def size_series(source: Path, columns: Any) -> tuple[list[Any], list[Any]]:
     """The sizes of every patient that has some, and why the others have none."""
     if source.suffix.lower() in (".csv", ".tsv"):
         from tumorcast.growth.table import read_sizes

@@ -14,6 +14,7 @@ from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.metrics import Floats
 from tumorcast.evaluation.paired import Difference, Estimate, difference, estimate, known, mean_of
+from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
 from tumorcast.evaluation.summary import MethodSummary, calibration_error, patient_mean
 
 MEANS = (
@@ -33,7 +34,6 @@ CALIBRATION = {"ece": "reliability", "ece_near": "reliability_near"}
 REGIONS = ("brain", "changed", "unchanged")
 IMAGE_MEASURES = tuple(f"{what}_{region}" for what in ("ssim", "psnr_db") for region in REGIONS)
 INTERVAL = (0.05, 0.95)
-SAME_SIZES_MM4 = 1e-6  # squared deviations that sum to less are rounding
 
 
 def values_of(rows: Sequence[Figures], method: Method, name: str) -> Floats:
@@ -162,14 +162,14 @@ class SizeSummary:
 def size_summaries(sizes: PatientSizes) -> list[SizeSummary]:
     """Sizes aimed at, sizes that the generated images have by the segmenter, and the present size."""
     medians = sizes.medians
-    errors = {name: _relative_error(told, sizes.truth) for name, told in medians.items()}
+    errors = {name: relative_error(told, sizes.truth) for name, told in medians.items()}
     spread = {"aimed": sizes.aimed, "reached": sizes.reached}
     summaries = []
     for name, told in medians.items():
         both = np.stack([told, sizes.truth], axis=1)
         figures = {
-            "r2": estimate(both, _r_squared),
-            "nrmse": estimate(both, _nrmse),
+            "r2": estimate(both, r_squared),
+            "nrmse": estimate(both, nrmse),
             "median_error": estimate(known(errors[name]), np.median),
         }
         if name in spread:
@@ -177,29 +177,6 @@ def size_summaries(sizes: PatientSizes) -> list[SizeSummary]:
         compared = None if name == "aimed" else difference(errors["aimed"], errors[name])
         summaries.append(SizeSummary(name, figures, compared))
     return summaries
-
-
-def _relative_error(told: Floats, truth: Floats) -> Floats:
-    """|told / truth - 1|, NaN where no tumour is left."""
-    left = truth > 0
-    return np.where(left, np.abs(told / np.where(left, truth, 1.0) - 1), np.nan)
-
-
-def _r_squared(both: Floats, axis: int) -> Floats:
-    """1 - squared errors over squared deviations, of (P, …, 2) told and true; NaN where all true sizes are alike."""
-    told, truth = both[..., 0], both[..., 1]
-    deviations = np.square(truth - truth.mean(axis=axis, keepdims=True)).sum(axis=axis)
-    errors = np.square(told - truth).sum(axis=axis)
-    differ = deviations > SAME_SIZES_MM4
-    return np.where(differ, 1 - errors / np.where(differ, deviations, 1.0), np.nan)
-
-
-def _nrmse(both: Floats, axis: int) -> Floats:
-    """Root of the mean squared error over the mean true size, of (P, …, 2); NaN where no tumour is left anywhere."""
-    told, truth = both[..., 0], both[..., 1]
-    mean, error = truth.mean(axis=axis), np.sqrt(np.square(told - truth).mean(axis=axis))
-    left = mean > 0
-    return np.where(left, error / np.where(left, mean, 1.0), np.nan)
 
 
 def _covered(members: list[Floats], truth: Floats) -> Floats:

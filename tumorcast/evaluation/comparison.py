@@ -31,6 +31,7 @@ from tumorcast.evaluation.methods import (
     unguided_maps,
 )
 from tumorcast.evaluation.pairs import Pair, pairs_of
+from tumorcast.evaluation.past_targets import targets_from_past
 from tumorcast.evaluation.regressor import regressor_sizes
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.targets import PatientTargets
@@ -172,13 +173,10 @@ class Comparison:
             yield Method.PAPER, paper_map(pair, ratios, self.engine, self.settings.forecast)
 
     def _drawn(self, pair: Pair, count: int) -> PatientTargets:
-        """Sizes drawn for the true later date from a fit of the scans up to the present one, and of no other."""
+        """So many sizes, drawn for the true later date."""
         series = self.cohort.size_series(pair.patient_id, self.settings.size)
-        known = series.part(0, int(np.searchsorted(series.days, pair.day, side="right")))
-        horizon = {"horizon_days": pair.later_day - pair.day, "relative_change": None, "members": count}
-        return PatientTargets.drawn(
-            self.growth.forecast(known), pair.day, self.settings.forecast.model_copy(update=horizon)
-        )
+        settings = self.settings.forecast.model_copy(update={"members": count})
+        return targets_from_past(self.growth, series, settings, day=pair.day, later_day=pair.later_day)
 
     def _aimed_maps(self, pair: Pair, forecast: SliceForecast) -> Iterator[tuple[Method, MethodMap]]:
         """The maps that depend on the sizes aimed at."""

@@ -16,6 +16,7 @@ from tumorcast.evaluation.evaluate import EvaluationSettings, SizeGiven, slice_r
 from tumorcast.evaluation.judging import Figures, map_figures
 from tumorcast.evaluation.methods import Method, distance_mm, paper_map
 from tumorcast.evaluation.pairs import Pair
+from tumorcast.evaluation.past_targets import targets_from_past
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.front import LEAST_PIXELS, Front, Fronted, followed
 from tumorcast.forecasting.plan import PlannedSlice, Unit
@@ -171,8 +172,5 @@ class LeavePatientOut:
 
     def _drawn(self, scan: LastScan, count: int) -> PatientTargets:
         series = self.cohort.size_series(scan.patient_id, SizeMeasure.VOLUME_MM3)
-        known = series.part(0, int(np.searchsorted(series.days, scan.before.day, side="right")))
-        horizon = {"horizon_days": scan.days, "relative_change": None, "members": count}
-        return PatientTargets.drawn(
-            self.growth.forecast(known), scan.before.day, self.settings.model_copy(update=horizon)
-        )
+        settings = self.settings.model_copy(update={"members": count})
+        return targets_from_past(self.growth, series, settings, day=scan.before.day, later_day=scan.after.day)

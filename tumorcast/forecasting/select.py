@@ -155,7 +155,7 @@ class PatientCase:
     def scores(self, settings: ForecastSettings) -> Scores:
         """Forecast under `settings`, and under other seeds, and the last scan from the one before."""
         seeds = [settings.model_copy(update={"seed": settings.seed + k}) for k in range(SEEDS)]
-        runs = [self._ahead(one) for one in seeds]
+        runs = [self.ahead(one) for one in seeds]
         every = list(itertools.chain.from_iterable(runs))
         past = [past_likelihood(forecast, now) for forecast, now in self._past(settings)]
         return Scores(
@@ -164,6 +164,12 @@ class PatientCase:
             agreement=_mean([agreement(a, b) for a, b in zip(*runs, strict=True)]),
             past=_mean(past) if past else None,
         )
+
+    def ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
+        """An ensemble of each slice of the plan; a case that knows more of its future makes it in another way."""
+        unit = Unit(self.plan.patient_id, self.plan.session_id, self.plan.slices, 0, 0, settings.members)
+        found = UnitReader(self.cohort, self.growth, settings).read(unit)
+        return list(forecast_unit(unit, found.slices, found.targets, self.engine, settings).values())
 
     @cached_property
     def earlier(self) -> list[Earlier]:
@@ -179,11 +185,6 @@ class PatientCase:
                 then = self.cohort.slice(patient_id, session_id, int(index))
                 now = self.cohort.slice(patient_id, self.plan.session_id, place.index)
                 yield Earlier(session_id, PlannedSlice(int(index), place.source_slice), then, now)
-
-    def _ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
-        unit = Unit(self.plan.patient_id, self.plan.session_id, self.plan.slices, 0, 0, settings.members)
-        found = UnitReader(self.cohort, self.growth, settings).read(unit)
-        return list(forecast_unit(unit, found.slices, found.targets, self.engine, settings).values())
 
     def _past(self, settings: ForecastSettings) -> Iterator[tuple[SliceForecast, CohortSlice]]:
         for one in self.earlier:

@@ -18,7 +18,7 @@ import pytest
 
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.evaluation.experiments.experiment import Findings, Picture, Table
-from tumorcast.evaluation.experiments.run import run_experiment
+from tumorcast.evaluation.experiments.run import report_so_far, run_experiment
 from tumorcast.running.dispatch import Tally
 from tumorcast.running.ranks import open_ranks
 
@@ -119,6 +119,28 @@ def test_a_unit_that_stands_is_not_done_again_and_one_that_failed_is(whole: Path
     assert not (tmp_path / "out" / "rows" / "u-3.failed").exists()
 
 
+def test_what_is_done_so_far_is_reported_without_measuring_more(whole: Path, tmp_path: Path) -> None:
+    run_experiment(Squares(), tmp_path / "out")
+    more = Squares(count=8)
+    told = report_so_far(more, tmp_path / "out")
+    assert (told.done, list(told.failed), more.done) == (4, [FAILING], [])
+    assert (
+        "4 measured, 1 failed, **3 not yet: this is a report so far**" in (tmp_path / "out" / "README.md").read_text()
+    )
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["missing"] == 3
+    report_so_far(Squares(), tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_nothing_begun_or_something_else_has_no_report_so_far(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="out: no experiment was begun there; leave out --so-far"):
+        report_so_far(Squares(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run_experiment(Squares(), tmp_path / "out")
+    with pytest.raises(UsageError, match="power"):
+        report_so_far(Squares(power=3), tmp_path / "out")
+
+
 def test_a_row_cut_short_is_made_again(whole: Path, tmp_path: Path) -> None:
     run_experiment(Squares(), tmp_path / "out")
     (tmp_path / "out" / "rows" / "u-1.json").write_text('{"value": ')
@@ -197,6 +219,28 @@ def test_a_folder_of_something_else_is_refused(whole: Path, tmp_path: Path) -> N
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+def test_a_second_run_into_the_same_folder_is_refused_and_the_first_goes_on(whole: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def start_again(unit: str) -> None:
+        with pytest.raises(UsageError) as second:
+            run_experiment(Squares(), tmp_path / "out")
+        refused.append(str(second.value))
+
+    first = Squares(before=start_again)
+    assert run_experiment(first, tmp_path / "out").done == 4
+    assert refused == [refused[0]] * first.count
+    assert refused[0].startswith(f"--out {tmp_path / 'out'}: another run of this experiment writes there; wait for")
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_a_lock_that_a_killed_run_has_left_holds_no_one_up(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    run_experiment(Squares(), tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(whole)
+
+
 def test_an_experiment_of_which_nothing_could_be_measured_says_why(tmp_path: Path) -> None:
     def fail(unit: str) -> None:
         raise InputError("no scans")
@@ -227,6 +271,7 @@ def test_two_ranks_share_the_units_and_find_the_same(
 
 def wait_for_another(out: Path, unit: str) -> None:
     """The first unit ends only when the second stands, which another rank must do meanwhile."""
+    assert (out / ".lock").exists()  # rank 0 holds the folder for both
     while unit == "u-0" and not (out / "rows" / "u-1.json").exists():
         time.sleep(0.01)
 

@@ -77,7 +77,10 @@ class CaseSource:
     patients: int | None = None
 
     def patient_ids(self) -> list[str]:
-        """Those with a case, in the order of the cohort. Raises InputError if there is none."""
+        """Those with a case, in the order of the cohort.
+
+        Raises InputError if there is none, UsageError for settings with a horizon.
+        """
         names = [name for name in self.cohort.patient_ids() if self._case_of(name)]
         if not names:
             raise InputError(f"{self.cohort.path}: no last scan shows a tumour; prepare it from scans with masks")
@@ -92,7 +95,11 @@ class CaseSource:
 
     def _case_of(self, patient_id: str) -> Case | None:
         change = self.settings.relative_change
-        assert change is not None, "the settings ask for a horizon, of which an experiment knows nothing"
+        if change is None:
+            raise UsageError(
+                "the settings ask for a horizon, of which this experiment knows nothing; give relative_change in place "
+                "of horizon_days"
+            )
         return case_of(self.cohort, patient_id, change)
 
     def check_level(self, noise_level: int) -> None:

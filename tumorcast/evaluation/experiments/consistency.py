@@ -27,6 +27,7 @@ from tumorcast.evaluation.experiments.shown import Shown, channel_shown
 from tumorcast.evaluation.judging import Figures, members_of, outside_tumour
 from tumorcast.evaluation.methods import Ratios
 from tumorcast.evaluation.metrics import Mask, average_precision, brier, dice, ssim
+from tumorcast.evaluation.past_targets import targets_from_past
 from tumorcast.evaluation.summary import patient_mean
 from tumorcast.forecasting.ensemble import growth_map
 from tumorcast.forecasting.foresight import foresee
@@ -111,16 +112,10 @@ class Consistency:
         """(M,) what the members aim at."""
         if self.target is TargetMode.TRUTH or not case.known:
             return np.full(self.settings.members, case.ratio)
-        return self._drawn(case)
-
-    def _drawn(self, case: Case) -> Ratios:
-        """Sizes drawn for the later date from the scans up to the present one, as a forecast would have them."""
         pair = case.pair
         series = self.source.cohort.size_series(pair.patient_id, SizeMeasure.VOLUME_MM3)
-        known = series.part(0, int(np.searchsorted(series.days, pair.day, side="right")))
-        horizon = {"horizon_days": pair.later_day - pair.day, "relative_change": None}
-        asked = self.settings.model_copy(update=horizon)
-        return PatientTargets.drawn(self.growth.forecast(known), pair.day, asked).area_ratio
+        drawn = targets_from_past(self.growth, series, self.settings, day=pair.day, later_day=pair.later_day)
+        return drawn.area_ratio
 
     def _forecast(self, case: Case, ratios: Ratios) -> SliceForecast:
         return case.forecast(self.source.engine, self.settings, ratios)

@@ -1,9 +1,12 @@
 """The folder of an experiment: what it was made of, a row a unit with its pictures, and why units failed.
 
 OUT/experiment.json, OUT/rows/UNIT.json, OUT/rows/UNIT/ and OUT/rows/UNIT.failed. A unit is done when its row stands.
+OUT/.lock is there while a run goes on.
 """
 
+import fcntl
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -17,6 +20,7 @@ from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.evaluation.judging import Figures
 from tumorcast.provenance import refuse_other
+from tumorcast.running.ledger import NO_LOCKS
 
 NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 OURS = (".json", ".failed")
@@ -54,14 +58,60 @@ class ResultFolder:
         """Where it is told what the results are made of."""
         return self.out / "experiment.json"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other run may write here within the block.
+
+        Raises UsageError if one does, or if the folder is not one of an experiment, nor empty. The lock goes with the
+        process, however that ends. Where the file system has no locks there is none.
+        """
+        self._refuse_foreign()
+        path = self.out / ".lock"
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as fault:
+            raise StorageError(f"{path}: cannot be written ({fault.strerror}); give --out a writable folder") from None
+        try:
+            self._lock(descriptor)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.fstat(descriptor).st_nlink > 0  # else a run that has just ended removed the file
+        except BlockingIOError:
+            free = False
+        except OSError as fault:
+            if fault.errno not in NO_LOCKS:
+                raise
+            return
+        if not free:
+            raise UsageError(
+                f"--out {self.out}: another run of this experiment writes there; wait for its end or stop it, or give "
+                "another folder"
+            )
+
+    def _refuse_foreign(self) -> None:
+        if self.record.exists() or not self.out.exists():
+            return
+        if not self.out.is_dir() or any(_seen(path) for path in self.out.iterdir()):
+            raise UsageError(f"--out {self.out}: not empty, and no experiment was begun there; give a new folder")
+
     def open(self, made_of: dict[str, Any]) -> None:
-        """Begin, or go on. Raises UsageError if it holds something else, InputError if that cannot be told."""
+        """Begin, for which it must be held, or go on.
+
+        Raises UsageError if it holds something else, InputError if that cannot be told.
+        """
         text = json.dumps(made_of, indent=1) + "\n"
         if self.record.exists():
             refuse_other(self.out, self._made_of(), json.loads(text))
             return
-        if self.out.exists() and (not self.out.is_dir() or any(_seen(path) for path in self.out.iterdir())):
-            raise UsageError(f"--out {self.out}: not empty, and no experiment was begun there; give a new folder")
         with written_whole(self.record) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

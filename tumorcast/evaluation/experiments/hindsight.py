@@ -83,10 +83,7 @@ class RememberingCase(PatientCase):
     followed: Followed
     made: dict[ForecastSettings, list[SliceForecast]] = field(default_factory=dict)
 
-    def _ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
-        return self.remembered(settings)
-
-    def remembered(self, settings: ForecastSettings) -> list[SliceForecast]:
+    def ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
         """The forecast under these settings, made once."""
         if settings not in self.made:
             self.made[settings] = self.followed.forecast(self.engine, self.aim.draw(settings), settings)
@@ -187,7 +184,7 @@ class _Trial:
 
     def _worth(self, settings: ForecastSettings, seeds: int) -> dict[str, float]:
         """Means over slices and seeds of what forecasts turned out to be worth, and their score."""
-        runs = [self.case.remembered(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
+        runs = [self.case.ahead(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
         engine, batch = self.case.engine, settings.batch
         figures = mean_figures([judged_together(self.case.followed, run, engine, batch=batch) for run in runs])
         return figures | {"score": truth_score(figures)}
@@ -202,6 +199,6 @@ class _Trial:
         if self.settings.paper_members:
             wanted[PAPER] = self._paper
         channel = channel_shown(self.case.cohort.contrasts)
-        made = {name: self.case.remembered(settings)[0] for name, settings in wanted.items()}
+        made = {name: self.case.ahead(settings)[0] for name, settings in wanted.items()}
         images = {name: (one.mean[channel], one.tumour) for name, one in made.items()}
         Shown.of(self.case.followed.pairs[0], images, channel).save(self.pictures)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.evaluation.archive_summary import _nrmse, _r_squared, _relative_error
 from tumorcast.evaluation.experiments.experiment import Findings, Picture, Table
 from tumorcast.evaluation.experiments.size_methods import SizeMethod, forecast_by
 from tumorcast.evaluation.experiments.size_scores import SizeData, cell, column, compared, scored
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate, difference, estimate, known, mean_of, median_of
+from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
 from tumorcast.forecasting.targets import growth_curve
 from tumorcast.growth.equivalents import to_log
 from tumorcast.growth.model import GrowthModel
@@ -108,10 +108,10 @@ def summary_of(rows: Sequence[Figures], method: SizeMethod) -> dict[str, Estimat
     told, truth = _values(rows, method, "median"), column(rows, lambda row: row["observed"])
     both, name = np.stack([told, truth], axis=1), rows[0]["size_name"]
     return {
-        "r2": estimate(both, _r_squared),
-        "r2_log": estimate(to_log(both, name), _r_squared),
-        "nrmse": estimate(both, _nrmse),
-        "median_relative_error": estimate(known(_relative_error(told, truth)), np.median),
+        "r2": estimate(both, r_squared),
+        "r2_log": estimate(to_log(both, name), r_squared),
+        "nrmse": estimate(both, nrmse),
+        "median_relative_error": estimate(known(relative_error(told, truth)), np.median),
         "error": mean_of(_loss(rows, method, "error")),
         "coverage90": mean_of(_values(rows, method, "covered")),
         "width90": median_of(_values(rows, method, "width")),

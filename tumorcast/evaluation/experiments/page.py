@@ -22,8 +22,10 @@ def write_report(
     findings: Findings,
     rows: dict[str, Figures],
     failed: dict[str, str],
+    *,
+    missing: int = 0,
 ) -> None:
-    """Write everything but the rows to the experiment's folder. failed: reasons by unit."""
+    """Write everything but the rows to the experiment's folder. failed: reasons by unit; missing: not yet measured."""
     out, made_of = folder.out, experiment.made_of()
     for number, table in enumerate(findings.tables, start=1):
         _write_csv(out / csv_name(number), table)
@@ -37,17 +39,22 @@ def write_report(
         "answer": findings.answer,
         "figures": findings.figures,
         "failed": failed,
+        "missing": missing,
         "units": rows,
     }
     _write(out / "figures.json", json.dumps(plain(told), indent=1) + "\n")
-    _write(out / "README.md", page(experiment.name, made_of, findings, len(rows), failed))
+    _write(out / "README.md", page(experiment.name, made_of, findings, (len(rows), missing), failed))
 
 
-def page(name: str, made_of: dict[str, Any], findings: Findings, done: int, failed: dict[str, str]) -> str:
-    """The page. done: how many units could be measured; failed: reasons by unit."""
+def page(
+    name: str, made_of: dict[str, Any], findings: Findings, counts: tuple[int, int], failed: dict[str, str]
+) -> str:
+    """The page. counts: of units that were measured, and that still have to be; failed: reasons by unit."""
+    done, missing = counts
+    unfinished = f", **{missing} not yet: this is a report so far**" if missing else ""
     parts = [
         f"# Experiment `{name}`\n\n{findings.answer}\n\n**For research; not a medical device.** Units: {done} "
-        f"measured, {len(failed)} failed. Every figure stands in [figures.json](figures.json).\n",
+        f"measured, {len(failed)} failed{unfinished}. Every figure stands in [figures.json](figures.json).\n",
         *(_table(number, table) for number, table in enumerate(findings.tables, start=1)),
         *(f"![{picture.name}]({png_name(picture)})\n\n{picture.caption}\n" for picture in findings.pictures),
         _failures(failed),

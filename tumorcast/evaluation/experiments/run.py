@@ -8,9 +8,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from tumorcast.errors import InputError, StoppedError
 from tumorcast.evaluation.experiments.experiment import Experiment, Findings
 from tumorcast.evaluation.experiments.folder import ResultFolder, check_names
 from tumorcast.evaluation.experiments.page import write_report
+from tumorcast.evaluation.judging import Figures
 from tumorcast.records import PatientOutcome
 from tumorcast.running.dispatch import STOPPED, UNITS_OF_PATIENCE, Counter, Desk, News, Tally, Tickets
 from tumorcast.running.outcomes import attempt
@@ -52,28 +55,43 @@ def run_experiment(
 ) -> RunResult:
     """Measure every unit whose row does not stand, then write the report to `out`. Every rank must call it.
 
-    Raises UsageError if `out` was made of something else, InputError if no unit could be measured.
+    Raises UsageError if `out` was made of something else or another run writes there, InputError if no unit could be
+    measured.
     """
     folder = ResultFolder(out)
-    units, left = ranks.from_root(_begin(experiment, folder) if ranks.is_root else None)
-    end = ranks.from_root(job_end(os.environ) if ranks.is_root else None)
-    stopping = Stopping(end, grace_seconds(os.environ))
-    worker = partial(_Worker, experiment, folder, units, stopping)
-    with stopping.heeded():
-        if not ranks.is_root:
-            return RunResult(worker(Counter(ranks)).work())
-        patience_ms = round(1000 * LONGEST_UNIT_SECONDS / UNITS_OF_PATIENCE)
-        with Desk(np.array(left, np.int64), ranks, report, longest_ms=patience_ms) as desk:
-            stopped = worker(desk).work()
-            desk.wait_for_the_others()
-    return _settled(experiment, folder, units, stopped=stopped or desk.stopping)
+    with ExitStack() as until_the_end:
+        units, left = ranks.from_root(_begin(experiment, folder, until_the_end) if ranks.is_root else None)
+        end = ranks.from_root(job_end(os.environ) if ranks.is_root else None)
+        stopping = Stopping(end, grace_seconds(os.environ))
+        worker = partial(_Worker, experiment, folder, units, stopping)
+        with stopping.heeded():
+            if not ranks.is_root:
+                return RunResult(worker(Counter(ranks)).work())
+            patience_ms = round(1000 * LONGEST_UNIT_SECONDS / UNITS_OF_PATIENCE)
+            with Desk(np.array(left, np.int64), ranks, report, longest_ms=patience_ms) as desk:
+                stopped = worker(desk).work()
+                desk.wait_for_the_others()
+        return _settled(experiment, folder, units, stopped=stopped or desk.stopping)
 
 
-def _begin(experiment: Experiment, folder: ResultFolder) -> tuple[list[str], list[int]]:
-    """Every unit, and the numbers of those that are left to do."""
+def report_so_far(experiment: Experiment, out: Path) -> RunResult:
+    """Measure nothing: report on the units that are done, also while a run is at work on the others.
+
+    Raises UsageError if `out` was made of something else, InputError if nothing was begun or no unit is done.
+    """
+    folder = ResultFolder(out)
+    if not folder.record.exists():
+        raise InputError(f"{out}: no experiment was begun there; leave out --so-far")
+    folder.open(_record_of(experiment))
+    return _reported(experiment, folder, experiment.units())
+
+
+def _begin(experiment: Experiment, folder: ResultFolder, until_the_end: ExitStack) -> tuple[list[str], list[int]]:
+    """Hold the folder for all ranks. Returns every unit, and the numbers of those that are left to do."""
     units = list(experiment.units())
     check_names(units)
-    folder.open({"experiment": experiment.name, "version": VERSION} | experiment.made_of())
+    until_the_end.enter_context(folder.held())
+    folder.open(_record_of(experiment))
     folder.forget_failures()
     return units, [number for number, unit in enumerate(units) if folder.row(unit) is None]
 
@@ -123,17 +141,32 @@ class _Worker:
             return json.dumps(self.experiment.measure(unit, pictures))
 
 
+def _record_of(experiment: Experiment) -> dict[str, Any]:
+    return {"experiment": experiment.name, "version": VERSION} | experiment.made_of()
+
+
 def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str], *, stopped: bool) -> RunResult:
     """What came of all units, and the report if they are all through."""
-    rows = {unit: row for unit in units if (row := folder.row(unit)) is not None}
-    failed = {unit: why for unit in units if (why := folder.reason_of_failure(unit)) is not None}
+    rows, failed = _found(folder, units)
     if stopped or len(rows) + len(failed) < len(units):
         return RunResult(True, len(rows), failed)
+    return _reported(experiment, folder, units)
+
+
+def _reported(experiment: Experiment, folder: ResultFolder, units: Sequence[str]) -> RunResult:
+    """Write the report of what there is. Raises InputError if that is nothing."""
+    rows, failed = _found(folder, units)
     if not rows:
         shown = "; ".join(f"{unit}: {failed[unit]}" for unit in list(failed)[:SHOWN_REASONS])
         raise InputError(
             f"{folder.out}: none of {len(units)} units could be measured; {shown or 'give other patients'}"
         )
     findings = experiment.report(rows, folder.rows)
-    write_report(folder, experiment, findings, rows, failed)
+    write_report(folder, experiment, findings, rows, failed, missing=len(units) - len(rows) - len(failed))
     return RunResult(False, len(rows), failed, findings)
+
+
+def _found(folder: ResultFolder, units: Sequence[str]) -> tuple[dict[str, Figures], dict[str, str]]:
+    """By unit, the rows that stand, and why others failed."""
+    rows = {unit: row for unit in units if (row := folder.row(unit)) is not None}
+    return rows, {unit: why for unit in units if (why := folder.reason_of_failure(unit)) is not None}
