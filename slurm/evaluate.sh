@@ -1,27 +1,31 @@
 #!/usr/bin/env bash
 # Judge an archive of forecasts against the scans that came, on one node; `tumorcast evaluate` does the work.
-#
-#   sbatch slurm/evaluate.sh MAPS --truth COHORT --out FOLDER …     from the checkout, options as of tumorcast evaluate
-#
+# Usage: sbatch slurm/evaluate.sh [--dry-run] MAPS --truth COHORT --out FOLDER …, as `tumorcast evaluate` takes it.
 # No GPU is needed, except for unguided diffusion: sbatch --gres=gpu:1 slurm/evaluate.sh … --model BUNDLE --provider cuda
-# The job ends as the command does: 0; 1 if some patients failed; 2 to 4 if it could not be done.
+# The job ends as the command does. It is also the job of forecast_cohort.sh --submit --truth COHORT.
 #SBATCH --job-name=tumorcast-evaluate
 #SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 #SBATCH --nodes=1
-#SBATCH --ntasks=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
 set -euo pipefail
 
-if ! command -v srun >/dev/null; then
-    echo "evaluate: srun is needed, and not found; submit this with sbatch, or run bin/tumorcast evaluate itself" >&2
+# SLURM runs a copy of this file, which has nothing beside it: the project is where the job's command was.
+home=${TUMORCAST_HOME:-$(dirname "${BASH_SOURCE[0]}")/..}
+if [[ ! -f $home/slurm/lib/main.bash ]]; then
+    home=$(scontrol show job "${SLURM_JOB_ID:-0}" | sed -n 's/^ *Command=//p')
+    home=${home%%/slurm/evaluate.sh*}
+fi
+[[ -f $home/slurm/lib/main.bash ]] || home=${SLURM_SUBMIT_DIR:-$PWD}
+if [[ ! -f $home/slurm/lib/main.bash ]]; then
+    echo "evaluate: the project was not found; set TUMORCAST_HOME to its folder" >&2
     exit 2
 fi
-if [[ ! -x bin/tumorcast ]]; then # sbatch runs a copy of this file: only the working folder tells where the checkout is
-    echo "evaluate: no bin/tumorcast here; submit it from the checkout" >&2
-    exit 2
-fi
-
-cores=${SLURM_CPUS_PER_TASK:-8} # srun does not take it over from sbatch
-export OMP_NUM_THREADS=$cores
-srun --ntasks=1 --cpus-per-task="$cores" bin/tumorcast evaluate --json "$@"
+home=$(cd "$home" && pwd)
+# shellcheck source=slurm/lib/main.bash
+source "$home/slurm/lib/main.bash"
+run_either evaluate 'an archive, --truth and --out' "$@"

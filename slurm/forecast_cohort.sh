@@ -5,14 +5,18 @@
 #   slurm/forecast_cohort.sh --submit SOURCE --out FOLDER …    a job for each step, each after the one before
 #   slurm/forecast_cohort.sh --dry-run [--submit] …            only print what would be submitted and run
 #
-# SOURCE: a folder of scans, a sessions.csv, or a cohort.h5. FOLDER gets cohort.h5, growth.h5, bundle/ and maps.h5.
+# SOURCE: a folder of scans, a sessions.csv, or a cohort.h5. FOLDER gets cohort.h5, growth.h5, bundle/ and maps.h5; where
+# they are asked for, evaluation/ and report/.
 #
 #   --model PATH             an engine bundle, or RUN folders (repeat), which are exported first
 #   --horizon-days D         forecast D days after the last scan; or
 #   --relative-change R      aim at the present area times 1 + R; then no growth is fitted
 #   --clinical TABLE         scan days and treatment
 #   --members M, --provider cuda|tensorrt|torch|cpu (default cuda), --size-column NAME (default area_mm2)
-#   --prepare-options '…', also --fit-options, --export-options, --forecast-options, --merge-options: of that command
+#   --truth COHORT           evaluate the maps against the later scans in this cohort file
+#   --report                 write the HTML report, with the evaluation if there is one
+#   --prepare-options '…', also --fit-…, --export-…, --forecast-…, --merge-…, --evaluate-… and --report-options: of that
+#                            command
 #
 # Every option is also a variable, as TUMORCAST_HORIZON_DAYS: docs/slurm.md. Resources: options of sbatch before the
 # script (sbatch --nodes=2 --gres=gpu:4 …), and with --submit TUMORCAST_SBATCH, TUMORCAST_FORECAST_SBATCH ….

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The first step alone: read a cohort's scans into FOLDER/cohort.h5, on the cores of one node.
+# The first step alone: read a cohort's scans into FOLDER/cohort.h5, on the cores of one node; with
+# TUMORCAST_PREPARE_RANKS_PER_NODE over ranks of all nodes, as is worth it with --prepare-options '--register rigid'.
 # Usage: sbatch slurm/prepare.sh OPTIONS, those of forecast_cohort.sh
 #SBATCH --job-name=tumorcast-prepare
 #SBATCH --output=%x-%j.out

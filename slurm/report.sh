@@ -1,26 +1,31 @@
 #!/usr/bin/env bash
-# Write the HTML report of an archive of forecasts, a rank a core; `tumorcast report` does the work.
-#
-#   sbatch slurm/report.sh MAPS --out FOLDER …     from the checkout, options as of tumorcast report
-#
-# The job ends as the command does: 0; 1 if some pages failed; 2 to 4 if it could not be done.
+# Write the HTML report of an archive of forecasts, on a rank a core of any number of nodes; `tumorcast report` does the
+# work. TUMORCAST_REPORT_RANKS_PER_NODE: other than a rank a core.
+# Usage: sbatch slurm/report.sh [--dry-run] MAPS --out FOLDER …, as `tumorcast report` takes it.
+# The job ends as the command does. It is also the job of forecast_cohort.sh --submit --report.
 #SBATCH --job-name=tumorcast-report
 #SBATCH --output=%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 #SBATCH --nodes=1
-#SBATCH --ntasks=8
-#SBATCH --cpus-per-task=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
 #SBATCH --time=01:00:00
 set -euo pipefail
 
-if ! command -v srun >/dev/null; then
-    echo "report: srun is needed, and not found; submit this with sbatch, or run bin/tumorcast report itself" >&2
+# SLURM runs a copy of this file, which has nothing beside it: the project is where the job's command was.
+home=${TUMORCAST_HOME:-$(dirname "${BASH_SOURCE[0]}")/..}
+if [[ ! -f $home/slurm/lib/main.bash ]]; then
+    home=$(scontrol show job "${SLURM_JOB_ID:-0}" | sed -n 's/^ *Command=//p')
+    home=${home%%/slurm/report.sh*}
+fi
+[[ -f $home/slurm/lib/main.bash ]] || home=${SLURM_SUBMIT_DIR:-$PWD}
+if [[ ! -f $home/slurm/lib/main.bash ]]; then
+    echo "report: the project was not found; set TUMORCAST_HOME to its folder" >&2
     exit 2
 fi
-if [[ ! -x .venv/bin/python ]]; then # sbatch runs a copy of this file: only the working folder tells where the checkout is
-    echo "report: no .venv/bin/python here; submit it from the checkout" >&2
-    exit 2
-fi
-
-export OMP_NUM_THREADS=1
-srun --ntasks="${SLURM_NTASKS:-8}" --cpus-per-task=1 --mpi="${TUMORCAST_MPI:-pmix}" \
-    .venv/bin/python -m mpi4py -m tumorcast report --json "$@"
+home=$(cd "$home" && pwd)
+# shellcheck source=slurm/lib/main.bash
+source "$home/slurm/lib/main.bash"
+run_either report 'an archive and --out' "$@"

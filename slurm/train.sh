@@ -34,12 +34,9 @@ case ${1:-} in
 --dry-run) dry_run=1 && shift ;;
 esac
 (($#)) || refuse "give a network and a cohort, as tumorcast train takes them; see --help"
-check_number TUMORCAST_MAX_REQUEUES
-check_number TUMORCAST_TRAIN_RANKS_PER_NODE
 read_site
-python=()
-read_words python "${TUMORCAST_PYTHON:-}" TUMORCAST_PYTHON
-((${#python[@]})) || python=("$home/.venv/bin/python")
+check_numbers
+name_python
 
 nodes=${SLURM_JOB_NUM_NODES:-1} cores=$(cores_a_node) ranks=${TUMORCAST_TRAIN_RANKS_PER_NODE:-$(gpus_a_node)}
 threads=$((cores / ranks > 0 ? cores / ranks : 1))
@@ -56,9 +53,6 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS=$threads
 heed_signals
-code=0 step=train finished=1 # what was trained before a requeue is kept, so another start is of use
-run_watched "${launch[@]}" || code=$?
-step=
-((signals == 0 || code < 128)) || code=$STOPPED # a signal ended it before it could listen
-say "train: ended with $code, $(date '+%F %T')"
+code=0
+run_heard train "${launch[@]}" || code=$?
 end_job train "$code"

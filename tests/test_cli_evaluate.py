@@ -1,8 +1,6 @@
 """The command evaluate as a user starts it, on a forecast of random networks."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,23 +128,3 @@ def test_an_archive_of_another_version_is_refused(maps: Path, blob_cohort: Path,
     result = invoke("evaluate", other, "--truth", blob_cohort, "--out", tmp_path / "found")
     assert isinstance(result.exception, InputError)
     assert "format_version 1, and this tumorcast reads 2; make it again" in str(result.exception)
-
-
-def test_the_job_of_a_cluster_is_the_command(tmp_path: Path) -> None:
-    """srun is stood in for by a program that says what it is to run."""
-    script = Path(__file__).parents[1] / "slurm" / "evaluate.sh"
-    for name in ("srun", "bin/tumorcast"):
-        program = tmp_path / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS threads: $*"\nexit 3\n')
-        program.chmod(0o755)
-    there = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "5"}
-    words = ["bash", str(script), "maps.h5", "--truth", "later scans.h5", "--out", "found"]
-    done = subprocess.run(words, cwd=tmp_path, env=there, capture_output=True, text=True, check=False)
-    expected = "--ntasks=1 --cpus-per-task=5 bin/tumorcast evaluate --json maps.h5 --truth later scans.h5 --out found"
-    assert (done.returncode, done.stdout) == (3, f"5 threads: {expected}\n")
-    (tmp_path / "bin" / "tumorcast").unlink()
-    done = subprocess.run(words, cwd=tmp_path, env=there, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "evaluate: no bin/tumorcast here; submit it from the checkout\n")
-    shellcheck = str(Path(sys.executable).parent / "shellcheck")
-    assert subprocess.run([shellcheck, str(script)], check=False).returncode == 0

@@ -21,6 +21,17 @@ stop_step() { # forecast ends what it has in hand; the others write at their end
     esac
 }
 
+run_heard() { # STEP COMMAND…: run it, and tell when; returns its exit code, STOPPED for one that a signal ended
+    local code=0
+    say "$1: begins, $(date '+%F %T')"
+    step=$1
+    run_watched "${@:2}" || code=$?
+    step=
+    ((signals == 0 || code < 128)) || code=$STOPPED # it was ended before it could listen
+    say "$1: ended with $code, $(date '+%F %T')"
+    return "$code"
+}
+
 run_watched() { # COMMAND…: run it beside this shell, which can hear signals meanwhile; returns its exit code
     local code=0 heard=-1
     "$@" &
@@ -52,14 +63,7 @@ run_step() { # STEP: unless what it writes stands. Returns its exit code: 0, 1 w
     ((signals == 0)) || return "$STOPPED"
     launch_of "$1"
     export OMP_NUM_THREADS=$threads # a rank can see more cores where the site does not bind it to its own
-    say "$1: begins, $(date '+%F %T')"
-    step=$1
-    run_watched "${launch[@]}" "${arguments[@]}" "${cores_of_step[@]}" || code=$?
-    step=
-    if ((signals > 0 && code >= 128)); then
-        code=$STOPPED # a signal ended it before it could listen
-    fi
-    say "$1: ended with $code, $(date '+%F %T')"
+    run_heard "$1" "${launch[@]}" "${arguments[@]}" "${cores_of_step[@]}" || code=$?
     ((code > 1)) || keep_code "$1" "$code"
     return "$code"
 }
@@ -73,6 +77,15 @@ keep_code() { # STEP CODE: a job that is requeued must know it, and that the opt
 
 kept_code() { # STEP: the code it ended with; 0 for a file that was given
     head -n 1 "$TUMORCAST_OUT/steps/$1" 2>/dev/null || echo 0
+}
+
+is_kept() { # STEP FILE…: whether it ended with these options, and after each of the files was written
+    local kept=$TUMORCAST_OUT/steps/$1 file arguments
+    arguments_of "$1"
+    [[ $(tail -n +2 "$kept" 2>/dev/null) == "${arguments[*]@Q}" ]] || return 1
+    for file in "${@:2}"; do
+        [[ $kept -nt $file ]] || return 1
+    done
 }
 
 check_kept() { # STEP: refuses what was made with other options
@@ -101,7 +114,7 @@ why_no_requeue() { # STEP: the reason; fails where there is none
         echo "the job is ${state:-unknown}"
     elif ((${SLURM_RESTART_COUNT:-0} >= most)); then
         echo "it was $most times (TUMORCAST_MAX_REQUEUES)"
-    elif [[ $1 != forecast ]] && ((finished == 0)); then
+    elif [[ $1 != @(forecast|experiment|train) ]] && ((finished == 0)); then # these keep what they did
         echo "it begins anew at every start and needs more than the job's time; give it more (sbatch --time)"
     else
         return 1

@@ -16,6 +16,7 @@ run_script() { # WHAT ARGUMENTS…: a step, or "cohort" for all of them
     read_options "$@"
     check_options
     name_files
+    [[ -n $dry_run ]] || check_truth
     [[ $what != cohort ]] || readarray -t steps < <(steps_needed)
     if [[ -n $submit ]]; then
         submit_chain "${steps[@]}"
@@ -24,6 +25,38 @@ run_script() { # WHAT ARGUMENTS…: a step, or "cohort" for all of them
     else
         run_steps "${steps[@]}"
     fi
+}
+
+run_either() { # STEP NEEDED ARGUMENTS…: as a job of a chain, or else the command alone, which takes its own options
+    if [[ ${!#} == --in-chain ]]; then
+        run_script "$1" "${@:3}"
+    else
+        run_alone "$@"
+    fi
+}
+
+run_alone() { # COMMAND NEEDED ARGUMENTS…: a command of tumorcast in this job. NEEDED: in words, what it must be given
+    local name=$1 needed=$2 code=0 launch cores_of_step threads
+    shift 2
+    case ${1:-} in
+    -h | --help) usage && exit 0 ;;
+    --dry-run) dry_run=1 && shift ;;
+    esac
+    (($#)) || refuse "give $needed, as tumorcast $name takes them; see --help"
+    read_site
+    check_numbers
+    name_python
+    launch_of "$name"
+    launch+=("$name" "$@" --json)
+    if [[ -n $dry_run ]]; then
+        print_command "${launch[@]}"
+        exit 0
+    fi
+    check_job "submit with sbatch; --dry-run shows what it runs"
+    begin_job
+    export OMP_NUM_THREADS=$threads
+    run_heard "$name" "${launch[@]}" || code=$?
+    end_job "$name" "$code"
 }
 
 read_site() { # what the site needs first, as `module load`; the file may also set the variables
@@ -37,12 +70,9 @@ read_site() { # what the site needs first, as `module load`; the file may also s
 
 run_steps() { # STEP…: one after another, in this job; ends with 1 if some patients failed in any
     local code worst=0 name
-    [[ -n ${SLURM_JOB_ID:-} ]] || refuse "there is no SLURM job here; submit with sbatch, or --submit; --dry-run shows"
-    command -v "${python[0]}" >/dev/null || refuse "${python[0]}: not found; run bin/setup, or set TUMORCAST_PYTHON"
+    check_job "submit with sbatch, or --submit; --dry-run shows"
     mkdir -p "$TUMORCAST_OUT/steps"
-    heed_signals
-    find_bundled_mpi
-    tell_time_left
+    begin_job
     for name in "$@"; do
         code=0
         run_step "$name" || code=$?
@@ -53,16 +83,28 @@ run_steps() { # STEP…: one after another, in this job; ends with 1 if some pat
 }
 
 code_of_job() { # CODE LAST_STEP: of a chain's jobs the last one tells that patients failed; the others would stop it
-    local name
-    if [[ -n $in_chain ]]; then
-        echo 0
-    elif [[ $2 == merge ]]; then
-        for name in prepare fit forecast merge; do
+    local name needed
+    readarray -t needed < <(steps_needed)
+    if [[ $2 == "${needed[-1]}" ]]; then
+        for name in "${needed[@]}"; do
             kept_code "$name"
         done | sort -n | tail -n 1
+    elif [[ -n $in_chain ]]; then
+        echo 0
     else
         echo "$1"
     fi
+}
+
+check_job() { # REMEDY: refuses where there is no job, or no Python in it
+    [[ -n ${SLURM_JOB_ID:-} ]] || refuse "there is no SLURM job here; $1"
+    command -v "${python[0]}" >/dev/null || refuse "${python[0]}: not found; run bin/setup, or set TUMORCAST_PYTHON"
+}
+
+begin_job() { # what every job needs before its first step
+    heed_signals
+    find_bundled_mpi
+    tell_time_left
 }
 
 find_bundled_mpi() { # PyPI's Open MPI needs these under srun, as its mpirun would set them. Not where the site's is named
@@ -99,8 +141,7 @@ submission_of() { # STEP PREVIOUS_JOB: fills `command`
     command+=(${2:+--dependency="afterok:$2" --kill-on-invalid-dep=yes})
     read_words command "${TUMORCAST_SBATCH:-}" TUMORCAST_SBATCH
     read_words command "${for_step:-}" "TUMORCAST_${1^^}_SBATCH"
-    command+=("$home/slurm/$1.sh" "${given[@]}")
-    [[ $1 == merge ]] || command+=(--in-chain)
+    command+=("$home/slurm/$1.sh" "${given[@]}" --in-chain)
 }
 
 print_steps() { # WHAT STEP…: what would be submitted, and what the job would run

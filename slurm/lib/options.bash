@@ -30,6 +30,7 @@ read_options() { # ARGUMENTS…
         case $1 in
         -h | --help) usage && exit 0 ;;
         --submit | --dry-run | --in-chain) read_switch "$1" ;;
+        --report) TUMORCAST_REPORT=1 && given+=("$1") ;;
         --*) read_value "$@" && taken=2 ;;
         *) TUMORCAST_SOURCE=$1 && given+=("$1") ;;
         esac
@@ -46,7 +47,8 @@ read_switch() { # OPTION: fills submit, dry_run or in_chain
 read_value() { # OPTION VALUE …: fills the variable that is named like the option
     case $1 in
     --model | --out | --clinical | --horizon-days | --relative-change | --members | --provider | --size-column) ;;
-    --prepare-options | --fit-options | --export-options | --forecast-options | --merge-options) ;;
+    --truth | --prepare-options | --fit-options | --export-options | --forecast-options | --merge-options) ;;
+    --evaluate-options | --report-options) ;;
     *) refuse "$1: no such option; options of a step go in quotes, as --forecast-options '--max-slices 2'; see --help" ;;
     esac
     (($# > 1)) || refuse "$1: its value is missing"
@@ -78,9 +80,21 @@ check_options() { # ends with 2 where something is missing, or contradicts itsel
     days | change) ;;
     *) refuse "give one of --horizon-days and --relative-change" ;;
     esac
+    [[ ${TUMORCAST_REPORT:-0} == [01] ]] || refuse "TUMORCAST_REPORT=$TUMORCAST_REPORT: give 1, or leave it out"
+    check_numbers
+}
+
+check_truth() { # an evaluation comes last: what it cannot do without is looked for first. Prepare may be to make it
+    [[ -z ${TUMORCAST_TRUTH:-} || $TUMORCAST_TRUTH == "$cohort" || -f $TUMORCAST_TRUTH ]] ||
+        refuse "--truth $TUMORCAST_TRUTH: no such file; give a cohort file with the later scans"
+}
+
+check_numbers() {
+    local step
     check_number TUMORCAST_MAX_REQUEUES
-    check_number TUMORCAST_FIT_RANKS_PER_NODE
-    check_number TUMORCAST_FORECAST_RANKS_PER_NODE
+    for step in PREPARE FIT FORECAST REPORT EXPERIMENT TRAIN; do
+        check_number "TUMORCAST_${step}_RANKS_PER_NODE"
+    done
 }
 
 check_number() { # VARIABLE: where it is set, it must be a whole number

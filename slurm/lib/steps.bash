@@ -8,9 +8,15 @@ name_files() { # fills the names of every file, after the options are read
     esac
     growth=$TUMORCAST_OUT/growth.h5
     maps=$TUMORCAST_OUT/maps.h5
+    evaluation=$TUMORCAST_OUT/evaluation
+    report=$TUMORCAST_OUT/report
     provider=${TUMORCAST_PROVIDER:-cuda}
     bundle=("$TUMORCAST_OUT/bundle")
     needs_export || bundle=("${models[@]}")
+    name_python
+}
+
+name_python() { # fills `python`
     python=()
     read_words python "${TUMORCAST_PYTHON:-}" TUMORCAST_PYTHON
     ((${#python[@]})) || python=("$home/.venv/bin/python")
@@ -20,20 +26,28 @@ needs_export() { # whether the model is RUN folders, and they are to run in ONNX
     [[ ${#models[@]} -gt 1 || ! -f ${models[0]}/manifest.json ]] && [[ $provider != torch ]]
 }
 
-steps_needed() { # the steps from the source to the maps, a line each
+steps_needed() { # the steps from the source to the maps and what is made of them, a line each
     [[ $cohort == "$TUMORCAST_SOURCE" ]] || echo prepare
     [[ -n ${TUMORCAST_RELATIVE_CHANGE:-} ]] || echo fit
     needs_export && echo export
     printf '%s\n' forecast merge
+    [[ -z ${TUMORCAST_TRUTH:-} ]] || echo evaluate
+    [[ ${TUMORCAST_REPORT:-0} == 0 ]] || echo report
 }
 
-is_done() { # STEP: whether what it writes stands. Whole files are renamed to their name; forecast looks for itself
+is_done() { # STEP: whether what it writes stands. Whole files are renamed to their name; forecast looks for itself.
+    # Evaluation and report take minutes: they are made anew where they are not of these maps and options.
     case $1 in
     prepare) [[ -f $cohort ]] ;;
     fit) [[ -f $growth ]] ;;
     export) [[ -f ${bundle[0]}/manifest.json ]] ;;
     forecast) false ;;
     merge) [[ -f $maps && ! -f $maps.parts/run.json ]] ;;
+    evaluate) is_done merge && [[ -f $evaluation/evaluation.json ]] && is_kept evaluate "$maps" "$TUMORCAST_TRUTH" ;;
+    report)
+        is_done merge && { [[ -z ${TUMORCAST_TRUTH:-} ]] || is_done evaluate; } && [[ -f $report/index.html ]] &&
+            is_kept report "$maps" "$TUMORCAST_OUT/steps/evaluate"
+        ;;
     esac
 }
 
@@ -56,24 +70,37 @@ arguments_of() { # STEP: fills `arguments`, the command without python and cores
         arguments+=(${TUMORCAST_MEMBERS:+--members "$TUMORCAST_MEMBERS"})
         ;;
     merge) arguments=(archive merge "$maps.parts" --out "$maps") ;;
+    evaluate) arguments=(evaluate "$maps" --truth "$TUMORCAST_TRUTH" --out "$evaluation") ;;
+    report)
+        arguments=(report "$maps" --out "$report" ${TUMORCAST_HORIZON_DAYS:+--growth "$growth"})
+        arguments+=(${TUMORCAST_TRUTH:+--evaluation "$evaluation"})
+        ;;
     esac
     read_words arguments "${of_step:-}" "TUMORCAST_${1^^}_OPTIONS"
 }
 
 launch_of() { # STEP: fills `launch`, the srun and python that the arguments follow, and `threads`, the cores of a rank
-    local nodes=${SLURM_JOB_NUM_NODES:-1} cores ranks
+    local -n ranks=TUMORCAST_${1^^}_RANKS_PER_NODE
+    local nodes=${SLURM_JOB_NUM_NODES:-1} cores
     cores=$(cores_a_node)
-    threads=$cores
+    threads=$cores cores_of_step=()
     case $1 in
-    fit) launch_ranks "$nodes" "${TUMORCAST_FIT_RANKS_PER_NODE:-$cores}" "$cores" ;;
-    forecast)
-        ranks=$(gpus_a_node)
-        launch_ranks "$nodes" "${TUMORCAST_FORECAST_RANKS_PER_NODE:-$ranks}" "$cores"
+    fit | report) launch_ranks "$nodes" "${ranks:-$cores}" "$cores" ;;
+    forecast | experiment) launch_ranks "$nodes" "${ranks:-$(gpus_a_node)}" "$cores" ;;
+    prepare)
+        if [[ -n ${ranks:-} ]]; then
+            launch_ranks "$nodes" "$ranks" "$cores"
+        else
+            launch_alone "$cores"
+            cores_of_step=(--jobs "$cores")
+        fi
         ;;
-    *) launch=(srun --nodes=1 --ntasks=1 --cpus-per-task="$cores" --mpi=none "${python[@]}" -m tumorcast) ;;
+    *) launch_alone "$cores" ;;
     esac
-    cores_of_step=()
-    [[ $1 != prepare ]] || cores_of_step=(--jobs "$cores")
+}
+
+launch_alone() { # CORES: one process on one node
+    launch=(srun --nodes=1 --ntasks=1 --cpus-per-task="$1" --mpi=none "${python[@]}" -m tumorcast)
 }
 
 launch_ranks() { # NODES RANKS_PER_NODE CORES: every rank sees all GPUs of its node and takes the one of its local rank

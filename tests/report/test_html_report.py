@@ -4,8 +4,6 @@ import base64
 import gzip
 import json
 import re
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -240,23 +238,3 @@ def test_the_vendored_viewer_is_the_one_that_its_readme_tells() -> None:
     viewer = HERE / "static" / "niivue.umd.js"
     assert told is not None and told[1] == sha256_of(viewer)
     assert viewer.stat().st_size < 3_000_000
-
-
-def test_the_job_of_a_cluster_is_the_command_over_ranks(tmp_path: Path) -> None:
-    """srun is stood in for by a program that says what it is to run."""
-    script = Path(__file__).parents[2] / "slurm" / "report.sh"
-    for name in ("srun", ".venv/bin/python"):
-        program = tmp_path / name
-        program.parent.mkdir(exist_ok=True, parents=True)
-        program.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS thread: $*"\nexit 3\n')
-        program.chmod(0o755)
-    there = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NTASKS": "5"}
-    line = ["bash", str(script), "my maps.h5", "--out", "report"]
-    done = subprocess.run(line, cwd=tmp_path, env=there, capture_output=True, text=True, check=False)
-    expected = "--ntasks=5 --cpus-per-task=1 --mpi=pmix .venv/bin/python -m mpi4py -m tumorcast report --json"
-    assert (done.returncode, done.stdout) == (3, f"1 thread: {expected} my maps.h5 --out report\n")
-    (tmp_path / ".venv" / "bin" / "python").unlink()
-    done = subprocess.run(line, cwd=tmp_path, env=there, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "report: no .venv/bin/python here; submit it from the checkout\n")
-    shellcheck = str(Path(sys.executable).parent / "shellcheck")
-    assert subprocess.run([shellcheck, str(script)], check=False).returncode == 0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # In place of python in the tests of the job scripts: writes what the step would write, and tells what each rank saw.
 # STAND_IN_PREPARE, STAND_IN_FIT: the code these end with; STAND_IN_FIT_SECONDS: how long fit takes.
+# STAND_IN_EVALUATE, STAND_IN_REPORT: likewise.
 # STAND_IN_UNITS: the units of a second each that a rank of forecast has; STAND_IN_FORECAST: the code it ends with.
 set -euo pipefail
 while [[ $1 != tumorcast ]]; do shift; done
@@ -48,5 +49,13 @@ forecast)
 archive)
     rm "$out.parts/run.json"
     touch "$out"
+    ;;
+evaluate)
+    mkdir -p "$out" && touch "$out/evaluation.json"
+    exit "${STAND_IN_EVALUATE:-0}"
+    ;;
+report)
+    mkdir -p "$out" && touch "$out/index.html"
+    exit "${STAND_IN_REPORT:-0}"
     ;;
 esac

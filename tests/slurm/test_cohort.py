@@ -1,6 +1,7 @@
-"""The job scripts on a real SLURM cluster, over real commands and real MPI: from scans to maps, interrupted or not."""
+"""The job scripts on real SLURM, over real commands and real MPI: from scans to a report, interrupted or not."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,21 +18,14 @@ if TYPE_CHECKING:
 
 SLURM = Path(__file__).parents[2] / "slurm"
 ONE_RANK = ("--nodes=1", "--gres=gpu:1", "--cpus-per-task=1")
+LATER = "002"  # the session that the forecast does not know
 SETTINGS = {
     "TUMORCAST_PROVIDER": "cpu",
     "TUMORCAST_HORIZON_DAYS": "60",
     "TUMORCAST_FIT_OPTIONS": "--replicates 10",
     "TUMORCAST_FORECAST_OPTIONS": "--steps 10 --noise-level 50 --max-slices 1 --block 1",
 }
-LONG = "48"  # members: on one core some 75 s for the three patients, more than the half minute that must pass
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scans of three patients."""
-    folder = tmp_path_factory.mktemp("simulated") / "scans"
-    tumorcast("simulate", folder, "--patients", 3, "--seed", 1, "--sessions", 3, "--voxel-mm", 4)
-    return folder
+MEMBERS = "12"  # on one core some 20 s for the three patients, in which a job is told to stop after a few shards
 
 
 def tumorcast(*arguments: object) -> None:
@@ -39,7 +33,7 @@ def tumorcast(*arguments: object) -> None:
 
 
 def submit(
-    cluster: "Cluster", at: Path, source: Path, model: Path, *resources: str, members: str = LONG, **variables: str
+    cluster: "Cluster", at: Path, source: Path, model: Path, *resources: str, members: str = MEMBERS, **variables: str
 ) -> str:
     """Submit the job from the folder `at`, where its results will be in `out`."""
     at.mkdir(exist_ok=True)
@@ -53,32 +47,29 @@ def log_of(job: str, at: Path) -> str:
     return (at / f"tumorcast-{job}.out").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def limited(
-    cluster: "Cluster", scans: Path, random_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    """A job of more work than its limit of a minute, submitted first, as it takes longest; and where it was.
+def shards_of(at: Path) -> list[Path]:
+    return list((at / "out" / "maps.h5.parts" / "shards").glob("*/*.h5"))
 
-    SLURM looks at limits every half a minute, so the signal comes within the first: forecast is the only step.
+
+@pytest.fixture(scope="module")
+def uninterrupted(cluster: "Cluster", random_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a job on three nodes with two GPUs each, submitted from a folder that is not the project's.
+
+    There are scans of three patients, and a cohort file with a later scan of each, which is the truth.
     """
-    at = tmp_path_factory.mktemp("limited")
-    cohort, growth = at / "cohort.h5", at / "out" / "growth.h5"
-    tumorcast("prepare", scans, "--clinical", scans / "clinical.csv", "--out", cohort)
-    tumorcast("fit", cohort, "--out", growth, "--size-column", "area_mm2", "--replicates", 10)
-    return submit(cluster, at, cohort, random_bundle, *ONE_RANK, "--time=1", "--signal=B:USR1@30"), at
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(
-    cluster: "Cluster",
-    limited: tuple[str, Path],
-    scans: Path,
-    random_bundle: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """The results of a job on three nodes with two GPUs each, submitted from a folder that is not the project's."""
-    at = tmp_path_factory.mktemp("elsewhere")
-    job = submit(cluster, at, scans, random_bundle, "--nodes=3", "--gres=gpu:2", "--cpus-per-task=2")
+    scans, at = tmp_path_factory.mktemp("simulated") / "scans", tmp_path_factory.mktemp("elsewhere")
+    tumorcast("simulate", scans, "--patients", 3, "--seed", 1, "--sessions", 3, "--voxel-mm", 4)
+    later = scans.with_name("later.h5")
+    tumorcast("prepare", scans, "--clinical", scans / "clinical.csv", "--slices", "all", "--out", later)
+    for scan in scans.glob(f"*-{LATER}"):
+        shutil.rmtree(scan)
+    wanted = {
+        "TUMORCAST_TRUTH": str(later),
+        "TUMORCAST_EVALUATE_OPTIONS": "--baselines no_change",
+        "TUMORCAST_REPORT": "1",
+        "TUMORCAST_REPORT_RANKS_PER_NODE": "1",
+    }
+    job = submit(cluster, at, scans, random_bundle, "--nodes=3", "--gres=gpu:2", "--cpus-per-task=2", **wanted)
     assert cluster.ended(job, 300).code == 0, log_of(job, at)
     return at / "out"
 
@@ -94,42 +85,60 @@ def test_a_job_from_another_folder_finishes_over_all_its_gpus(uninterrupted: Pat
     assert not (uninterrupted / "maps.h5.parts").exists()
 
 
+def test_its_maps_are_evaluated_and_the_report_tells_of_it(uninterrupted: Path) -> None:
+    told = json.loads((uninterrupted / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    assert {row["later_session"] for row in told["patients"]} == {LATER}
+    pages = sorted((uninterrupted / "report" / "patients").glob("*.html"))
+    assert [page.stem for page in pages] == ["SIM-00001", "SIM-00002", "SIM-00003"]
+    judged = [row["patient_id"] for row in told["patients"]]
+    assert [page.stem for page in pages if "Dice" in page.read_text(encoding="utf-8")] == judged
+
+
+def given(cluster: "Cluster", at: Path, done: Path, model: Path, *resources: str) -> str:
+    """Submit a job that has but to forecast: cohort and growth are those of the job that is done."""
+    (at / "out").mkdir(parents=True, exist_ok=True)
+    shutil.copy(done / "growth.h5", at / "out")
+    return submit(cluster, at, done / "cohort.h5", model, *resources)
+
+
 def test_a_cancelled_job_leaves_a_run_that_the_next_job_goes_on_with(
-    cluster: "Cluster", uninterrupted: Path, scans: Path, random_bundle: Path, tmp_path: Path
+    cluster: "Cluster", uninterrupted: Path, random_bundle: Path, tmp_path: Path
 ) -> None:
-    shards = tmp_path / "out" / "maps.h5.parts" / "shards"
-    first = submit(cluster, tmp_path, scans, random_bundle, *ONE_RANK)
-    cluster.await_that(lambda: len(list(shards.glob("*/*.h5"))) > 3, 120)
+    first = given(cluster, tmp_path, uninterrupted, random_bundle, *ONE_RANK)
+    cluster.await_that(lambda: len(shards_of(tmp_path)) > 3, 120)
     cluster.ask("scancel", first)
     assert cluster.ended(first, 60).state == "CANCELLED"
-    kept = {path: path.stat().st_mtime_ns for path in shards.glob("*/*.h5")}
-    second = submit(cluster, tmp_path, scans, random_bundle, "--nodes=2", "--gres=gpu:1", "--cpus-per-task=1")
-    cluster.await_that(lambda: len(list(shards.glob("*/*.h5"))) > len(kept), 120)
+    kept = {path: path.stat().st_mtime_ns for path in shards_of(tmp_path)}
+    two_nodes = ("--nodes=2", "--gres=gpu:1", "--cpus-per-task=1")
+    second = given(cluster, tmp_path, uninterrupted, random_bundle, *two_nodes)
+    cluster.await_that(lambda: len(shards_of(tmp_path)) > len(kept), 120)
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert cluster.ended(second, 300).code == 0, log_of(second, tmp_path)
+    assert digest(tmp_path / "out" / "maps.h5") == digest(uninterrupted / "maps.h5")
+
+
+def test_a_job_that_is_told_to_stop_requeues_itself_and_gives_the_same_maps(
+    cluster: "Cluster", uninterrupted: Path, random_bundle: Path, tmp_path: Path
+) -> None:
+    """Told as SLURM tells it before the limit; that SLURM does, test_jobs.py waits for."""
+    job = given(cluster, tmp_path, uninterrupted, random_bundle, *ONE_RANK)
+    cluster.await_that(lambda: len(shards_of(tmp_path)) > 1, 120)
+    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+    ended = cluster.ended(job, 300)
+    assert (ended.code, ended.restarts) == (0, 1), log_of(job, tmp_path)
+    assert "forecast: stopped; the job is requeued" in log_of(job, tmp_path)
     assert digest(tmp_path / "out" / "maps.h5") == digest(uninterrupted / "maps.h5")
 
 
 def test_a_patient_that_fails_gives_exit_1_and_the_others_their_maps(
     cluster: "Cluster", uninterrupted: Path, random_bundle: Path, tmp_path: Path
 ) -> None:
-    """Growth was fitted for two of the three, and the model is RUN folders, which the job exports."""
+    """Growth was fitted for two of the three."""
     growth = read_growth(uninterrupted / "growth.h5")
     (tmp_path / "out").mkdir()
     write_growth(tmp_path / "out" / "growth.h5", [growth[name] for name in ("SIM-00001", "SIM-00003")], {})
-    cohort, runs = uninterrupted / "cohort.h5", random_bundle.parent / "runs"
-    job = submit(cluster, tmp_path, cohort, runs, *ONE_RANK, members="1")
+    job = submit(cluster, tmp_path, uninterrupted / "cohort.h5", random_bundle, *ONE_RANK, members="1")
     assert cluster.ended(job, 300).code == 1, log_of(job, tmp_path)
     assert "SIM-00002: failed: SIM-00002: not in the growth file" in log_of(job, tmp_path)
     with MapArchive.open(tmp_path / "out" / "maps.h5") as maps:
         assert list(maps.patient_ids()) == ["SIM-00001", "SIM-00003"]
-
-
-def test_a_job_that_hits_its_limit_requeues_itself_and_gives_the_same_maps(
-    cluster: "Cluster", limited: tuple[str, Path], uninterrupted: Path
-) -> None:
-    job, at = limited
-    ended = cluster.ended(job, 300)
-    assert (ended.code, ended.restarts >= 1) == (0, True), log_of(job, at)
-    assert "forecast: stopped; the job is requeued" in log_of(job, at)
-    assert digest(at / "out" / "maps.h5") == digest(uninterrupted / "maps.h5")

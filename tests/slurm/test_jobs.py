@@ -1,5 +1,6 @@
 """The job scripts on a real SLURM cluster, over a stand-in that writes and sleeps: layout, limits, requeues, ends."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ SLURM = Path(__file__).parents[2] / "slurm"
 STAND_IN = {"TUMORCAST_PYTHON": str(Path(__file__).with_name("stand_in.sh"))}
 OPTIONS = ("--model", "run", "--horizon-days", "60")
 SMALL = ("--gres=gpu:1", "--cpus-per-task=1", "--nodes=1")
+TO_MAPS = ["prepare", "fit", "export", "forecast", "merge"]
 FEW_CORES = {"TUMORCAST_SBATCH": "--cpus-per-task=1 --nodes=1 --gres=none"}
 
 
@@ -72,13 +74,21 @@ def test_a_job_finds_the_project_by_its_own_command_whatever_the_path(cluster: "
 
 
 def test_a_chain_goes_on_past_patients_that_failed_and_its_last_job_tells(cluster: "Cluster", tmp_path: Path) -> None:
-    jobs = chain(cluster, tmp_path, STAND_IN_FIT="1")
-    assert list(jobs) == ["prepare", "fit", "export", "forecast", "merge"]
-    assert cluster.ended(jobs["merge"], 90).code == 1
-    assert [cluster.job(job).state for job in jobs.values()] == ["COMPLETED"] * 4 + ["FAILED"]
+    (tmp_path / "later.h5").touch()
+    wanted = {"TUMORCAST_TRUTH": "later.h5", "TUMORCAST_REPORT": "1"}
+    jobs = chain(cluster, tmp_path, STAND_IN_FIT="1", **wanted)
+    assert list(jobs) == [*TO_MAPS, "evaluate", "report"]
+    assert cluster.ended(jobs["report"], 90).code == 1
+    assert [cluster.job(job).state for job in jobs.values()] == ["COMPLETED"] * 6 + ["FAILED"]
     logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
     assert logs == {f"tumorcast-{step}-{job}.out" for step, job in jobs.items()}
-    assert chain(cluster, tmp_path).keys() == {"forecast"}  # the others stand; forecast looks for itself
+    assert planned(cluster, tmp_path, **wanted) == ["forecast"]  # the others stand; forecast looks for itself
+    told = wanted | {"TUMORCAST_REPORT_OPTIONS": "--pictures 2"}
+    assert planned(cluster, tmp_path, **told) == ["forecast", "report"]  # made anew, with other options
+    (tmp_path / "later.h5").touch()
+    assert planned(cluster, tmp_path, **wanted) == ["forecast", "evaluate", "report"]
+    (tmp_path / "out" / "maps.h5").touch()
+    assert planned(cluster, tmp_path, TUMORCAST_REPORT="1") == ["forecast", "report"]
 
 
 def test_a_step_that_fails_ends_its_chain(cluster: "Cluster", tmp_path: Path) -> None:
@@ -93,6 +103,13 @@ def chain(cluster: "Cluster", at: Path, **variables: str) -> dict[str, str]:
     command = ("bash", SLURM / "forecast_cohort.sh", "--submit", "scans", "--out", "out", *OPTIONS)
     told = cluster.ask(*map(str, command), at=at, variables=STAND_IN | FEW_CORES | variables)
     return dict(line.split(": job ", 1) for line in told.splitlines())
+
+
+def planned(cluster: "Cluster", at: Path, **variables: str) -> list[str]:
+    """The steps that the same chain would submit now."""
+    command = ("bash", SLURM / "forecast_cohort.sh", "--submit", "--dry-run", "scans", "--out", "out", *OPTIONS)
+    told = cluster.ask(*map(str, command), at=at, variables=STAND_IN | FEW_CORES | variables)
+    return re.findall(r"--job-name=tumorcast-(\w+)", told)
 
 
 def test_a_cancelled_job_is_not_requeued_and_the_next_goes_on(cluster: "Cluster", tmp_path: Path) -> None:

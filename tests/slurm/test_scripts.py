@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("prepare", "fit", "export", "forecast", "merge")
-SCRIPTS = [ROOT / "slurm" / f"{name}.sh" for name in ("forecast_cohort", *STEPS)]
+ALONE = ("evaluate", "report", "experiment")  # take the words of their command
+SCRIPTS = [ROOT / "slurm" / f"{name}.sh" for name in ("forecast_cohort", *STEPS, *ALONE)]
+JOB = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NUM_NODES": "3",
+    "SLURM_JOB_CPUS_PER_NODE": "16(x2),12",
+    "SLURM_GPUS_ON_NODE": "4",
+}
 OPTIONS = ("scans", "--out", "out", "--horizon-days", "60")
 BUNDLE = ("--model", "tumorcast/models/demo128")
 
@@ -38,23 +45,29 @@ DRY_RUNS: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
             "TUMORCAST_FORECAST_RANKS_PER_NODE": "4",
             "TUMORCAST_PYTHON": "apptainer exec --nv tumorcast.sif python3",
             "TUMORCAST_MPI": "pmi2",
+            "TUMORCAST_TRUTH": "later scans.h5",
+            "TUMORCAST_REPORT": "1",
         },
     ),
     "chain": (
         "forecast_cohort",
-        ("--submit", *OPTIONS, "--model", "runs", "--fit-options=--law gompertz", "--clinical", "clinical.csv"),
-        {"TUMORCAST_SBATCH": "--account=neuro", "TUMORCAST_FORECAST_SBATCH": "--nodes=4 --gres=gpu:4"},
+        (
+            *("--submit", *OPTIONS, "--model", "runs", "--fit-options=--law gompertz", "--clinical", "clinical.csv"),
+            *("--report", "--truth", "later.h5", "--report-options", "--pictures 2"),
+        ),
+        {
+            "TUMORCAST_SBATCH": "--account=neuro",
+            "TUMORCAST_FORECAST_SBATCH": "--nodes=4 --gres=gpu:4",
+            "TUMORCAST_REPORT_SBATCH": "--time=10",
+        },
     ),
     "in_a_job": (
         "forecast_cohort",
-        (*OPTIONS, *BUNDLE),
-        {
-            "SLURM_JOB_ID": "7",
-            "SLURM_JOB_NUM_NODES": "3",
-            "SLURM_JOB_CPUS_PER_NODE": "16(x2),12",
-            "SLURM_GPUS_ON_NODE": "4",
-        },
+        (*OPTIONS, *BUNDLE, "--truth=later.h5", "--evaluate-options", "--size truth", "--report"),
+        JOB | {"TUMORCAST_PREPARE_RANKS_PER_NODE": "6"},
     ),
+    "evaluate": ("evaluate", ("my maps.h5", "--truth", "later.h5", "--out", "found"), JOB),
+    "report": ("report", ("my maps.h5", "--out", "found"), JOB | {"TUMORCAST_REPORT_RANKS_PER_NODE": "2"}),
     "step": ("forecast", (*OPTIONS, "--model", "runs", "--provider", "torch"), {}),
 }
 
@@ -80,12 +93,21 @@ def test_a_dry_run_prints_what_would_be_submitted_and_run(name: str, request: py
         ((*OPTIONS, *BUNDLE, "--max-slices", "2"), "--max-slices: no such option"),
         ((*OPTIONS, "--model"), "--model: its value is missing"),
         ((*OPTIONS, *BUNDLE), "there is no SLURM job here"),
+        ((*OPTIONS, *BUNDLE, "--truth", "nowhere.h5"), "--truth nowhere.h5: no such file; give a cohort file"),
+        ((*OPTIONS, *BUNDLE, "--truth", "out/cohort.h5"), "there is no SLURM job here"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: tuple[str, ...], message: str) -> None:
     told = run("forecast_cohort", *arguments)
     assert told.returncode == 2
     assert message in told.stderr
+
+
+@pytest.mark.parametrize("script", ALONE)
+def test_a_command_alone_is_refused_without_words_and_without_a_job(script: str) -> None:
+    for words, message in (((), f"as tumorcast {script} takes them"), (("maps.h5",), "there is no SLURM job here")):
+        told = run(script, *words)
+        assert (told.returncode, message in told.stderr) == (2, True), told.stderr
 
 
 def test_quotes_that_do_not_match_are_refused() -> None:
@@ -98,6 +120,8 @@ def test_what_must_be_a_number_is_looked_at_before_anything_runs() -> None:
     told = run("fit", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_MAX_REQUEUES="often")
     assert (told.returncode, told.stdout) == (2, "")
     assert "TUMORCAST_MAX_REQUEUES=often: give a whole number" in told.stderr
+    told = run("forecast_cohort", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_REPORT="yes")
+    assert (told.returncode, "TUMORCAST_REPORT=yes: give 1, or leave it out" in told.stderr) == (2, True)
 
 
 def test_the_sites_file_is_read_first_and_can_set_variables(tmp_path: Path) -> None:
@@ -110,7 +134,7 @@ def test_the_sites_file_is_read_first_and_can_set_variables(tmp_path: Path) -> N
 
 
 def test_help_is_the_comment_at_the_top() -> None:
-    for script in ("forecast_cohort", *STEPS):
+    for script in ("forecast_cohort", *STEPS, *ALONE):
         told = run(script, "--help")
         assert told.returncode == 0
         assert told.stdout.count("sbatch") and not re.search("^#", told.stdout, re.MULTILINE)
@@ -123,7 +147,7 @@ def test_every_script_finds_the_project_in_the_same_way() -> None:
         header, block = script.read_text(encoding="utf-8").split("set -euo pipefail\n")
         for line in ("--open-mode=append", "--requeue", "--signal=B:USR1@120", "--output=%x-%j.out"):
             assert f"#SBATCH {line}\n" in header
-        blocks.add(re.sub(r"run_script \w+", "run_script WHAT", block.replace(script.stem, "NAME")))
+        blocks.add(re.sub(r"^run_(script|either|alone) .*", "RUN", block.replace(script.stem, "NAME"), flags=re.M))
     assert len(blocks) == 1
 
 
