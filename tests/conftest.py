@@ -1,5 +1,6 @@
 """What the tests share: the real data where it is, and tiny networks and cohorts that are quick to make."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -112,13 +113,24 @@ def tiny_model(blob_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def random_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine bundle of the small networks, with random weights: after a few steps ε is still so near to zero that
     rounding is a large share of it, and no graph would pass for torch's.
+
+    The halves of the suite that bin/test runs side by side make it once, in the folder it names.
     """
+    shared = Path(os.environ.get("TUMORCAST_TEST_SHARED") or tmp_path_factory.mktemp("shaken"))
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "bundle").exists():
+            _make_random_bundle(tiny_model, shared)
+    return shared / "bundle"
+
+
+def _make_random_bundle(tiny_model: Path, folder: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     from tumorcast.engines.export import ExportSettings
     from tumorcast.engines.make import make_bundle
 
-    runs, rng = tmp_path_factory.mktemp("shaken") / "runs", np.random.default_rng(0)
+    runs, rng = folder / "runs", np.random.default_rng(0)
     shutil.copytree(tiny_model, runs)
     for path in runs.glob("*/weights.safetensors"):
         random = {}
@@ -126,5 +138,4 @@ def random_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
             noise = 0.5 * rng.standard_normal(value.shape, np.float32) / max(1, value[0].size) ** 0.5
             random[name] = noise + np.float32(name.endswith("weight") and value.ndim == 1)  # norms stay near one
         save_file(random, path)
-    make_bundle([runs], runs.parent / "bundle", ExportSettings(max_batch=4), None)
-    return runs.parent / "bundle"
+    make_bundle([runs], folder / "bundle", ExportSettings(max_batch=4), None)

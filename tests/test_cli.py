@@ -4,6 +4,9 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,35 @@ import pytest
 from safetensors import safe_open
 
 from tumorcast.archive.merge import merge
+from tumorcast.cli import main
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object) -> Ended:
+    """The command as `tumorcast` starts it, in this process."""
+    stdout, stderr = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.setattr(sys, "argv", ["tumorcast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return Ended(int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
+
+
+def run_apart(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
     command = [sys.executable, "-m", "tumorcast.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def last_json(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def last_json(result: Ended) -> dict[str, Any]:
     assert result.returncode == 0, result.stderr
     record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return record
@@ -52,7 +76,7 @@ def test_the_main_job_end_to_end(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_train_resumes_from_the_command_line(blob_cohort: Path, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
-    config.write_text("steps = 2\nbatch = 2\n")
+    config.write_text("steps = 2\nbatch = 2\n[architecture]\nchannel_mult = [1, 1]\nres_blocks = 1\n")
     for until in (1, 2):
         command = ("train", "segmenter", blob_cohort, "--out", tmp_path / "run", "--config", config, "--until", until)
         last_json(run(*command, "--json"))
@@ -99,8 +123,10 @@ def test_a_mistake_gets_one_message_and_its_code(
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    result = run("--debug", "show", tmp_path / "none.h5", "--out", tmp_path)
-    assert "Traceback" in result.stderr
+    command = ("show", tmp_path / "none.h5", "--out", tmp_path)
+    assert "Traceback" in run_apart("--debug", *command).stderr
+    plain = run_apart(*command)
+    assert plain.returncode == 3 and "none.h5: cannot be read" in plain.stderr and "Traceback" not in plain.stderr
 
 
 def test_a_patient_that_fails_makes_the_exit_code_1(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The command evaluate: parse, call, print."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 
 from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_tools import Json, Out, choice, exit_if_failed, print_result, progress, tell_fate
-from tumorcast.errors import EngineError, UsageError
+from tumorcast.errors import UsageError
 
 HEADLINE = ("ap", "dice", "hd95_mm")
 
@@ -37,12 +36,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge an archive of forecasts, and what needs less, against the scans that came."""
-    _check_extra()
     from tumorcast.archive.maps import MapArchive
     from tumorcast.data.cohort import Cohort
     from tumorcast.evaluation.archive_output import write_evaluation
     from tumorcast.evaluation.evaluate import EvaluationSettings, Evaluator, SizeGiven
+    from tumorcast.evaluation.extra import check_extra
 
+    check_extra()
     settings = EvaluationSettings(_named(baselines, model), choice(SizeGiven, "--size", size), max_days_off)
     if members is not None and not model:
         raise UsageError(f"--members {members}: of unguided diffusion, which needs --model; the archive has its own")
@@ -61,13 +61,6 @@ def evaluate(
         typer.echo(note, err=True)
     print_result(as_json, _result(out, found, told))
     exit_if_failed(sum(outcome.status == "failed" for outcome in found.outcomes))
-
-
-def _check_extra() -> None:
-    """Raises EngineError where a base installation lacks what measures."""
-    for name, package in (("skimage", "scikit-image"), ("sklearn", "scikit-learn")):
-        if find_spec(name) is None:
-            raise EngineError(f"{package} is not installed; install tumorcast[evaluate] (in a checkout: bin/setup)")
 
 
 def _named(text: str, model: list[Path] | None) -> Any:

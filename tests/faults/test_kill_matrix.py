@@ -6,6 +6,7 @@ matrix.
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -32,7 +33,7 @@ from tumorcast.running.merging import merge_run, verify_run
 from tumorcast.running.run_status import run_status
 
 SOURCE = Path(__file__).with_name("rank.py")
-PATIENTS, MOMENTS = 8, 30
+PATIENTS, TIMED = 8, 6
 SLOWLY = {"sleep_seconds": 0.02}
 Launch = Callable[..., list[str]]
 
@@ -113,20 +114,50 @@ def test_the_digest_is_the_same_on_any_number_of_ranks(
     assert len(worked) == count  # all work, and none only manages
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
-def test_a_rank_is_killed(moment: int, cohort: Path, undisturbed: str, launch: Launch, tmp_path: Path) -> None:
-    """Moments 0 to 17 are stages of the writing of a shard, the others some time after all ranks have begun."""
+@pytest.mark.parametrize("moment", range(len(rank.STAGES)))
+def test_one_of_three_ranks_is_killed_while_it_writes(
+    moment: int, cohort: Path, undisturbed: str, launch: Launch, tmp_path: Path
+) -> None:
     rng, out = random.Random(moment), tmp_path / "maps.h5"
-    stage = rank.STAGES[moment % len(rank.STAGES)]
-    by_stage = moment < 3 * len(rank.STAGES)
-    death = {"rank": rng.randrange(3), "stage": stage, "write": rng.randrange(4)} if by_stage else {}
+    death = {"rank": rng.randrange(3), "stage": rank.STAGES[moment], "write": rng.randrange(4)}
     with on_ranks(launch, 3, out, cohort, SLOWLY | death) as ranks:
-        if not by_stage:
-            victim = rng.choice(pids(tmp_path, 3))
-            time.sleep(rng.uniform(0.0, 1.5))
-            os.kill(victim, signal.SIGKILL)
         assert ranks.wait(timeout=60) != 0
     assert not out.exists()
+    resumes_to(undisturbed, out, cohort)
+
+
+@pytest.mark.parametrize("moment", range(TIMED))
+def test_one_of_three_ranks_is_killed_some_time_after_all_have_begun(
+    moment: int, cohort: Path, undisturbed: str, launch: Launch, tmp_path: Path
+) -> None:
+    rng, out = random.Random(moment), tmp_path / "maps.h5"
+    with on_ranks(launch, 3, out, cohort, SLOWLY) as ranks:
+        victim = rng.choice(pids(tmp_path, 3))
+        time.sleep(rng.uniform(0.0, 1.5))
+        os.kill(victim, signal.SIGKILL)
+        assert ranks.wait(timeout=60) != 0
+    assert not out.exists()
+    resumes_to(undisturbed, out, cohort)
+
+
+def die(stage: str, write_number: int, out: Path, cohort: Path) -> None:
+    rank.die_at(stage, write_number)
+    rank.run(out, cohort)
+
+
+@pytest.mark.parametrize("moment", range(len(rank.STAGES)))
+def test_a_process_alone_is_killed_at_three_starts_in_a_row(
+    moment: int, cohort: Path, undisturbed: str, tmp_path: Path
+) -> None:
+    """The process is forked, since a rank takes seconds to start. Every stage comes first, second and third."""
+    rng, out = random.Random(moment), tmp_path / "maps.h5"
+    for start in range(3):
+        told = (rank.STAGES[(moment + start) % len(rank.STAGES)], rng.randrange(12), out, cohort)
+        process = multiprocessing.get_context("fork").Process(target=die, args=told)
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert not out.exists()
     resumes_to(undisturbed, out, cohort)
 
 

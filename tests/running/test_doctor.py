@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -12,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from tumorcast.cli import app
 from tumorcast.config import Provider
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
+from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.engine import ModelInfo
 from tumorcast.errors import EngineError, UsageError
@@ -25,11 +27,17 @@ from tumorcast.running.machine import Check, Found
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here asks how fast it is; how near at every noise level was seen when the bundle was made."""
+    monkeypatch.setattr(doctor, "REPEATS", 1)
+    monkeypatch.setattr(parity, "TIMES", 3)
+
+
 def run(*arguments: object) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "tumorcast.cli", "doctor", *map(str, arguments), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = CliRunner().invoke(app, ["doctor", *map(str, arguments), "--json"])
     record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return result.returncode, {check["name"]: check for check in record["checks"]} | {"": record}
+    return result.exit_code, {check["name"]: check for check in record["checks"]} | {"": record}
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, Status
 from tumorcast.running.dispatch import Tally
-from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort, own_gpu
+from tumorcast.running.forecast_run import ForecastInputs, RunResult, forecast_cohort, own_gpu
 from tumorcast.running.ranks import Ranks
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
@@ -37,6 +37,13 @@ SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=Sa
 @pytest.fixture
 def inputs(blob_cohort: Path, random_bundle: Path) -> ForecastInputs:
     return ForecastInputs(blob_cohort, EngineChoice((random_bundle,)), None)
+
+
+@pytest.fixture(scope="module")
+def whole(blob_cohort: Path, random_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """The archive of a run that nothing disturbed, and what it told; not to be written to."""
+    path = tmp_path_factory.mktemp("whole") / "maps.h5"
+    return path, forecast_cohort(ForecastInputs(blob_cohort, EngineChoice((random_bundle,)), None), path, SETTINGS)
 
 
 def contents(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
@@ -69,26 +76,26 @@ def assert_alike(one: Path, other: Path, *, rtol: float = 0.0) -> None:
             np.testing.assert_array_equal(values, wanted[name], err_msg=name)
 
 
-def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(inputs: ForecastInputs, tmp_path: Path) -> None:
-    outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes
-    assert [(o.patient_id, o.status, o.reason) for o in outcomes] == [
+def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple[Path, RunResult]) -> None:
+    maps, result = whole
+    assert [(o.patient_id, o.status, o.reason) for o in result.outcomes] == [
         ("A", Status.OK, ""),
         ("B", Status.OK, ""),
         ("C", Status.SKIPPED, "the last scan has no slice with a tumour mask"),
     ]
-    table = (tmp_path / "maps.status.tsv").read_text().splitlines()
+    table = maps.with_name("maps.status.tsv").read_text().splitlines()
     assert table[0] == "patient_id\tstatus\treason"
     assert table[3].startswith("C\tskipped\tthe last scan has no slice with a tumour mask")
-    with MapArchive.open(tmp_path / "maps.h5") as archive:
+    with MapArchive.open(maps) as archive:
         assert [patient.patient_id for patient in archive.patients()] == ["A", "B"]
         assert len(archive.slices("A")) == 3
         assert archive.provenance["settings"]["relative_change"] == 0.25
-    assert not (tmp_path / "maps.h5.parts").exists()
+    assert not maps.with_name("maps.h5.parts").exists()
 
 
-def test_an_interrupted_run_resumes_to_the_same_archive(inputs: ForecastInputs, tmp_path: Path) -> None:
-    forecast_cohort(inputs, tmp_path / "whole.h5", SETTINGS)
-
+def test_an_interrupted_run_resumes_to_the_same_archive(
+    inputs: ForecastInputs, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
     def interrupt(tally: Tally) -> None:
         if tally.done >= 2:
             raise KeyboardInterrupt
@@ -104,7 +111,7 @@ def test_an_interrupted_run_resumes_to_the_same_archive(inputs: ForecastInputs, 
         SETTINGS,
         report=lambda _: None if shards[0].stat().st_mtime_ns == before else pytest.fail(),
     )
-    assert_alike(tmp_path / "maps.h5", tmp_path / "whole.h5")
+    assert_alike(tmp_path / "maps.h5", whole[0])
 
 
 def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path) -> None:
@@ -128,13 +135,13 @@ def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
 
 
-def test_a_finished_archive_is_kept(inputs: ForecastInputs, tmp_path: Path) -> None:
-    first = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
-    written = (tmp_path / "maps.h5").stat().st_mtime_ns
-    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS) == first
-    assert (tmp_path / "maps.h5").stat().st_mtime_ns == written
+def test_a_finished_archive_is_kept(inputs: ForecastInputs, whole: tuple[Path, RunResult]) -> None:
+    maps, first = whole
+    written = maps.stat().st_mtime_ns
+    assert forecast_cohort(inputs, maps, SETTINGS) == first
+    assert maps.stat().st_mtime_ns == written
     with pytest.raises(UsageError, match=r"settings\.seed = 0 there, but 1 now"):
-        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"seed": 1}))
+        forecast_cohort(inputs, maps, SETTINGS.model_copy(update={"seed": 1}))
 
 
 def test_one_patient_that_fails_does_not_stop_the_others(inputs: ForecastInputs, tmp_path: Path) -> None:
@@ -285,7 +292,9 @@ def test_a_device_that_is_not_there_is_an_engine_error(
 
 def test_a_real_scan_is_forecast_and_its_map_goes_home(shared_data: Path, random_bundle: Path, tmp_path: Path) -> None:
     cohort = tmp_path / "cohort.h5"
-    prepare_cohort(shared_data / "tcga_lgg", cohort, PrepareSettings(slices=SliceChoice.LARGEST))
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "TCGA-DU-7294").symlink_to(shared_data / "tcga_lgg" / "TCGA-DU-7294")
+    prepare_cohort(tmp_path / "scans", cohort, PrepareSettings(slices=SliceChoice.LARGEST))
     inputs = ForecastInputs(cohort, EngineChoice((random_bundle,)), None)
     outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes
     assert {outcome.status for outcome in outcomes} == {Status.OK}

@@ -103,11 +103,16 @@ def test_tensorboard_reads_what_the_log_tells(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    kept: list[Path] = []
     for first in (0, 2):
         with opened_log(tmp_path, first) as log:
             for step in range(first + 1, first + 4):
                 log.write({"step": step, "loss": 1.0 / step, "seconds": 1.0})
             log.write({"step": first + 3, "validation": {"0-49": 0.25}})
+        (made,) = set((tmp_path / "tensorboard").iterdir()) - set(kept)
+        kept.append(
+            made.rename(made.with_name(f"events.out.tfevents.{first:010d}"))
+        )  # of one second, 10 sorts before 9
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert sorted(events.Tags()["scalars"]) == ["training/loss", "validation/0-49"]

@@ -45,10 +45,10 @@ def draw(arrays: SliceArrays, settings: TrainSettings, seed: int = 0) -> Batch:
 
 
 @pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.PROGRESSION])
-def test_a_resumed_run_is_the_uninterrupted_one(kind: NetworkKind, blob_cohort: Path, tmp_path: Path) -> None:
-    train(kind, blob_cohort, tmp_path / "whole", SETTINGS, architecture=TINY)
+def test_a_resumed_run_is_the_uninterrupted_one(kind: NetworkKind, small_slices: Path, tmp_path: Path) -> None:
+    train(kind, small_slices, tmp_path / "whole", SETTINGS, architecture=TINY)
     for stop in (3, 5, None):
-        train(kind, blob_cohort, tmp_path / "parts", SETTINGS, architecture=TINY, until=stop)
+        train(kind, small_slices, tmp_path / "parts", SETTINGS, architecture=TINY, until=stop)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 6
     whole, parts = (load_network(tmp_path / name).module.state_dict() for name in ("whole", "parts"))
@@ -56,18 +56,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind: NetworkKind, blob_cohort: 
     assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
 
 
-def test_fine_tuning_starts_from_the_weights_given(blob_cohort: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_weights_given(small_slices: Path, tmp_path: Path) -> None:
     kind, base = NetworkKind.SEGMENTER, tmp_path / "base"
-    train(kind, blob_cohort, base, SETTINGS, architecture=TINY)
+    train(kind, small_slices, base, SETTINGS, architecture=TINY)
     still = SETTINGS.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0, "seed": 9})
-    info = train(kind, blob_cohort, tmp_path / "tuned", still, start_from=base)
+    info = train(kind, small_slices, tmp_path / "tuned", still, start_from=base)
     before, after = (load_network(run).module.state_dict() for run in (base, tmp_path / "tuned"))
     assert info.architecture.channel_mult == TINY["channel_mult"]
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     with pytest.raises(UsageError, match="start_from_sha256"):
-        train(kind, blob_cohort, tmp_path / "tuned", still, architecture=TINY)
-    with pytest.raises(UsageError, match=r"a segmenter for t1n.*, but a denoiser"):
-        train(NetworkKind.DENOISER, blob_cohort, tmp_path / "other", still, start_from=base)
+        train(kind, small_slices, tmp_path / "tuned", still, architecture=TINY)
+    with pytest.raises(UsageError, match=r"a segmenter for t1c.*, but a denoiser"):
+        train(NetworkKind.DENOISER, small_slices, tmp_path / "other", still, start_from=base)
 
 
 @pytest.mark.parametrize("kind", [NetworkKind.SEGMENTER, NetworkKind.PROGRESSION])
@@ -81,35 +81,35 @@ def test_who_is_left_out_is_not_drawn(kind: NetworkKind, blob_cohort: Path) -> N
         Pools.open(kind, store, TrainSettings(leave_out=("Z",)))
 
 
-def test_a_run_killed_between_checkpoints_falls_back_to_the_last(blob_cohort: Path, tmp_path: Path) -> None:
+def test_a_run_killed_between_checkpoints_falls_back_to_the_last(small_slices: Path, tmp_path: Path) -> None:
     def killed(progress: object) -> None:
         if getattr(progress, "step") == 5:  # noqa: B009 - any object will do
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY, report=killed)
+        train(NetworkKind.DENOISER, small_slices, tmp_path / "run", SETTINGS, architecture=TINY, report=killed)
     assert len(losses(tmp_path / "run")) == 5, "the log tells of more than the last checkpoint, of step 4"
-    train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY)
-    train(NetworkKind.DENOISER, blob_cohort, tmp_path / "whole", SETTINGS, architecture=TINY)
+    train(NetworkKind.DENOISER, small_slices, tmp_path / "run", SETTINGS, architecture=TINY)
+    train(NetworkKind.DENOISER, small_slices, tmp_path / "whole", SETTINGS, architecture=TINY)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
-def test_other_settings_are_refused_by_name(blob_cohort: Path, tmp_path: Path) -> None:
-    train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY, until=1)
+def test_other_settings_are_refused_by_name(small_slices: Path, tmp_path: Path) -> None:
+    train(NetworkKind.DENOISER, small_slices, tmp_path / "run", SETTINGS, architecture=TINY, until=1)
     other = SETTINGS.model_copy(update={"batch": 3})
     with pytest.raises(UsageError, match=r"settings\.batch = 2 there, but 3 now"):
-        train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", other, architecture=TINY)
+        train(NetworkKind.DENOISER, small_slices, tmp_path / "run", other, architecture=TINY)
 
 
-def test_weights_without_a_checkpoint_are_never_trained_over(blob_cohort: Path, tmp_path: Path) -> None:
-    train(NetworkKind.DENOISER, blob_cohort, tmp_path, SETTINGS, architecture=TINY, until=1)
+def test_weights_without_a_checkpoint_are_never_trained_over(small_slices: Path, tmp_path: Path) -> None:
+    train(NetworkKind.DENOISER, small_slices, tmp_path, SETTINGS, architecture=TINY, until=1)
     (tmp_path / "checkpoint.safetensors").unlink()
     before = (tmp_path / "weights.safetensors").read_bytes()
     with pytest.raises(InputError, match="cannot be resumed"):
-        train(NetworkKind.DENOISER, blob_cohort, tmp_path, SETTINGS, architecture=TINY)
+        train(NetworkKind.DENOISER, small_slices, tmp_path, SETTINGS, architecture=TINY)
     with pytest.raises(UsageError, match=r"settings\.seed = 0 there, but 1 now"):
         other = SETTINGS.model_copy(update={"seed": 1})
-        train(NetworkKind.DENOISER, blob_cohort, tmp_path, other, architecture=TINY)
+        train(NetworkKind.DENOISER, small_slices, tmp_path, other, architecture=TINY)
     assert (tmp_path / "weights.safetensors").read_bytes() == before
 
 
@@ -119,11 +119,11 @@ def test_the_seed_changes_every_step(blob_cohort: Path) -> None:
     assert not torch.equal(first, other)
 
 
-def test_a_broken_checkpoint_is_refused(blob_cohort: Path, tmp_path: Path) -> None:
-    train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY, until=1)
+def test_a_broken_checkpoint_is_refused(small_slices: Path, tmp_path: Path) -> None:
+    train(NetworkKind.DENOISER, small_slices, tmp_path / "run", SETTINGS, architecture=TINY, until=1)
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="cannot be resumed from"):
-        train(NetworkKind.DENOISER, blob_cohort, tmp_path / "run", SETTINGS, architecture=TINY)
+        train(NetworkKind.DENOISER, small_slices, tmp_path / "run", SETTINGS, architecture=TINY)
 
 
 def test_an_output_that_cannot_be_written_is_refused(blob_cohort: Path, tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_an_architecture_for_other_images_is_refused(blob_cohort: Path, tmp_path
         )
 
 
-def test_weights_that_do_not_fit_their_description_are_refused(blob_cohort: Path, tmp_path: Path) -> None:
-    train(NetworkKind.DENOISER, blob_cohort, tmp_path, SETTINGS, architecture=TINY, until=1)
+def test_weights_that_do_not_fit_their_description_are_refused(small_slices: Path, tmp_path: Path) -> None:
+    train(NetworkKind.DENOISER, small_slices, tmp_path, SETTINGS, architecture=TINY, until=1)
     record = json.loads((tmp_path / "run.json").read_text())
     record["architecture"]["channels"] = 64
     (tmp_path / "run.json").write_text(json.dumps(record))
@@ -158,11 +158,11 @@ def test_every_kind_trains_and_loads_in_its_default_size(kind: NetworkKind, blob
     assert load_network(tmp_path).info.kind is kind
 
 
-def test_a_dense_regressor_learns_the_size_of_blobs(blob_cohort: Path, tmp_path: Path) -> None:
+def test_a_dense_regressor_learns_the_size_of_blobs(small_slices: Path, tmp_path: Path) -> None:
     settings = TrainSettings(steps=60, batch=4, noise_levels=20, learning_rate=3e-3, warmup_steps=5, ema_decay=0.8)
-    train(NetworkKind.DENSE_REGRESSOR, blob_cohort, tmp_path, settings, architecture=TINY)
+    train(NetworkKind.DENSE_REGRESSOR, small_slices, tmp_path, settings, architecture=TINY)
     regressor = load_network(tmp_path).module
-    slices = open_arrays(blob_cohort)
+    slices = open_arrays(small_slices)
     images, brain = (torch.from_numpy(np.array(array)).float() for array in (slices.images, slices.brain))
     sizes = regressor(images, torch.zeros(len(images), dtype=torch.long), brain).numpy()
     truth = slices.tumour.sum(axis=(1, 2)) / slices.brain.sum(axis=(1, 2))
