@@ -36,13 +36,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge an archive of forecasts, and what needs less, against the scans that came."""
+    from tumorcast.evaluation.extra import check_extra
+
+    check_extra()
     from tumorcast.archive.maps import MapArchive
     from tumorcast.data.cohort import Cohort
     from tumorcast.evaluation.archive_output import write_evaluation
     from tumorcast.evaluation.evaluate import EvaluationSettings, Evaluator, SizeGiven
-    from tumorcast.evaluation.extra import check_extra
 
-    check_extra()
     settings = EvaluationSettings(_named(baselines, model), choice(SizeGiven, "--size", size), max_days_off)
     if members is not None and not model:
         raise UsageError(f"--members {members}: of unguided diffusion, which needs --model; the archive has its own")

@@ -20,7 +20,6 @@ from h5py import h5d, h5p, h5s, h5t, h5z
 
 Array = npt.NDArray[Any]
 
-LIBRARY = ("v110", "v110")  # HDF5 1.10: the oldest with a checksum on every piece of metadata
 READING: dict[str, Any] = {"rdcc_nbytes": 0}  # every chunk is read once: HDF5's cache of chunks only costs time
 COMPACT_BYTES = 4096
 GZIP_LEVEL = 4

@@ -14,9 +14,9 @@ import h5py
 
 from tumorcast.archive.content import SLICES
 from tumorcast.archive.maps import PatientForecast, SliceForecast, write_patient, write_slice
-from tumorcast.archive.packing import LIBRARY, READING, Packing
+from tumorcast.archive.packing import READING, Packing
 from tumorcast.archive.seal import USER_BLOCK, block_of, has_right_sum, read_seal, told_by
-from tumorcast.data.damage import UNREADABLE
+from tumorcast.data.damage import LIBRARY, UNREADABLE
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
 

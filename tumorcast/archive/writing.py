@@ -13,8 +13,9 @@ import h5py
 from tumorcast.archive.content import SLICES, SUM, put_text
 from tumorcast.archive.hdf5_file import hdf5_at
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, GROWTH, PACKING, PATIENTS, PROVENANCE, RECORD
-from tumorcast.archive.packing import LIBRARY, Packing, copy_attributes, copy_group
+from tumorcast.archive.packing import Packing, copy_attributes, copy_group
 from tumorcast.archive.seal import USER_BLOCK, seal_file
+from tumorcast.data.damage import LIBRARY
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
 from tumorcast.records import PatientOutcome

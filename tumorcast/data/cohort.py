@@ -18,7 +18,7 @@ import hdf5plugin
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.damage import check_session, group_in, reading
+from tumorcast.data.damage import LIBRARY, check_session, group_in, reading
 from tumorcast.data.geometry import Grid, pixel_mm
 from tumorcast.data.transforms import Displacement
 from tumorcast.durable import sha256_of, written_whole
@@ -118,7 +118,7 @@ def write_cohort(
     if path.is_dir():
         raise InputError(f"{path}: a folder; give --out the name of a file")
     header = {"image_size": image_size, "pixel_mm": pixel_mm(image_size), "contrasts": [str(c) for c in contrasts]}
-    with written_whole(path) as temporary, _full_disk_told(path), h5py.File(temporary, "w") as file:
+    with written_whole(path) as temporary, _full_disk_told(path), h5py.File(temporary, "w", libver=LIBRARY) as file:
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, tumorcast_version=VERSION, **header)
         file.attrs["config"] = json.dumps(config, sort_keys=True)
         patients = file.create_group(PATIENTS, track_order=True)

@@ -8,6 +8,7 @@ import h5py
 
 from tumorcast.errors import InputError
 
+LIBRARY = ("v110", "v110")  # what files are written for, HDF5 1.10: the oldest with a checksum on all metadata
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on a damaged file
 
 
