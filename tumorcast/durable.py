@@ -1,5 +1,10 @@
-"""Files that are there whole or not at all: written beside their place, flushed to disk, then renamed into it."""
+"""Files that are there whole or not at all: written beside their place, flushed to disk, then renamed into it.
 
+And the lock by which one process alone writes to a folder.
+"""
+
+import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -7,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tumorcast.errors import StorageError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
 
 @contextmanager
@@ -48,3 +55,18 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 sum of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file for this process, until it is closed or the process ends. Returns whether it was free.
+
+    Where the file system has no locks, every file is.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as fault:
+        if fault.errno not in NO_LOCKS:
+            raise
+    return True

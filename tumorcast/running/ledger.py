@@ -4,8 +4,6 @@ A unit is finished when its shard stands under its final name, whole and of this
 resumed by starting it again, and one with another configuration, cohort or model is refused.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,14 +16,12 @@ from typing import Any
 
 from tumorcast.archive.maps import archive_provenance
 from tumorcast.archive.shard import ShardKey, is_whole
-from tumorcast.durable import written_whole
+from tumorcast.durable import lock, written_whole
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.provenance import difference, refuse_other
 from tumorcast.records import PatientOutcome
 from tumorcast.running.outcomes import archive_of, parts_of, read_outcomes, status_table_of
-
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,10 @@ class Ledger:
                 f"{path}: cannot be written ({fault.strerror}); give an output in a writable folder"
             ) from None
         try:
-            _lock(descriptor, path)
+            if not lock(descriptor):
+                raise UsageError(
+                    f"{self.folder}: another job works on this run; wait for its end or stop it, or give another --out"
+                )
             yield
         finally:
             os.close(descriptor)
@@ -130,12 +129,9 @@ class Ledger:
         except OSError:
             return False
         try:
-            _lock(descriptor, self.folder / "lock")
-        except UsageError:
-            return True
+            return not lock(descriptor)
         finally:
             os.close(descriptor)
-        return False
 
     def open(self) -> None:
         """Begin the run, or go on with it. Raises UsageError if another run's results or shards stand there."""
@@ -195,15 +191,3 @@ class Ledger:
         for folder in [*self.folder.glob("shards/*"), self.folder / "shards", self.folder]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"{path.parent}: another job works on this run; wait for its end or stop it, or give another --out"
-        ) from None
-    except OSError as fault:
-        if fault.errno not in NO_LOCKS:
-            raise

@@ -4,7 +4,6 @@ OUT/experiment.json, OUT/rows/UNIT.json, OUT/rows/UNIT/ and OUT/rows/UNIT.failed
 OUT/.lock is there while a run goes on.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -16,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorcast.durable import written_whole
+from tumorcast.durable import lock, written_whole
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.evaluation.judging import Figures
 from tumorcast.provenance import refuse_other
-from tumorcast.running.ledger import NO_LOCKS
 
 NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 OURS = (".json", ".failed")
@@ -73,29 +71,17 @@ class ResultFolder:
         except OSError as fault:
             raise StorageError(f"{path}: cannot be written ({fault.strerror}); give --out a writable folder") from None
         try:
-            self._lock(descriptor)
+            if not lock(descriptor) or not os.fstat(descriptor).st_nlink:  # a run that has just ended removed the file
+                raise UsageError(
+                    f"--out {self.out}: another run of this experiment writes there; wait for its end or stop it, or "
+                    "give another folder"
+                )
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = os.fstat(descriptor).st_nlink > 0  # else a run that has just ended removed the file
-        except BlockingIOError:
-            free = False
-        except OSError as fault:
-            if fault.errno not in NO_LOCKS:
-                raise
-            return
-        if not free:
-            raise UsageError(
-                f"--out {self.out}: another run of this experiment writes there; wait for its end or stop it, or give "
-                "another folder"
-            )
 
     def _refuse_foreign(self) -> None:
         if self.record.exists() or not self.out.exists():
