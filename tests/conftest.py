@@ -131,7 +131,7 @@ def _make_random_bundle(tiny_model: Path, folder: Path) -> None:
     from tumorcast.engines.make import make_bundle
 
     runs, rng = folder / "runs", np.random.default_rng(0)
-    shutil.copytree(tiny_model, runs)
+    shutil.copytree(tiny_model, runs, dirs_exist_ok=True)
     for path in runs.glob("*/weights.safetensors"):
         random = {}
         for name, value in sorted(load_file(path).items()):

@@ -43,7 +43,7 @@ Patients = Annotated[
 ]
 
 SoFar = Annotated[
-    bool, typer.Option("--so-far", help="Measure nothing more: report on the units that are done, and say how many.")
+    bool, typer.Option("--so-far", help="Measure nothing more: report on the units that are done, in OUT/so-far.")
 ]
 
 experiment = typer.Typer(
@@ -71,6 +71,7 @@ def launch_opened(opened: "Opened", out: Path, as_json: bool, *, so_far: bool) -
 
 
 def _launch(opened: "Opened", out: Path, as_json: bool, so_far: bool) -> None:
+    from tumorcast.evaluation.experiments.folder import ResultFolder
     from tumorcast.evaluation.experiments.run import RunResult, report_so_far, run_experiment
     from tumorcast.running.ranks import open_ranks, pin_threads
 
@@ -91,7 +92,8 @@ def _launch(opened: "Opened", out: Path, as_json: bool, so_far: bool) -> None:
             tell_fate(unit, None, "failed", reason)
         counts = {"ok": result.done, "failed": len(result.failed)}
         answer = result.findings.answer if result.findings else ""
-        print_result(as_json, {"out": str(out), "experiment": name, "units": counts, "answer": answer})
+        written = ResultFolder(out).so_far if so_far else out
+        print_result(as_json, {"out": str(written), "experiment": name, "units": counts, "answer": answer})
         exit_if_failed(len(result.failed))
 
 

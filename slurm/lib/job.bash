@@ -63,6 +63,7 @@ run_step() { # STEP: unless what it writes stands. Returns its exit code: 0, 1 w
     ((signals == 0)) || return "$STOPPED"
     launch_of "$1"
     export OMP_NUM_THREADS=$threads # a rank can see more cores where the site does not bind it to its own
+    [[ $1 != @(evaluate|report) ]] || rm -f "$TUMORCAST_OUT/steps/$1" # until it has ended, its folder is of no options
     run_heard "$1" "${launch[@]}" "${arguments[@]}" "${cores_of_step[@]}" || code=$?
     ((code > 1)) || keep_code "$1" "$code"
     return "$code"

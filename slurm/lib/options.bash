@@ -23,7 +23,9 @@ usage() { # the comment at the top of the script
 read_options() { # ARGUMENTS…
     local taken
     while (($#)); do
-        if [[ $1 == --*=* ]]; then
+        if [[ $1 == --@(submit|dry-run|in-chain|report)=* ]]; then
+            refuse "${1%%=*}: takes no value"
+        elif [[ $1 == --*=* ]]; then
             set -- "${1%%=*}" "${1#*=}" "${@:2}"
         fi
         taken=1
@@ -91,12 +93,14 @@ check_truth() { # an evaluation comes last: what it cannot do without is looked 
 
 check_numbers() {
     local step
-    check_number TUMORCAST_MAX_REQUEUES
+    check_number TUMORCAST_MAX_REQUEUES 0
     for step in PREPARE FIT FORECAST REPORT EXPERIMENT TRAIN; do
-        check_number "TUMORCAST_${step}_RANKS_PER_NODE"
+        check_number "TUMORCAST_${step}_RANKS_PER_NODE" 1
     done
 }
 
-check_number() { # VARIABLE: where it is set, it must be a whole number
-    [[ ${!1:-1} =~ ^[0-9]+$ ]] || refuse "$1=${!1}: give a whole number, or leave it out"
+check_number() { # VARIABLE LEAST: where it is set, it must be a whole number
+    if [[ ! ${!1:-1} =~ ^(0|[1-9][0-9]*)$ ]] || ((${!1:-1} < $2)); then
+        refuse "$1=${!1}: give a whole number of $2 or more, or leave it out"
+    fi
 }

@@ -186,14 +186,21 @@ def test_a_registered_scan_finds_home_by_the_archive_alone(
 
 
 def test_a_bent_scan_needs_its_cohort_file(registered: Path, archive_of: Callable[..., Path], tmp_path: Path) -> None:
-    lattice = Grid((3, 3, 3), (90.0,) * 3, (-90.0,) * 3, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    field = Displacement(np.zeros((3, 3, 3, 3), np.float32), lattice)
-    with Cohort.open(registered) as cohort:
-        last = bent(cohort.session("sub-sagittal", "ses-b"), field)
-    write_cohort(tmp_path / "c.h5", [last], {}, image_size=64, contrasts=(Contrast.T1C,), config={})
-    maps = archive_of(tmp_path / "c.h5", tmp_path / "maps.h5", 1)
-    (refused,) = export_bids(maps, tmp_path / "alone", spaces=[Space.NATIVE])
-    assert refused.status is Status.FAILED and "give --cohort, or --space cohort" in refused.reason
-    (known,) = export_bids(maps, tmp_path / "home", spaces=[Space.NATIVE], cohort=tmp_path / "c.h5")
-    assert known.status is Status.OK
-    check_home(tmp_path / "home", "sagittal")
+    lattice = Grid((7, 7, 7), (100.0,) * 3, (-300.0,) * 3, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    centres = []
+    for moved_mm in (0.0, 8.0):
+        root = tmp_path / f"{moved_mm:g}"
+        field = Displacement(np.full((7, 7, 7, 3), np.array([0.0, moved_mm, 0.0]), np.float32), lattice)
+        with Cohort.open(registered) as cohort:
+            last = bent(cohort.session("sub-sagittal", "ses-b"), field)
+        write_cohort(root / "c.h5", [last], {}, image_size=64, contrasts=(Contrast.T1C,), config={})
+        maps = archive_of(root / "c.h5", root / "maps.h5", 1)
+        (refused,) = export_bids(maps, root / "alone", spaces=[Space.NATIVE])
+        assert refused.status is Status.FAILED and "give --cohort, or --space cohort" in refused.reason
+        (known,) = export_bids(maps, root / "home", spaces=[Space.NATIVE], cohort=root / "c.h5")
+        assert known.status is Status.OK
+        check_home(root / "home", "sagittal")
+        present = image(root / "home", "sagittal", "space-orig_desc-present_dseg")
+        places = places_of(present.shape, present.affine)
+        centres.append(places[np.asarray(present.dataobj) > 0].mean(axis=0))
+    assert np.linalg.norm(centres[1] - centres[0]) == pytest.approx(8.0, abs=2.0)

@@ -92,6 +92,7 @@ def test_a_dry_run_prints_what_would_be_submitted_and_run(name: str, request: py
         ((*OPTIONS, *BUNDLE, "--relative-change", "0.1"), "give one of --horizon-days and --relative-change"),
         ((*OPTIONS, *BUNDLE, "--max-slices", "2"), "--max-slices: no such option"),
         ((*OPTIONS, "--model"), "--model: its value is missing"),
+        ((*OPTIONS, *BUNDLE, "--report=1"), "--report: takes no value"),
         ((*OPTIONS, *BUNDLE), "there is no SLURM job here"),
         ((*OPTIONS, *BUNDLE, "--truth", "nowhere.h5"), "--truth nowhere.h5: no such file; give a cohort file"),
         ((*OPTIONS, *BUNDLE, "--truth", "out/cohort.h5"), "there is no SLURM job here"),
@@ -110,6 +111,18 @@ def test_a_command_alone_is_refused_without_words_and_without_a_job(script: str)
         assert (told.returncode, message in told.stderr) == (2, True), told.stderr
 
 
+@pytest.mark.parametrize("script", ["evaluate", "report"])
+def test_a_command_alone_runs_in_its_job_and_ends_it_with_its_code(script: str, tmp_path: Path) -> None:
+    for name, text in (("srun", 'echo "$OMP_NUM_THREADS: $*"; exit 3'), ("scontrol", ""), ("squeue", "")):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    told = run(script, "my maps.h5", "--out", "found", PATH=path, TUMORCAST_PYTHON=sys.executable, **JOB)
+    assert told.returncode == 3, told.stderr
+    threads, _, rest = told.stdout.splitlines()[-2 if "ended" in told.stdout.splitlines()[-1] else -1].partition(": ")
+    assert int(threads) >= 1 and rest.endswith(f"-m tumorcast {script} my maps.h5 --out found --json")
+
+
 def test_quotes_that_do_not_match_are_refused() -> None:
     told = run("fit", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_FIT_OPTIONS="--law 'gompertz")
     assert told.returncode == 2
@@ -120,6 +133,10 @@ def test_what_must_be_a_number_is_looked_at_before_anything_runs() -> None:
     told = run("fit", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_MAX_REQUEUES="often")
     assert (told.returncode, told.stdout) == (2, "")
     assert "TUMORCAST_MAX_REQUEUES=often: give a whole number" in told.stderr
+    for number in ("0", "08"):
+        told = run("report", "--dry-run", "maps.h5", TUMORCAST_REPORT_RANKS_PER_NODE=number)
+        assert told.returncode == 2
+        assert f"TUMORCAST_REPORT_RANKS_PER_NODE={number}: give a whole number of 1 or more" in told.stderr
     told = run("forecast_cohort", "--dry-run", *OPTIONS, *BUNDLE, TUMORCAST_REPORT="yes")
     assert (told.returncode, "TUMORCAST_REPORT=yes: give 1, or leave it out" in told.stderr) == (2, True)
 

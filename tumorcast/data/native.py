@@ -115,8 +115,11 @@ def slices_home(
     """A stack (S, H, W) of slices of the `shared` grid on the native voxels.
 
     A voxel has a value where the nearest point of the shared grid lies in one of the slices. Linearly, that is the mean
-    of the slices beside it, by their nearness: what lies beyond the slices is unknown and weighs nothing.
+    of the slices beside it, by their nearness: what lies beyond the slices is unknown and weighs nothing. Raises
+    ValueError for labels, which are whole numbers, without Interpolation.NEAREST.
     """
+    if interpolation is not Interpolation.NEAREST and not np.issubdtype(stack.dtype, np.floating):
+        raise ValueError(f"slices of {stack.dtype}: whole numbers go home by Interpolation.NEAREST alone")
 
     def sent(values: np.ndarray[Any, Any], how: Interpolation, beyond: float) -> sitk.Image:
         there = to_source_grid(values, source_slice, shared, interpolation=how, outside=beyond)

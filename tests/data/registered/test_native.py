@@ -101,6 +101,8 @@ def test_what_there_is_not(registered: Path) -> None:
             to_native(labels, cohort, "P1", "9")
         with pytest.raises(ValueError, match="1 slices given"):
             to_native(labels[:1], cohort, "P1", "000")
+        with pytest.raises(ValueError, match="whole numbers go home"):
+            to_native(labels, cohort, "P1", "000")
 
 
 def test_matrices_and_simpleitk_say_the_same(turned: Callable) -> None:

@@ -79,7 +79,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_run_writes(whole: Path) -> None:
-    wanted = {"README.md", "experiment.json", "figures.json", "table-1.csv", "total.png", "rows/u-3.failed"}
+    wanted = {".lock", "README.md", "experiment.json", "figures.json", "table-1.csv", "total.png", "rows/u-3.failed"}
     done = ["u-0", "u-1", "u-2", "u-4"]
     assert set(contents(whole)) == wanted | {f"rows/{u}.json" for u in done} | {f"rows/{u}/array.txt" for u in done}
     told = json.loads((whole / "figures.json").read_text(), parse_constant=pytest.fail)
@@ -124,12 +124,25 @@ def test_what_is_done_so_far_is_reported_without_measuring_more(whole: Path, tmp
     more = Squares(count=8)
     told = report_so_far(more, tmp_path / "out")
     assert (told.done, list(told.failed), more.done) == (4, [FAILING], [])
-    assert (
-        "4 measured, 1 failed, **3 not yet: this is a report so far**" in (tmp_path / "out" / "README.md").read_text()
-    )
-    assert json.loads((tmp_path / "out" / "figures.json").read_text())["missing"] == 3
-    report_so_far(Squares(), tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(whole)
+    so_far = tmp_path / "out" / "so-far"
+    assert "4 measured, 1 failed, **3 not yet: this is a report so far**" in (so_far / "README.md").read_text()
+    assert json.loads((so_far / "figures.json").read_text())["missing"] == 3
+    left = {name: text for name, text in contents(tmp_path / "out").items() if not name.startswith("so-far")}
+    assert left == contents(whole)  # a run that ends meanwhile keeps its report
+
+
+def test_a_run_that_is_at_work_can_be_looked_at(tmp_path: Path) -> None:
+    seen: list[int | str] = []
+
+    def look(unit: str) -> None:
+        try:
+            seen.append(report_so_far(Squares(), tmp_path / "out").done)
+        except InputError as fault:
+            seen.append(str(fault))
+
+    run_experiment(Squares(before=look), tmp_path / "out")
+    begun = f"{tmp_path / 'out'}: none of 5 units is done yet; wait, or start again without --so-far"
+    assert seen == [begun, 1, 2, 3, 3]
 
 
 def test_nothing_begun_or_something_else_has_no_report_so_far(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ class ResultFolder:
         return self.out / "rows"
 
     @property
+    def so_far(self) -> Path:
+        """Where a report of what is done is written, beside which a run may be at work."""
+        return self.out / "so-far"
+
+    @property
     def record(self) -> Path:
         """Where it is told what the results are made of."""
         return self.out / "experiment.json"
@@ -71,15 +76,12 @@ class ResultFolder:
         except OSError as fault:
             raise StorageError(f"{path}: cannot be written ({fault.strerror}); give --out a writable folder") from None
         try:
-            if not lock(descriptor) or not os.fstat(descriptor).st_nlink:  # a run that has just ended removed the file
+            if not lock(descriptor):
                 raise UsageError(
                     f"--out {self.out}: another run of this experiment writes there; wait for its end or stop it, or "
                     "give another folder"
                 )
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+            yield
         finally:
             os.close(descriptor)
 
@@ -132,8 +134,10 @@ class ResultFolder:
 
     def reason_of_failure(self, unit: str) -> str | None:
         """Why the unit failed; None if it did not."""
-        path = self.rows / f"{unit}.failed"
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        try:
+            return (self.rows / f"{unit}.failed").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
 
     def forget_failures(self) -> None:
         """So that what failed is tried again."""

@@ -91,11 +91,16 @@ class Grid:
         )
 
     def report(self, rows: dict[str, Figures], pictures: Path) -> Findings:
-        """Tables and pictures of all cells."""
+        """Tables and pictures of all cells, over the patients who have them all; over every patient if none has."""
         of_cells = {
             cell: {row["patient_id"]: (unit, row) for unit, row in rows.items() if self._places[unit][1] == cell}
             for cell in self.cells
         }
+        whole = set.intersection(*(set(found) for found in of_cells.values()))
+        if whole:
+            of_cells = {
+                cell: {name: one for name, one in found.items() if name in whole} for cell, found in of_cells.items()
+            }
         return findings(of_cells, pictures)
 
     @cached_property

@@ -9,7 +9,6 @@ from typing import Any
 from tumorcast.durable import written_whole
 from tumorcast.evaluation.card import markdown_table
 from tumorcast.evaluation.experiments.experiment import Experiment, Findings, Picture, Table
-from tumorcast.evaluation.experiments.folder import ResultFolder
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.run import plain
 from tumorcast.provenance import commit, flat
@@ -17,7 +16,7 @@ from tumorcast.version import VERSION
 
 
 def write_report(
-    folder: ResultFolder,
+    out: Path,
     experiment: Experiment,
     findings: Findings,
     rows: dict[str, Figures],
@@ -25,8 +24,8 @@ def write_report(
     *,
     missing: int = 0,
 ) -> None:
-    """Write everything but the rows to the experiment's folder. failed: reasons by unit; missing: not yet measured."""
-    out, made_of = folder.out, experiment.made_of()
+    """Write everything but the rows to the folder `out`. failed: reasons by unit; missing: not yet measured."""
+    made_of = experiment.made_of()
     for number, table in enumerate(findings.tables, start=1):
         _write_csv(out / csv_name(number), table)
     for picture in findings.pictures:

@@ -75,7 +75,7 @@ def run_experiment(
 
 
 def report_so_far(experiment: Experiment, out: Path) -> RunResult:
-    """Measure nothing: report on the units that are done, also while a run is at work on the others.
+    """Measure nothing: report to `out`/so-far on the units that are done, also while a run is at work on the others.
 
     Raises UsageError if `out` was made of something else, InputError if nothing was begun or no unit is done.
     """
@@ -83,7 +83,10 @@ def report_so_far(experiment: Experiment, out: Path) -> RunResult:
     if not folder.record.exists():
         raise InputError(f"{out}: no experiment was begun there; leave out --so-far")
     folder.open(_record_of(experiment))
-    return _reported(experiment, folder, experiment.units())
+    units = experiment.units()
+    if not _found(folder, units)[0]:
+        raise InputError(f"{out}: none of {len(units)} units is done yet; wait, or start again without --so-far")
+    return _reported(experiment, folder, units, folder.so_far)
 
 
 def _begin(experiment: Experiment, folder: ResultFolder, until_the_end: ExitStack) -> tuple[list[str], list[int]]:
@@ -150,11 +153,11 @@ def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str],
     rows, failed = _found(folder, units)
     if stopped or len(rows) + len(failed) < len(units):
         return RunResult(True, len(rows), failed)
-    return _reported(experiment, folder, units)
+    return _reported(experiment, folder, units, folder.out)
 
 
-def _reported(experiment: Experiment, folder: ResultFolder, units: Sequence[str]) -> RunResult:
-    """Write the report of what there is. Raises InputError if that is nothing."""
+def _reported(experiment: Experiment, folder: ResultFolder, units: Sequence[str], out: Path) -> RunResult:
+    """Write the report of what there is to `out`. Raises InputError if that is nothing."""
     rows, failed = _found(folder, units)
     if not rows:
         shown = "; ".join(f"{unit}: {failed[unit]}" for unit in list(failed)[:SHOWN_REASONS])
@@ -162,7 +165,7 @@ def _reported(experiment: Experiment, folder: ResultFolder, units: Sequence[str]
             f"{folder.out}: none of {len(units)} units could be measured; {shown or 'give other patients'}"
         )
     findings = experiment.report(rows, folder.rows)
-    write_report(folder, experiment, findings, rows, failed, missing=len(units) - len(rows) - len(failed))
+    write_report(out, experiment, findings, rows, failed, missing=len(units) - len(rows) - len(failed))
     return RunResult(False, len(rows), failed, findings)
 
 
