@@ -87,6 +87,8 @@ def test_grid(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert (record["settings"]["members"], record["settings"]["batch"], record["engine"]) == (1, 3, "torch")
     assert record["settings"]["relative_change"] == 0.25
     assert run("grid", blob_cohort, *options, "--gain", "1")["units"] == {"ok": 1, "failed": 0}
+    so_far = run("grid", blob_cohort, *options, "--gain", "0.25,0.5", "--so-far")
+    assert (so_far["out"], so_far["units"]) == (str(tmp_path / "grid" / "so-far"), {"ok": 1, "failed": 0})
     changed = invoke("grid", blob_cohort, *options, "--gain", "1", "--relative-change", "0.5")
     assert isinstance(changed.exception, UsageError)
     assert "settings.relative_change = 0.25 there, but 0.5 now" in str(changed.exception)
