@@ -29,19 +29,12 @@ home=$(cd "$home" && pwd)
 # shellcheck source=slurm/lib/main.bash
 source "$home/slurm/lib/main.bash"
 
-case ${1:-} in
--h | --help) usage && exit 0 ;;
---dry-run) dry_run=1 && shift ;;
-esac
-(($#)) || refuse "give a network and a cohort, as tumorcast train takes them; see --help"
-read_site
-check_numbers
-name_python
+open_alone train 'a network and a cohort' "$@"
 
 nodes=${SLURM_JOB_NUM_NODES:-1} cores=$(cores_a_node) ranks=${TUMORCAST_TRAIN_RANKS_PER_NODE:-$(gpus_a_node)}
 threads=$((cores / ranks > 0 ? cores / ranks : 1))
 launch=(srun --nodes="$nodes" --ntasks=$((nodes * ranks)) --ntasks-per-node="$ranks" --cpus-per-task="$threads")
-launch+=(--kill-on-bad-exit=1 --mpi=none "${python[@]}" -m tumorcast train "$@")
+launch+=(--kill-on-bad-exit=1 --mpi=none "${python[@]}" -m tumorcast train "${words[@]}")
 if [[ -n $dry_run ]]; then
     print_command "${launch[@]}"
     exit 0

@@ -132,7 +132,7 @@ def test_a_horizon_of_the_config_is_refused(name: str, blob_cohort: Path, tmp_pa
 def test_what_measures_is_looked_for_before_the_model(
     blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tumorcast.evaluation.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("tumorcast.extra.find_spec", lambda name: None)
     result = invoke("grid", blob_cohort, "--model", "none", "--out", tmp_path / "out")
     assert isinstance(result.exception, EngineError)
     assert "scikit-image is not installed; install tumorcast[evaluate]" in str(result.exception)

@@ -36,7 +36,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge an archive of forecasts, and what needs less, against the scans that came."""
-    from tumorcast.evaluation.extra import check_extra
+    from tumorcast.extra import check_extra
 
     check_extra()
     from tumorcast.archive.maps import MapArchive

@@ -64,7 +64,7 @@ def launch_opened(opened: "Opened", out: Path, as_json: bool, *, so_far: bool) -
     opened: gets the ranks, and gives the experiment as a context, at whose end its files are closed.
     Raises EngineError where a base installation lacks what measures images and maps.
     """
-    from tumorcast.evaluation.extra import check_extra
+    from tumorcast.extra import check_extra
 
     check_extra()
     _launch(opened, out, as_json, so_far)

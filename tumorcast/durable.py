@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tumorcast.errors import StorageError
+from tumorcast.errors import StorageError, UsageError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
@@ -55,6 +55,28 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 sum of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held(path: Path, taken: str) -> Iterator[None]:
+    """No other process holds the lock file `path` within the block; its folder is made.
+
+    The lock goes with the process, however that ends. Where the file system has no locks there is none. Raises
+    UsageError(taken) if another process holds it, StorageError if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as fault:
+        raise StorageError(
+            f"{path}: cannot be written ({fault.strerror}); give an output in a writable folder"
+        ) from None
+    try:
+        if not lock(descriptor):
+            raise UsageError(taken)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def lock(descriptor: int) -> bool:

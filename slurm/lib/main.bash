@@ -35,19 +35,11 @@ run_either() { # STEP NEEDED ARGUMENTS…: as a job of a chain, or else the comm
     fi
 }
 
-run_alone() { # COMMAND NEEDED ARGUMENTS…: a command of tumorcast in this job. NEEDED: in words, what it must be given
-    local name=$1 needed=$2 code=0 launch cores_of_step threads
-    shift 2
-    case ${1:-} in
-    -h | --help) usage && exit 0 ;;
-    --dry-run) dry_run=1 && shift ;;
-    esac
-    (($#)) || refuse "give $needed, as tumorcast $name takes them; see --help"
-    read_site
-    check_numbers
-    name_python
+run_alone() { # COMMAND NEEDED WORDS…: a command of tumorcast in this job
+    local name=$1 code=0 launch cores_of_step threads words
+    open_alone "$@"
     launch_of "$name"
-    launch+=("$name" "$@" --json)
+    launch+=("$name" "${words[@]}" --json)
     if [[ -n $dry_run ]]; then
         print_command "${launch[@]}"
         exit 0
@@ -57,6 +49,18 @@ run_alone() { # COMMAND NEEDED ARGUMENTS…: a command of tumorcast in this job.
     export OMP_NUM_THREADS=$threads
     run_heard "$name" "${launch[@]}" || code=$?
     end_job "$name" "$code"
+}
+
+open_alone() { # COMMAND NEEDED WORDS…: fills `words`, those of the command. NEEDED: in words, what it must be given
+    words=("${@:3}")
+    case ${3:-} in
+    -h | --help) usage && exit 0 ;;
+    --dry-run) dry_run=1 && words=("${@:4}") ;;
+    esac
+    ((${#words[@]})) || refuse "give $2, as tumorcast $1 takes them; see --help"
+    read_site
+    check_numbers
+    name_python
 }
 
 read_site() { # what the site needs first, as `module load`; the file may also set the variables

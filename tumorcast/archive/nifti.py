@@ -7,6 +7,7 @@ the scans, so what it writes lies on the voxels that it read.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, assert_never
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.geometry import LPS_TO_RAS, Grid, Interpolation, to_source_grid
-from tumorcast.data.native import WayHome, slices_home
+from tumorcast.data.native import SlicesHome, WayHome
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError
 from tumorcast.records import FloatArray
@@ -74,9 +75,13 @@ class Placement:
 
     def _native_volume(self, stack: Array, outside: float, interpolation: Interpolation) -> sitk.Image:
         said: dict[str, Any] = {"interpolation": interpolation, "outside": outside}
-        if self.home is None:
+        if self._slices_home is None:
             return to_source_grid(stack, self.source_slice, self.source, **said)
-        return slices_home(stack, self.source_slice, self.source, self.home, **said)
+        return self._slices_home.image(stack, **said)
+
+    @cached_property
+    def _slices_home(self) -> SlicesHome | None:
+        return None if self.home is None else SlicesHome(self.source_slice, self.source, self.home)
 
     def _cohort_volume(self, stack: Array, outside: float) -> sitk.Image:
         _, height, width = stack.shape

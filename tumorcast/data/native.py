@@ -1,9 +1,10 @@
 """The way of a registered scan's results home: what the cohort file keeps for it, and maps on the scanner's voxels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.cohort import Cohort
@@ -11,6 +12,9 @@ from tumorcast.data.geometry import Grid, Interpolation, to_source_grid
 from tumorcast.data.transforms import Displacement, Matrix, returned
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
+
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 NATIVE = "native"  # in a session's `source`, and in an archive's record of its grid
 BENT = "bent"  # in the latter
@@ -100,39 +104,59 @@ def to_native(
     if len(stack) != len(session.source_slice):
         raise ValueError(f"{len(stack)} slices given, but the session has {len(session.source_slice)}")
     shared = Grid.from_dict(session.source["grid"])
-    return slices_home(stack, session.source_slice, shared, way, interpolation=interpolation, outside=outside)
+    home = SlicesHome(session.source_slice, shared, way)
+    return home.image(stack, interpolation=interpolation, outside=outside)
 
 
-def slices_home(
-    stack: np.ndarray[Any, Any],
-    source_slice: np.ndarray[Any, Any],
-    shared: Grid,
-    way: WayHome,
-    *,
-    interpolation: Interpolation = Interpolation.LINEAR,
-    outside: float = 0.0,
-) -> sitk.Image:
-    """A stack (S, H, W) of slices of the `shared` grid on the native voxels.
+@dataclass(frozen=True)
+class SlicesHome:
+    """Slices of the `shared` grid, (S,) by their index along its third axis, that go to the native voxels.
 
-    A voxel has a value where the nearest point of the shared grid lies in one of the slices. Linearly, that is the mean
-    of the slices beside it, by their nearness: what lies beyond the slices is unknown and weighs nothing. Raises
-    ValueError for labels, which are whole numbers, without Interpolation.NEAREST.
+    covers: what they cover there, by the size of their plane, for all images of a scan.
     """
-    if interpolation is not Interpolation.NEAREST and not np.issubdtype(stack.dtype, np.floating):
-        raise ValueError(f"slices of {stack.dtype}: whole numbers go home by Interpolation.NEAREST alone")
 
-    def sent(values: np.ndarray[Any, Any], how: Interpolation, beyond: float) -> sitk.Image:
-        there = to_source_grid(values, source_slice, shared, interpolation=how, outside=beyond)
-        return sent_home(there, way.native, way.displacement, interpolation=how, outside=beyond)
+    source_slice: np.ndarray[Any, Any]
+    shared: Grid
+    way: WayHome
+    covers: dict[tuple[int, ...], tuple[Array, Mask]] = field(default_factory=dict)
 
-    if interpolation is Interpolation.NEAREST:
-        return sent(stack, interpolation, outside)
-    every = np.ones(stack.shape, np.float32)
-    values, weights = (sitk.GetArrayFromImage(sent(one, interpolation, 0.0)) for one in (stack, every))
-    covered = (sitk.GetArrayFromImage(sent(every, Interpolation.NEAREST, 0.0)) > 0) & (weights > 0)
-    filled = np.full(values.shape, outside, values.dtype)
-    np.divide(values, weights, out=filled, where=covered, casting="same_kind")
-    return way.native.grid.image(filled)
+    def image(
+        self,
+        stack: np.ndarray[Any, Any],
+        *,
+        interpolation: Interpolation = Interpolation.LINEAR,
+        outside: float = 0.0,
+    ) -> sitk.Image:
+        """A stack (S, H, W) on the native voxels.
+
+        A voxel has a value where the nearest point of the shared grid lies in one of the slices. Linearly, that is the
+        mean of the slices beside it, by their nearness: what lies beyond the slices is unknown and weighs nothing.
+        Raises ValueError for labels, which are whole numbers, without Interpolation.NEAREST.
+        """
+        if interpolation is Interpolation.NEAREST:
+            return self._sent(stack, interpolation, outside)
+        if not np.issubdtype(stack.dtype, np.floating):
+            raise ValueError(f"slices of {stack.dtype}: whole numbers go home by Interpolation.NEAREST alone")
+        values = sitk.GetArrayFromImage(self._sent(stack, interpolation, 0.0))
+        weights, covered = self._cover(stack.shape)
+        filled = np.full(values.shape, outside, values.dtype)
+        np.divide(values, weights, out=filled, where=covered, casting="same_kind")
+        return self.way.native.grid.image(filled)
+
+    def _cover(self, shape: tuple[int, ...]) -> tuple[Array, Mask]:
+        """Of each native voxel the share that the slices beside it have, and whether it has a value."""
+        if shape not in self.covers:
+            every = np.ones(shape, np.float32)
+            near, nearest = (
+                sitk.GetArrayFromImage(self._sent(every, how, 0.0))
+                for how in (Interpolation.LINEAR, Interpolation.NEAREST)
+            )
+            self.covers[shape] = near, (nearest > 0) & (near > 0)
+        return self.covers[shape]
+
+    def _sent(self, stack: np.ndarray[Any, Any], interpolation: Interpolation, outside: float) -> sitk.Image:
+        there = to_source_grid(stack, self.source_slice, self.shared, interpolation=interpolation, outside=outside)
+        return sent_home(there, self.way.native, self.way.displacement, interpolation=interpolation, outside=outside)
 
 
 def sent_home(

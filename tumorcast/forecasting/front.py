@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Self
 
 import numpy as np
@@ -23,7 +22,8 @@ from tumorcast.config import Provider
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.engines.engine import Engine, ModelInfo
-from tumorcast.errors import EngineError, InputError
+from tumorcast.errors import InputError
+from tumorcast.extra import check_extra
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -81,8 +81,7 @@ class Front:
 
         Raises InputError where there is nothing to learn from, EngineError without scikit-learn.
         """
-        if find_spec("sklearn") is None:
-            raise EngineError("scikit-learn is not installed; install tumorcast[evaluate] (in a checkout: bin/setup)")
+        check_extra("sklearn")
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - an extra
 
         rows, truths, shares, digest = [], [], [], hashlib.sha256()

@@ -7,8 +7,7 @@ resumed by starting it again, and one with another configuration, cohort or mode
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 
 from tumorcast.archive.maps import archive_provenance
 from tumorcast.archive.shard import ShardKey, is_whole
-from tumorcast.durable import lock, written_whole
-from tumorcast.errors import InputError, StorageError, UsageError
+from tumorcast.durable import held, lock, written_whole
+from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.provenance import difference, refuse_other
 from tumorcast.records import PatientOutcome
@@ -99,28 +98,10 @@ class Ledger:
             return None
         return read_outcomes(self.status_path)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """No other process may work on this run within the block. Raises UsageError if one does.
-
-        The lock goes with the process, however that ends. Where the file system has no locks there is none.
-        """
-        path = self.folder / "lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as fault:
-            raise StorageError(
-                f"{path}: cannot be written ({fault.strerror}); give an output in a writable folder"
-            ) from None
-        try:
-            if not lock(descriptor):
-                raise UsageError(
-                    f"{self.folder}: another job works on this run; wait for its end or stop it, or give another --out"
-                )
-            yield
-        finally:
-            os.close(descriptor)
+    def held(self) -> AbstractContextManager[None]:
+        """No other process may work on this run within the block. Raises UsageError if one does (durable.held)."""
+        taken = f"{self.folder}: another job works on this run; wait for its end or stop it, or give another --out"
+        return held(self.folder / "lock", taken)
 
     def is_held(self) -> bool:
         """Whether a process works on this run now."""

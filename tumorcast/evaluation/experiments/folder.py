@@ -1,11 +1,10 @@
 """The folder of an experiment: what it was made of, a row a unit with its pictures, and why units failed.
 
 OUT/experiment.json, OUT/rows/UNIT.json, OUT/rows/UNIT/ and OUT/rows/UNIT.failed. A unit is done when its row stands.
-OUT/.lock is there while a run goes on.
+OUT/.lock is locked while a run goes on, and OUT/so-far/ a report of what was done by then.
 """
 
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorcast.durable import lock, written_whole
+from tumorcast.durable import held, written_whole
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.evaluation.judging import Figures
 from tumorcast.provenance import refuse_other
@@ -65,25 +64,15 @@ class ResultFolder:
     def held(self) -> Iterator[None]:
         """No other run may write here within the block.
 
-        Raises UsageError if one does, or if the folder is not one of an experiment, nor empty. The lock goes with the
-        process, however that ends. Where the file system has no locks there is none.
+        Raises UsageError if one does, or if the folder is not one of an experiment, nor empty (durable.held).
         """
         self._refuse_foreign()
-        path = self.out / ".lock"
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as fault:
-            raise StorageError(f"{path}: cannot be written ({fault.strerror}); give --out a writable folder") from None
-        try:
-            if not lock(descriptor):
-                raise UsageError(
-                    f"--out {self.out}: another run of this experiment writes there; wait for its end or stop it, or "
-                    "give another folder"
-                )
+        taken = (
+            f"--out {self.out}: another run of this experiment writes there; wait for its end or stop it, or give "
+            "another folder"
+        )
+        with held(self.out / ".lock", taken):
             yield
-        finally:
-            os.close(descriptor)
 
     def _refuse_foreign(self) -> None:
         if self.record.exists() or not self.out.exists():

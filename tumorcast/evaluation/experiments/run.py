@@ -83,10 +83,10 @@ def report_so_far(experiment: Experiment, out: Path) -> RunResult:
     if not folder.record.exists():
         raise InputError(f"{out}: no experiment was begun there; leave out --so-far")
     folder.open(_record_of(experiment))
-    units = experiment.units()
-    if not _found(folder, units)[0]:
-        raise InputError(f"{out}: none of {len(units)} units is done yet; wait, or start again without --so-far")
-    return _reported(experiment, folder, units, folder.so_far)
+    found = _Found.of(folder, experiment.units())
+    if not found.rows:
+        raise InputError(f"{out}: none of {len(found.units)} units is done yet; wait, or start again without --so-far")
+    return _reported(experiment, folder, found, folder.so_far)
 
 
 def _begin(experiment: Experiment, folder: ResultFolder, until_the_end: ExitStack) -> tuple[list[str], list[int]]:
@@ -148,28 +148,40 @@ def _record_of(experiment: Experiment) -> dict[str, Any]:
     return {"experiment": experiment.name, "version": VERSION} | experiment.made_of()
 
 
+@dataclass(frozen=True)
+class _Found:
+    """By unit, the rows that stand, and why others failed."""
+
+    units: Sequence[str]
+    rows: dict[str, Figures]
+    failed: dict[str, str]
+
+    @classmethod
+    def of(cls, folder: ResultFolder, units: Sequence[str]) -> "_Found":
+        rows = {unit: row for unit in units if (row := folder.row(unit)) is not None}
+        failed = {unit: why for unit in units if (why := folder.reason_of_failure(unit)) is not None}
+        return cls(units, rows, failed)
+
+    @property
+    def missing(self) -> int:
+        return len(self.units) - len(self.rows) - len(self.failed)
+
+
 def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str], *, stopped: bool) -> RunResult:
-    """What came of all units, and the report if they are all through."""
-    rows, failed = _found(folder, units)
-    if stopped or len(rows) + len(failed) < len(units):
-        return RunResult(True, len(rows), failed)
-    return _reported(experiment, folder, units, folder.out)
-
-
-def _reported(experiment: Experiment, folder: ResultFolder, units: Sequence[str], out: Path) -> RunResult:
-    """Write the report of what there is to `out`. Raises InputError if that is nothing."""
-    rows, failed = _found(folder, units)
-    if not rows:
-        shown = "; ".join(f"{unit}: {failed[unit]}" for unit in list(failed)[:SHOWN_REASONS])
+    """What came of all units, and the report if they are all through. Raises InputError if none could be measured."""
+    found = _Found.of(folder, units)
+    if stopped or found.missing > 0:
+        return RunResult(True, len(found.rows), found.failed)
+    if not found.rows:
+        shown = "; ".join(f"{unit}: {found.failed[unit]}" for unit in list(found.failed)[:SHOWN_REASONS])
         raise InputError(
             f"{folder.out}: none of {len(units)} units could be measured; {shown or 'give other patients'}"
         )
-    findings = experiment.report(rows, folder.rows)
-    write_report(out, experiment, findings, rows, failed, missing=len(units) - len(rows) - len(failed))
-    return RunResult(False, len(rows), failed, findings)
+    return _reported(experiment, folder, found, folder.out)
 
 
-def _found(folder: ResultFolder, units: Sequence[str]) -> tuple[dict[str, Figures], dict[str, str]]:
-    """By unit, the rows that stand, and why others failed."""
-    rows = {unit: row for unit in units if (row := folder.row(unit)) is not None}
-    return rows, {unit: why for unit in units if (why := folder.reason_of_failure(unit)) is not None}
+def _reported(experiment: Experiment, folder: ResultFolder, found: _Found, out: Path) -> RunResult:
+    """Write the report of what there is to `out`."""
+    findings = experiment.report(found.rows, folder.rows)
+    write_report(out, experiment, findings, found.rows, found.failed, missing=found.missing)
+    return RunResult(False, len(found.rows), found.failed, findings)
