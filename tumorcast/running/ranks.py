@@ -193,21 +193,36 @@ def _load_mpi(launch: Launch) -> ModuleType:
             f"started as {launch.size or 'several'} processes by {launch.launcher}, but mpi4py cannot be used "
             f"({fault}); install tumorcast[mpi], or start one process"
         ) from None
-    _await_all_started(MPI)
+    await_all_started(MPI)
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # rank 0 answers the others from a thread
         raise EngineError(f"{mpi_library()} is built without threads; use one with them, or start one process")
     return MPI
 
 
-def _await_all_started(mpi: ModuleType) -> None:
+class _PmixValue(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_uint16), ("data", ctypes.c_uint64 * 4))
+
+
+class _PmixInfo(ctypes.Structure):
+    """pmix_info_t of PMIx 3 to 5."""
+
+    _fields_ = (("key", ctypes.c_char * 512), ("flags", ctypes.c_uint32), ("value", _PmixValue))
+
+
+PMIX_BOOL = 1
+COLLECT_DATA = _PmixInfo(b"pmix.collect", 0, _PmixValue(PMIX_BOOL, (1, 0, 0, 0)))
+
+
+def await_all_started(mpi: ModuleType) -> None:
     """Send nothing before every rank has left MPI_Init, by a barrier of PMIx, which sends no MPI message.
 
     Open MPI 5 leaves MPI_Init when all have come to its last barrier, and sets COMM_WORLD up only then: a message that
-    a faster rank sends meanwhile kills the slower one (segmentation fault; issue 12495 of open-mpi/ompi).
+    a faster rank sends meanwhile kills the slower one (segmentation fault; issue 12495 of open-mpi/ompi). SLURM waits
+    for the ranks of one node alone, there too, unless a barrier asks for the data of all: so this one does.
     """
     fence = getattr(ctypes.CDLL(mpi.__file__), "PMIx_Fence", None)
     if fence is not None and mpi.COMM_WORLD.size > 1:
-        fence(None, ctypes.c_size_t(0), None, ctypes.c_size_t(0))
+        fence(None, ctypes.c_size_t(0), ctypes.byref(COLLECT_DATA), ctypes.c_size_t(1))
 
 
 def _check_all_seen(launch: Launch, size: int, library: str) -> None:
