@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 RADIOTHERAPY_DAYS = 42.0  # the length of a course of which only one end is known (arXiv 2509.09610)
 FRACTIONS_A_WEEK = 5  # so that the usual 30 fractions take those 42 days
 MOST_GY = 200.0  # more than any course; 6000 without a unit is meant in cGy
+BLANK = frozenset({"", "n/a", "na", "n.a."})  # what stands in a cell for nothing, in small letters; BIDS wants n/a
 PER_GY = {"cgy": 100.0, "gy": 1.0, "": 1.0}  # the units of a dose
 # Identifiers name groups and files, and stand in cells of tables.
 FORBIDDEN_IN_IDS = "/\\\0\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -132,11 +133,17 @@ def read_table(
             header = [name.strip() for name in next(reader, [])]
             _check_header(path, header, required, remedy)
             _check_repeats(path, header, {*required, *optional})
-            return [_row(path, reader.line_num, header, cells) for cells in reader if any(map(str.strip, cells))]
+            return [_row(path, reader.line_num, header, cells) for cells in reader if any(map(_cell, cells))]
     except OSError as fault:
         raise InputError(f"{path}: cannot be read ({fault.strerror}); give a CSV table") from None
     except (UnicodeDecodeError, csv.Error) as fault:
         raise InputError(f"{path}: is not CSV in UTF-8 ({fault}); save it as such") from None
+
+
+def table_header(path: Path) -> tuple[str, ...]:
+    """The columns of a table that `read_table` has read."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return tuple(name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path), skipinitialspace=True), []))
 
 
 def _delimiter(path: Path) -> str:
@@ -168,7 +175,13 @@ def _quoted(names: list[str]) -> str:
 def _row(path: Path, line: int, header: list[str], cells: list[str]) -> Row:
     if len(cells) != len(header):
         raise InputError(f"{path}, line {line}: {len(cells)} cells under {len(header)} column names; make them agree")
-    return Row(path, line, dict(zip(header, (cell.strip() for cell in cells), strict=True)))
+    return Row(path, line, dict(zip(header, map(_cell, cells), strict=True)))
+
+
+def _cell(text: str) -> str:
+    """A cell's text, empty where it says that nothing is known."""
+    stripped = text.strip()
+    return "" if stripped.lower() in BLANK else stripped
 
 
 def rows_by_patient(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:

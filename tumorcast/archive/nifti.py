@@ -88,20 +88,7 @@ class Placement:
         depth = self.source.canonical().size[2]
         volume = np.full((depth, height, width), outside, stack.dtype)
         volume[self.source_slice] = stack
-        return grid_of(self.affine, (width, height, depth)).image(volume)
-
-
-def grid_of(affine: FloatArray, size: tuple[int, int, int]) -> Grid:
-    """The grid of an affine: (4, 4) voxel to world, RAS mm, of which the columns are at right angles.
-
-    >>> grid = grid_of(np.diag([-2.0, -2.0, 5.0, 1.0]), (8, 8, 3))
-    >>> grid.spacing, grid.direction[:5]
-    ((2.0, 2.0, 5.0), (1.0, 0.0, 0.0, 0.0, 1.0))
-    """
-    lps = LPS_TO_RAS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    direction = lps[:3, :3] / spacing + 0.0  # no negative zeros
-    return Grid(size, tuple(spacing.tolist()), tuple(lps[:3, 3].tolist()), tuple(direction.ravel().tolist()))
+        return Grid.from_affine(self.affine, (width, height, depth)).image(volume)
 
 
 def write_nifti(path: Path, image: sitk.Image) -> None:

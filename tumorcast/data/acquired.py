@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from tumorcast.data.brain import BoolArray, BrainMask, brain_mask, resolve
 from tumorcast.data.extraction import given_brain
-from tumorcast.data.geometry import Grid
+from tumorcast.data.geometry import AxisOrder, Grid
 from tumorcast.data.prepare_settings import PrepareSettings
-from tumorcast.data.ready import BIAS_FIELD, BRAIN_MASK, reference_of, without_bias
+from tumorcast.data.ready import BIAS_FIELD, BRAIN_MASK, LABELS, reference_of, without_bias
 from tumorcast.data.registration import Picture
 from tumorcast.data.volumes import GRID_TOLERANCE, SourceVolume, read_image, read_session
 from tumorcast.errors import InputError
@@ -50,14 +50,16 @@ def read_acquired(source: SourceSession, contrasts: tuple[Contrast, ...], settin
     reference, unmasked = reference_of(contrasts), replace(source, mask=None)
     volumes = {contrast: read_session(unmasked, (contrast,)) for contrast in contrasts}
     sums = {name: value for volume in volumes.values() for name, value in volume.sha256.items()}
+    notes = [note for volume in volumes.values() for note in volume.notes]
+    outlines, brains, record = _brains(source, volumes, settings)
     mask: Mask | None = None
-    notes: tuple[str, ...] = ()
     if source.mask is not None:
         drawn_on = _drawn_on(source, volumes, reference)
         masked = read_session(source, (drawn_on,))
         assert masked.labels is not None
-        mask, notes, sums = Mask(masked.labels, drawn_on), masked.notes, sums | masked.sha256
-    outlines, brains, record = _brains(source, volumes, settings)
+        mask, sums = Mask(masked.labels, drawn_on), sums | masked.sha256
+        notes += masked.notes
+        record[LABELS] = masked.label_record
     if settings.n4:
         volumes, told = _without_bias(volumes, outlines)
         record |= told
@@ -66,16 +68,16 @@ def read_acquired(source: SourceSession, contrasts: tuple[Contrast, ...], settin
         for contrast, volume in volumes.items()
     }
     grids = {contrast: volume.grid for contrast, volume in volumes.items()}
-    return AcquiredScan(reference, pictures, grids, mask, brains, sums, notes, record)
+    return AcquiredScan(reference, pictures, grids, mask, brains, sums, tuple(dict.fromkeys(notes)), record)
 
 
 def _drawn_on(source: SourceSession, volumes: Volumes, reference: Contrast) -> Contrast:
     """The contrast on whose grid the mask lies, the reference before others."""
     assert source.mask is not None
-    grid = Grid.of(read_image(source.mask)[0])
+    grid = Grid.of(read_image(source.mask).image)
     for contrast in (reference, *volumes):
-        other = volumes[contrast].grid
-        if grid.distance_mm(other) <= GRID_TOLERANCE * min(other.spacing):
+        other = volumes[contrast].grid.canonical()
+        if AxisOrder.between(grid, other).grid(grid).distance_mm(other) <= GRID_TOLERANCE * min(other.spacing):
             return contrast
     raise InputError(
         f"{source.mask}: its grid is that of none of {', '.join(volumes)}, so what it was drawn on is not known; "

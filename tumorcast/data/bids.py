@@ -6,11 +6,21 @@ docs/formats.md says which files are taken.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 
-from tumorcast.data.scans import ONLY_SESSION, SEG, FoundSession, counted, folders_in, found_session, several_masks
+from tumorcast.data.names import UnmatchedRow, met
+from tumorcast.data.scans import (
+    ONLY_SESSION,
+    SEG,
+    FoundSession,
+    counted,
+    folders_in,
+    found_session,
+    is_named_file,
+    several_masks,
+)
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
@@ -25,7 +35,6 @@ OTHER = re.compile(r"brain|aseg|aparc|tissue|head|skull|face|csf|^(gm|wm|bg)$", 
 ANATOMICAL = re.compile(
     r"s?f?mriprep|freesurfer|fastsurfer|mriqc|qsi(prep|recon)|synthseg|cat12|micapipe", re.IGNORECASE
 )
-UNKNOWN = ("", "n/a")
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Visit:
         found = []
         for path in [*sorted((root / self.place / "anat").glob("*.nii*")), *sorted((root / self.place).glob("*.nii*"))]:
             name = FILE.fullmatch(path.name)
-            if name and path.name.startswith("_".join(self.place.parts) + "_"):
+            if name and is_named_file(path) and path.name.startswith("_".join(self.place.parts) + "_"):
                 entities = dict(pair.split("-", 1) for pair in name["entities"].strip("_").split("_"))
                 found.append(BidsFile(path, entities, name["suffix"]))
         return found
@@ -136,6 +145,12 @@ def is_bids(source: Path) -> bool:
     return any(visit.files(source) for visit in visits_below(source))
 
 
+def has_bids_images(source: Path) -> bool:
+    """Whether a folder has subjects with images, or is a pipeline's within such a data set."""
+    roots = [source, source.absolute().parents[1]] if source.absolute().parent.name == DERIVATIVES else [source]
+    return any(file.contrast for root in roots for visit in visits_below(root) for file in visit.files(root))
+
+
 def visits_below(root: Path) -> Iterator[Visit]:
     """Every session of every subject of a data set."""
     for subject in folders_in(root):
@@ -144,18 +159,44 @@ def visits_below(root: Path) -> Iterator[Visit]:
             yield from (Visit(subject.name, session) for session in sessions or [ONLY_SESSION])
 
 
+@dataclass
+class BidsFind:
+    """Scans of a data set, the tables beside them that were read, and their rows that fit no scan."""
+
+    sessions: list[FoundSession] = field(default_factory=list)
+    tables: set[Path] = field(default_factory=set)
+    unmatched: list[UnmatchedRow] = field(default_factory=list)
+
+
 def bids_sessions(source: Path) -> list[FoundSession]:
-    """Scans of a raw data set, or of the folder of one pipeline in its `derivatives`.
+    """Scans of a raw data set, or of the folder of one pipeline in its `derivatives`; see find_bids."""
+    return find_bids(source).sessions
+
+
+def find_bids(source: Path) -> BidsFind:
+    """Scans of a raw data set, or of the folder of one pipeline in its `derivatives`, and what dates them.
 
     Raises InputError where several pipelines have masks of a tumour.
     """
     places = _places(source)
     visits = sorted({*visits_below(places.raw), *visits_below(places.pipeline)})
-    sessions: list[FoundSession] = []
+    found = BidsFind()
     for subject in dict.fromkeys(visit.subject for visit in visits):
-        found = [_session(places, visit) for visit in visits if visit.subject == subject]
-        sessions += _dated(places.raw / subject, found)
-    return sessions
+        of_subject = [visit for visit in visits if visit.subject == subject]
+        sessions = [_session(places, visit) for visit in of_subject]
+        found.sessions += _dated(places.raw / subject, sessions, found.unmatched)
+        tables = [places.raw / subject / f"{subject}_sessions.tsv", *(_scans_table_of(places.raw, v) for v in of_subject)]
+        found.tables |= {path for path in tables if path.is_file()}
+    return found
+
+
+def bids_root(source: Path) -> Path:
+    """The data set that a source is, or whose pipeline it is."""
+    return _places(source).raw
+
+
+def _scans_table_of(root: Path, visit: Visit) -> Path:
+    return root / visit.place / f"{'_'.join(visit.place.parts)}_scans.tsv"
 
 
 def _session(places: _Source, visit: Visit) -> FoundSession:
@@ -179,10 +220,10 @@ def _places(source: Path) -> _Source:
     return having[0] if having else _Source(source, source)
 
 
-def _dated(folder: Path, sessions: list[FoundSession]) -> list[FoundSession]:
+def _dated(folder: Path, sessions: list[FoundSession], unmatched: list[UnmatchedRow]) -> list[FoundSession]:
     """The subject's sessions with days: those told, or those since the first date told; else they are counted."""
     try:
-        told = _told(folder, sessions)
+        told = _told(folder, sessions, unmatched)
         days = _days(folder, told)
     except InputError as error:
         return [replace(session, day_fault=str(error)) for session in counted(sessions)]
@@ -197,32 +238,34 @@ def _dated(folder: Path, sessions: list[FoundSession]) -> list[FoundSession]:
     ]
 
 
-def _told(folder: Path, sessions: list[FoundSession]) -> dict[str, float | date]:
+def _told(folder: Path, sessions: list[FoundSession], unmatched: list[UnmatchedRow]) -> dict[str, float | date]:
     """What is told of each session: its day, or its date."""
-    listed = _sessions_table(folder)
+    listed = _sessions_table(folder, [session.session_id for session in sessions], unmatched)
     told = {session.session_id: listed.get(session.session_id, _scans_table(folder, session)) for session in sessions}
     return {session: time for session, time in told.items() if time is not None}
 
 
-def _sessions_table(folder: Path) -> dict[str, float | date]:
+def _sessions_table(folder: Path, sessions: list[str], unmatched: list[UnmatchedRow]) -> dict[str, float | date]:
     path = folder / f"{folder.name}_sessions.tsv"
-    if not path.is_file():
+    if not is_named_file(path):
         return {}
-    times = {}
+    times: dict[str, float | date] = {}
     for row in read_table(path, ("session_id",), ("days", "acq_time")):
         name = row.identifier("session_id")
-        days = None if row.text("days") in UNKNOWN else row.number("days")
+        days = row.number("days")
         time = _date(row) if days is None else days
-        if time is not None:
-            times[name if name.startswith("ses-") else f"ses-{name}"] = time
+        found = met(name, sessions)
+        if len(found) != 1:
+            unmatched.append(UnmatchedRow(row.where, f"session {name}: no folder of it with scans"))
+        elif time is not None:
+            times[found[0]] = time
     return times
 
 
 def _scans_table(folder: Path, session: FoundSession) -> date | None:
     """The first date told of the session's anatomical images, or of its other files where those have none."""
-    place = Visit(folder.name, session.session_id).place
-    path = folder.parent / place / f"{'_'.join(place.parts)}_scans.tsv"
-    if not path.is_file():
+    path = _scans_table_of(folder.parent, Visit(folder.name, session.session_id))
+    if not is_named_file(path):
         return None
     rows = read_table(path, ("filename",), ("acq_time",))
     dates = [(not row.text("filename").startswith("anat/"), day) for row in rows if (day := _date(row)) is not None]
@@ -232,7 +275,7 @@ def _scans_table(folder: Path, session: FoundSession) -> date | None:
 def _date(row: Row) -> date | None:
     """The date in acq_time. Its text is kept out of the message: a date of a scan tells of a patient."""
     text = row.text("acq_time")
-    if text in UNKNOWN:
+    if not text:
         return None
     try:
         return datetime.fromisoformat(text).date()

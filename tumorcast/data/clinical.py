@@ -2,28 +2,59 @@
 
 Columns: patient_id, and any of session_id, day and those of TreatmentColumns. A patient may have several rows: one a
 scan, one a course of treatment, or both in one; repeated courses count once. A day without session_id is that of the
-patient's only scan. A fault in a patient's rows refuses that patient's scans alone.
+patient's only scan. A fault in a patient's rows refuses that patient's scans alone. Names meet by the rule of names.py;
+rows that fit no scan are told.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tumorcast.data.names import UnmatchedRow, meeting, met
 from tumorcast.data.scans import FoundSession
 from tumorcast.errors import InputError
 from tumorcast.records import SourceSession, Treatment
-from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
+from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, table_header, treatment_of
 
 TREATMENT = TreatmentColumns()
 
 
 @dataclass(frozen=True)
 class ClinicalTable:
-    """What the table says: days by (patient, session), treatments by patient.
+    """A clinical table as read. header: all its columns; rows: by the patient's name in the table."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: dict[str, list[Row]]
+
+    def fitted(self, sessions: Iterable[SourceSession]) -> "FittedTable":
+        """What the table says of these scans, by their own names."""
+        scans: dict[str, list[str]] = {}
+        for session in sessions:
+            scans.setdefault(session.patient_id, []).append(session.session_id)
+        patients = meeting(self.rows, scans)
+        by_scan: dict[str, list[Row]] = {}
+        fitted = FittedTable(self.path)
+        for name, rows in self.rows.items():
+            if name in patients:
+                by_scan.setdefault(patients[name], []).extend(rows)
+            else:
+                several = met(name, scans)
+                why = f"may be {' or '.join(several)}, or another row is nearer" if several else "no such patient"
+                fitted.unmatched.extend(UnmatchedRow(row.where, f"patient {name}: {why}") for row in rows)
+        for patient_id, rows in by_scan.items():
+            fitted.add(patient_id, sorted(rows, key=lambda row: row.line), scans[patient_id])
+        return fitted
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """What a table says of scans: days by (patient, session), treatments by patient, both named as the scans are.
 
     unnamed: by patient, (line, day) of the rows that have a day and no session_id.
     faults: by patient, why their rows cannot be right; nothing else is known of such a patient.
+    unmatched: rows that fit no scan.
     """
 
     path: Path
@@ -31,11 +62,19 @@ class ClinicalTable:
     treatments: dict[str, Treatment] = field(default_factory=dict)
     unnamed: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    unmatched: list[UnmatchedRow] = field(default_factory=list)
 
-    @property
-    def patient_ids(self) -> frozenset[str]:
-        """All patients of the table."""
-        return frozenset({*self.treatments, *self.faults})
+    def add(self, patient_id: str, rows: list[Row], scans: Sequence[str]) -> None:
+        """Read the rows of a patient, who has these scans."""
+        try:
+            treatment, unnamed = treatment_of(rows, TREATMENT), _unnamed_days(rows)
+            days, unmatched = _days(patient_id, rows, scans)
+        except InputError as fault:
+            self.faults[patient_id] = str(fault)
+            return
+        self.treatments[patient_id], self.unnamed[patient_id] = treatment, unnamed
+        self.days.update({(patient_id, session): day for session, day in days.items()})
+        self.unmatched.extend(unmatched)
 
     def day(self, patient_id: str, session_id: str, *, scans: int) -> float | None:
         """Day of a scan, None when the table dates no scan of the patient, who has `scans` of them.
@@ -45,7 +84,7 @@ class ClinicalTable:
         """
         if patient_id in self.faults:
             raise InputError(self.faults[patient_id])
-        known = self._named_day(patient_id, session_id)
+        known = self.days.get((patient_id, session_id))
         for line, day in self.unnamed.get(patient_id, []):
             where = f"{self.path}, line {line}"
             if scans > 1:
@@ -65,45 +104,36 @@ class ClinicalTable:
             )
         return known
 
-    def _named_day(self, patient_id: str, session_id: str) -> float | None:
-        """Day of the row that names the scan.
-
-        The table may name a session as the reader does (`001`, `ses-01`, `Timepoint_1`), by its full BraTS name
-        (`P-001`), by what follows the word (`01`), or, after a spreadsheet ate the zeros, as `1`.
-        """
-        plain = session_id.removeprefix("ses-").removeprefix("Timepoint_")
-        for name in (session_id, f"{patient_id}-{session_id}", plain, plain.lstrip("0") or "0"):
-            if (patient_id, name) in self.days:
-                return self.days[patient_id, name]
-        return None
-
 
 def read_clinical(path: Path) -> ClinicalTable:
     """Read a clinical table. Raises InputError if the file is no table or a row names no patient."""
-    table = ClinicalTable(path)
     rows = read_table(path, ("patient_id",), ("session_id", "day", *TREATMENT.of_treatment()))
-    for patient_id, of_patient in rows_by_patient(rows, "patient_id").items():
-        try:
-            treatment, days, unnamed = treatment_of(of_patient, TREATMENT), _days(of_patient), _unnamed_days(of_patient)
-        except InputError as fault:
-            table.faults[patient_id] = str(fault)
-        else:
-            table.treatments[patient_id] = treatment
-            table.days.update(days)
-            table.unnamed[patient_id] = unnamed
-    return table
+    return ClinicalTable(path, table_header(path), rows_by_patient(rows, "patient_id"))
 
 
-def _days(rows: list[Row]) -> dict[tuple[str, str], float]:
-    days: dict[tuple[str, str], float] = {}
-    for row in rows:
-        day = row.number("day")
-        if day is None or not row.text("session_id"):
-            continue
-        key = (row.identifier("patient_id"), row.identifier("session_id"))
-        if days.setdefault(key, day) != day:
-            raise InputError(f"{row.where}: session {key[1]} is on day {day:g} here and {days[key]:g} above; keep one")
-    return days
+def _days(patient_id: str, rows: list[Row], scans: Sequence[str]) -> tuple[dict[str, float], list[UnmatchedRow]]:
+    """The days of a patient's scans, and the rows that name a session which there is not."""
+    days: dict[str, float] = {}
+    unmatched = []
+    for row, name in [(row, row.identifier("session_id")) for row in rows if row.text("session_id")]:
+        day, found = row.number("day"), _sessions_met(patient_id, name, scans)
+        if len(found) != 1:
+            why = f"may be {' or '.join(found)}" if found else f"no such scan; there are {', '.join(scans)}"
+            unmatched.append(UnmatchedRow(row.where, f"patient {patient_id}, session {name}: {why}"))
+        elif day is not None and days.setdefault(found[0], day) != day:
+            raise InputError(
+                f"{row.where}: session {name} is on day {day:g} here and {days[found[0]]:g} above; keep one"
+            )
+    return days, unmatched
+
+
+def _sessions_met(patient_id: str, name: str, scans: Sequence[str]) -> list[str]:
+    """The scans that a session's name in a table meets: by itself, or behind the patient's (`P-001`, `sub-1_ses-2`)."""
+    found = met(name, scans)
+    if found:
+        return found
+    whole = {f"{patient_id}{mark}{scan}": scan for scan in scans for mark in "-_"}
+    return list(dict.fromkeys(whole[one] for one in met(name, whole)))
 
 
 def _unnamed_days(rows: list[Row]) -> list[tuple[int, float]]:
@@ -115,12 +145,19 @@ def _unnamed_days(rows: list[Row]) -> list[tuple[int, float]]:
 class DatedSessions:
     """Sessions with their days settled; `refused` says per (patient, session) why a session cannot be dated.
 
-    undated: the patients of several scans whose days only count 0, 1, 2 …
+    undated: the patients of several scans whose days only count 0, 1, 2 …; treatments: by patient;
+    unmatched: rows of the clinical table that fit no scan.
     """
 
     sessions: tuple[SourceSession, ...]
     refused: dict[tuple[str, str], str]
     undated: frozenset[str]
+    treatments: dict[str, Treatment] = field(default_factory=dict)
+    unmatched: tuple[UnmatchedRow, ...] = ()
+
+    def reason(self, session: SourceSession) -> str | None:
+        """Why a session cannot be dated; None if it can."""
+        return self.refused.get((session.patient_id, session.session_id))
 
 
 def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | None) -> DatedSessions:
@@ -129,12 +166,13 @@ def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | N
     A patient whom the table does not date keeps the days of the layout. Sessions come back by patient, then day.
     """
     found = list(sessions)
+    table = None if clinical is None else clinical.fitted(found)
     scans = Counter(session.patient_id for session in found)
     dated, refused, undated = [], {}, set()
     for session in found:
         patient_id, session_id = session.patient_id, session.session_id
         try:
-            day = None if clinical is None else clinical.day(patient_id, session_id, scans=scans[patient_id])
+            day = None if table is None else table.day(patient_id, session_id, scans=scans[patient_id])
         except InputError as fault:
             refused[patient_id, session_id] = str(fault)
             day = session.day
@@ -151,7 +189,9 @@ def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | N
             f"day {session.day:g}; a growth curve needs one scan a day: correct the day or remove one"
         )
     ordered = sorted(dated, key=lambda session: (session.patient_id, session.day, session.session_id))
-    return DatedSessions(tuple(ordered), refused, frozenset(undated))
+    told = {} if table is None else table.treatments
+    unmatched = () if table is None else tuple(table.unmatched)
+    return DatedSessions(tuple(ordered), refused, frozenset(undated), told, unmatched)
 
 
 def _twins(

@@ -6,13 +6,23 @@ A session is all of a patient's series of one date. Dates only serve to tell day
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 
-from tumorcast.data.dicom import DATES, PIXEL_SPACING, SERIES_NUMBER, STUDY_UID, THICKNESS, series_in
+from tumorcast.data.dicom import (
+    DATES,
+    FRAMES,
+    PIXEL_SPACING,
+    SERIES_NUMBER,
+    STUDY_UID,
+    THICKNESS,
+    FolderContents,
+    series_in,
+)
 from tumorcast.data.dicom_header import DicomHeader, has_mark
+from tumorcast.data.files import LeftOut, is_debris
 from tumorcast.data.scans import SEG, FoundSession, counted, folders_in, found_session, several_masks
 from tumorcast.data.series import TAGS, contrast_of, number
 from tumorcast.records import Contrast
@@ -21,16 +31,24 @@ FEWEST_IMAGES = 5  # fewer are a localizer, a report or a screen
 MASK_NAMES = ("*seg*.nii", "*seg*.nii.gz", "*mask*.nii", "*mask*.nii.gz")
 
 
+SEGMENTATIONS = {  # modality, and what makes a NIfTI mask of it
+    "SEG": "a DICOM segmentation, which is not read; make a NIfTI mask of it (dcmqi's segimage2itkimage)",
+    "RTSTRUCT": "contours of radiotherapy, which are not read; make a NIfTI mask of them (plastimatch convert, rt-utils)",
+}
+SEVERAL_FRAMES = "several frames in a file (enhanced MR), which is not read; convert it with dcm2niix"
+
+
 @dataclass(frozen=True)
 class _Series:
     """One series in one folder. contrast: None where it is none of ours; day: None where no date is told."""
 
-    path: Path
+    files: tuple[Path, ...]
     contrast: Contrast | None
+    modality: str
+    frames: float
     day: date | None
     study: str
     voxel_mm3: float
-    images: int
     number: float
 
     @classmethod
@@ -40,60 +58,125 @@ class _Series:
         tags = {name: first.text(tag) for name, tag in TAGS.items()}
         voxel = math.prod(number(part) for part in (*first.text(PIXEL_SPACING).split("\\"), first.text(THICKNESS)))
         return cls(
-            first.path,
+            tuple(header.path for header in headers),
             contrast_of(tags) if len(headers) >= FEWEST_IMAGES else None,
+            tags["modality"],
+            number(first.text(FRAMES) or "1"),
             next((day for tag in DATES if (day := _date(first.text(tag))) is not None), None),
             first.text(STUDY_UID),
             voxel if math.isfinite(voxel) else math.inf,
-            len(headers),
             number(first.text(SERIES_NUMBER)),
         )
 
     @property
+    def path(self) -> Path:
+        """The first of its files, by which it is named."""
+        return self.files[0]
+
+    @property
     def rank(self) -> tuple[float, int, float, Path]:
         """Of several series of one contrast the lowest is meant: smallest voxels, most images, first in the study."""
-        return self.voxel_mm3, -self.images, self.number, self.path
+        return self.voxel_mm3, -len(self.files), self.number, self.path
+
+    def why_left_out(self, *, masked: bool) -> tuple[str, bool]:
+        """Why it was not taken, and whether what was meant may be lost. masked: whether the scan has another mask."""
+        if self.modality in SEGMENTATIONS:
+            return SEGMENTATIONS[self.modality], not masked
+        if self.modality == "MR" and self.frames > 1:
+            return SEVERAL_FRAMES, True
+        if self.contrast is not None:
+            return "another series of the same contrast was taken (smaller voxels, more images, or earlier)", False
+        if len(self.files) < FEWEST_IMAGES:
+            return f"a series of fewer than {FEWEST_IMAGES} images", False
+        return "a series that its header does not tell to be T1, T1 after contrast, T2 or FLAIR", False
 
 
 def has_dicom(source: Path) -> bool:
     """Whether any folder of a patient has a DICOM file."""
-    folders = (folder for patient in folders_in(source) for folder in _folders(patient))
+    folders = (folder for patient in folders_in(source) for folder in _folders(patient, set()))
     return any(has_mark(path) for folder in folders for path in sorted(folder.iterdir()))
 
 
-def dicom_sessions(source: Path) -> list[FoundSession]:
-    """Scans of a folder with a folder for each patient, below which DICOM series lie in any way."""
-    return [session for patient in folders_in(source) for session in _patient(patient)]
+@dataclass
+class DicomFind:
+    """Scans of DICOM series, with the files that were taken and those that were not."""
+
+    sessions: list[FoundSession] = field(default_factory=list)
+    taken: set[Path] = field(default_factory=set)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
-def _folders(patient: Path) -> Iterator[Path]:
-    """The patient's folder and all below it, by name."""
+def dicom_sessions(source: Path) -> DicomFind:
+    """Scans of a folder with a folder for each patient, below which DICOM series lie in any way; links are followed."""
+    found, seen = DicomFind(), set[Path]()
+    for patient in _new_folders(source, seen):
+        found.sessions += _patient(patient, found, seen)
+    return found
+
+
+def _folders(patient: Path, seen: set[Path]) -> Iterator[Path]:
+    """The patient's folder and all below it, by name, each once, whatever links lead to it."""
     yield patient
-    for folder in folders_in(patient):
-        if not folder.is_symlink():
-            yield from _folders(folder)
+    for folder in _new_folders(patient, seen):
+        yield from _folders(folder, seen)
 
 
-def _patient(patient: Path) -> list[FoundSession]:
-    series = [one for folder in _folders(patient) for one in _series_in(folder)]
+def _new_folders(place: Path, seen: set[Path]) -> list[Path]:
+    """The folders in a folder that were not seen yet, under any name; now they were."""
+    found = []
+    for folder in folders_in(place):
+        if (target := folder.resolve()) not in seen:
+            seen.add(target)
+            found.append(folder)
+    return found
+
+
+def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[FoundSession]:
+    contents = {folder: series_in(folder) for folder in _folders(patient, seen)}
+    series = [_Series.of(headers) for one in contents.values() for headers in one.series.values()]
     dates = sorted({one.day for one in series if one.day is not None})
     groups = [[one for one in series if one.day == day] for day in dates]
     undated = sorted((one for one in series if one.day is None), key=lambda one: (one.study, one.path))
     groups += [list(group) for _, group in groupby(undated, key=lambda one: one.study)]
-    found = [_session(patient, f"{place:03d}", group, alone=len(groups) == 1) for place, group in enumerate(groups, 1)]
+    groups = [group for group in groups if any(one.modality not in SEGMENTATIONS for one in group)]
+    sessions = [
+        _session(patient, f"{place:03d}", group, alone=len(groups) == 1) for place, group in enumerate(groups, 1)
+    ]
+    masked = bool(sessions) and all(session.mask is not None for session in sessions)
+    found.left_out += _left_out(contents, masked=masked)
+    for session in sessions:
+        _account(session, series, found)
+    found.left_out += [
+        LeftOut(path, *one.why_left_out(masked=masked)) for one in series for path in one.files if path not in found.taken
+    ]
+    dates = [group[0].day for group in groups if group[0].day is not None]
     if not dates:
-        return counted(found)
+        return counted(sessions)
     days = [float((day - dates[0]).days) for day in dates]
     fault = f"{patient}: a study without a date beside dated ones; date the scans with --clinical, or in a sessions.csv"
     return [
-        *(replace(session, day=day, dated=True) for session, day in zip(found, days, strict=False)),
-        *(replace(session, day_fault=fault) for session in found[len(days) :]),
+        *(replace(session, day=day, dated=True) for session, day in zip(sessions, days, strict=False)),
+        *(replace(session, day_fault=fault) for session in sessions[len(days) :]),
     ]
 
 
-def _series_in(folder: Path) -> list[_Series]:
-    """The series of a folder. Damaged files are left for the reading of the series to refuse."""
-    return [_Series.of(headers) for headers in series_in(folder)[0].values()]
+def _account(session: FoundSession, series: list[_Series], found: DicomFind) -> None:
+    """Put the files of the scan's series, and its mask, among those that were taken."""
+    firsts = set(session.images.values())
+    found.taken |= {path for one in series if one.path in firsts for path in one.files}
+    found.taken |= {session.mask} if session.mask is not None else set()
+
+
+def _left_out(contents: dict[Path, FolderContents], *, masked: bool) -> Iterator[LeftOut]:
+    """The DICOM files that are in no series."""
+    for one in contents.values():
+        for path, fault in one.faults.items():
+            yield LeftOut(path, str(fault).removeprefix(f"{path}: "), lost=True)
+        for path, modality in one.pictureless.items():
+            reason = SEGMENTATIONS.get(modality)
+            yield LeftOut(path, reason or "a DICOM file without an image", lost=reason is not None and not masked)
+        for path, first in one.copies.items():
+            yield LeftOut(path, f"holds the image of {first.name} once more")
 
 
 def _date(text: str) -> date | None:
@@ -117,4 +200,6 @@ def _masks(patient: Path, series: list[_Series], *, alone: bool) -> list[Path]:
     """NIfTI masks beside the session's series or a folder up; those in the patient's own folder if it is `alone`."""
     folders = {folder for one in series for folder in (one.path.parent, one.path.parent.parent)}
     inside = [folder for folder in folders if patient in folder.parents or (alone and folder == patient)]
-    return sorted({path for folder in inside for name in MASK_NAMES for path in folder.glob(name)})
+    return sorted(
+        {path for folder in inside for name in MASK_NAMES for path in folder.glob(name) if not is_debris(path)}
+    )

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from tumorcast.data.brain import BoolArray, filled
-from tumorcast.data.geometry import Grid, canonical
+from tumorcast.data.geometry import AxisOrder, Grid
 from tumorcast.data.prepare_settings import PrepareSettings
 from tumorcast.data.volumes import GRID_TOLERANCE, read_image
 from tumorcast.errors import EngineError, InputError, UsageError
@@ -68,8 +68,8 @@ def given_brain(source: SourceSession, image: sitk.Image, settings: PrepareSetti
     """
     if settings.brain_mask is not None:
         path = _named(settings.brain_mask, source)
-        mask, checksum = read_image(path)
-        return GivenBrain(_on_grid(path.name, canonical(mask), Grid.of(image)), "file", checksum)
+        mask = read_image(path)
+        return GivenBrain(_on_grid(path.name, mask.image, Grid.of(image)), "file", mask.sha256)
     if settings.brain_tool is not None:
         name = f"{source.patient_id}/{source.session_id}"
         return GivenBrain(_from_tool(settings.brain_tool, image, name), "tool")
@@ -91,11 +91,16 @@ def _of_table(path: Path, source: SourceSession) -> Path:
 
 
 def _on_grid(name: str, mask: sitk.Image, grid: Grid) -> BoolArray:
-    found = Grid.of(mask)
+    """(Z, Y, X) the mask in the order of an upright grid, on which it must lie."""
+    order = AxisOrder.between(Grid.of(mask), grid)
+    found = order.grid(Grid.of(mask))
     if found.distance_mm(grid) > GRID_TOLERANCE * min(grid.spacing):
         sizes = ["x".join(map(str, one.size)) for one in (found, grid)]
-        raise InputError(f"{name}: a brain mask of {sizes[0]} voxels on another grid than its image ({sizes[1]})")
-    array = np.asarray(sitk.GetArrayFromImage(mask) != 0)
+        raise InputError(
+            f"{name}: a brain mask of {sizes[0]} voxels on another grid than its image ({sizes[1]}); resample it onto "
+            "the image, or copy the image's header if it was drawn on it (fslcpgeom)"
+        )
+    array = order.voxels(np.asarray(sitk.GetArrayFromImage(mask) != 0))
     if not array.any():
         raise InputError(f"{name}: the brain mask is empty; make it again")
     return array
@@ -130,5 +135,5 @@ def _from_tool(command: str, image: sitk.Image, scan: str) -> BoolArray:
             told = (ended.stderr or ended.stdout).strip().splitlines()
             why = told[-1] if told else "it said nothing"
             raise InputError(f"{scan}: {words[0]} ended with {ended.returncode} and no mask ({why}); run it by hand")
-        found = _on_grid(f"{scan}, made by {words[0]}", canonical(read_image(made)[0]), Grid.of(image))
+        found = _on_grid(f"{scan}, made by {words[0]}", read_image(made).image, Grid.of(image))
     return filled(found)  # an image of the brain alone can have zeros within it

@@ -49,6 +49,19 @@ class Grid:
         """The grid that `as_dict` wrote, as a session's `source["grid"]` holds it."""
         return cls(*(tuple(values[name]) for name in ("size", "spacing", "origin", "direction")))
 
+    @classmethod
+    def from_affine(cls, affine: FloatArray, size: tuple[int, ...]) -> "Grid":
+        """The grid of `size` voxels whose (4, 4) affine to RAS mm has its axes at right angles.
+
+        >>> grid = Grid.from_affine(np.diag([-2.0, -2.0, 5.0, 1.0]), (8, 8, 3))
+        >>> grid.spacing, grid.direction[:5]
+        ((2.0, 2.0, 5.0), (1.0, 0.0, 0.0, 0.0, 1.0))
+        """
+        lps = LPS_TO_RAS @ np.asarray(affine, np.float64)
+        spacing = np.linalg.norm(lps[:3, :3], axis=0)
+        direction = lps[:3, :3] / spacing + 0.0  # no negative zeros
+        return cls(tuple(size), *(tuple(values.tolist()) for values in (spacing, lps[:3, 3], direction.ravel())))
+
     def as_dict(self) -> dict[str, list[Any]]:
         """The grid as JSON can hold it."""
         return {name: list(values) for name, values in asdict(self).items()}
@@ -72,8 +85,16 @@ class Grid:
         """How far the corners of two grids lie apart at most; infinite if they differ in size."""
         if self.size != other.size:
             return math.inf
-        corners = np.array([(*corner, 1.0) for corner in product(*((0, side - 1) for side in self.size))])
-        return float(np.abs(corners @ (self.affine() - other.affine()).T).max())
+        return float(np.abs(self.corners() @ (self.affine() - other.affine()).T).max())
+
+    def apart_mm(self, other: "Grid") -> float:
+        """How far the corners of two upright grids, of any sizes, lie apart at most."""
+        corners = [grid.affine() @ grid.corners().T for grid in (self, other)]
+        return float(np.linalg.norm((corners[0] - corners[1])[:3], axis=0).max())
+
+    def corners(self) -> FloatArray:
+        """(8, 4) voxel coordinates of the corners, homogeneous."""
+        return np.array([(*corner, 1.0) for corner in product(*((0, side - 1) for side in self.size))])
 
     def canonical(self) -> "Grid":
         """This grid after flips and permutations to LPS."""
@@ -85,6 +106,43 @@ def canonical(image: sitk.Image) -> sitk.Image:
     """`image` flipped and permuted to LPS; values and voxels are untouched."""
     oriented: sitk.Image = sitk.DICOMOrient(image, CANONICAL)
     return oriented
+
+
+@dataclass(frozen=True)
+class AxisOrder:
+    """How the axes of a grid run along those of another: which one, and whether against it. No voxel moves in space.
+
+    axes: by axis x, y, z of the other grid, the axis of this one that lies nearest; reversed_axes: those of the other
+    that run against it.
+    """
+
+    axes: tuple[int, ...]
+    reversed_axes: tuple[int, ...]
+
+    @classmethod
+    def between(cls, grid: Grid, other: Grid) -> "AxisOrder":
+        """How `grid` is put into the order of `other`; axes that are no permutation stay as they are."""
+        along = np.reshape(other.direction, (3, 3)).T @ np.reshape(grid.direction, (3, 3))
+        axes = np.abs(along).argmax(axis=1)
+        if len(set(axes.tolist())) < len(axes):
+            return cls((0, 1, 2), ())
+        against = tuple(axis for axis in range(3) if along[axis, axes[axis]] < 0)
+        return cls(tuple(map(int, axes)), against)
+
+    def voxels(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """(Z, Y, X) voxels of the grid in the order of the other."""
+        return np.flip(np.transpose(array.T, self.axes), self.reversed_axes).T
+
+    def grid(self, grid: Grid) -> Grid:
+        """The grid in the order of the other."""
+        affine = grid.affine()
+        to_grid = np.zeros((4, 4))
+        to_grid[3, 3] = 1.0
+        for axis, source in enumerate(self.axes):
+            backwards = axis in self.reversed_axes
+            to_grid[source, axis] = -1.0 if backwards else 1.0
+            to_grid[source, 3] = grid.size[source] - 1 if backwards else 0.0
+        return Grid.from_affine(affine @ to_grid, tuple(grid.size[source] for source in self.axes))
 
 
 @dataclass(frozen=True)
@@ -200,20 +258,8 @@ def to_source_grid(
     width, height, depth = plane.canonical.size
     volume = np.full((depth, height, width), outside, stack.dtype)
     volume[source_slice] = _homeward(stack, plane, interpolation, outside)
-    return source.image(_undo_canonical(volume, source, plane.canonical))
-
-
-def _undo_canonical(volume: np.ndarray[Any, Any], source: Grid, upright: Grid) -> np.ndarray[Any, Any]:
-    """Canonical voxels (Z, Y, X) in the source's own order.
-
-    Each canonical axis is one source axis or its reverse, which their directions tell without doubt. Orienting back by
-    a code such as RAI would not: near 45 degrees ITK may settle the way back otherwise than the way there.
-    """
-    along = np.reshape(upright.direction, (3, 3)).T @ np.reshape(source.direction, (3, 3))
-    source_axis = np.abs(along).argmax(axis=1)
-    reversed_axes = tuple(axis for axis in range(3) if along[axis, source_axis[axis]] < 0)
-    volume_xyz = np.flip(volume.T, reversed_axes)
-    return np.transpose(volume_xyz, np.argsort(source_axis)).T
+    # Orienting back by a code such as RAI could err: near 45 degrees ITK may settle it otherwise than on the way there.
+    return source.image(AxisOrder.between(plane.canonical, source).voxels(volume))
 
 
 def _homeward(

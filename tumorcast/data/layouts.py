@@ -8,22 +8,37 @@ table   `sessions.csv` with columns patient, session, day, and file columns t1n,
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
 from tumorcast.data import schemes
-from tumorcast.data.bids import bids_sessions, is_bids
+from tumorcast.data.bids import bids_root, find_bids, has_bids_images
+from tumorcast.data.dicom import series_in
+from tumorcast.data.dicom_header import has_mark
 from tumorcast.data.dicom_scans import dicom_sessions, has_dicom
-from tumorcast.data.scans import ONLY_SESSION, SEG, FoundSession, SlicedSession, SliceFiles, found_session, is_file
-from tumorcast.errors import InputError
+from tumorcast.data.files import LeftOut, account, files_below, is_debris
+from tumorcast.data.labels import LabelRule, LabelScheme, parsed, rule_of
+from tumorcast.data.names import UnmatchedRow
+from tumorcast.data.scans import (
+    ONLY_SESSION,
+    SEG,
+    FoundSession,
+    SlicedSession,
+    SliceFiles,
+    found_session,
+    is_folder,
+    is_named_file,
+)
+from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast, SourceSession
 from tumorcast.tables import Row, read_table
 
-__all__ = ["SEG", "FoundSession", "Layout", "SliceFiles", "SlicedSession", "find_sessions", "resolve"]
+__all__ = ["SEG", "Found", "FoundSession", "Layout", "SliceFiles", "SlicedSession", "find", "find_sessions", "resolve"]
 
 
 class Layout(StrEnum):
@@ -50,9 +65,9 @@ SLICE_LABELS = "test_labels"
 TABLE_NAME = "sessions.csv"
 TABLE_SUFFIXES = (".csv", ".tsv")
 LABELS = "labels"
-LABEL_PAIR = re.compile(r"(?P<found>[0-9]{1,3}):(?P<meant>[0-3])")
 LOOKED_FOR = (
-    "brats ({id}/{id}-t1n.nii.gz … {id}-seg.nii.gz or {id}_t1.nii.gz, or these files in one folder), "
+    "brats ({id}/{id}-t1n.nii.gz … {id}-seg.nii.gz or {id}_t1.nii.gz, or these files in one folder, or in folders of "
+    "patients, as 100001/100001_time1_t1ce.nii.gz), "
     "bids (sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz), "
     "lumiere (Patient-001/week-000), "
     "mu-glioma-post (P/T/P_T_brain_t1c.nii.gz), "
@@ -62,17 +77,54 @@ LOOKED_FOR = (
 )
 
 
+@dataclass(frozen=True)
+class Found:
+    """What lies below a source. taken: how many files its scans and tables are made of; left_out: all the others."""
+
+    layout: Layout
+    sessions: tuple[SourceSession, ...]
+    taken: int
+    left_out: tuple[LeftOut, ...]
+    unmatched: tuple[UnmatchedRow, ...] = ()
+
+
 def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSession]:
-    """Every scan below `source`, by patient and session.
+    """Every scan below `source`, by patient and session: `find` without the files that are no part of one."""
+    layout = resolve(source, layout)
+    return _ordered(source, layout, _read(source, layout).sessions)
+
+
+def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
+    """Every scan below `source`, by patient and session, and what becomes of every file there.
 
     Raises InputError if the source is missing, no layout or more than one fits, or a table is malformed. A scan that
     lacks files is returned with those it has: it is for prepare to refuse it without stopping the others.
     """
     layout = resolve(source, layout)
-    sessions = _read(source, layout)
-    if not sessions:
+    read = _read(source, layout)
+    sessions = _ordered(source, layout, read.sessions)
+    taken = {path for session in sessions for path in _files_of(session)} | read.taken
+    root = bids_root(source) if layout is Layout.BIDS else source
+    reason = f"not among the files that the layout {layout} takes (docs/formats.md)"
+    left_out = account(root, taken, read.left_out, reason, is_dicom=has_mark)
+    return Found(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
+
+
+def _ordered(source: Path, layout: Layout, sessions: Iterable[SourceSession]) -> list[SourceSession]:
+    ordered = sorted(sessions, key=lambda session: (session.patient_id, session.session_id))
+    if not ordered:
         raise InputError(f"{source}: no scan found in the layout {layout}; known layouts: {LOOKED_FOR}")
-    return sorted(sessions, key=lambda session: (session.patient_id, session.session_id))
+    return ordered
+
+
+def _files_of(session: SourceSession) -> Iterator[Path]:
+    yield from session.images.values()
+    if session.mask is not None:
+        yield session.mask
+    if isinstance(session, SlicedSession):
+        for files in session.slices:
+            yield from files.images.values()
+            yield from [] if files.mask is None else [files.mask]
 
 
 def resolve(source: Path, layout: Layout) -> Layout:
@@ -82,26 +134,38 @@ def resolve(source: Path, layout: Layout) -> Layout:
     return _detect(source) if layout is Layout.AUTO else layout
 
 
-def _read(source: Path, layout: Layout) -> Sequence[SourceSession]:  # noqa: PLR0911 - one line a layout
+@dataclass
+class _Read:
+    """What a reader has to say: scans, and of what it looked at besides, tables it read and files it passed over."""
+
+    sessions: Sequence[SourceSession]
+    taken: set[Path] = field(default_factory=set)
+    left_out: Sequence[LeftOut] = ()
+    unmatched: Sequence[UnmatchedRow] = ()
+
+
+def _read(source: Path, layout: Layout) -> _Read:  # noqa: PLR0911 - one line a layout
     match layout:
         case Layout.BRATS:
-            return schemes.brats_sessions(source)
+            return _Read(schemes.brats_sessions(source))
         case Layout.BIDS:
-            return bids_sessions(source)
+            found = find_bids(source)
+            return _Read(found.sessions, found.tables, (), found.unmatched)
         case Layout.LUMIERE:
-            return schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS)
+            return _Read(schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS))
         case Layout.LUMIERE_HD_GLIO:
-            return schemes.lumiere_sessions(source, schemes.LUMIERE_HD_GLIO)
+            return _Read(schemes.lumiere_sessions(source, schemes.LUMIERE_HD_GLIO))
         case Layout.LUMIERE_NATIVE:
-            return schemes.lumiere_sessions(source, schemes.LUMIERE_NATIVE)
+            return _Read(schemes.lumiere_sessions(source, schemes.LUMIERE_NATIVE))
         case Layout.MU_GLIOMA_POST:
-            return schemes.mu_glioma_sessions(source)
+            return _Read(schemes.mu_glioma_sessions(source))
         case Layout.SLICES:
-            return list(_slices(source))
+            return _Read(list(_slices(source)))
         case Layout.TABLE:
             return _table(source)
         case Layout.DICOM:
-            return dicom_sessions(source)
+            series = dicom_sessions(source)
+            return _Read(series.sessions, series.taken, series.left_out)
         case Layout.AUTO:
             raise ValueError("auto is resolved before reading")
         case _:
@@ -116,10 +180,18 @@ def _detect(source: Path) -> Layout:
         case [] if has_dicom(source):  # looked for last, as files must be opened for it
             return Layout.DICOM
         case []:
-            raise InputError(f"{source}: no known layout found; looked for {LOOKED_FOR}")
+            raise InputError(f"{source}: no known layout found{_what_is_there(source)}; looked for {LOOKED_FOR}")
         case _:
             names = ", ".join(fitting)
             raise InputError(f"{source}: fits several layouts ({names}); name one with --layout. Known: {LOOKED_FOR}")
+
+
+def _what_is_there(source: Path) -> str:
+    """How many files of which endings there are, for people who look for theirs."""
+    paths = [item for item in files_below(source) if isinstance(item, Path)] if source.is_dir() else []
+    ends = Counter("".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else [path.suffix]) for path in paths)
+    told = ", ".join(f"{count} {end or 'without ending'}" for end, count in ends.most_common(5))
+    return f" among {len(paths)} files ({told})" if told else " (the folder is empty)"
 
 
 def _any(found: Iterable[object]) -> bool:
@@ -127,10 +199,11 @@ def _any(found: Iterable[object]) -> bool:
 
 
 EVIDENCE: dict[Layout, Callable[[Path], bool]] = {
-    Layout.BRATS: lambda source: _any(schemes.brats_files(source)),
-    Layout.BIDS: is_bids,
+    # A mask is no evidence: people put one beside scans of any layout.
+    Layout.BRATS: lambda source: any(file.kind != SEG for file in schemes.brats_files(source)),
+    Layout.BIDS: has_bids_images,
     Layout.LUMIERE: lambda source: _any(schemes.lumiere_weeks(source)),
-    Layout.MU_GLIOMA_POST: lambda source: _any(schemes.mu_glioma_folders(source)),
+    Layout.MU_GLIOMA_POST: lambda source: any(set(files) - {SEG} for *_, files in schemes.mu_glioma_folders(source)),
     Layout.SLICES: lambda source: _any(_slice_folders(source)),
     Layout.TABLE: lambda source: _table_path(source).is_file(),
 }
@@ -156,6 +229,8 @@ def _slices(source: Path) -> Iterable[SourceSession]:
 def _slice_files(source: Path, patient: str, number: int, folder: Path) -> SliceFiles:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
+        if is_debris(path):
+            continue
         name = SLICE_FILE.fullmatch(path.name)
         if name and (name["patient"] != patient or int(name["number"]) != number):
             raise InputError(f"{path}: the file's patient and slice differ from its folder's; rename one of them")
@@ -183,7 +258,7 @@ def _table_path(source: Path) -> Path:
     return source if source.suffix.lower() in TABLE_SUFFIXES else source / TABLE_NAME
 
 
-def _table(source: Path) -> list[FoundSession]:
+def _table(source: Path) -> _Read:
     path = _table_path(source)
     rows = read_table(path, ("patient", "session", "day"), (*Contrast, SEG, LABELS))
     sessions: dict[tuple[str, str], FoundSession] = {}
@@ -192,7 +267,18 @@ def _table(source: Path) -> list[FoundSession]:
         key = (session.patient_id, session.session_id)
         if sessions.setdefault(key, session) is not session:
             raise InputError(f"{row.where}: patient {key[0]}, session {key[1]} has a row above; keep one")
-    return list(sessions.values())
+    return _Read(list(sessions.values()), {path, *_series_of(sessions.values())})
+
+
+def _series_of(sessions: Iterable[FoundSession]) -> Iterator[Path]:
+    """All files of the DICOM series that a table names by one file, or by their folder."""
+    for session in sessions:
+        for path in _files_of(session):
+            folder = path if is_folder(path) else path.parent
+            if path == folder or has_mark(path):
+                for headers in series_in(folder).series.values():
+                    files = [header.path for header in headers]
+                    yield from files if path == folder or path in files else []
 
 
 def _table_session(row: Row) -> FoundSession:
@@ -201,19 +287,20 @@ def _table_session(row: Row) -> FoundSession:
         raise InputError(f"{row.where}: no day; give the day of the scan on the patient's own clock")
     named = any(kind in row.cells for kind in (*Contrast, SEG))
     files = _named_files(row) if named else _conventional_files(row.path.parent, patient, session)
-    return replace(found_session(patient, session, files), day=day, dated=True, label_map=_label_map(row))
+    scheme = _labels(row)
+    rule = rule_of(patient) if scheme is None else LabelRule.only(scheme)
+    found = found_session(patient, session, files)
+    return replace(found, day=day, dated=True, labels=rule, labels_given=scheme is not None)
 
 
-def _label_map(row: Row) -> dict[int, int] | None:
-    """What the labels of the row's mask mean, as `1:3 2:1 4:0`; None where the cell is blank."""
-    pairs = [LABEL_PAIR.fullmatch(word) for word in row.text(LABELS).split()]
-    labels = {int(pair["found"]): int(pair["meant"]) for pair in pairs if pair}
-    if len(labels) < len(pairs):
-        raise InputError(
-            f"{row.where}: '{LABELS}' is {row.text(LABELS)!r}; write the mask's labels with those of BraTS 2023 "
-            "(0 none, 1 core, 2 oedema, 3 enhancing), as 1:3 2:1 4:0, or leave it blank"
-        )
-    return labels or None
+def _labels(row: Row) -> LabelScheme | None:
+    """What the labels of the row's mask mean; None where the cell is blank."""
+    if not row.text(LABELS):
+        return None
+    try:
+        return parsed(f"'{LABELS}'", row.text(LABELS))
+    except UsageError as fault:
+        raise InputError(f"{row.where}: {fault}, or leave it blank") from None
 
 
 def _named_files(row: Row) -> dict[str, Path]:
@@ -223,4 +310,4 @@ def _named_files(row: Row) -> dict[str, Path]:
 def _conventional_files(folder: Path, patient: str, session: str) -> dict[str, Path]:
     stem = folder / patient / session / f"{patient}_{session}"
     places = {kind: [Path(f"{stem}-{kind}{end}") for end in (".nii.gz", ".nii")] for kind in (*Contrast, SEG)}
-    return {str(kind): path for kind, paths in places.items() for path in paths if is_file(path)}
+    return {str(kind): path for kind, paths in places.items() for path in paths if is_named_file(path)}

@@ -15,6 +15,7 @@ from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
 
 BRAIN_MASK = "brain_mask"  # in a session's `source`: nonzero, head, inner, file or tool
+LABELS = "labels"  # the same: by which scheme the mask was read (labels.TakenLabels.record)
 BIAS_FIELD = "bias_field"  # the same: by contrast, the field's least and largest factor in the brain
 
 
@@ -44,6 +45,8 @@ def as_scanned(source: SourceSession, contrasts: tuple[Contrast, ...], settings:
     brain, record = _brain_of(source, volume, contrasts, settings)
     if settings.n4:
         volume, record[BIAS_FIELD] = without_bias(volume, brain)
+    if volume.label_record:
+        record[LABELS] = volume.label_record
     return ReadyVolume(volume, brain, record)
 
 

@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from tumorcast.data.absent import is_dangling
+from tumorcast.data.labels import ANY, LabelRule
 from tumorcast.records import Contrast, SourceSession
 
 SEG = "seg"
+# Of files that are named as scans are; of these .nii and .nii.gz are read, the others are refused by name.
+IMAGE_END = r"\.(nii(\.gz)?|hdr|mha|mhd|nrrd|mgz|mgh)"
 ONLY_SESSION = "000"
 LARGEST_VOXELS = 2**29  # 800 cubed: no scanner makes more, and a header that says more is damaged
 
@@ -40,13 +44,14 @@ class FoundSession(SourceSession):
     dated: False where the layout has no date of it; `day` then counts the patient's scans 0, 1, 2 ….
     fault: why the scan cannot be used; day_fault: why it cannot, unless a clinical table dates it. Empty where all is
     well.
-    label_map: what the mask's labels are called in BraTS 2023 (0: no tumour); None where they are BraTS labels.
+    labels: what the mask's labels may mean; labels_given: whether a table says so for this scan.
     """
 
     dated: bool = True
     fault: str = ""
     day_fault: str = ""
-    label_map: dict[int, int] | None = None
+    labels: LabelRule = ANY
+    labels_given: bool = False
 
 
 def found_session(patient: str, session: str, files: Mapping[str, Path]) -> FoundSession:
@@ -57,12 +62,21 @@ def found_session(patient: str, session: str, files: Mapping[str, Path]) -> Foun
 
 def counted(sessions: Iterable[FoundSession]) -> list[FoundSession]:
     """Each patient's scans in the order of their names, counted 0, 1, 2 …: a layout without dates has no days."""
-    ordered = sorted(sessions, key=lambda session: (session.patient_id, natural(session.session_id)))
+    ordered = sorted(sessions, key=lambda session: (session.patient_id, in_time(session.session_id)))
     return [
         replace(session, day=float(ordinal), dated=False)
         for _, group in groupby(ordered, key=lambda session: session.patient_id)
         for ordinal, session in enumerate(group)
     ]
+
+
+def in_time(name: str) -> tuple[bool, list[tuple[int, str]]]:
+    """A key that sorts names of time points: what was before treatment first, then by the values of their numbers.
+
+    >>> sorted(["time10", "post", "time2", "pre"], key=in_time)
+    ['pre', 'post', 'time2', 'time10']
+    """
+    return re.match(r"pre|base", name, re.IGNORECASE) is None, natural(name)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -88,6 +102,11 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def is_named_file(path: Path) -> bool:
+    """Whether a file bears the name, be it a link to one that is not here: reading it says so."""
+    return is_file(path) or is_dangling(path)
 
 
 def is_folder(path: Path) -> bool:

@@ -4,56 +4,156 @@ docs/formats.md lists the names, the meaning of their labels and where the days 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 
-from tumorcast.data.scans import ONLY_SESSION, SEG, FoundSession, counted, folders_in, found_session
+from tumorcast.data.files import is_debris
+from tumorcast.data.labels import (
+    ANY,
+    DEEPBRATUMIA,
+    HD_GLIO,
+    NAMED_AS_UNTIL_2021,
+    POST_TREATMENT,
+    LabelRule,
+    LabelScheme,
+    rule_of,
+)
+from tumorcast.data.scans import (
+    IMAGE_END,
+    ONLY_SESSION,
+    SEG,
+    FoundSession,
+    counted,
+    folders_in,
+    found_session,
+    is_named_file,
+)
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 
 CONTRASTS = "|".join(Contrast)
-BRATS_FILE = re.compile(rf"(?P<id>.+)-(?P<kind>{CONTRASTS}|{SEG})\.nii(\.gz)?")
-BRATS_TIMEPOINT = re.compile(r"(?P<patient>.*\d.*)-(?P<session>\d{3})")
-BRATS_2021 = {"t1": Contrast.T1N, "t1ce": Contrast.T1C, "t2": Contrast.T2W, "flair": Contrast.T2F, SEG: SEG}
-BRATS_2021_FILE = re.compile(rf"(?P<id>.+)_(?P<kind>{'|'.join(BRATS_2021)})\.nii(\.gz)?")
-MU_FILE = re.compile(rf"(brain_(?P<contrast>{CONTRASTS})|(?P<seg>tumorMask))\.nii(\.gz)?", re.IGNORECASE)
+BRATS_FILE = re.compile(rf"(?P<id>.+)-(?P<kind>{CONTRASTS}|{SEG}){IMAGE_END}", re.IGNORECASE)
+# The names of BraTS until 2021, and of the sets that follow them: UCSF-PDGM, UCSF-ALPTDG, UPENN-GBM, RHUH-GBM, UCSD-PTGBM.
+KINDS = {
+    **dict.fromkeys(("t1", "t1pre", "t1n"), Contrast.T1N),
+    **dict.fromkeys(("t1ce", "t1c", "t1gd", "t1post"), Contrast.T1C),
+    **dict.fromkeys(("t2", "t2w"), Contrast.T2W),
+    **dict.fromkeys(("flair", "t2f"), Contrast.T2F),
+    **dict.fromkeys(("seg", "segm", "segmentations", "tumor_segmentation", "brats_tumor_seg", "tumormask", "gtv"), SEG),
+}
+UNDERSCORED_FILE = re.compile(rf"(?P<id>.+?)(_brain)?_(?P<kind>{'|'.join(KINDS)}){IMAGE_END}", re.IGNORECASE)
+NO_SCAN = re.compile(r"subtraction|^sub-", re.IGNORECASE)  # maps of change (UCSF-ALPTDG); names of BIDS
+TIMEPOINT_WORDS = (
+    r"(?:time(?:point)?|tp|visit|scan|ses(?:sion)?|week|month|day|fu)[-_]?\d+d?|"
+    r"baseline|follow[-_]?up\d*|pre(?:[-_]?op)?|post(?:[-_]?op)?"
+)
+TIMEPOINTS = (  # patient and time point in the name of a scan; those of a number alone only where a set is known by them
+    re.compile(r"(?P<patient>.*\d.*)-(?P<session>\d{3})"),
+    re.compile(rf"(?P<patient>.*\d)[-_](?P<session>{TIMEPOINT_WORDS})", re.IGNORECASE),
+    re.compile(r"(?P<patient>(?:UPENN-GBM|RHUH|UCSD-PTGBM)-\d+)_(?P<session>\d{1,2})", re.IGNORECASE),
+    re.compile(r"(?P<patient>BraTSReg_\d+)_(?P<session>\d\d_\d{4})", re.IGNORECASE),
+)
+NO_TIMEPOINT = re.compile(r"BraTS(20)?\d\d_", re.IGNORECASE)  # whose last number is the patient's
+LIKE_TIMEPOINT = re.compile(r"(?P<patient>.*\d)[-_](?P<session>[a-z]{0,9}\d{1,3}[a-z]?|\d{8}|[A-D])", re.IGNORECASE)
+MU_FILE = re.compile(rf"(brain_(?P<contrast>{CONTRASTS})|(?P<seg>tumorMask)){IMAGE_END}", re.IGNORECASE)
 MU_TIMEPOINT = re.compile(r".*\d")
-MU_LABELS = {1: 1, 2: 2, 3: 3, 4: 0}  # 4 is the resection cavity, also in masks without a 3
 LUMIERE_NAMES = {"T1": Contrast.T1N, "CT1": Contrast.T1C, "T2": Contrast.T2W, "FLAIR": Contrast.T2F}
 LUMIERE_WEEK = re.compile(r"week-(?P<week>\d+)(-(?P<repeat>\d+))?")
 DAYS_A_WEEK = 7.0
 
 
-def brats_files(source: Path) -> Iterator[tuple[str, str, Path]]:
-    """(id, contrast or seg, path) of every file named as BraTS names it: in 2023 and later, or until 2021."""
+@dataclass(frozen=True)
+class NamedFile:
+    """A file named as BraTS names it. scan: its id; patient: that of its folder, where the folder is the patient's."""
+
+    scan: str
+    kind: str
+    path: Path
+    patient: str | None
+    old_name: bool
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Patient and session."""
+        if self.patient is None:
+            return brats_names(self.scan)
+        return self.patient, self.scan[len(self.patient) + 1 :]
+
+
+def brats_files(source: Path) -> Iterator[NamedFile]:
+    """Every file named as BraTS names it, in 2023 and later or until 2021, below `source` or in a folder or two."""
     if not source.is_dir():
         return
-    for path in sorted([*source.iterdir(), *source.glob("*/*")]):
-        name = BRATS_FILE.fullmatch(path.name) or BRATS_2021_FILE.fullmatch(path.name)
-        if name and (path.parent == source or path.parent.name == name["id"]) and path.is_file():
-            yield name["id"], BRATS_2021.get(name["kind"], name["kind"]), path
+    for path in sorted([*source.iterdir(), *source.glob("*/*"), *source.glob("*/*/*")]):
+        new = BRATS_FILE.fullmatch(path.name)
+        name = new or UNDERSCORED_FILE.fullmatch(path.name)
+        if name is None or is_debris(path) or NO_SCAN.search(name["id"]) or not is_named_file(path):
+            continue
+        found = _in_its_place(source, path, name["id"])
+        if path.parent.parent.parent == source and re.search(r"_brain_|tumormask", path.name, re.IGNORECASE):
+            continue  # MU-Glioma-Post's own layout
+        if found is not None:
+            kind = name["kind"].lower()
+            yield NamedFile(name["id"], str(kind if new else KINDS[kind]), path, found[0], new is None)
+
+
+def _in_its_place(source: Path, path: Path, scan: str) -> tuple[str | None] | None:
+    """The patient whose folder the file lies in, None where the scan's name must tell; no tuple for other places."""
+    folder, above = path.parent, path.parent.parent
+    own = folder.name.removesuffix("_nifti")
+    if folder == source or (above == source and own == scan):
+        return (None,)
+    patient = folder.name if above == source else above.name if above.parent == source else ""
+    if patient and re.match(rf"{re.escape(patient)}[-_](?!$)", scan) and above in {source, source / patient}:
+        return (patient,)
+    return (None,) if above.parent == source and own == scan else None
 
 
 def brats_sessions(source: Path) -> list[FoundSession]:
     """Scans named as BraTS names them. Raises InputError where a file of a scan is there twice."""
-    files: dict[str, dict[str, Path]] = {}
-    for scan, kind, path in brats_files(source):
-        other = files.setdefault(scan, {}).setdefault(kind, path)
-        if other != path:
-            raise InputError(f"{path}: the same file of the same scan as {other}; keep one")
-    return counted(found_session(*brats_names(scan), found) for scan, found in files.items())
+    files: dict[tuple[str, str], dict[str, NamedFile]] = {}
+    for file in brats_files(source):
+        other = files.setdefault(file.names, {}).setdefault(file.kind, file)
+        if other is not file:
+            raise InputError(f"{file.path}: the same file of the same scan as {other.path}; keep one")
+    return counted(_brats_session(names, found) for names, found in files.items())
+
+
+def _brats_session(names: tuple[str, str], files: dict[str, NamedFile]) -> FoundSession:
+    any_file = next(iter(files.values()))
+    old = any(file.old_name for file in files.values())
+    rule = rule_of(any_file.scan, NAMED_AS_UNTIL_2021 if old else ANY)
+    return replace(found_session(*names, {kind: file.path for kind, file in files.items()}), labels=rule)
 
 
 def brats_names(scan: str) -> tuple[str, str]:
-    """Patient and session of a BraTS id.
+    """Patient and session of a scan's name.
 
-    >>> brats_names("BraTS-GLI-00001-002"), brats_names("PGBM-007"), brats_names("BraTS2021_00000")
-    (('BraTS-GLI-00001', '002'), ('PGBM-007', '000'), ('BraTS2021_00000', '000'))
+    >>> brats_names("BraTS-GLI-00001-002"), brats_names("PGBM-007"), brats_names("BraTS20_Training_001")
+    (('BraTS-GLI-00001', '002'), ('PGBM-007', '000'), ('BraTS20_Training_001', '000'))
+    >>> brats_names("100001_time1"), brats_names("RHUH-0001_0"), brats_names("UCSF-PDGM-0429_FU003d")
+    (('100001', 'time1'), ('RHUH-0001', '0'), ('UCSF-PDGM-0429', 'FU003d'))
     """
-    name = BRATS_TIMEPOINT.fullmatch(scan)
+    if NO_TIMEPOINT.match(scan):
+        return scan, ONLY_SESSION
+    name = next((name for form in TIMEPOINTS if (name := form.fullmatch(scan))), None)
     return (name["patient"], name["session"]) if name else (scan, ONLY_SESSION)
+
+
+def like_timepoints(patients: Iterable[str]) -> Iterator[list[str]]:
+    """Patients whose names differ in an ending alone that may be a time point.
+
+    >>> list(like_timepoints(["P001_1", "P001_2", "P002_1", "BraTS20_Training_001", "BraTS20_Training_002"]))
+    [['P001_1', 'P001_2']]
+    """
+    alike: dict[str, list[str]] = {}
+    for patient in patients:
+        name = None if NO_TIMEPOINT.match(patient) else LIKE_TIMEPOINT.fullmatch(patient)
+        if name:
+            alike.setdefault(name["patient"], []).append(patient)
+    return (names for names in alike.values() if len(names) > 1)
 
 
 def mu_glioma_folders(source: Path) -> Iterator[tuple[str, str, dict[str, Path]]]:
@@ -67,9 +167,9 @@ def mu_glioma_folders(source: Path) -> Iterator[tuple[str, str, dict[str, Path]]
 
 def _mu_glioma_files(folder: Path, stem: str) -> dict[str, Path]:
     files = {}
-    for path in sorted(folder.glob("*.nii*")):
+    for path in sorted(folder.iterdir()):
         name = MU_FILE.fullmatch(path.name.removeprefix(stem))
-        if name and path.name.startswith(stem) and path.is_file():
+        if name and path.name.startswith(stem) and is_named_file(path):
             files[(name["contrast"] or SEG).lower()] = path
     return files
 
@@ -77,13 +177,7 @@ def _mu_glioma_files(folder: Path, stem: str) -> dict[str, Path]:
 def mu_glioma_sessions(source: Path) -> list[FoundSession]:
     """Scans of MU-Glioma-Post: its names carry an order and no days."""
     found = counted(starmap(found_session, mu_glioma_folders(source)))
-    return [replace(session, label_map=MU_LABELS) for session in found]
-
-
-# What is 1, 2 and 3 for DeepBraTumIA is told by the volumes that come with each of its masks: enhancing, necrotic or
-# non-enhancing, oedema. HD-GLIO has 1 for what is bright on FLAIR and does not enhance, 2 for what does.
-DEEPBRATUMIA = {1: 3, 2: 1, 3: 2}
-HD_GLIO = {1: 2, 2: 3}
+    return [replace(session, labels=LabelRule.only(POST_TREATMENT)) for session in found]
 
 
 @dataclass(frozen=True)
@@ -91,19 +185,19 @@ class LumiereFiles:
     """Which of LUMIERE's files are meant.
 
     images: their place in the folder of a week, {name} being CT1 and so on, {small} the same in small letters;
-    label_map: of the mask, to BraTS labels.
+    labels: of the mask.
     """
 
     images: str
     mask: str
-    label_map: dict[int, int]
+    labels: LabelScheme
 
     def of_week(self, week: Path) -> dict[str, Path]:
         """The files of a week that are there, by contrast and seg."""
         files: dict[str, Path] = {SEG: week / self.mask}
         for name, contrast in LUMIERE_NAMES.items():
             files[contrast] = week / self.images.format(name=name, small=name.lower())
-        return {kind: path for kind, path in files.items() if path.is_file()}
+        return {kind: path for kind, path in files.items() if is_named_file(path)}
 
 
 # Each is of one space, so that contrasts and mask lie on one grid: the atlas, the scan's T1, or each contrast's own.
@@ -137,7 +231,7 @@ def lumiere_sessions(source: Path, files: LumiereFiles) -> list[FoundSession]:
             found_session(patient, week.name, files.of_week(week)),
             day=lumiere_day(week.name),
             dated=True,
-            label_map=files.label_map,
+            labels=LabelRule.only(files.labels),
         )
         for patient, week in lumiere_weeks(source)
     ]

@@ -4,26 +4,26 @@ Of a header nothing is kept but the grid: what else stands in it may name a pati
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data import nifti
-from tumorcast.data.dicom import is_dicom, quiet_itk, read_series
-from tumorcast.data.geometry import Grid, canonical
+from tumorcast.data.dicom import is_dicom, read_series
+from tumorcast.data.geometry import AxisOrder, Grid
+from tumorcast.data.labels import ANY, LabelRule, read_labels
 from tumorcast.data.scans import SEG, FoundSession, SlicedSession
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, SourceSession
 
 GRID_TOLERANCE = 0.05  # voxels; headers of one scan differ by rounding, not by more
 LARGEST_NEGATIVE = 0.25  # of the largest value; interpolation rings less, z-scored volumes are far beyond
-LARGEST_LABEL = 4
 LARGEST_INTENSITY = 1e9  # beyond, a number was read for another
-SPACINGS_MM = (1e-3, 1e3)  # beyond, the header is damaged
 SLICE_SIZE = 240  # BraTS; the paper's code crops larger slices by CROP on each side
 CROP = 8
 # The paper's 2D slices carry an identity affine that is not theirs: by the anatomy their first axis runs to posterior
@@ -38,7 +38,7 @@ class SourceVolume:
     images: (Z, Y, X) float32 by contrast, not negative; labels: (Z, Y, X) uint8, BraTS 2023, None without a mask.
     source_slice: (Z,) index of each slice along the third axis of the canonical grid. grid: the source's own grid.
     sha256: checksum by what the file is, as `t1c`, `seg` or, of single slices, `t1c/041`: a file's own name may name
-        a patient. notes: what was repaired, for the user.
+        a patient. notes: what was repaired or assumed, for the user. label_record: by which scheme the mask was read.
     """
 
     images: dict[Contrast, FloatArray]
@@ -47,16 +47,19 @@ class SourceVolume:
     grid: Grid
     sha256: dict[str, str]
     notes: tuple[str, ...]
+    label_record: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One volume as read: the source grid, the canonical voxels, the (first) file and the checksums by what it is."""
+    """One volume as read: the (first) file, its grid and voxels (Z, Y, X) in its own order, checksums by what it is."""
 
+    role: str
     path: Path
     grid: Grid
     voxels: np.ndarray[Any, Any]
     sha256: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_session(source: SourceSession, contrasts: tuple[Contrast, ...]) -> SourceVolume:
@@ -64,13 +67,34 @@ def read_session(source: SourceSession, contrasts: tuple[Contrast, ...]) -> Sour
     require_contrasts(source, contrasts)
     images = {contrast: _read_part(source, contrast) for contrast in contrasts}
     mask = None if source.mask is None else _read_part(source, None)
-    first = next(iter(images.values()))
-    for part in [*images.values(), *([] if mask is None else [mask])]:
-        _require_same_grid(part, first)
-    labels, notes = (None, ()) if mask is None else _labels(mask, source)
-    sums = {name: value for part in [*images.values(), mask] if part for name, value in part.sha256.items()}
-    intensities = {contrast: _intensities(part) for contrast, part in images.items()}
-    return SourceVolume(intensities, labels, _slice_numbers(source, first), _full_grid(source, first), sums, notes)
+    parts = [*images.values(), *([] if mask is None else [mask])]
+    first = parts[0]
+    upright = first.grid.canonical()
+    voxels = {part.role: _laid_on(part, upright, first) for part in parts}
+    taken = None if mask is None else read_labels(mask.path, voxels[SEG], label_rule(source))
+    return SourceVolume(
+        {contrast: _intensities(part.path, voxels[part.role]) for contrast, part in images.items()},
+        None if taken is None else taken.labels,
+        _slice_numbers(source, voxels[first.role].shape[0]),
+        _full_grid(source, first),
+        {name: value for part in parts for name, value in part.sha256.items()},
+        (*_told_once(parts), *(taken.notes if taken else ())),
+        taken.record() if taken else {},
+    )
+
+
+def label_rule(source: SourceSession) -> LabelRule:
+    """What the labels of a scan's mask may mean."""
+    return source.labels if isinstance(source, FoundSession) else ANY
+
+
+def _told_once(parts: Sequence[_Part]) -> tuple[str, ...]:
+    """The notes of all parts, each with what it is of."""
+    roles: dict[str, list[str]] = {}
+    for part in parts:
+        for note in part.notes:
+            roles.setdefault(note, []).append(part.role)
+    return tuple(f"{', '.join(of)}: {note}" for note, of in roles.items())
 
 
 def require_contrasts(source: SourceSession, contrasts: tuple[Contrast, ...]) -> None:
@@ -84,30 +108,38 @@ def require_contrasts(source: SourceSession, contrasts: tuple[Contrast, ...]) ->
     raise InputError(f"{where}: {len(found)} of {len(contrasts)} contrasts found (no {missing}); add it{remedy}")
 
 
-def read_image(path: Path) -> tuple[sitk.Image, str]:
-    """A NIfTI image, or a DICOM series (dicom.read_series), with its SHA-256.
+class ReadImage(NamedTuple):
+    """A file as read. notes: what of its header does not agree with how it was read."""
 
-    Raises InputError if it is missing, damaged, not finite or has channels.
+    image: sitk.Image
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def read_image(path: Path) -> ReadImage:
+    """A NIfTI image, or a DICOM series (dicom.read_series).
+
+    Raises InputError if it is missing, damaged, not finite or has channels, and where it is not told where it lies.
     """
-    quiet_itk()
     if is_dicom(path):
-        return read_series(path)
-    checksum = nifti.check_whole(path)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be read as an image ({_reason(error)}); export it again as .nii.gz") from None
-    while image.GetDimension() > 3 and image.GetSize()[-1] == 1:
-        image = image[(slice(None),) * (image.GetDimension() - 1) + (0,)]
-    channels = image.GetNumberOfComponentsPerPixel()
-    if channels > 1 or image.GetDimension() > 3:
-        shape = "x".join(map(str, image.GetSize())) + (f" with {channels} channels" if channels > 1 else "")
+        return ReadImage(*read_series(path))
+    volume = nifti.read_volume(path)
+    header, voxels = volume.header, volume.voxels
+    while voxels.ndim > 3 and voxels.shape[0] == 1:
+        voxels = voxels[0]
+    if voxels.ndim > 3 or header.is_colour:
+        shape = "x".join(map(str, voxels.shape[::-1])) + (" of colours" if header.is_colour else "")
         raise InputError(f"{path}: {shape}; one contrast a file is needed: split it into 3D volumes")
-    return image, checksum
+    if voxels.ndim < 3:
+        return ReadImage(_plane_of(voxels, header), volume.sha256, header.notes)
+    grid = Grid.from_affine(header.affine, voxels.shape[::-1])
+    return ReadImage(grid.image(voxels), volume.sha256, header.notes)
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().rsplit("\n", maxsplit=1)[-1].strip()
+def _plane_of(voxels: np.ndarray[Any, Any], header: nifti.NiftiHeader) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.atleast_2d(voxels))
+    image.SetSpacing(np.linalg.norm(header.affine[:3, :2], axis=0).tolist())
+    return image
 
 
 def _read_part(source: SourceSession, contrast: Contrast | None) -> _Part:
@@ -118,35 +150,26 @@ def _read_part(source: SourceSession, contrast: Contrast | None) -> _Part:
         return _stack({number: path for number, path in paths.items() if path is not None}, role)
     path = source.mask if contrast is None else source.images[contrast]
     assert path is not None
-    image, checksum = read_image(path)
-    if image.GetDimension() != 3:
+    read = read_image(path)
+    if read.image.GetDimension() != 3:
         raise InputError(f"{path}: a 2D image; give the 3D volume, or single slices in the layout 'slices'")
-    return _part(path, image, {role: checksum})
-
-
-def _part(path: Path, image: sitk.Image, sha256: dict[str, str]) -> _Part:
-    grid = Grid.of(image)
-    low, high = SPACINGS_MM
-    if not all(low <= spacing <= high for spacing in grid.spacing) or not np.isfinite(grid.affine()).all():
-        spacing = " x ".join(f"{side:.3g}" for side in grid.spacing)
-        raise InputError(f"{path}: voxels of {spacing} mm; between {low:g} and {high:g} mm: correct the header")
-    return _Part(path, grid, sitk.GetArrayFromImage(canonical(image)), sha256)
+    return _Part(role, path, Grid.of(read.image), sitk.GetArrayFromImage(read.image), {role: read.sha256}, read.notes)
 
 
 def _stack(paths: dict[int, Path], role: str) -> _Part:
     """Single slices in the order of their numbers as one volume."""
     read = {number: read_image(path) for number, path in paths.items()}
-    arrays = {number: _plane(paths[number], image) for number, (image, _) in read.items()}
+    arrays = {number: _plane(paths[number], one.image) for number, one in read.items()}
     first, path = next(iter(arrays.values())), next(iter(paths.values()))
     for number, array in arrays.items():
         if array.shape != first.shape:
             raise InputError(
                 f"{paths[number]}: {_size(array)} pixels, but {path.name} has {_size(first)}; use one size"
             )
-    spacing = next(iter(read.values()))[0].GetSpacing()[:2]
+    spacing = next(iter(read.values())).image.GetSpacing()[:2]
     grid = Grid((*first.shape[::-1], len(arrays)), (*spacing, 1.0), (0.0, 0.0, 0.0), SLICE_DIRECTION)
-    sums = {f"{role}/{number:03d}": checksum for number, (_, checksum) in read.items()}
-    return _part(path, grid.image(np.stack(list(arrays.values()))), sums)
+    sums = {f"{role}/{number:03d}": one.sha256 for number, one in read.items()}
+    return _Part(role, path, grid, np.stack(list(arrays.values())), sums)
 
 
 def _plane(path: Path, image: sitk.Image) -> np.ndarray[Any, Any]:
@@ -162,10 +185,10 @@ def _size(array: np.ndarray[Any, Any]) -> str:
     return "x".join(str(side) for side in array.shape[::-1])
 
 
-def _slice_numbers(source: SourceSession, part: _Part) -> npt.NDArray[np.int64]:
+def _slice_numbers(source: SourceSession, depth: int) -> npt.NDArray[np.int64]:
     if isinstance(source, SlicedSession):
         return np.array([files.number for files in source.slices], np.int64)
-    return np.arange(part.voxels.shape[0], dtype=np.int64)
+    return np.arange(depth, dtype=np.int64)
 
 
 def _full_grid(source: SourceSession, part: _Part) -> Grid:
@@ -176,58 +199,41 @@ def _full_grid(source: SourceSession, part: _Part) -> Grid:
     return part.grid
 
 
-def _require_same_grid(part: _Part, first: _Part) -> None:
-    if part.grid.size != first.grid.size:
-        size, other = ("x".join(map(str, grid.size)) for grid in (part.grid, first.grid))
+def _laid_on(part: _Part, upright: Grid, first: _Part) -> np.ndarray[Any, Any]:
+    """(Z, Y, X) the part's voxels in the order of the upright grid of the first, on which they must lie."""
+    order = AxisOrder.between(part.grid, upright)
+    require_same_grid(part.path, order.grid(part.grid), first.path.name, upright)
+    return np.ascontiguousarray(order.voxels(part.voxels))
+
+
+def require_same_grid(path: Path, grid: Grid, other_name: str, other: Grid) -> None:
+    """Raises InputError unless two grids, in one order of axes, are the same voxels in space."""
+    if grid.size != other.size:
+        sizes = ["x".join(map(str, one.size)) for one in (grid, other)]
         raise InputError(
-            f"{part.path}: {size} voxels, but {first.path.name} has {other}; resample one, or use --register rigid"
-        )
-    distance = part.grid.distance_mm(first.grid)
-    if distance > GRID_TOLERANCE * min(first.grid.spacing):
-        raise InputError(
-            f"{part.path}: lies {distance:.3g} mm away from {first.path.name} (spacing, origin or direction differ); "
+            f"{path}: {sizes[0]} voxels, but {other_name} has {sizes[1]} (both turned to LPS); "
             "resample one, or use --register rigid"
         )
+    distance = grid.distance_mm(other)
+    if distance > GRID_TOLERANCE * min(other.spacing):
+        raise InputError(
+            f"{path}: lies {distance:.3g} mm away from {other_name} (spacing, origin or direction differ); "
+            "if it was drawn on those voxels, copy their header (fslcpgeom); else resample it, or use --register rigid"
+        )
 
 
-def _intensities(part: _Part) -> FloatArray:
+def _intensities(path: Path, stored: np.ndarray[Any, Any]) -> FloatArray:
     with np.errstate(over="ignore"):  # what is beyond single precision is told below
-        voxels = part.voxels.astype(np.float32)
+        voxels = stored.astype(np.float32)
     lowest, highest = float(voxels.min()), float(voxels.max())
     if not (math.isfinite(highest - lowest) and highest < LARGEST_INTENSITY):
         raise InputError(
-            f"{part.path}: values from {lowest:g} to {highest:g}; export it again, below {LARGEST_INTENSITY:g}"
+            f"{path}: values from {lowest:g} to {highest:g}; scale it below {LARGEST_INTENSITY:g}, or correct scl_slope"
         )
     if lowest == highest:
-        raise InputError(
-            f"{part.path}: every voxel is {lowest:g}; export it again, or leave the contrast out (--contrasts)"
-        )
+        raise InputError(f"{path}: every voxel is {lowest:g}; export it again, or leave the contrast out (--contrasts)")
     if -lowest > LARGEST_NEGATIVE * highest:
         raise InputError(
-            f"{part.path}: values from {lowest:g} to {highest:g} look normalised; give raw intensities with air at 0"
+            f"{path}: values from {lowest:g} to {highest:g} look normalised; give raw intensities with air at 0"
         )
     return np.asarray(np.maximum(voxels, 0.0))
-
-
-def _labels(part: _Part, source: SourceSession) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """BraTS 2023 labels: an old 4 becomes 3; beside a 3 it is a resection cavity (BraTS 2024) and left out.
-
-    Labels that the layout gives another meaning are renamed as it says.
-    """
-    values = np.unique(part.voxels)
-    label_map = source.label_map if isinstance(source, FoundSession) else None
-    allowed = range(LARGEST_LABEL + 1) if label_map is None else (0, *label_map)
-    odd = [value for value in values.tolist() if value not in allowed]
-    if odd:
-        told = "the whole numbers 0 to 4" if label_map is None else ", ".join(map(str, sorted(allowed)))
-        raise InputError(f"{part.path}: label {odd[0]:g} found; allowed are {told}")
-    if label_map is not None:
-        renamed = [label_map.get(int(value), 0) for value in values]
-        return np.array(renamed, np.uint8)[np.searchsorted(values, part.voxels)], ()
-    labels = part.voxels.astype(np.uint8)
-    if 4 not in values:
-        return labels, ()
-    cavity = 3 in values
-    labels[labels == 4] = 0 if cavity else 3
-    note = "its mask has label 4 beside label 3, read as a resection cavity and left out"
-    return labels, (note,) if cavity else ()

@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from matplotlib import colormaps
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.archive.nifti import grid_of
 from tumorcast.data.geometry import Grid
 from tumorcast.records import FloatArray
 from tumorcast.report.figures import PREFERRED
@@ -140,4 +139,4 @@ class _Volume:
     def _grid(self) -> Grid:
         corner = np.eye(4)
         corner[:3, 3] = self.box.left, self.box.top, self.numbers[0]
-        return grid_of(self.affine @ corner, (self.box.width, self.box.height, self.depth))
+        return Grid.from_affine(self.affine @ corner, (self.box.width, self.box.height, self.depth))
