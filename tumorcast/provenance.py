@@ -56,7 +56,9 @@ def refuse_other(place: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
     """Raise UsageError if what stands at `place` was made of something else, naming the first difference."""
     told = difference(found, wanted)
     if told is not None:
-        raise UsageError(f"{place}: {told}; start it with the same settings and inputs, or remove it or give another --out")
+        raise UsageError(
+            f"{place}: {told}; start it with the same settings and inputs, or remove it or give another --out"
+        )
 
 
 def is_made_already(place: Path, provenance_of: Callable[[Path], dict[str, Any]], wanted: dict[str, Any]) -> bool:
