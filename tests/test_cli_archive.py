@@ -49,7 +49,7 @@ def told(result: Result) -> dict[str, Any]:
 
 def test_info_tells_counts_and_settings(maps: Path) -> None:
     found = told(run("info", maps, "--json"))
-    assert (found["patients"], found["slices"], found["members"]) == (2, 2, 4)
+    assert (found["patients"], found["slices"], found["members"]) == (2, 2, 2)
     assert found["provenance"] == {"settings": {"members": 2}}
     assert "packing: blosc2" in run("info", maps).stdout
 

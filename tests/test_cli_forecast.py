@@ -36,6 +36,20 @@ def test_shards_are_merged_later_into_the_same_archive(blob_cohort: Path, random
     assert run("status", out)["state"] == "merged"
 
 
+def test_a_merged_run_has_the_units_and_members_it_had(blob_cohort: Path, random_bundle: Path, tmp_path: Path) -> None:
+    """Slices that share a unit, and members that are dealt to several, count as while the run went on."""
+    command = ["forecast", blob_cohort, "--model", random_bundle, "--relative-change", "0.25", "--steps", "2"]
+    for members, block, units in ((3, 64, 2), (5, 3, 4)):  # three slices of two patients
+        out = tmp_path / f"{members}.h5"
+        run(*command, "--members", members, "--block", block, "--out", out, "--no-merge")
+        before = run("status", out)
+        run("archive", "merge", out)
+        after = run("status", out)
+        assert (before["units"], before["done"]) == (after["units"], after["done"]) == (units, units)
+        info = run("archive", "info", out)
+        assert (info["members"], info["slices"], info["patients"]) == (members, 6, 2)
+
+
 def test_a_plan_counts_and_computes(blob_cohort: Path, random_bundle: Path) -> None:
     told = run("plan", blob_cohort, "--engine", random_bundle, *FEW, "--samples-per-second", 0.5, "--hours", 0.1)
     assert {name: told[name] for name in ("patients", "slices", "units", "images")} == {

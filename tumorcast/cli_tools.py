@@ -83,7 +83,9 @@ def bar_on_stderr(unit: str, *, silent: bool = False) -> Any:
 
 
 @contextmanager
-def progress(unit: str, if_stopped: str, *, silent: bool = False) -> Iterator[Callable[[int, int], None]]:
+def progress(
+    unit: str, if_stopped: str | Callable[[], str], *, silent: bool = False
+) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr with the time left; the block gets a function (done, total)."""
     with stoppable(if_stopped), bar_on_stderr(unit, silent=silent) as bar:
         task = bar.add_task(unit, total=None)
@@ -91,13 +93,14 @@ def progress(unit: str, if_stopped: str, *, silent: bool = False) -> Iterator[Ca
 
 
 @contextmanager
-def stoppable(if_stopped: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block in order, with a word on what is left to do."""
+def stoppable(if_stopped: str | Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block in order, with a word on what is left to do, or a function that looks."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        raise StoppedError(f"stopped: {if_stopped}") from None
+        told = if_stopped if isinstance(if_stopped, str) else if_stopped()
+        raise StoppedError(f"stopped: {told}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -1,5 +1,6 @@
 """The command that trains a network. Parse, call, print."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from tumorcast.cli_tools import (
     progress,
     table_of,
 )
-from tumorcast.errors import UsageError
+from tumorcast.errors import StoppedError, UsageError
 
 SETTINGS = ("steps", "batch", "noise_levels", "seed", "bfloat16", "compile")
 RECENT = 100  # steps whose mean loss is printed at the end
@@ -68,6 +69,7 @@ def train(
     """
     from tumorcast.training.device import Device
     from tumorcast.training.parallel import Team
+    from tumorcast.training.resume import what_is_kept
     from tumorcast.training.steps import Progress
     from tumorcast.training.train import train as run
 
@@ -85,9 +87,13 @@ def train(
         losses.append(progress.loss)
         draw(progress.step, progress.steps)
 
-    if_stopped = "the last checkpoint is kept; start the command again to go on"
-    with progress("steps", if_stopped, silent=not leads) as draw:
-        run(wanted, cohort, out, settings, architecture=changes, report=tell, **options)
+    try:
+        with progress("steps", partial(what_is_kept, out), silent=not leads) as draw:
+            run(wanted, cohort, out, settings, architecture=changes, report=tell, **options)
+    except StoppedError as stopped:
+        if leads:
+            raise
+        raise typer.Exit(StoppedError.exit_code) from stopped  # the first process says it
     if leads:
         recent = losses[-RECENT:]
         mean = sum(recent) / len(recent) if recent else None

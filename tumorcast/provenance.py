@@ -1,11 +1,12 @@
 """What a result was made of, as a nested record, and the refusal of another one by name."""
 
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tumorcast.errors import UsageError
+from tumorcast.errors import InputError, UsageError
 
 
 @cache
@@ -55,4 +56,23 @@ def refuse_other(place: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
     """Raise UsageError if what stands at `place` was made of something else, naming the first difference."""
     told = difference(found, wanted)
     if told is not None:
-        raise UsageError(f"{place}: {told}; start it with the same settings and inputs, or give another --out")
+        raise UsageError(
+            f"{place}: {told}; start it with the same settings and inputs, or remove it or give another --out"
+        )
+
+
+def is_made_already(place: Path, provenance_of: Callable[[Path], dict[str, Any]], wanted: dict[str, Any]) -> bool:
+    """Whether the result at `place` stands and was made of the very same; False where nothing stands there.
+
+    provenance_of: what a file of the kind to be written was made of; raises InputError for any other file.
+    Raises UsageError for what must not be overwritten: a result of other settings or inputs, naming the first
+    difference, and whatever cannot be read as one.
+    """
+    if not place.exists():
+        return False
+    try:
+        found = provenance_of(place)
+    except InputError as fault:
+        raise UsageError(f"{fault}; it is not overwritten: remove it, or give another --out") from None
+    refuse_other(place, found, wanted)
+    return True

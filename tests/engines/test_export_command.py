@@ -6,10 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tumorcast.cli import app, export_main, main
-from tumorcast.engines.bundle import read_manifest
+from tumorcast.config import Precision
+from tumorcast.engines import parity
+from tumorcast.engines.bundle import Bundle, read_manifest
+from tumorcast.engines.model import load_model_set
+from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.torch_engine import TorchEngine
 
 Ended = Callable[..., tuple[int, str]]
 
@@ -95,3 +102,20 @@ def test_what_was_checked_is_told(
     app(["export", str(dense_bundle), "--check", "--json"], standalone_mode=False)
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again == {"bundle": str(dense_bundle), "provider": "cpu", "parity": dense_told["parity"]}
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_smallest_batches_are_exported_and_run(most: int, least_runs: Path, tmp_path: Path) -> None:
+    """Any number of images goes through a bundle, cut into the batches that its graphs take."""
+    out = tmp_path / "bundle"
+    command = ["export", str(least_runs), "--out", str(out), "--max-batch", str(most)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    bundle = Bundle.open(out)
+    assert bundle.manifest.max_batch == most
+    engine, reference = OnnxEngine(bundle), TorchEngine(load_model_set([least_runs]))
+    assert engine.target.rows == most
+    channels, side = len(engine.info.contrasts), engine.info.image_size
+    found = parity.compare(engine, reference, Precision.FP32, [parity.noise(channels, side)])
+    parity.check(found, str(out))
+    three = np.random.default_rng(0).standard_normal((3, channels, side, side), np.float32)
+    assert np.abs(engine.segment(three) - reference.segment(three)).max() < 1e-4

@@ -26,10 +26,11 @@ from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
-from tumorcast.records import Forecaster, Status
+from tumorcast.records import Forecaster, GrowthFit, Status
 from tumorcast.running.dispatch import Tally
 from tumorcast.running.forecast_run import ForecastInputs, RunResult, forecast_cohort, own_gpu
 from tumorcast.running.ranks import Ranks
+from tumorcast.running.run_status import run_status
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 
@@ -133,6 +134,66 @@ def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
     with pytest.raises(UsageError, match=r"settings\.members = 3 there, but 4 now"):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
+
+
+def test_a_run_that_finished_nothing_is_begun_anew(
+    inputs: ForecastInputs, whole: tuple[Path, RunResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a run of other settings planned, and the units that failed, do not count against the right ones."""
+    out = tmp_path / "maps.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tumorcast.running.worker.forecast_unit", broken)
+        other = forecast_cohort(inputs, out, SETTINGS.model_copy(update={"max_slices": 1}))
+    assert [outcome.status for outcome in other.outcomes] == [Status.FAILED, Status.FAILED, Status.SKIPPED]
+    assert forecast_cohort(inputs, out, SETTINGS).outcomes == whole[1].outcomes
+    assert "begun anew (settings.max_slices = 1 there, but None now)" in caplog.text
+    assert_alike(out, whole[0])
+    assert run_status(out).done == 6
+
+
+def broken(*_: object) -> None:
+    raise InputError("broken")
+
+
+def test_a_file_that_is_no_archive_is_never_overwritten(inputs: ForecastInputs, tmp_path: Path) -> None:
+    (tmp_path / "maps.h5").write_text("years of work")
+    with pytest.raises(UsageError, match="not overwritten"):
+        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.h5"]
+    assert (tmp_path / "maps.h5").read_text() == "years of work"
+
+
+def fitted(cohort: Path, patients: str, **changes: object) -> list[GrowthFit]:
+    """Quick fits of these patients of a cohort, with other sizes where asked for."""
+    with Cohort.open(cohort) as opened:
+        series = [opened.size_series(pid, SizeMeasure.AREA_MM2) for pid in patients]
+    return [fit_growth(dataclasses.replace(one, **changes), FitSettings(replicates=5)) for one in series]
+
+
+def test_a_growth_file_that_does_not_fit_is_refused_before_anything_is_written(
+    inputs: ForecastInputs, tmp_path: Path
+) -> None:
+    """And the corrected command runs at the same place."""
+    settings = ForecastSettings(horizon_days=30, members=1, max_slices=1, sampler=SETTINGS.sampler)
+    write_growth(tmp_path / "others.h5", fitted(inputs.cohort, "AB", patient_id="Z")[:1], {})
+    write_growth(tmp_path / "moved.h5", fitted(inputs.cohort, "AB", days=np.array([7.0, 8.0, 9.0])), {})
+    write_growth(tmp_path / "unit.h5", fitted(inputs.cohort, "AB", size_name="size"), {})
+    (tmp_path / "sizes.csv").write_text("patient_id,day,area_mm2\n")
+    write_growth(tmp_path / "right.h5", fitted(inputs.cohort, "AB"), {})
+    before = {*tmp_path.iterdir()}
+    for name, message in {
+        "none.h5": "none.h5: cannot be read",
+        "sizes.csv": "sizes.csv: cannot be read as HDF5",
+        str(inputs.cohort): "expected tumorcast-growth",
+        "others.h5": "others.h5: of no patient .* A: not in the growth file",
+        "moved.h5": "the last scan is of day 120",
+        "unit.h5": "neither an area",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            forecast_cohort(dataclasses.replace(inputs, growth=tmp_path / name), tmp_path / "maps.h5", settings)
+        assert {*tmp_path.iterdir()} == before
+    right = dataclasses.replace(inputs, growth=tmp_path / "right.h5")
+    assert forecast_cohort(right, tmp_path / "maps.h5", settings).outcomes[0].status is Status.OK
 
 
 def test_a_finished_archive_is_kept(inputs: ForecastInputs, whole: tuple[Path, RunResult]) -> None:

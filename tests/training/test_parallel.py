@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.errors import UsageError
@@ -23,11 +24,12 @@ TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 SETTINGS = TrainSettings(steps=4, batch=6, warmup_steps=1, checkpoint_every=2, learning_rate=1e-3, validate_every=2)
 KINDS = (NetworkKind.DENOISER, NetworkKind.SEGMENTER, NetworkKind.PROGRESSION)
 SCRIPT = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
 from test_parallel import KINDS, SETTINGS, TINY
+from tumorcast.errors import StoppedError
 from tumorcast.training.parallel import Team, joined
 from tumorcast.training.train import train
 
@@ -35,10 +37,19 @@ def fail(progress):
     if progress.step == 3 and os.environ["RANK"] == "1":
         raise MemoryError("as if the second process were out of memory")
 
+def stop(progress):
+    if progress.step == 1 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGTERM)
+
 folder, out = Path(sys.argv[2]), Path(sys.argv[3])
 with joined(Team.told(), torch.device("cpu")):
     for kind in KINDS:
         train(kind, folder, out / kind, SETTINGS, architecture=TINY)
+    try:
+        train(KINDS[1], folder, out / "stopped", SETTINGS, architecture=TINY, report=stop)
+    except StoppedError as stopped:
+        print(os.environ["RANK"], stopped)
+    train(KINDS[1], folder, out / "stopped", SETTINGS, architecture=TINY)
     train(KINDS[0], folder, out / "failing", SETTINGS, architecture=TINY, report=fail)
 """
 
@@ -84,6 +95,16 @@ def test_when_one_process_fails_all_end_and_the_checkpoint_stands(
     state = TrainingState.fresh(build(info.kind, info.architecture), 1e-3, 0.0)
     load_checkpoint(out / "failing" / "checkpoint.safetensors", state)
     assert state.step == 2
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(
+    by_two: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, told = by_two
+    for rank in "01":
+        assert f"{rank} {out / 'stopped'}: stopped: the checkpoint of step 2 is kept" in told.stdout
+    stopped, whole = (load_file(out / name / "weights.safetensors") for name in ("stopped", KINDS[1]))
+    assert all(torch.equal(stopped[name], whole[name]) for name in whole)
 
 
 def test_shares_of_a_batch_are_its_rows() -> None:

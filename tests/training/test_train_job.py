@@ -2,13 +2,23 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tumorcast import cli
+from tumorcast.config import NetworkKind, TrainSettings
+from tumorcast.training.checkpoint import checkpoint_step
+from tumorcast.training.device import Device
+from tumorcast.training.log import read_log
+from tumorcast.training.resume import what_is_kept
+from tumorcast.training.train import train
 
 ROOT = Path(__file__).parents[2]
 SRUN = """#!/usr/bin/env bash
@@ -90,6 +100,55 @@ def test_shellcheck_finds_nothing() -> None:
     command = [shellcheck, "--external-sources", "--check-sourced", "slurm/train.sh"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout) == (0, "")
+
+
+def test_a_signal_to_stop_saves_the_step_reached(small_slices: Path, tmp_path: Path) -> None:
+    """Long before a checkpoint is due; and the weights at the end are those of a run that nothing disturbed."""
+    config = tmp_path / "t.toml"
+    config.write_text("batch = 2\ncheckpoint_every = 1000\nnoise_levels = 20\n[architecture]\nchannel_mult = [1]\n")
+    words = ("segmenter", small_slices, "--config", config, "--steps", 400, "--device", "cpu")
+    command = [sys.executable, "-m", "tumorcast", "train", *map(str, words), "--out"]
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    run, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
+    process = subprocess.Popen([*command, run], env=variables, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 5):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, told
+    step = checkpoint_step(run / "checkpoint.safetensors")
+    assert step is not None and 5 <= step < 400
+    assert f"the checkpoint of step {step} is kept" in told
+    for out in (run, tmp_path / "whole"):
+        subprocess.run([*command, out], env=variables, capture_output=True, check=True)
+    stopped, whole = (load_file(out / "weights.safetensors") for out in (run, tmp_path / "whole"))
+    assert all(torch.equal(stopped[name], whole[name]) for name in whole)
+    assert [row["step"] for row in read_log(log) if "loss" in row] == [*range(1, 401)]
+
+
+def test_a_signal_before_the_first_step_says_that_nothing_is_saved(
+    small_slices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    words = ("segmenter", small_slices, "--out", tmp_path / "run", "--steps", 1, "--batch", 2, "--device", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tumorcast.training.train.Pools.open", interrupted)
+        assert ended(monkeypatch, *words) == 75
+    assert "no step is saved yet" in capsys.readouterr().err
+    assert ended(monkeypatch, *words) == 0
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(small_slices: Path, tmp_path: Path) -> None:
+    def impatient(_: object) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    settings = TrainSettings(steps=2, batch=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(NetworkKind.SEGMENTER, small_slices, tmp_path, settings, device=Device.CPU, report=impatient)
+    assert what_is_kept(tmp_path).startswith("no step is saved")
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -181,6 +181,11 @@ class GrowthFile(Mapping[str, GrowthFit]):
         with _opened(self.path) as file:
             return len(file[PATIENTS])
 
+    def series(self, patient_id: str) -> SizeSeries:
+        """The sizes that a patient's fit is of; no replicate is read. Raises KeyError if the patient is not there."""
+        with _opened(self.path) as file:
+            return _read_series(patient_id, file[PATIENTS][patient_id])
+
     def forecast(self, patient_id: str) -> GrowthForecast:
         """What the file's own forecaster says of a patient. Raises KeyError if the patient is not there."""
         fit = self[patient_id]

@@ -10,7 +10,7 @@ from tumorcast.records import count_by_status
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Counts, statuses, sizes in bytes (on disk, and unpacked), packing and provenance.
+    """Counts (members are those of one slice), statuses, bytes (on disk, and unpacked), packing and provenance.
 
     Raises InputError if it is no archive.
     """
@@ -29,11 +29,11 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _members_and_bytes(archive: MapArchive) -> tuple[int, int]:
-    """The members of all ensembles together, and what all arrays take unpacked."""
+    """The members of a slice, which are as many in all slices of a run, and what all arrays take unpacked."""
     members = raw = 0
     for patient_id in archive.patient_ids():
         for slice_name in archive.slice_names(patient_id):
             group: h5py.Group = archive.group(patient_id, slice_name)
-            members += len(group["aimed_mm2"])
+            members = max(members, len(group["aimed_mm2"]))
             raw += sum(group[name].nbytes for name in group)
     return members, raw

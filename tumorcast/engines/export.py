@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 OPSETS = {Precision.FP32: 20, Precision.FP16: 20, Precision.BF16: 22}  # convolutions know bfloat16 from 22 on
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+TRACED_ROWS = 2
 EMBEDDED_UP_TO = 1024  # bytes of a constant that stays in the graph
 
 
@@ -73,10 +74,11 @@ Dynamic = dict[str, dict[int, torch.export.Dim]]
 def _exported(model: ModelSet, max_batch: int) -> dict[Graph, tuple[nn.Module, Example, Dynamic]]:
     """Each graph's module, example inputs, and which of their dimensions are the batch; `model` as lowered."""
     arch = model.denoiser.arch
-    side, batch = arch.image_size, torch.export.Dim("N", min=1, max=max_batch)
-    rows = {name: torch.zeros(2, arch.in_channels, side, side) for name in ("x", "last")}
-    maps = {name: torch.ones(2, side, side) for name in ("brain", "window")}
-    numbers = torch.zeros(2)
+    # torch.export takes a dimension of one for a constant: the graphs are traced with two rows, and take one as well.
+    side, batch = arch.image_size, torch.export.Dim("N", min=1, max=max(TRACED_ROWS, max_batch))
+    rows = {name: torch.zeros(TRACED_ROWS, arch.in_channels, side, side) for name in ("x", "last")}
+    maps = {name: torch.ones(TRACED_ROWS, side, side) for name in ("brain", "window")}
+    numbers = torch.zeros(TRACED_ROWS)
     levels = ("t", "signal", "noise", "signal_next", "noise_next", "blend")
     scalars = {name: torch.tensor(0.5) for name in (*levels, "bound", "gain", "scale")}
     steps = {name: scalars[name] for name in levels}

@@ -11,6 +11,7 @@ from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
 from tumorcast.forecasting.targets import PatientTargets
 
+NOT_FITTED = "{}: not in the growth file; fit this cohort, or give --relative-change"
 PATIENTS_KEPT = 4  # units of a patient come one after the other, so few are needed at a time
 
 
@@ -62,7 +63,7 @@ class UnitReader:
         if self.settings.horizon_days is None:
             return PatientTargets.fixed(self.settings)
         if self.growth is None or patient_id not in self.growth:
-            raise InputError(f"{patient_id}: not in the growth file; fit this cohort, or give --relative-change")
+            raise InputError(NOT_FITTED.format(patient_id))
         return PatientTargets.drawn(self.growth.forecast(patient_id), day, self.settings)
 
 

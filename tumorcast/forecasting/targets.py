@@ -11,6 +11,7 @@ from tumorcast.config import ForecastSettings
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.keys import patient_key
+from tumorcast.records import SizeSeries
 
 LARGEST_BRAIN_FRACTION = 0.5
 TARGET_SPAWN_KEY = 2**32 - 1  # no slice has this number, so targets and image noise never share a key
@@ -43,13 +44,8 @@ class PatientTargets:
         """
         assert settings.horizon_days is not None
         series = forecast.fit.series
-        nearest = float(series.days[np.argmin(np.abs(series.days - day))])
-        if abs(nearest - day) > SAME_DAY:
-            raise InputError(
-                f"{series.patient_id}: the last scan is of day {day:g}, but growth was fitted to days "
-                f"{', '.join(f'{d:g}' for d in series.days)}; fit this cohort, or prepare it with the same dates"
-            )
-        ratios = forecast.relative_change(nearest, nearest + settings.horizon_days) ** _area_power(series.size_name)
+        nearest, power = fitted_day(series, day), area_power(series.size_name)
+        ratios = forecast.relative_change(nearest, nearest + settings.horizon_days) ** power
         key = (patient_key(series.patient_id), TARGET_SPAWN_KEY)
         start = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key)).random()
         picks = spread_picks(ratios, settings.members, start)
@@ -72,10 +68,21 @@ def spread_picks(values: Array, count: int, start: float) -> npt.NDArray[np.int6
     return np.asarray(np.argsort(values, kind="stable")[(quantiles * len(values)).astype(np.int64)])
 
 
-def _area_power(size_name: str) -> float:
+def fitted_day(series: SizeSeries, day: float) -> float:
+    """The day of the series that a scan of day `day` is of. Raises InputError if there is none."""
+    nearest = float(series.days[np.argmin(np.abs(series.days - day))])
+    if abs(nearest - day) > SAME_DAY:
+        raise InputError(
+            f"{series.patient_id}: the last scan is of day {day:g}, but growth was fitted to days "
+            f"{', '.join(f'{d:g}' for d in series.days)}; fit this cohort, or prepare it with the same dates"
+        )
+    return nearest
+
+
+def area_power(size_name: str) -> float:
     """What a ratio of sizes is raised to for a ratio of areas. Raises InputError if the name tells no unit.
 
-    >>> _area_power("area_mm2"), round(_area_power("enhancing_mm3"), 3)
+    >>> area_power("area_mm2"), round(area_power("enhancing_mm3"), 3)
     (1.0, 0.667)
     """
     powers = {"mm2": 1.0, "mm3": 2 / 3}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.archive.growth_file import read_growth
+from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.packing import Packing
 from tumorcast.config import ForecastSettings, Provider
 from tumorcast.data.cohort import Cohort
@@ -24,7 +24,8 @@ from tumorcast.engines.gpu import visible_count
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
-from tumorcast.forecasting.reader import UnitReader
+from tumorcast.forecasting.reader import NOT_FITTED, UnitReader
+from tumorcast.forecasting.targets import area_power, fitted_day
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.running.dispatch import Counter, Desk, Tally
 from tumorcast.running.events import EventLog
@@ -87,13 +88,19 @@ def forecast_cohort(
     ranks: Ranks = ALONE,
     report: Report = lambda _: None,
 ) -> RunResult:
-    """Write the archive of forecasts to `out`, resuming what a stopped run left. Every rank must call it."""
+    """Write the archive of forecasts to `out`, resuming what a stopped run left. Every rank must call it.
+
+    Inputs that do not fit each other are refused before anything is written.
+    """
+    growth = None if inputs.growth is None else read_growth(inputs.growth)
     engine = open_engine(own_gpu(inputs.engine, ranks))
     with Cohort.open(inputs.cohort) as cohort:
         _check_fit_for(cohort, engine.info, settings, inputs)
+        if settings.horizon_days is not None:
+            _check_growth_of(cohort, growth, inputs)
         provenance = ranks.from_root(_provenance(inputs, cohort, engine, settings) if ranks.is_root else None)
         ledger = Ledger(out, provenance)
-        run = _Run(inputs, cohort, engine, settings, options, ledger, ranks, report)
+        run = _Run(cohort, growth, engine, settings, options, ledger, ranks, report)
         before = ranks.from_root(run.completed() if ranks.is_root else None)
         if before is not None:
             return RunResult(before, stopped=False)
@@ -124,15 +131,37 @@ def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings,
             f"noise_level = {settings.sampler.noise_level} exceeds the {model.noise_levels} levels that denoiser and "
             "regressor were trained for; lower --noise-level"
         )
-    if settings.horizon_days is None:
-        return
-    if inputs.growth is None:
+
+
+def _check_growth_of(cohort: Cohort, growth: GrowthFile | None, inputs: ForecastInputs) -> None:
+    """Raise UsageError without a growth file, InputError if it is of none of the cohort's patients and scans.
+
+    A patient who does not fit beside others that do fails alone, later.
+    """
+    if growth is None:
         raise UsageError("--horizon-days needs --growth growth.h5 (`tumorcast fit`); or give --relative-change")
     if not cohort.dated:
         raise InputError(
-            f"{inputs.cohort}: its scans have no dates, so {settings.horizon_days:g} days ahead means nothing; "
+            f"{inputs.cohort}: its scans have no dates, so a horizon in days means nothing; "
             "prepare it with --clinical, or give --relative-change"
         )
+    faults = (_growth_fault(cohort, growth, patient_id) for patient_id in cohort.patient_ids())
+    first = next(faults, None)
+    if first is not None and all(faults):
+        raise InputError(f"{growth.path}: of no patient of {inputs.cohort}, as {first}")
+
+
+def _growth_fault(cohort: Cohort, growth: GrowthFile, patient_id: str) -> str | None:
+    """Why a patient cannot be forecast from the growth file; None if it is of them."""
+    if patient_id not in growth:
+        return NOT_FITTED.format(patient_id)
+    try:
+        series = growth.series(patient_id)
+        fitted_day(series, cohort.sessions(patient_id)[-1].day)
+        area_power(series.size_name)
+    except InputError as fault:
+        return str(fault)
+    return None
 
 
 def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings: ForecastSettings) -> dict[str, Any]:
@@ -153,8 +182,8 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings
 class _Run:
     """One run, as each rank sees it."""
 
-    inputs: ForecastInputs
     cohort: Cohort
+    growth: GrowthFile | None
     engine: Engine
     settings: ForecastSettings
     options: RunOptions
@@ -163,7 +192,8 @@ class _Run:
     report: Report
 
     def completed(self) -> list[PatientOutcome] | None:
-        """How each patient fared, if nothing is left to do."""
+        """How each patient fared, if nothing is left to do. Raises UsageError if another result stands there."""
+        self.ledger.check_archive()
         before = self.ledger.completed()
         failed = before is not None and any(outcome.status is Status.FAILED for outcome in before)
         if before is None or (failed and self.options.retry_failed):
@@ -235,8 +265,7 @@ class _Run:
 
     def _work(self, plan: RunPlan, order: npt.NDArray[np.int64], events: EventLog, stopping: Stopping) -> bool:
         """Do units until none is left; returns whether the run was stopped."""
-        growth = read_growth(self.inputs.growth) if self.inputs.growth else None
-        reader = UnitReader(self.cohort, growth, self.settings)
+        reader = UnitReader(self.cohort, self.growth, self.settings)
         events.write(
             "opened",
             units=len(order),

@@ -6,6 +6,7 @@ resumed by starting it again, and one with another configuration, cohort or mode
 
 import hashlib
 import json
+import logging
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,14 +14,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tumorcast.archive.maps import archive_provenance
+from tumorcast.archive.maps import MapArchive, archive_provenance
 from tumorcast.archive.shard import ShardKey, is_whole
 from tumorcast.durable import held, lock, written_whole
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import RunPlan, Unit
-from tumorcast.provenance import difference, refuse_other
+from tumorcast.provenance import difference, is_made_already, refuse_other
 from tumorcast.records import PatientOutcome
 from tumorcast.running.outcomes import archive_of, parts_of, read_outcomes, status_table_of
+
+log = logging.getLogger(__name__)
+
+
+def _provenance_of(archive: Path) -> dict[str, Any]:
+    with MapArchive.open(archive) as opened:
+        return opened.provenance
+
+
+def _is_of_nobody(archive: Path) -> bool:
+    try:
+        with MapArchive.open(archive) as opened:
+            return not opened.patient_ids()
+    except InputError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -114,19 +130,43 @@ class Ledger:
         finally:
             os.close(descriptor)
 
+    def check_archive(self) -> None:
+        """Raises UsageError if what stands at `archive` is another run's result, or no archive.
+
+        One that holds no patient, since all have failed, is no result that could be lost.
+        """
+        if not _is_of_nobody(self.archive):
+            is_made_already(self.archive, _provenance_of, self.provenance)
+
     def open(self) -> None:
-        """Begin the run, or go on with it. Raises UsageError if another run's results or shards stand there."""
-        if self.archive.exists():
-            refuse_other(self.archive, archive_provenance(self.archive) or {}, self.provenance)
+        """Begin the run, or go on with it; one of other settings of which no unit is finished is begun anew.
+
+        Raises UsageError if another run's shards stand there, InputError for a folder that is of no run.
+        """
         path = self.folder / "run.json"
-        if not path.exists():
-            with written_whole(path) as temporary:
-                temporary.write_text(json.dumps(self.provenance, indent=2, sort_keys=True), encoding="utf-8")
-            return
-        try:
-            refuse_other(self.folder, json.loads(path.read_text(encoding="utf-8")), self.provenance)
-        except ValueError:
-            raise InputError(f"{path}: not the record of a run; remove {self.folder}, or give another --out") from None
+        if path.exists():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise InputError(
+                    f"{path}: not the record of a run; remove {self.folder}, or give another --out"
+                ) from None
+            if self.shards():
+                refuse_other(self.folder, found, self.provenance)
+            told = difference(found, self.provenance)
+            if told is None:
+                return
+            log.warning("%s: no unit is finished there, so the run is begun anew (%s)", self.folder, told)
+            self._forget_all()
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(self.provenance, indent=2, sort_keys=True), encoding="utf-8")
+
+    def _forget_all(self) -> None:
+        """Drop what a run of other settings left that finished nothing: its plan, failures and events."""
+        self.plan_path.unlink(missing_ok=True)
+        self.forget_failures()
+        for path in [*self.folder.glob("shards/*/.*.partial"), *self.events.glob("rank-*.jsonl")]:
+            path.unlink()
 
     def write_plan(self, plan: RunPlan, left_out: dict[str, str]) -> None:
         """Keep what there is to do, and why patients cannot be planned."""

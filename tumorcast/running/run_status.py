@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tumorcast.archive.maps import MapArchive
+from tumorcast.config import ForecastSettings
 from tumorcast.errors import InputError
+from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan
 from tumorcast.records import Status, count_by_status
 from tumorcast.running.events import read_events
 from tumorcast.running.ledger import Ledger
@@ -83,8 +85,18 @@ def run_status(run: Path) -> RunStatus:
 
 def _merged(archive: Path) -> RunStatus:
     with MapArchive.open(archive) as opened:
-        patients, units = count_by_status(opened.outcomes()), opened.count_slices()
+        patients, units = count_by_status(opened.outcomes()), len(_plan_of(opened))
     return RunStatus("merged", units, units, 0, {}, patients)
+
+
+def _plan_of(archive: MapArchive) -> RunPlan:
+    """The plan that a merged run had; the run's own record of it goes with its shards."""
+    settings = ForecastSettings.model_construct(**archive.provenance["settings"])  # as told: they were checked once
+    patients = (
+        PatientPlan(patient_id, "", tuple(PlannedSlice(0, int(name)) for name in archive.slice_names(patient_id)))
+        for patient_id in archive.patient_ids()
+    )
+    return RunPlan.of(tuple(patients), settings)
 
 
 def _last_start(events: Path) -> dict[str, Any]:

@@ -83,6 +83,15 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata))
 
 
+def checkpoint_step(path: Path) -> int | None:
+    """The step that a checkpoint is of; None where there is none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.metadata()["step"])
+    except (OSError, SafetensorError, KeyError):
+        return None
+
+
 def load_checkpoint(path: Path, state: TrainingState) -> dict[str, str]:
     """Restore `state` from `path` and return the file's metadata. Raises InputError if it does not fit."""
     try:

@@ -76,6 +76,12 @@ class Team:
         if self.size > 1:
             _summed(torch.zeros(1, device=_device_of_messages()))
 
+    def any(self, mine: bool) -> bool:
+        """Whether it is so for any process; each must ask."""
+        if self.size == 1:
+            return mine
+        return bool(_summed(torch.tensor([float(mine)], device=_device_of_messages())) > 0)
+
 
 ALONE = Team()
 

@@ -3,11 +3,12 @@
 import json
 import logging
 import platform
+from pathlib import Path
 
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
 from tumorcast.provenance import commit, refuse_other
-from tumorcast.training.checkpoint import TrainingState, load_checkpoint, save_tensors
+from tumorcast.training.checkpoint import TrainingState, checkpoint_step, load_checkpoint, save_tensors
 from tumorcast.training.job import Job
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 
@@ -37,6 +38,14 @@ def resume(job: Job, info: RunInfo, state: TrainingState) -> None:
         raise InputError(f"{job.out}: the run there cannot be resumed ({fault}); give another --out") from None
     if before != device and job.team.leads:
         logger.warning("%s: goes on on %s, after %s: no longer bit for bit", job.out, device, before)
+
+
+def what_is_kept(out: Path) -> str:
+    """What a run that ends now can go on from, in words."""
+    step = checkpoint_step(out / CHECKPOINT_FILE)
+    if step is None:
+        return "no step is saved yet; start the command again to begin anew"
+    return f"the checkpoint of step {step} is kept; start the command again to go on"
 
 
 def save(job: Job, info: RunInfo, state: TrainingState) -> None:

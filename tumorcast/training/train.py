@@ -14,7 +14,7 @@ import torch
 from tumorcast.config import Architecture, NetworkKind, TrainSettings
 from tumorcast.diffusion.progression import EXTRA_PLANES
 from tumorcast.durable import sha256_of
-from tumorcast.errors import UsageError
+from tumorcast.errors import StoppedError, UsageError
 from tumorcast.training.arrays import SliceArrays, open_arrays
 from tumorcast.training.checkpoint import TrainingState
 from tumorcast.training.curve import draw_curve
@@ -25,10 +25,11 @@ from tumorcast.training.networks import TrainedNetwork, build, default_architect
 from tumorcast.training.observer import Observer, observing
 from tumorcast.training.parallel import Team, joined
 from tumorcast.training.pools import Pools
-from tumorcast.training.resume import resume, save
+from tumorcast.training.resume import resume, save, what_is_kept
 from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo
 from tumorcast.training.slices import SliceStore
-from tumorcast.training.steps import Progress, Stepper, compile_forward
+from tumorcast.training.steps import TOLD_AT_ONCE, Progress, Stepper, compile_forward
+from tumorcast.training.stopping import heeded_between_steps
 from tumorcast.training.watch import check_finite
 from tumorcast.version import VERSION
 
@@ -55,7 +56,8 @@ def train(
     images, whose weights and architecture are taken in place of fresh ones.
     until: stop after this step of `settings.steps` (a later call goes on). Where several processes were started, each
     does its share. Raises UsageError if `out` holds a run with other settings, InputError if the cohort or the
-    checkpoint cannot be used, EngineError if the device is not there or the loss is no longer a number.
+    checkpoint cannot be used, EngineError if the device is not there or the loss is no longer a number, StoppedError
+    after a signal to stop, with a checkpoint of the step reached.
     """
     team = Team.told()
     _check_shares(settings, team)
@@ -71,8 +73,12 @@ def train(
         if settings.compile and job.device.type == "cuda":
             compile_forward(state.module)
         started = time.monotonic()
-        with observing(job, state, pools.validation) as observer:
-            _go_on(Stepper(job, state, pools.training), info, observer, last=last, report=report)
+        with observing(job, state, pools.validation) as observer, heeded_between_steps() as asked_to_stop:
+            stepper = Stepper(job, state, pools.training)
+            stopped = _go_on(stepper, info, observer, last=last, report=report, asked_to_stop=asked_to_stop)
+        if stopped:
+            team.wait()  # a launcher may end all when one has ended, and the first one has saved by now
+            raise StoppedError(f"{out}: stopped: {what_is_kept(out)}")
     if team.leads:
         title = f"{kind}, {time.monotonic() - started:.0f} s in this session"
         draw_curve(read_log(out / LOG_FILE), out / "loss.png", title=title)
@@ -141,13 +147,25 @@ def _fresh(job: Job, info: RunInfo, before: TrainedNetwork | None) -> TrainingSt
     return TrainingState.fresh(module, job.settings.learning_rate, job.settings.weight_decay)
 
 
-def _go_on(stepper: Stepper, info: RunInfo, observer: Observer | None, *, last: int, report: Report) -> None:
-    """Step after step up to `last`. Nothing is saved before its loss was looked at."""
+def _go_on(
+    stepper: Stepper,
+    info: RunInfo,
+    observer: Observer | None,
+    *,
+    last: int,
+    report: Report,
+    asked_to_stop: Callable[[], bool],
+) -> bool:
+    """Step after step up to `last`, or until asked to stop; returns whether it was, before the last one.
+
+    Nothing is saved before its loss was looked at.
+    """
     job, state = stepper.job, stepper.state
     saved = state.step or None
     while state.step < last:
         stepper.advance()
-        keep = state.step % job.settings.checkpoint_every == 0 or state.step == last
+        stopped = _stops(job, state.step, asked_to_stop)
+        keep = stopped or state.step % job.settings.checkpoint_every == 0 or state.step == last
         pause = keep or (observer is not None and observer.looks_after(state.step))
         for row in stepper.collect(at_once=pause):
             check_finite(row, job.out, saved)
@@ -160,3 +178,13 @@ def _go_on(stepper: Stepper, info: RunInfo, observer: Observer | None, *, last: 
             observer.log.sync()  # a checkpoint never knows more steps than the log
             save(job, info, state)
         saved = state.step if keep else saved
+        if stopped:
+            return state.step < last
+    return False
+
+
+def _stops(job: Job, step: int, asked: Callable[[], bool]) -> bool:
+    """Whether all processes stop after this step: they must agree, and on CUDA devices that is asked seldom."""
+    if job.team.size > 1 and job.device.type == "cuda" and step % TOLD_AT_ONCE:
+        return False
+    return job.team.any(asked())
