@@ -104,7 +104,7 @@ def test_an_unknown_configuration_key_is_refused(blob_cohort: Path, tmp_path: Pa
         (("simulate", "s", "--sessions", "few"), 2, "--sessions few: give a number"),
         (("fit", "none.csv", "--out", "g.h5"), 3, "none.csv"),
         (("forecast", "none.h5", "--model", ".", "--out", "m.h5"), 2, "exactly one of horizon_days"),
-        (("forecast", "none.h5", "--model", ".", "--out", "m.h5", "--relative-change", 1), 3, "no run.json"),
+        (("forecast", "none.h5", "--model", ".", "--out", "m.h5", "--relative-change", 1), 3, "no RUN (run.json)"),
         (("train", "painter", "none.h5", "--out", "r"), 2, "networks are denoiser"),
         (("import-adm", "--out", "r"), 2, "nothing to do; give --denoiser, --regressor or both"),
         (("import-adm", "--denoiser", "none.pt", "--out", "r"), 2, "none.pt: a denoiser's weights fit any size"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_BUNDLE, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_experiment import (
     Batch,
     CohortFile,
@@ -129,7 +129,7 @@ def contrasts(
     context: typer.Context,
     cohort: Annotated[list[Path], typer.Option("--cohort", help="A cohort file, one a model: repeat.")],
     model: Annotated[
-        list[Path], typer.Option("--model", help="An engine bundle, or a folder of RUN folders: repeat, as --cohort.")
+        list[Path], typer.Option("--model", help=f"{A_BUNDLE}; or a folder of RUN folders. Repeat, as --cohort.")
     ],
     out: Out,
     target: TrueTarget = "truth",

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_progress import CohortProgress
 from tumorcast.cli_tools import (
     ConfigFile,
@@ -26,9 +26,7 @@ OTHERS = ("horizon_days", "relative_change", "members", "seed", "max_slices", "b
 def forecast(
     context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[
-        list[Path], typer.Option(help="An engine bundle; or RUN folders, or a folder of them: repeat as needed.")
-    ],
+    model: Annotated[list[Path], typer.Option(help=A_MODEL)],
     out: Out,
     growth: Annotated[Path | None, typer.Option(help="growth.h5, needed with --horizon-days.")] = None,
     horizon_days: Annotated[float | None, typer.Option(help="Days after each patient's last scan.")] = None,
@@ -99,7 +97,7 @@ def forecast_settings(told: dict[str, Any]) -> Any:
 def plan(
     context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[list[Path], typer.Option("--engine", "--model", help="An engine bundle, or RUN folders.")],
+    model: Annotated[list[Path], typer.Option("--engine", "--model", help=A_MODEL)],
     members: Annotated[int | None, typer.Option(help="Members of the ensemble.")] = None,
     max_slices: Annotated[int | None, typer.Option(help="The so many slices with most tumour; default all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps each way.")] = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_forecast import forecast_settings
 from tumorcast.cli_tools import ConfigFile, Json, Out, print_result, progress
 from tumorcast.errors import InputError, UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def select(
     context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[list[Path], typer.Option(help="An engine bundle; or RUN folders, or a folder of them.")],
+    model: Annotated[list[Path], typer.Option(help=A_MODEL)],
     patient: Annotated[str, typer.Option(help="The patient.")],
     out: Out,
     growth: Annotated[Path | None, typer.Option(help="growth.h5, needed with --horizon-days.")] = None,

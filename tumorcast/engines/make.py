@@ -11,6 +11,7 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Manifest, TensorParity, is_bundle
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
+from tumorcast.engines.locating import locate_all
 from tumorcast.engines.lowered_engine import LoweredEngine
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
@@ -46,9 +47,8 @@ def make_bundle(
 
 def networks_of(models: list[Path]) -> ModelSet:
     """The torch networks of RUN folders, or of one bundle."""
-    if len(models) == 1 and is_bundle(models[0]):
-        return load_bundle(Bundle.open(models[0]))
-    return load_model_set(models)
+    folders = locate_all(models)
+    return load_bundle(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_model_set(folders)
 
 
 def check_bundle(
