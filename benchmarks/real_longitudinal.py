@@ -50,7 +50,7 @@ from tumorcast.provenance import commit
 from tumorcast.records import Forecaster, PatientOutcome, Status
 from tumorcast.version import VERSION
 
-MODEL = Path(__file__).parents[1] / "tumorcast" / "models" / "t1c128"
+MODEL = Path("t1c128")
 TINY_MM3 = 3000.0
 STEPS, ENCODINGS = 8, 2  # fewer than a forecast takes, since two cores need half a minute for a slice as it is
 SHOWN = (Method.PRODUCT, Method.DILATION, Method.FISHER_KOLMOGOROV, Method.SEGMENTER_DISTANCE, Method.UNGUIDED_CHANGE)
@@ -63,7 +63,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the pages")
     parser.add_argument("--rows", type=Path, help="folder of finished patients; by default OUT.rows")
-    parser.add_argument("--model", type=Path, default=MODEL, help="RUN folders or a bundle, for one contrast")
+    parser.add_argument(
+        "--model", type=Path, default=MODEL, help="a shipped model, a bundle or RUN folders, for one contrast"
+    )
     parser.add_argument("--brain", choices=list(BrainMask), type=BrainMask, default=BrainMask.INNER)
     parser.add_argument("--members", type=int, default=2)
     parser.add_argument("--max-slices", type=int, default=5, help="of a patient, those with most tumour")

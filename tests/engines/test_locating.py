@@ -25,6 +25,15 @@ def test_a_shipped_model_answers_to_its_name_in_any_folder() -> None:
     assert Bundle.open(locate(Path("demo128"))).manifest.image_size == 128
 
 
+def test_shipped_models_are_whole_bundles_and_small() -> None:
+    assert shipped_names() == tuple(sorted(path.name for path in MODELS.iterdir()))
+    for name in shipped_names():
+        assert Bundle.open(MODELS / name).manifest.parity  # every file has its sum
+    bundled = {path.name for path in MODELS.glob("*/*")}
+    assert not any(path.name == "run.json" for path in MODELS.rglob("*")) and "weights.safetensors" in bundled
+    assert sum(path.stat().st_size for path in MODELS.glob("*/*") if path.is_file()) < 40e6
+
+
 def test_a_path_wins_over_a_shipped_name(elsewhere: Path, dense_bundle: Path) -> None:
     shutil.copytree(dense_bundle, elsewhere / "demo128")
     assert locate(Path("demo128")) == Path("demo128")
