@@ -30,6 +30,7 @@ from tumorcast.data.brain import BrainMask
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.durable import written_whole
+from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.evaluation.archive_output import write_evaluation
@@ -42,7 +43,7 @@ from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.paired import difference, mean_of
 from tumorcast.evaluation.rows import RowStore
-from tumorcast.evaluation.run import check_same_images, plain
+from tumorcast.evaluation.run import plain
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
@@ -103,7 +104,7 @@ def measure(options: argparse.Namespace, rows: Path) -> tuple[list[Figures], lis
     growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
     path = prepared(options, rows, engine.info.image_size)
     with Cohort.open(path) as cohort:
-        check_same_images(cohort, engine.info)
+        check_same_images(cohort, engine.info.images)
         record = record_of(options, cohort, engine.info.sha256, settings)
         store = RowStore.open(rows, {name: record[name] for name in ("model", "truth", "settings", "version")})
         judged = EvaluationSettings()

@@ -77,13 +77,13 @@ def _named(text: str, model: list[Path] | None) -> Any:
 def _unguided(archive: Any, cohort: Any, wanted: Any, members: int | None) -> Any:
     """What makes unguided diffusion, with the settings of the forecast."""
     from tumorcast.config import ForecastSettings
+    from tumorcast.engines.engine import check_same_images
     from tumorcast.engines.opening import open_engine
     from tumorcast.evaluation.archive_methods import Unguided
-    from tumorcast.evaluation.run import check_same_images
 
     settings = ForecastSettings.of(archive.provenance["settings"], str(archive.path))
     engine = open_engine(wanted)
-    check_same_images(cohort, engine.info)
+    check_same_images(cohort, engine.info.images)
     if members is not None:
         sampler = settings.sampler.model_copy(update={"encodings": members})
         settings = settings.model_copy(update={"members": members, "sampler": sampler})

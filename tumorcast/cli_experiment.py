@@ -101,13 +101,13 @@ def _launch(opened: "Opened", out: Path, as_json: bool, so_far: bool) -> None:
 def cohort_and_engine(cohort: Path, wanted: "EngineChoice", ranks: "Ranks") -> Iterator[tuple["Cohort", "Engine"]]:
     """A cohort and the model for it, on this rank's own GPU. Raises InputError if they are for different images."""
     from tumorcast.data.cohort import Cohort
+    from tumorcast.engines.engine import check_same_images
     from tumorcast.engines.opening import open_engine
-    from tumorcast.evaluation.run import check_same_images
     from tumorcast.running.forecast_run import own_gpu
 
     engine = open_engine(own_gpu(wanted, ranks))
     with Cohort.open(cohort) as opened:
-        check_same_images(opened, engine.info)
+        check_same_images(opened, engine.info.images)
         yield opened, engine
 
 

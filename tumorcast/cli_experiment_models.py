@@ -187,13 +187,13 @@ def _open(
     cohort: Path, wanted: Any, sizes: "SizeSource", ranks: "Ranks", stack: ExitStack
 ) -> "tuple[FollowedCohort, Engine]":
     """A cohort with its last scans hidden, and the model for it. Raises InputError if they do not go together."""
+    from tumorcast.engines.engine import check_same_images
     from tumorcast.engines.opening import open_engine
     from tumorcast.evaluation.experiments.later import FollowedCohort
-    from tumorcast.evaluation.run import check_same_images
     from tumorcast.running.forecast_run import own_gpu
 
     engine, followed = open_engine(own_gpu(wanted, ranks)), FollowedCohort.open(cohort, stack)
-    check_same_images(followed.truth, engine.info)
+    check_same_images(followed.truth, engine.info.images)
     sizes.check(followed.truth)
     return followed, engine
 

@@ -20,6 +20,7 @@ from tumorcast.cli_tools import (
 from tumorcast.errors import StoppedError
 
 SAMPLER = ("preset", "noise_level", "steps", "guidance", "gain", "scale")
+LARGE_CHANGE = 2.0  # of area: above it one may have meant per cent
 OTHERS = ("horizon_days", "relative_change", "members", "seed", "max_slices", "batch", "block", "keep_members")
 
 
@@ -91,7 +92,14 @@ def forecast_settings(told: dict[str, Any]) -> Any:
     if sampler.get("preset") == Preset.PAPER:
         sampler = SamplerSettings.paper().model_dump() | sampler
     given = only_given({name: told.get(name) for name in OTHERS})
-    return ForecastSettings.of(values | given | {"sampler": sampler}, origin_of(config, "tumorcast forecast"))
+    settings = ForecastSettings.of(values | given | {"sampler": sampler}, origin_of(config, "tumorcast forecast"))
+    change = settings.relative_change
+    if change is not None and change > LARGE_CHANGE:
+        typer.echo(
+            f"relative change {change:g}: {1 + change:g} times the present area; {change:g} % is {change / 100:g}",
+            err=True,
+        )
+    return settings
 
 
 def plan(

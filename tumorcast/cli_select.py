@@ -57,7 +57,9 @@ def select(
         _check_fit(opened, engine, base)
         plan = plan_patient(opened, patient, slices)
         if not plan.slices:
-            raise InputError(f"{cohort}: the last scan of {patient} shows no tumour, so there is nothing to forecast")
+            raise InputError(
+                f"{cohort}: the last scan of {patient} shows no tumour to forecast; give another --patient"
+            )
         case = PatientCase(opened, engine, read_growth(growth) if growth else None, plan)
         store = Store.open(out / "scores.json", _made_of(case, base, wanted, growth))
         with progress("settings", f"what was tried stands in {store.path}; start it again to go on") as tell:
@@ -67,12 +69,9 @@ def select(
 
 
 def _check_fit(cohort: "Cohort", engine: "Engine", base: "ForecastSettings") -> None:
-    have, info = tuple(str(name) for name in cohort.contrasts), engine.info
-    if (cohort.image_size, have) != (info.image_size, info.contrasts):
-        raise InputError(
-            f"{cohort.path}: {', '.join(have)} at {cohort.image_size} px, but the model takes "
-            f"{', '.join(info.contrasts)} at {info.image_size} px; prepare the cohort to match"
-        )
+    from tumorcast.engines.engine import check_same_images
+
+    check_same_images(cohort, engine.info.images)
     if base.horizon_days is not None and not cohort.dated:
         raise InputError(
             f"{cohort.path}: its scans have no dates, so {base.horizon_days:g} days ahead means nothing; "

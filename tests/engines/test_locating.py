@@ -7,7 +7,8 @@ import pytest
 
 from tumorcast.cli_engines import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
-from tumorcast.engines.locating import MODELS, ModelImages, images_of, locate, locate_all, runs_in, shipped_names
+from tumorcast.engines.engine import ModelImages
+from tumorcast.engines.locating import MODELS, images_of, locate, locate_all, runs_in, shipped_names
 from tumorcast.errors import InputError, UsageError
 
 

@@ -142,7 +142,7 @@ def test_networks_run_without_tf32(pool_runs: Path) -> None:
 
 
 def test_a_model_set_needs_one_of_each(tiny_model: Path) -> None:
-    with pytest.raises(InputError, match="0 networks of kind dense-regressor or attention-pool-regressor"):
+    with pytest.raises(InputError, match="denoiser: no dense-regressor or attention-pool-regressor among the RUN"):
         load_model_set([tiny_model / "denoiser"])
     with pytest.raises(InputError, match="2 networks of kind denoiser"):
         load_model_set([tiny_model, tiny_model / "denoiser"])

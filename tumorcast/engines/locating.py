@@ -4,22 +4,14 @@ The folders are looked into without torch and without ONNX Runtime, so this is q
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tumorcast.engines.bundle import MANIFEST_FILE, is_bundle, read_manifest
+from tumorcast.engines.engine import ModelImages
 from tumorcast.errors import InputError, UsageError
 from tumorcast.training.run_info import RUN_FILE, read_run_info
 
 MODELS = Path(__file__).parents[1] / "models"
-
-
-@dataclass(frozen=True)
-class ModelImages:
-    """The slices that a model takes: pixels a side, and contrasts in the order of its channels."""
-
-    image_size: int
-    contrasts: tuple[str, ...]
 
 
 def shipped_names() -> tuple[str, ...]:

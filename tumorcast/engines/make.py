@@ -10,6 +10,7 @@ from tumorcast.config import Precision, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Manifest, TensorParity, is_bundle
+from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.locating import locate_all
 from tumorcast.engines.lowered_engine import LoweredEngine
@@ -103,12 +104,7 @@ def parity_inputs(model: ModelSet, cohort: Path | None) -> list[parity.Inputs]:
 
 def _of_cohort(path: Path, model: ModelSet) -> parity.Inputs:
     with Cohort.open(path) as cohort:
-        contrasts = tuple(str(contrast) for contrast in cohort.contrasts)
-        if (contrasts, cohort.image_size) != (model.info.contrasts, model.info.image_size):
-            raise InputError(
-                f"{path}: {', '.join(contrasts)} at {cohort.image_size} px, but the networks take "
-                f"{', '.join(model.info.contrasts)} at {model.info.image_size} px; give --cohort one that fits"
-            )
+        check_same_images(cohort, model.info.images)
         found = []
         for patient in cohort.patient_ids():
             last = cohort.sessions(patient)[-1]

@@ -112,10 +112,15 @@ def load_bundle(bundle: Bundle) -> ModelSet:
 
 def _only(networks: list[TrainedNetwork], kinds: tuple[NetworkKind, ...], folders: list[Path]) -> TrainedNetwork:
     found = [network for network in networks if network.info.kind in kinds]
-    if len(found) != 1:
-        names = " or ".join(kinds)
-        where = ", ".join(str(network.path) for network in found) or ", ".join(map(str, folders))
-        raise InputError(f"{where}: {len(found)} networks of kind {names}, exactly one is needed; change --model")
+    names = " or ".join(kinds)
+    if not found:
+        where = ", ".join(map(str, folders))
+        raise InputError(f"{where}: no {names} among the RUN folders; give --model that of one (`tumorcast train`) too")
+    if len(found) > 1:
+        where = ", ".join(str(network.path) for network in found)
+        raise InputError(
+            f"{where}: {len(found)} networks of kind {names}, exactly one is needed; give --model one of them"
+        )
     return found[0]
 
 
