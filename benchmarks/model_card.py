@@ -19,11 +19,12 @@ from machine import describe
 
 from tumorcast.config import ForecastSettings, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, SizeMeasure
+from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import TumorcastError
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.rows import RowStore
-from tumorcast.evaluation.run import check_same_images, compare_patients, summaries, write_card
+from tumorcast.evaluation.run import compare_patients, summaries, write_card
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     engine = open_engine(EngineChoice(tuple(options.model), options.provider, options.device))
     growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
     with Cohort.open(options.cohort) as cohort:
-        check_same_images(cohort, engine.info)  # before a folder of rows is begun for them
+        check_same_images(cohort, engine.info.images)  # before a folder of rows is begun for them
         made_of = {
             "model": {"name": " ".join(path.name for path in options.model), "sha256": engine.info.sha256},
             "cohort": {"name": options.cohort.name, "sha256": cohort.sha256, "config": cohort.config},

@@ -30,6 +30,7 @@ from tumorcast.data.brain import BrainMask
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.durable import written_whole
+from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.evaluation.archive_output import write_evaluation
@@ -42,7 +43,7 @@ from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.paired import difference, mean_of
 from tumorcast.evaluation.rows import RowStore
-from tumorcast.evaluation.run import check_same_images, plain
+from tumorcast.evaluation.run import plain
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
@@ -50,7 +51,7 @@ from tumorcast.provenance import commit
 from tumorcast.records import Forecaster, PatientOutcome, Status
 from tumorcast.version import VERSION
 
-MODEL = Path(__file__).parents[1] / "tumorcast" / "models" / "t1c128"
+MODEL = Path("t1c128")
 TINY_MM3 = 3000.0
 STEPS, ENCODINGS = 8, 2  # fewer than a forecast takes, since two cores need half a minute for a slice as it is
 SHOWN = (Method.PRODUCT, Method.DILATION, Method.FISHER_KOLMOGOROV, Method.SEGMENTER_DISTANCE, Method.UNGUIDED_CHANGE)
@@ -63,7 +64,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the pages")
     parser.add_argument("--rows", type=Path, help="folder of finished patients; by default OUT.rows")
-    parser.add_argument("--model", type=Path, default=MODEL, help="RUN folders or a bundle, for one contrast")
+    parser.add_argument(
+        "--model", type=Path, default=MODEL, help="a shipped model, a bundle or RUN folders, for one contrast"
+    )
     parser.add_argument("--brain", choices=list(BrainMask), type=BrainMask, default=BrainMask.INNER)
     parser.add_argument("--members", type=int, default=2)
     parser.add_argument("--max-slices", type=int, default=5, help="of a patient, those with most tumour")
@@ -101,7 +104,7 @@ def measure(options: argparse.Namespace, rows: Path) -> tuple[list[Figures], lis
     growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
     path = prepared(options, rows, engine.info.image_size)
     with Cohort.open(path) as cohort:
-        check_same_images(cohort, engine.info)
+        check_same_images(cohort, engine.info.images)
         record = record_of(options, cohort, engine.info.sha256, settings)
         store = RowStore.open(rows, {name: record[name] for name in ("model", "truth", "settings", "version")})
         judged = EvaluationSettings()

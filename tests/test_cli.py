@@ -104,13 +104,14 @@ def test_an_unknown_configuration_key_is_refused(blob_cohort: Path, tmp_path: Pa
         (("simulate", "s", "--sessions", "few"), 2, "--sessions few: give a number"),
         (("fit", "none.csv", "--out", "g.h5"), 3, "none.csv"),
         (("forecast", "none.h5", "--model", ".", "--out", "m.h5"), 2, "exactly one of horizon_days"),
-        (("forecast", "none.h5", "--model", ".", "--out", "m.h5", "--relative-change", 1), 3, "no run.json"),
+        (("forecast", "none.h5", "--model", ".", "--out", "m.h5", "--relative-change", 1), 3, "no RUN (run.json)"),
         (("train", "painter", "none.h5", "--out", "r"), 2, "networks are denoiser"),
         (("import-adm", "--out", "r"), 2, "nothing to do; give --denoiser, --regressor or both"),
         (("import-adm", "--denoiser", "none.pt", "--out", "r"), 2, "none.pt: a denoiser's weights fit any size"),
         (("import-adm", "--regressor", "none.pt", "--out", "r"), 3, "none.pt: cannot be read"),
         (("import-adm", "--regressor", "none.pt", "--out", "r", "--contrasts", "t3"), 2, "--contrasts t3: allowed are"),
-        (("show", "none.h5", "--out", "p"), 3, "none.h5: cannot be read"),
+        (("show", "none.h5", "--out", "p"), 3, "none.h5: no such file; give a maps.h5"),
+        (("show", ".", "--out", "p"), 3, "is a folder, and a file is needed; give a maps.h5"),
     ],
 )
 def test_a_mistake_gets_one_message_and_its_code(
@@ -126,7 +127,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     command = ("show", tmp_path / "none.h5", "--out", tmp_path)
     assert "Traceback" in run_apart("--debug", *command).stderr
     plain = run_apart(*command)
-    assert plain.returncode == 3 and "none.h5: cannot be read" in plain.stderr and "Traceback" not in plain.stderr
+    assert plain.returncode == 3 and "none.h5: no such file" in plain.stderr and "Traceback" not in plain.stderr
 
 
 def test_a_patient_that_fails_makes_the_exit_code_1(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from tumorcast.cli import app
 from tumorcast.cli_progress import CohortProgress
+from tumorcast.errors import InputError
 from tumorcast.running.dispatch import Tally
 
 FEW = ["--members", "3", "--steps", "2", "--max-slices", "1"]
@@ -74,6 +75,22 @@ def test_a_plan_measures_where_no_speed_is_given(blob_cohort: Path, random_bundl
 def test_a_plan_of_nothing_is_refused(random_bundle: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", str(tmp_path / "none.h5"), "--engine", str(random_bundle)])
     assert result.exit_code != 0
+
+
+def test_a_change_that_looks_like_per_cent_is_told(tmp_path: Path) -> None:
+    """It is allowed, as real tumours grew so, and then there is no cohort here."""
+    for change, told in (("5", "relative change 5: 6 times the present area; 5 % is 0.05"), ("0.5", "")):
+        words = ["forecast", str(tmp_path / "none.h5"), "--model", "demo128", "--out", str(tmp_path / "maps.h5")]
+        result = CliRunner().invoke(app, [*words, "--relative-change", change])
+        assert result.stderr.strip() == told
+
+
+def test_a_growth_file_that_is_not_there_is_no_fault_of_ours(
+    blob_cohort: Path, random_bundle: Path, tmp_path: Path
+) -> None:
+    words = ["forecast", blob_cohort, "--model", random_bundle, "--horizon-days", 30, "--out", tmp_path / "maps.h5"]
+    result = CliRunner().invoke(app, [*map(str, words), "--growth", str(tmp_path / "none.h5")])
+    assert isinstance(result.exception, InputError) and "none.h5: no such file" in str(result.exception)
 
 
 def test_a_log_gets_a_line_a_minute_and_one_at_the_end(

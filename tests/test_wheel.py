@@ -83,6 +83,13 @@ def test_the_command_answers_and_completes(installed: Path, tmp_path: Path) -> N
     assert "_TUMORCAST_COMPLETE" in run(command, "--show-completion", "bash", cwd=tmp_path).stdout
 
 
+def test_shipped_models_answer_to_their_names(installed: Path, tmp_path: Path) -> None:
+    asked = "from tumorcast.engines.locating import *; print(*(images_of(locate(MODELS / n)) for n in shipped_names()))"
+    assert "image_size=128" in run(installed / "python", "-c", asked, cwd=tmp_path).stdout
+    told = run(installed / "tumorcast", "doctor", "--model", "demo128", "--provider", "torch", cwd=tmp_path).stdout
+    assert "128 px, t1n, t1c, t2w, t2f" in told
+
+
 def test_the_demo_runs(installed: Path, tmp_path: Path) -> None:
     told = run(installed / "tumorcast", "demo", "--out", tmp_path / "out", *SMALL, cwd=tmp_path)
     assert [line.split()[2] for line in told.stderr.splitlines() if line.startswith("──")] == [

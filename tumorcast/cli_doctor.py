@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache
+from tumorcast.cli_engines import A_BUNDLE, Device, EngineCache
 from tumorcast.cli_tools import Json, choice, progress
 from tumorcast.errors import EngineError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    model: Annotated[Path | None, typer.Option(help="An engine bundle; default the shipped one.")] = None,
+    model: Annotated[Path | None, typer.Option(help=f"{A_BUNDLE}; default demo128.")] = None,
     provider: Annotated[str, typer.Option(help="To be checked: cpu, cuda, tensorrt or torch.")] = "cpu",
     device: Device = None,
     engine_cache: EngineCache = None,
@@ -23,9 +23,10 @@ def doctor(
 ) -> None:
     """Check this machine: packages, GPUs, MPI, SLURM, and whether a provider gives what torch gives, and how fast."""
     from tumorcast.config import Provider
+    from tumorcast.engines.locating import resolve
     from tumorcast.running.doctor import SHIPPED, Asked, examine, failed
 
-    asked = Asked(model or SHIPPED, choice(Provider, "--provider", provider), device, engine_cache)
+    asked = Asked(resolve(model) if model else SHIPPED, choice(Provider, "--provider", provider), device, engine_cache)
     with progress("comparisons", "nothing was changed") as tell:
         checks = examine(asked, tell)
     bad = failed(checks, asked.provider)

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tumorcast.cli_tools import Json, choice, print_result, progress
-from tumorcast.errors import UsageError
+from tumorcast.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from tumorcast.engines.opening import EngineChoice
+
+A_BUNDLE = "An engine bundle, or the name of a shipped one (demo128, t1c128)"
+A_MODEL = f"{A_BUNDLE}; or RUN folders, or a folder of them: repeat as needed."
 
 ProviderName = Annotated[
     str, typer.Option("--provider", help="torch, or for a bundle: cpu, cuda, tensorrt. Default: cpu, torch for RUNs.")
@@ -33,7 +36,10 @@ def engine_choice(
 
 def export(
     models: Annotated[
-        list[Path], typer.Argument(help="RUN folders, or a folder of them; a bundle with --check or --build alone.")
+        list[Path],
+        typer.Argument(
+            help="RUN folders, or a folder of them; a bundle or a shipped one's name with --check or --build."
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="The bundle, a new folder.")] = None,
     precision: Annotated[str, typer.Option(help="Of the denoiser: fp32, fp16 or bf16.")] = "fp32",
@@ -51,30 +57,37 @@ def export(
         raise UsageError(f"--build {build}: only tensorrt is built ahead")
     if (out is None) != (check or bool(build)) and not (out is not None and build):
         raise UsageError("give --out BUNDLE to export RUN folders, or --check or --build tensorrt with a BUNDLE")
+    from tumorcast.engines.locating import locate
+
+    folders = [locate(model) for model in models]
     result: dict[str, object] = {}
     if check:
-        result |= _check(_only_bundle(models), cohort, provider, device, engine_cache)
+        result |= _check(_only_bundle(folders), cohort, provider, device, engine_cache)
     if out is not None:
-        result |= _make(models, out, precision, max_batch, cohort)
+        result |= _make(folders, out, precision, max_batch, cohort)
     if build:
-        result |= _build(out or _only_bundle(models), device, engine_cache)
+        result |= _build(out or _only_bundle(folders), device, engine_cache)
     print_result(as_json, result)
 
 
-def _only_bundle(models: list[Path]) -> Path:
-    if len(models) != 1:
-        raise UsageError(f"{len(models)} folders given, but --check and --build take one bundle")
-    return models[0]
+def _only_bundle(folders: list[Path]) -> Path:
+    from tumorcast.engines.bundle import is_bundle
+
+    if len(folders) != 1:
+        raise UsageError(f"{len(folders)} folders given, but --check and --build take one bundle")
+    if not is_bundle(folders[0]):
+        raise InputError(f"{folders[0]}: holds RUN folders and no bundle; make one with --out BUNDLE, and --check that")
+    return folders[0]
 
 
-def _make(models: list[Path], out: Path, precision: str, max_batch: int, cohort: Path | None) -> dict[str, object]:
+def _make(folders: list[Path], out: Path, precision: str, max_batch: int, cohort: Path | None) -> dict[str, object]:
     from tumorcast.config import Precision
     from tumorcast.engines.export import ExportSettings
     from tumorcast.engines.make import make_bundle
 
     settings = ExportSettings(choice(Precision, "--precision", precision), max_batch)
     with progress("comparisons", f"{out} was not written; start it again") as tell:
-        manifest = make_bundle(models, out, settings, cohort, tell)
+        manifest = make_bundle(folders, out, settings, cohort, tell)
     return {
         "out": str(out),
         "precision": precision,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_tools import Json, Out, choice, exit_if_failed, print_result, progress, tell_fate
 from tumorcast.errors import UsageError
 
@@ -24,9 +24,7 @@ def evaluate(
         str, typer.Option(help="The area every outline is given: aimed (by the forecast) or truth.")
     ] = "aimed",
     max_days_off: Annotated[float, typer.Option(min=0, help="Most days between a scan and the day aimed at.")] = 45.0,
-    model: Annotated[
-        list[Path] | None, typer.Option(help="For unguided diffusion: an engine bundle, or RUN folders (repeat).")
-    ] = None,
+    model: Annotated[list[Path] | None, typer.Option(help=f"For unguided diffusion. {A_MODEL}")] = None,
     members: Annotated[
         int | None, typer.Option(min=1, help="Of unguided diffusion; default: as the forecast's encodings.")
     ] = None,
@@ -79,13 +77,13 @@ def _named(text: str, model: list[Path] | None) -> Any:
 def _unguided(archive: Any, cohort: Any, wanted: Any, members: int | None) -> Any:
     """What makes unguided diffusion, with the settings of the forecast."""
     from tumorcast.config import ForecastSettings
+    from tumorcast.engines.engine import check_same_images
     from tumorcast.engines.opening import open_engine
     from tumorcast.evaluation.archive_methods import Unguided
-    from tumorcast.evaluation.run import check_same_images
 
     settings = ForecastSettings.of(archive.provenance["settings"], str(archive.path))
     engine = open_engine(wanted)
-    check_same_images(cohort, engine.info)
+    check_same_images(cohort, engine.info.images)
     if members is not None:
         sampler = settings.sampler.model_copy(update={"encodings": members})
         settings = settings.model_copy(update={"members": members, "sampler": sampler})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_forecast import forecast_settings
 from tumorcast.cli_progress import CohortProgress
 from tumorcast.cli_tools import ConfigFile, Json, Out, choice, exit_if_failed, print_result, stoppable, tell_fate
@@ -30,7 +30,7 @@ CHANGE = 0.25
 GO_ON = "finished units are kept; start the same command again to go on"
 
 CohortFile = Annotated[Path, typer.Argument(help="A cohort file.")]
-Model = Annotated[list[Path], typer.Option("--model", help="An engine bundle; or RUN folders, or a folder of them.")]
+Model = Annotated[list[Path], typer.Option("--model", help=A_MODEL)]
 Change = Annotated[
     float | None, typer.Option("--relative-change", help=f"Aimed at where no later scan tells ({CHANGE:g}).")
 ]
@@ -101,13 +101,13 @@ def _launch(opened: "Opened", out: Path, as_json: bool, so_far: bool) -> None:
 def cohort_and_engine(cohort: Path, wanted: "EngineChoice", ranks: "Ranks") -> Iterator[tuple["Cohort", "Engine"]]:
     """A cohort and the model for it, on this rank's own GPU. Raises InputError if they are for different images."""
     from tumorcast.data.cohort import Cohort
+    from tumorcast.engines.engine import check_same_images
     from tumorcast.engines.opening import open_engine
-    from tumorcast.evaluation.run import check_same_images
     from tumorcast.running.forecast_run import own_gpu
 
     engine = open_engine(own_gpu(wanted, ranks))
     with Cohort.open(cohort) as opened:
-        check_same_images(opened, engine.info)
+        check_same_images(opened, engine.info.images)
         yield opened, engine
 
 

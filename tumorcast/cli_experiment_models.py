@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_BUNDLE, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_experiment import (
     Batch,
     CohortFile,
@@ -129,7 +129,7 @@ def contrasts(
     context: typer.Context,
     cohort: Annotated[list[Path], typer.Option("--cohort", help="A cohort file, one a model: repeat.")],
     model: Annotated[
-        list[Path], typer.Option("--model", help="An engine bundle, or a folder of RUN folders: repeat, as --cohort.")
+        list[Path], typer.Option("--model", help=f"{A_BUNDLE}; or a folder of RUN folders. Repeat, as --cohort.")
     ],
     out: Out,
     target: TrueTarget = "truth",
@@ -187,13 +187,13 @@ def _open(
     cohort: Path, wanted: Any, sizes: "SizeSource", ranks: "Ranks", stack: ExitStack
 ) -> "tuple[FollowedCohort, Engine]":
     """A cohort with its last scans hidden, and the model for it. Raises InputError if they do not go together."""
+    from tumorcast.engines.engine import check_same_images
     from tumorcast.engines.opening import open_engine
     from tumorcast.evaluation.experiments.later import FollowedCohort
-    from tumorcast.evaluation.run import check_same_images
     from tumorcast.running.forecast_run import own_gpu
 
     engine, followed = open_engine(own_gpu(wanted, ranks)), FollowedCohort.open(cohort, stack)
-    check_same_images(followed.truth, engine.info)
+    check_same_images(followed.truth, engine.info.images)
     sizes.check(followed.truth)
     return followed, engine
 

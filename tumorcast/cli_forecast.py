@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_progress import CohortProgress
 from tumorcast.cli_tools import (
     ConfigFile,
@@ -20,15 +20,14 @@ from tumorcast.cli_tools import (
 from tumorcast.errors import StoppedError
 
 SAMPLER = ("preset", "noise_level", "steps", "guidance", "gain", "scale")
+LARGE_CHANGE = 2.0  # of area: above it one may have meant per cent
 OTHERS = ("horizon_days", "relative_change", "members", "seed", "max_slices", "batch", "block", "keep_members")
 
 
 def forecast(
     context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[
-        list[Path], typer.Option(help="An engine bundle; or RUN folders, or a folder of them: repeat as needed.")
-    ],
+    model: Annotated[list[Path], typer.Option(help=A_MODEL)],
     out: Out,
     growth: Annotated[Path | None, typer.Option(help="growth.h5, needed with --horizon-days.")] = None,
     horizon_days: Annotated[float | None, typer.Option(help="Days after each patient's last scan.")] = None,
@@ -93,13 +92,20 @@ def forecast_settings(told: dict[str, Any]) -> Any:
     if sampler.get("preset") == Preset.PAPER:
         sampler = SamplerSettings.paper().model_dump() | sampler
     given = only_given({name: told.get(name) for name in OTHERS})
-    return ForecastSettings.of(values | given | {"sampler": sampler}, origin_of(config, "tumorcast forecast"))
+    settings = ForecastSettings.of(values | given | {"sampler": sampler}, origin_of(config, "tumorcast forecast"))
+    change = settings.relative_change
+    if change is not None and change > LARGE_CHANGE:
+        typer.echo(
+            f"relative change {change:g}: {1 + change:g} times the present area; {change:g} % is {change / 100:g}",
+            err=True,
+        )
+    return settings
 
 
 def plan(
     context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[list[Path], typer.Option("--engine", "--model", help="An engine bundle, or RUN folders.")],
+    model: Annotated[list[Path], typer.Option("--engine", "--model", help=A_MODEL)],
     members: Annotated[int | None, typer.Option(help="Members of the ensemble.")] = None,
     max_slices: Annotated[int | None, typer.Option(help="The so many slices with most tumour; default all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps each way.")] = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli_engines import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli_engines import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_forecast import forecast_settings
 from tumorcast.cli_tools import ConfigFile, Json, Out, print_result, progress
 from tumorcast.errors import InputError, UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def select(
     context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[list[Path], typer.Option(help="An engine bundle; or RUN folders, or a folder of them.")],
+    model: Annotated[list[Path], typer.Option(help=A_MODEL)],
     patient: Annotated[str, typer.Option(help="The patient.")],
     out: Out,
     growth: Annotated[Path | None, typer.Option(help="growth.h5, needed with --horizon-days.")] = None,
@@ -57,7 +57,9 @@ def select(
         _check_fit(opened, engine, base)
         plan = plan_patient(opened, patient, slices)
         if not plan.slices:
-            raise InputError(f"{cohort}: the last scan of {patient} shows no tumour, so there is nothing to forecast")
+            raise InputError(
+                f"{cohort}: the last scan of {patient} shows no tumour to forecast; give another --patient"
+            )
         case = PatientCase(opened, engine, read_growth(growth) if growth else None, plan)
         store = Store.open(out / "scores.json", _made_of(case, base, wanted, growth))
         with progress("settings", f"what was tried stands in {store.path}; start it again to go on") as tell:
@@ -67,12 +69,9 @@ def select(
 
 
 def _check_fit(cohort: "Cohort", engine: "Engine", base: "ForecastSettings") -> None:
-    have, info = tuple(str(name) for name in cohort.contrasts), engine.info
-    if (cohort.image_size, have) != (info.image_size, info.contrasts):
-        raise InputError(
-            f"{cohort.path}: {', '.join(have)} at {cohort.image_size} px, but the model takes "
-            f"{', '.join(info.contrasts)} at {info.image_size} px; prepare the cohort to match"
-        )
+    from tumorcast.engines.engine import check_same_images
+
+    check_same_images(cohort, engine.info.images)
     if base.horizon_days is not None and not cohort.dated:
         raise InputError(
             f"{cohort.path}: its scans have no dates, so {base.horizon_days:g} days ahead means nothing; "

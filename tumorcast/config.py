@@ -3,9 +3,11 @@
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from tumorcast.errors import UsageError
 
@@ -27,23 +29,72 @@ class Settings(BaseModel):
 def _describe(settings: type[Settings], fault: ValidationError) -> str:
     first = fault.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    group, field = _place(settings, first["loc"])
     match first["type"]:
         case "extra_forbidden":
-            return f"unknown key '{key}'; known keys: {', '.join(_known_keys(settings, first['loc']))}"
+            return f"unknown key '{key}'; known keys: {', '.join(sorted(group.model_fields))}"
         case "value_error":
             return str(first["msg"]).removeprefix("Value error, ")
+        case "missing":
+            return f"{key} is missing; give {_allowed(field)}"
         case _:
-            return f"{key} = {first.get('input')!r}: {first['msg']}"
+            more = f"; {field.description}" if field is not None and field.description else ""
+            return f"{key} = {first.get('input')!r}: give {_allowed(field)}{more}"
 
 
-def _known_keys(settings: type[Settings], place: tuple[int | str, ...]) -> list[str]:
-    """The keys of the group of settings in which `place` was found."""
-    group = settings
-    for part in place[:-1]:
-        inner = group.model_fields[str(part)].annotation
+def _place(settings: type[Settings], place: tuple[int | str, ...]) -> tuple[type[Settings], FieldInfo | None]:
+    """The group of settings in which `place` was found, and its field; None for what is no setting."""
+    group: type[Settings] = settings
+    field: FieldInfo | None = None
+    for part in place:
+        inner = None if field is None else field.annotation
         if isinstance(inner, type) and issubclass(inner, Settings):
             group = inner
-    return sorted(group.model_fields)
+        if isinstance(part, str):
+            field = group.model_fields.get(part)
+    return group, field
+
+
+def _allowed(field: FieldInfo | None) -> str:
+    """What a setting may be, in words.
+
+    >>> _allowed(ForecastSettings.model_fields["relative_change"]), _allowed(TrainSettings.model_fields["schedule"])
+    ('a number above -1 and at most 20', 'cosine or constant')
+    """
+    if field is None:
+        return "another value"
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    optional = isinstance(field.annotation, UnionType)
+    kind = kinds[0] if optional else field.annotation
+    item = get_args(kind)[0] if get_origin(kind) is tuple else None
+    told = f"a list of {_SEVERAL.get(item, 'values')}" if item else _kind_in_words(kind)
+    limits = [
+        words.format(limit)
+        for rule in field.metadata
+        for name, words in _LIMITS.items()
+        if (limit := getattr(rule, name, None)) is not None
+    ]
+    return f"{told} {' and '.join(limits)}".rstrip()
+
+
+_LIMITS = {
+    "gt": "above {}",
+    "ge": "of {} or more",
+    "lt": "below {}",
+    "le": "at most {}",
+    "multiple_of": "divisible by {}",
+    "min_length": "with {} or more",
+}
+_SEVERAL: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts in quotes"}
+_ONE: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+
+
+def _kind_in_words(kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return " or ".join(kind)
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        return f"a table of {', '.join(sorted(kind.model_fields))}"
+    return _ONE.get(kind, "another value")
 
 
 class Architecture(Settings):
@@ -231,7 +282,7 @@ class ForecastSettings(Settings):
     """
 
     horizon_days: float | None = Field(None, gt=0)
-    relative_change: float | None = Field(None, gt=-1, le=20)
+    relative_change: float | None = Field(None, gt=-1, le=20, description="25 % more area is 0.25, 25 % less is -0.25")
     members: int = Field(16, ge=1, le=10_000)
     batch: int = Field(16, ge=1)
     block: int = Field(64, ge=1)
@@ -254,7 +305,9 @@ def read_toml(path: Path) -> dict[str, object]:
     """The contents of a TOML file. Raises UsageError if it is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(f"{path}: cannot be read ({fault}); give --config a TOML file") from None
+    except OSError as fault:
+        raise UsageError(f"{path}: cannot be read ({fault.strerror}); give a TOML file") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is no text in UTF-8; give a TOML file") from None
     except tomllib.TOMLDecodeError as fault:
         raise UsageError(f"{path}: not valid TOML ({fault}); correct it there") from None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tumorcast.errors import StorageError, UsageError
+from tumorcast.errors import InputError, StorageError, UsageError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
@@ -52,9 +52,23 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 sum of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 sum of a file's bytes, as hexadecimal digits. Raises InputError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as fault:
+        raise InputError(f"{path}: {why_unreadable(path, fault)}; correct the name, or allow it to be read") from None
+
+
+def why_unreadable(path: Path, fault: OSError) -> str:
+    """Why a file, of HDF5 as a rule, was not opened: the library's own words tell of descriptors and buffers."""
+    if path.is_dir():
+        return "is a folder, and a file is needed"
+    if not path.exists():
+        return "no such file"
+    if fault.errno is not None:
+        return f"cannot be read ({os.strerror(fault.errno)})"
+    return "is cut short" if "truncated" in str(fault) else "is no HDF5 file, or damaged"
 
 
 @contextmanager

@@ -171,7 +171,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"growth\.h5: cannot be read as HDF5"):
+    with pytest.raises(InputError, match=r"growth\.h5: is no HDF5 file, or damaged; make"):
         read_growth(path)["P1"]
 
 

@@ -217,7 +217,7 @@ def test_what_cannot_be_repacked_is_refused(blob_cohort: Path, archived: Path, g
     with pytest.raises(InputError, match="format tumorcast-growth, expected tumorcast-maps"):
         repack(growth, tmp_path / "copy.h5")
     (tmp_path / "text.h5").write_text("no")
-    with pytest.raises(InputError, match="cannot be read as HDF5"):
+    with pytest.raises(InputError, match="is no HDF5 file"):
         layout_of(tmp_path / "text.h5")
     assert not (tmp_path / "copy.h5").exists()
 

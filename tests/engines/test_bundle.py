@@ -71,7 +71,7 @@ def test_a_manifest_that_is_not_one_is_refused(copied: Path) -> None:
             Bundle.open(copied)
     (copied / MANIFEST_FILE).unlink()
     assert not is_bundle(copied)
-    with pytest.raises(InputError, match=r"manifest\.json: not found; give a folder made by `tumorcast-export`"):
+    with pytest.raises(InputError, match=r"manifest\.json: not found; give a folder made by `tumorcast export`"):
         Bundle.open(copied)
 
 

@@ -97,6 +97,13 @@ def test_no_parameter_of_size_is_stored_twice(shaken_bundle: Path) -> None:
             assert constant.name not in stored or len(constant.raw_data) <= export.EMBEDDED_UP_TO, constant.name
 
 
+def test_no_constant_of_size_stands_twice_in_a_graph(shaken_graph: tuple[Path, Graph]) -> None:
+    """Each group norm brings its plane of ones; left apart they were two thirds of a graph."""
+    embedded = [constant for constant in proto_of(*shaken_graph).graph.initializer if len(constant.raw_data) > 4096]
+    assert embedded
+    assert len({(tuple(c.dims), c.data_type, c.raw_data) for c in embedded}) == len(embedded)
+
+
 def test_what_half_precision_holds_is_stored_so_and_widened(dense_bundle: Path) -> None:
     tensors = load_file(dense_bundle / "weights.safetensors")
     by_network = {name: {part.dtype for key, part in tensors.items() if key.startswith(name)} for name in NAMES}

@@ -82,7 +82,7 @@ def test_tumorcast_export_is_the_same_command(
     monkeypatch.setattr(sys, "argv", ["tumorcast-export", str(dense_runs), "--check"])
     with pytest.raises(SystemExit, match="3"):
         export_main()
-    assert "manifest.json: not found; give a folder made by `tumorcast-export`" in capsys.readouterr().err
+    assert f"{dense_runs}: holds RUN folders and no bundle; make one with --out" in capsys.readouterr().err
 
 
 def test_what_was_exported_is_told(dense_bundle: Path, dense_told: dict[str, Any]) -> None:

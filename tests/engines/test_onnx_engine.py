@@ -176,13 +176,13 @@ def test_out_of_memory_with_one_image_ends(dense_bundle: Path, monkeypatch: pyte
 
 def test_another_fault_tells_the_graph(dense_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = failing_engine(dense_bundle, 0, RuntimeError("illegal instruction"), monkeypatch)
-    with pytest.raises(EngineError, match=r"segment\.onnx on cpu: illegal instruction"):
+    with pytest.raises(EngineError, match=r"segment\.onnx: failed on cpu: illegal instruction"):
         engine.segment(images(1))
     assert engine.target.rows == 8
 
 
 def test_images_of_another_size_are_a_fault_of_the_graph(dense_bundle: Path) -> None:
-    with pytest.raises(EngineError, match=r"segment\.onnx on cpu: .*INVALID_ARGUMENT"):
+    with pytest.raises(EngineError, match=r"segment\.onnx: failed on cpu: .*INVALID_ARGUMENT"):
         OnnxEngine(Bundle.open(dense_bundle)).segment(np.zeros((1, 2, 16, 16), np.float32))
 
 
@@ -204,8 +204,11 @@ def test_a_session_that_falls_back_is_refused(
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
-    with pytest.raises(EngineError, match=r"guided\.onnx: ONNX Runtime fell back to CPUExecutionProvider, cuda was"):
+    fell_back = r"guided\.onnx: ONNX Runtime fell back to CPUExecutionProvider, cuda was"
+    with pytest.raises(EngineError, match=fell_back) as told:
         open_session(Bundle.open(dense_bundle), Graph.GUIDED, gpu_target, dense_bundle)
+    assert "doctor" not in str(told.value)  # which says no more than this message
+    assert "provider cpu" in str(told.value)
 
 
 def test_bound_memory_gives_the_same_numbers(dense_bundle: Path) -> None:

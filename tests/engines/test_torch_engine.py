@@ -13,7 +13,7 @@ from torch import Tensor
 from tumorcast.config import NetworkKind, SamplerSettings
 from tumorcast.diffusion.plan import Paper, Step
 from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
-from tumorcast.engines.model import find_runs, load_model_set
+from tumorcast.engines.model import load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
 from tumorcast.training.checkpoint import save_tensors
@@ -141,15 +141,8 @@ def test_networks_run_without_tf32(pool_runs: Path) -> None:
     assert torch.backends.cudnn.allow_tf32 == before
 
 
-def test_runs_are_found_in_and_below_a_folder(tiny_model: Path, tmp_path: Path) -> None:
-    assert [run.name for run in find_runs([tiny_model])] == ["denoiser", "dense-regressor", "segmenter"]
-    assert find_runs([tiny_model / "denoiser"]) == [tiny_model / "denoiser"]
-    with pytest.raises(InputError, match=r"no run\.json"):
-        find_runs([tmp_path])
-
-
 def test_a_model_set_needs_one_of_each(tiny_model: Path) -> None:
-    with pytest.raises(InputError, match="0 networks of kind dense-regressor or attention-pool-regressor"):
+    with pytest.raises(InputError, match="denoiser: no dense-regressor or attention-pool-regressor among the RUN"):
         load_model_set([tiny_model / "denoiser"])
     with pytest.raises(InputError, match="2 networks of kind denoiser"):
         load_model_set([tiny_model, tiny_model / "denoiser"])

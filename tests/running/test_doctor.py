@@ -89,7 +89,7 @@ def test_a_missing_provider_ends_with_4_and_a_remedy(random_bundle: Path) -> Non
 def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
     found = doctor.engine(doctor.Asked(tmp_path), lambda done, total: None)
     assert [(check.name, check.status) for check in found] == [("model", Found.FAILED), ("parity", Found.ABSENT)]
-    assert "tumorcast-export" in found[0].remedy
+    assert "`tumorcast export`" in found[0].remedy and "demo128" in found[0].remedy
     assert doctor.failed(found, Provider.CPU)
 
 

@@ -82,7 +82,13 @@ def test_the_folder_alone_trains_the_same_run(cohort: Path, tmp_path: Path) -> N
 
 
 def test_what_is_no_such_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a folder of unpacked slices"):
+    with pytest.raises(
+        InputError, match=f"a folder without .*give a cohort file.*`tumorcast prepare {tmp_path} "
+    ) as told:
+        open_arrays(tmp_path)
+    assert "remove" not in str(told.value)  # it may be the user's scans
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(InputError, match="not unpacked slices of this version"):
         open_arrays(tmp_path)
     with pytest.raises(InputError, match="no such file; make it with tumorcast prepare"):
         open_arrays(tmp_path / "nowhere.h5")

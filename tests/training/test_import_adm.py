@@ -19,7 +19,8 @@ from torch import Tensor
 from tumorcast.config import Architecture, NetworkKind, SamplerSettings
 from tumorcast.diffusion.sampler import Aims, Starts, sample
 from tumorcast.durable import sha256_of
-from tumorcast.engines.model import find_runs, load_model_set
+from tumorcast.engines.locating import runs_in
+from tumorcast.engines.model import load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError, TumorcastError, UsageError
 from tumorcast.records import Contrast
@@ -229,7 +230,7 @@ def test_what_is_written_tells_where_it_came_from(tmp_path: Path) -> None:
     denoiser, regressor = saved(tmp_path / "ema.pt", unet_of(PAPERLIKE)), saved(tmp_path / "r.pt", encoder_of(POOLED))
     settings = ImportSettings(noise_levels=300, contrasts=("t2f", "t1n", "t1c", "t2w"))
     import_adm(denoiser, regressor, tmp_path / "run", settings)
-    assert [run.name for run in find_runs([tmp_path / "run"])] == ["denoiser", "regressor"]
+    assert [run.name for run in runs_in(tmp_path / "run")] == ["denoiser", "regressor"]
     info = read_run_info(tmp_path / "run" / "denoiser")
     assert (info.noise_levels, info.contrasts) == (300, ("t2f", "t1n", "t1c", "t2w"))
     assert info.provenance["imported"] == "adm"

@@ -35,7 +35,9 @@ def refuse_broken(path: Path) -> None:
     """Raise InputError if the archive's bytes are not those that were written."""
     fault = fault_of(path, FORMAT, FORMAT_VERSION)
     if fault is not None:
-        raise InputError(f"{fault}; see `tumorcast archive verify {path}`")
+        ours = has_seal(path, FORMAT, FORMAT_VERSION)
+        remedy = f"see `tumorcast archive verify {path}`" if ours else "give a maps.h5 of `tumorcast forecast`"
+        raise InputError(f"{fault}; {remedy}")
 
 
 def _add(total: "hashlib._Hash", archive: MapArchive, patient_id: str) -> None:

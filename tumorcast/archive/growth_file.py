@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tumorcast.archive.hdf5_file import NewFile, new_hdf5
 from tumorcast.data.cohort import treatment_attributes, treatment_from
+from tumorcast.durable import why_unreadable
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import PopulationPrior, parse_prior
@@ -143,7 +144,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except OSError as fault:
-        raise InputError(f"{path}: cannot be read as HDF5 ({fault}); make it with `tumorcast fit`") from None
+        raise InputError(f"{path}: {why_unreadable(path, fault)}; make it with `tumorcast fit`") from None
 
 
 @dataclass(frozen=True, eq=False)

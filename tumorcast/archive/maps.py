@@ -19,6 +19,7 @@ from tumorcast.archive.content import SLICES, SUM, array_line, attribute_line, c
 from tumorcast.archive.packing import READING, Packing, load_all, store
 from tumorcast.archive.seal import read_seal
 from tumorcast.data.damage import UNREADABLE
+from tumorcast.durable import why_unreadable
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray, PatientOutcome, Status
 
@@ -150,9 +151,7 @@ class MapArchive:
         try:
             file = h5py.File(path, "r", **READING)
         except OSError as fault:
-            raise InputError(
-                f"{path}: cannot be read as HDF5 ({fault}); give the --out of `tumorcast forecast`"
-            ) from None
+            raise InputError(f"{path}: {why_unreadable(path, fault)}; give a maps.h5 of `tumorcast forecast`") from None
         with file:
             _check(path, file)
             yield cls(file)

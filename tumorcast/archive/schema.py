@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 
+from tumorcast.durable import why_unreadable
 from tumorcast.errors import InputError
 
 NAMED = {"patients": "ID", "slices": "NNNN"}  # by a group's name, what stands for the names of its children
@@ -39,7 +40,7 @@ def layout_of(path: Path) -> list[str]:
         with h5py.File(path, "r") as file:
             found = _entries(file)
     except OSError as fault:
-        raise InputError(f"{path}: cannot be read as HDF5 ({fault}); give a cohort, growth or maps file") from None
+        raise InputError(f"{path}: {why_unreadable(path, fault)}; give a cohort, growth or maps file") from None
     return [_line(place, entry, found) for place, entry in found.items()]
 
 

@@ -89,6 +89,11 @@ class Manifest(Settings):
     parity: dict[str, TensorParity] = Field(default_factory=dict)
 
     @property
+    def image_size(self) -> int:
+        """Pixels a side of the slices that the networks take."""
+        return self.networks["denoiser"].architecture.image_size
+
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """The graphs that these networks need."""
         return tuple(graph for graph in Graph if graph is not Graph.PROGRESS or PROGRESSION in self.networks)
@@ -147,7 +152,7 @@ class Bundle:
         sums = "\n".join(f"{name} {digest}" for name, digest in sorted(told.sha256.items()))
         return ModelInfo(
             contrasts=told.contrasts,
-            image_size=told.networks["denoiser"].architecture.image_size,
+            image_size=told.image_size,
             noise_levels=min(told.networks[name].noise_levels for name in ("denoiser", "regressor")),
             judge=told.judge,
             sha256=hashlib.sha256(sums.encode()).hexdigest(),
@@ -161,7 +166,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError:
-        raise InputError(f"{path}: not found; give a folder made by `tumorcast-export`") from None
+        raise InputError(f"{path}: not found; give a folder made by `tumorcast export`") from None
     except (ValidationError, ValueError) as fault:
         reason = str(fault).splitlines()[-1].strip() if not isinstance(fault, ValidationError) else _first(fault)
         raise InputError(f"{path}: not a manifest of this version ({reason}); export the bundle again") from None

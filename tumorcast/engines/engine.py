@@ -5,11 +5,30 @@ parity that the bundle's manifest records.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tumorcast.config import NetworkKind, Provider
 from tumorcast.diffusion.sampler import Array, StepEngine
 from tumorcast.errors import InputError
+
+if TYPE_CHECKING:
+    from tumorcast.data.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class ModelImages:
+    """Slices as a model takes them, or as a cohort has them: pixels a side, and contrasts in the order of channels."""
+
+    image_size: int
+    contrasts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> str(ModelImages(64, ("t1c", "t2f")))
+        't1c, t2f at 64 px'
+        """
+        return f"{', '.join(self.contrasts)} at {self.image_size} px"
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,11 @@ class ModelInfo:
     judge: NetworkKind
     sha256: str
     progression: bool = False
+
+    @property
+    def images(self) -> ModelImages:
+        """The slices that the networks take."""
+        return ModelImages(self.image_size, self.contrasts)
 
 
 class Engine(StepEngine, Protocol):
@@ -47,10 +71,20 @@ class Engine(StepEngine, Protocol):
         """
 
 
+def check_same_images(cohort: "Cohort", wanted: ModelImages) -> None:
+    """Raises InputError if the slices of a cohort are not those that the model takes."""
+    found = ModelImages(cohort.image_size, tuple(str(contrast) for contrast in cohort.contrasts))
+    if found != wanted:
+        raise InputError(
+            f"{cohort.path}: its slices are {found}, but the model takes {wanted}; prepare the scans again with "
+            "`tumorcast prepare --model`, or take another model"
+        )
+
+
 def check_progression(info: ModelInfo) -> None:
     """Raises InputError if the model cannot foretell the outline."""
     if not info.progression:
         raise InputError(
             "the model has no progression network, which foretells the outline; train one (`tumorcast train "
-            "progression`) and give its RUN folder to --model or `tumorcast-export` with the others"
+            "progression`) and give its RUN folder to --model or `tumorcast export` with the others"
         )

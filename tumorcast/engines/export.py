@@ -38,6 +38,7 @@ OPSETS = {Precision.FP32: 20, Precision.FP16: 20, Precision.BF16: 22}  # convolu
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 TRACED_ROWS = 2
 EMBEDDED_UP_TO = 1024  # bytes of a constant that stays in the graph
+LARGEST_REPEATED = 1 << 20  # elements of a constant that is stored once: each group norm brings its plane of ones
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: Expo
         )
     assert program is not None
     ir_passes.ClearMetadataAndDocStringPass()(program.model)
-    ir_passes.DeduplicateInitializersPass()(program.model)
+    ir_passes.DeduplicateInitializersPass(size_limit=LARGEST_REPEATED)(program.model)
     proto: onnx.ModelProto = program.model_proto
     proto.producer_name, proto.producer_version = "tumorcast", VERSION
     return proto

@@ -10,7 +10,9 @@ from tumorcast.config import Precision, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Manifest, TensorParity, is_bundle
+from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
+from tumorcast.engines.locating import locate_all
 from tumorcast.engines.lowered_engine import LoweredEngine
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
@@ -46,9 +48,8 @@ def make_bundle(
 
 def networks_of(models: list[Path]) -> ModelSet:
     """The torch networks of RUN folders, or of one bundle."""
-    if len(models) == 1 and is_bundle(models[0]):
-        return load_bundle(Bundle.open(models[0]))
-    return load_model_set(models)
+    folders = locate_all(models)
+    return load_bundle(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_model_set(folders)
 
 
 def check_bundle(
@@ -103,12 +104,7 @@ def parity_inputs(model: ModelSet, cohort: Path | None) -> list[parity.Inputs]:
 
 def _of_cohort(path: Path, model: ModelSet) -> parity.Inputs:
     with Cohort.open(path) as cohort:
-        contrasts = tuple(str(contrast) for contrast in cohort.contrasts)
-        if (contrasts, cohort.image_size) != (model.info.contrasts, model.info.image_size):
-            raise InputError(
-                f"{path}: {', '.join(contrasts)} at {cohort.image_size} px, but the networks take "
-                f"{', '.join(model.info.contrasts)} at {model.info.image_size} px; give --cohort one that fits"
-            )
+        check_same_images(cohort, model.info.images)
         found = []
         for patient in cohort.patient_ids():
             last = cohort.sessions(patient)[-1]

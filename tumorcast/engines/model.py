@@ -18,6 +18,7 @@ from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegresso
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import PROGRESSION, Bundle
 from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.locating import locate, runs_in
 from tumorcast.errors import InputError
 from tumorcast.training.networks import TrainedNetwork, build, load_network
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
@@ -50,23 +51,12 @@ class ModelSet:
         return {name: module for name, module in named.items() if module is not None}
 
 
-def find_runs(folders: list[Path]) -> list[Path]:
-    """The RUN folders among `folders` and directly below them, in order. Raises InputError if a folder has none."""
-    runs = []
-    for folder in folders:
-        found = [folder] if (folder / RUN_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{RUN_FILE}"))
-        if not found:
-            raise InputError(f"{folder}: no {RUN_FILE} in it or one folder below; give --model a folder of `train`")
-        runs += found
-    return runs
-
-
 def load_model_set(folders: list[Path]) -> ModelSet:
     """The networks in these folders. A dense regressor serves as segmenter where none is given.
 
     Raises InputError if a needed kind is missing or given twice, or if the networks are for different images.
     """
-    networks = [load_network(run) for run in find_runs(folders)]
+    networks = [load_network(run) for folder in folders for run in runs_in(locate(folder))]
     denoiser = _only(networks, (NetworkKind.DENOISER,), folders)
     regressor = _only(networks, REGRESSORS, folders)
     _check_same_images(networks)
@@ -122,10 +112,15 @@ def load_bundle(bundle: Bundle) -> ModelSet:
 
 def _only(networks: list[TrainedNetwork], kinds: tuple[NetworkKind, ...], folders: list[Path]) -> TrainedNetwork:
     found = [network for network in networks if network.info.kind in kinds]
-    if len(found) != 1:
-        names = " or ".join(kinds)
-        where = ", ".join(str(network.path) for network in found) or ", ".join(map(str, folders))
-        raise InputError(f"{where}: {len(found)} networks of kind {names}, exactly one is needed; change --model")
+    names = " or ".join(kinds)
+    if not found:
+        where = ", ".join(map(str, folders))
+        raise InputError(f"{where}: no {names} among the RUN folders; give --model that of one (`tumorcast train`) too")
+    if len(found) > 1:
+        where = ", ".join(str(network.path) for network in found)
+        raise InputError(
+            f"{where}: {len(found)} networks of kind {names}, exactly one is needed; give --model one of them"
+        )
     return found[0]
 
 

@@ -126,7 +126,8 @@ class OnnxEngine(GraphEngine):
                 continue
             except Exception as fault:
                 if not ran_out_of_memory(fault):
-                    raise EngineError(f"{self.bundle.graph(graph)} on {self.device}: {first_line(fault)}") from fault
+                    what = f"{self.bundle.graph(graph)}: failed on {self.device}: {first_line(fault)}"
+                    raise EngineError(f"{what}; {_otherwise(self.bundle, self.provider)}") from fault
                 self._halve(fault)
                 continue
             done += len(block[next(iter(block))])
@@ -205,14 +206,24 @@ def open_session(bundle: Bundle, graph: Graph, target: Target, cache: Path) -> A
     try:
         session = ort.InferenceSession(path, options, providers=provider_list(target, bundle, graph, cache))
     except Exception as fault:
-        raise EngineError(f"{path}: cannot be opened on {target.device}: {first_line(fault)}") from fault
+        what = f"{path}: cannot be opened on {target.device}: {first_line(fault)}"
+        raise EngineError(f"{what}; {_otherwise(bundle, target.provider)}") from fault
     first = session.get_providers()[0]
     if first != ORT_NAMES[target.provider]:
         raise EngineError(
-            f"{path}: ONNX Runtime fell back to {first}, {target.provider} was asked for: its libraries or driver do "
-            "not fit this machine (`tumorcast doctor` tells more); mend them, or use --provider cpu"
+            f"{path}: ONNX Runtime fell back to {first}, {target.provider} was asked for: a library that it needs is "
+            "missing or of another version, and its own line above names it; install that (tumorcast[gpu] and CUDA of "
+            "the version that onnxruntime-gpu was built for), or use --provider cpu"
         )
     return session
+
+
+def _otherwise(bundle: Bundle, provider: Provider) -> str:
+    """What to try where ONNX Runtime does not take a graph."""
+    if provider is not Provider.CPU:
+        return "use --provider cpu, or mend the driver and libraries of the GPU"
+    checked_with = bundle.manifest.checked_with or "another version"
+    return f"the bundle was checked with {checked_with}: install that, or export the bundle again"
 
 
 def threads() -> int:

@@ -6,14 +6,17 @@ from pathlib import Path
 from tumorcast.config import Provider
 from tumorcast.engines.bundle import Bundle, is_bundle
 from tumorcast.engines.engine import Engine
+from tumorcast.engines.locating import locate_all
 from tumorcast.engines.onnx_engine import OnnxEngine
-from tumorcast.errors import UsageError
+from tumorcast.errors import EngineError, UsageError
+from tumorcast.extra import how_to_install
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What to open. provider: None is ONNX Runtime on the CPU for a bundle, and torch for networks.
+    """What to open. models: folders, or the name of a shipped model.
 
+    provider: None is ONNX Runtime on the CPU for a bundle, and torch for networks.
     device: cpu, cuda or cuda:1; None is the CPU, or the first GPU for a provider that needs one. rows: the largest
     batch asked for. cache: where TensorRT's engines lie; None is a folder in the bundle.
     """
@@ -26,15 +29,17 @@ class EngineChoice:
 
 
 def open_engine(choice: EngineChoice) -> Engine:
-    """The engine. Raises UsageError for what does not go together, EngineError for what is not here."""
-    bundles = [folder for folder in choice.models if is_bundle(folder)]
-    if bundles and len(choice.models) > 1:
-        raise UsageError(f"--model {bundles[0]}: a bundle holds all networks; give it alone")
-    if choice.provider is Provider.TORCH or not bundles:
-        return _torch(choice, bundles)
+    """The engine.
+
+    Raises InputError where there is no model, UsageError for what does not go together, EngineError for what is not
+    here.
+    """
+    folders = locate_all(choice.models)
+    if choice.provider is Provider.TORCH or not is_bundle(folders[0]):
+        return _torch(choice, folders)
     provider = choice.provider or Provider.CPU
     return OnnxEngine(
-        Bundle.open(bundles[0]),
+        Bundle.open(folders[0]),
         provider,
         device=device_index(provider, choice.device),
         rows=choice.rows,
@@ -42,16 +47,24 @@ def open_engine(choice: EngineChoice) -> Engine:
     )
 
 
-def _torch(choice: EngineChoice, bundles: list[Path]) -> Engine:
+def _torch(choice: EngineChoice, folders: list[Path]) -> Engine:
+    of_bundle = is_bundle(folders[0])
     if choice.provider not in (None, Provider.TORCH):
         raise UsageError(
-            f"--provider {choice.provider}: {choice.models[0]} holds no engine bundle; make one "
-            "(`tumorcast-export RUN --out BUNDLE`), or leave out --provider"
+            f"--provider {choice.provider}: {folders[0]} holds no engine bundle; make one "
+            f"(`tumorcast export {' '.join(map(str, folders))} --out BUNDLE`), or leave out --provider"
         )
-    from tumorcast.engines.model import load_bundle, load_model_set
-    from tumorcast.engines.torch_engine import TorchEngine
-
-    model = load_bundle(Bundle.open(bundles[0])) if bundles else load_model_set(list(choice.models))
+    try:
+        from tumorcast.engines.model import load_bundle, load_model_set
+        from tumorcast.engines.torch_engine import TorchEngine
+    except ModuleNotFoundError as fault:
+        needs, otherwise = "RUN folders need", "give an engine bundle"
+        if of_bundle:
+            needs, otherwise = "--provider torch needs", "leave out --provider torch"
+        raise EngineError(
+            f"{folders[0]}: {fault.name} is not installed, which {needs}; {how_to_install('train')}; or {otherwise}"
+        ) from None
+    model = load_bundle(Bundle.open(folders[0])) if of_bundle else load_model_set(folders)
     return TorchEngine(model, choice.device or "cpu")
 
 

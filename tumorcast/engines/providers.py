@@ -18,8 +18,9 @@ ORT_NAMES = {
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
 GET_GPU = (
-    "install tumorcast[gpu] in place of tumorcast[cpu] on a machine with an NVIDIA GPU "
-    "(first `pip uninstall onnxruntime`: it and onnxruntime-gpu overwrite each other's files)"
+    "install tumorcast[gpu] in place of tumorcast[cpu] on a machine with an NVIDIA GPU: first `pip uninstall "
+    "onnxruntime` (it and onnxruntime-gpu overwrite each other's files), then `pip install 'tumorcast[gpu]'`, or in a "
+    "checkout `TUMORCAST_RUNTIME=gpu bin/setup`"
 )
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
@@ -29,7 +30,10 @@ def onnxruntime() -> ModuleType:
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as fault:
-        raise EngineError(f"onnxruntime cannot be used ({fault}); install tumorcast[cpu], or tumorcast[gpu]") from None
+        raise EngineError(
+            f"onnxruntime cannot be used ({fault}); install tumorcast[cpu], or tumorcast[gpu] on a "
+            "machine with an NVIDIA GPU (`pip install 'tumorcast[cpu]'`; in a checkout bin/setup)"
+        ) from None
 
 
 def check_offered(provider: Provider) -> None:
@@ -59,8 +63,13 @@ class Target:
         found = gpus()
         if device >= len(found):
             names = ", ".join(gpu.name for gpu in found) or "none"
+            remedy = (
+                f"give --device cuda:0 to cuda:{len(found) - 1}"
+                if found
+                else "ask the scheduler for one (--gres=gpu:1)"
+            )
             raise EngineError(
-                f"provider {provider}: GPU {device} asked for, found: {names} (nvidia-smi); {GET_GPU}; "
+                f"provider {provider}: GPU {device} asked for, found: {names} (nvidia-smi); {remedy}, "
                 "or use --provider cpu"
             )
         return cls(provider, found[device], rows)
@@ -150,4 +159,7 @@ def tensorrt_version() -> str:
             return version(package)
         except PackageNotFoundError:
             continue
-    raise EngineError(f"provider tensorrt: TensorRT is not installed; {GET_GPU}; or use --provider cuda")
+    raise EngineError(
+        "provider tensorrt: TensorRT is not installed; `pip install tensorrt` (tumorcast[gpu] has it), or use "
+        "--provider cuda"
+    )

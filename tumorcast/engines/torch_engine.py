@@ -25,7 +25,7 @@ def open_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ValueError) as fault:
         reason = str(fault).splitlines()[0]
         raise EngineError(
-            f"device {name}: not available ({reason}); use --device cpu, or install a torch for it"
+            f"device {name}: not available ({reason}); use --device cpu, or a machine and a torch that have it"
         ) from None
 
 

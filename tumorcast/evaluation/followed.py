@@ -51,7 +51,9 @@ class LastScan:
         """
         outlined = [info for info in cohort.sessions(patient_id) if np.isfinite(info.area_mm2).any()]
         if len(outlined) < 2:
-            raise InputError(f"{cohort.path}: {patient_id} has {len(outlined)} scans with a mask; two are needed")
+            raise InputError(
+                f"{cohort.path}: {patient_id} has {len(outlined)} scans with a mask and needs two; leave it out"
+            )
         before, after = outlined[-2:]
         pairs = sorted(_pairs(cohort, patient_id, before, after), key=lambda pair: -pair.now.area_mm2)
         if not pairs:

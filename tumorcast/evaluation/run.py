@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.data.cohort import Cohort
 from tumorcast.durable import written_whole
-from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.engine import check_same_images
 from tumorcast.errors import InputError
 from tumorcast.evaluation.card import card
 from tumorcast.evaluation.comparison import Comparison, TargetMode
@@ -38,7 +37,7 @@ def compare_patients(comparison: Comparison, store: RowStore, paper_patients: in
     paper_patients: for how many of those with a pair, spread evenly over the cohort, the paper's map is made.
     Raises InputError if the cohort and the model are for different images.
     """
-    check_same_images(comparison.cohort, comparison.engine.info)
+    check_same_images(comparison.cohort, comparison.engine.info.images)
     names = comparison.cohort.patient_ids()
     paired = [name for name in names if pairs_of(comparison.cohort, name, 1)]
     places = np.linspace(0, len(paired) - 1, min(paper_patients, len(paired))).astype(int)
@@ -48,16 +47,6 @@ def compare_patients(comparison: Comparison, store: RowStore, paper_patients: in
             store.add(*comparison.patient(name, paper=name in papered))
         report(done, len(names))
     return [store.rows[name] for name in names]
-
-
-def check_same_images(cohort: Cohort, info: ModelInfo) -> None:
-    """Raises InputError if the model's contrasts or image size are not the cohort's."""
-    have = (tuple(str(name) for name in cohort.contrasts), cohort.image_size)
-    if have != (info.contrasts, info.image_size):
-        raise InputError(
-            f"{cohort.path}: slices of {have[1]} pixels, {', '.join(have[0])}, but the model takes {info.image_size} "
-            f"pixels, {', '.join(info.contrasts)}; prepare the cohort for it"
-        )
 
 
 def write_card(out: Path, rows: Sequence[Figures], store: RowStore, record: dict[str, Any]) -> None:

@@ -283,7 +283,9 @@ class Key:
             origins = {int(item["number"]): Origin(item["origin"]) for item in told["items"]}
             generated = np.array([origins[number] is Origin.GENERATED for number in range(1, len(origins) + 1)])
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: not the key of a reader study of version {FORMAT_VERSION}") from None
+            raise InputError(
+                f"{path}: not the key of a reader study of version {FORMAT_VERSION}; give its key.json"
+            ) from None
         return cls(path, hashlib.sha256(content).hexdigest(), generated)
 
 
@@ -328,7 +330,9 @@ def _whole(row: Row, column: str, most: int) -> int:
     row.filled(column)
     value = row.number(column) or 0.0
     if not (value.is_integer() and 1 <= value <= most):
-        raise InputError(f"{row.where}: '{column}' is {row.text(column)!r}, not a whole number from 1 to {most}")
+        raise InputError(
+            f"{row.where}: '{column}' is {row.text(column)!r}, not a whole number from 1 to {most}; correct it"
+        )
     return int(value)
 
 

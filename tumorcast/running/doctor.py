@@ -17,13 +17,14 @@ from tumorcast.diffusion.schedule import alpha_bars
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, TensorParity, is_bundle
 from tumorcast.engines.engine import Engine
+from tumorcast.engines.locating import MODELS, locate
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.opening import EngineChoice, device_index, open_engine
 from tumorcast.errors import InputError
 from tumorcast.running import machine
 from tumorcast.running.machine import Check, Found, attempt
 
-SHIPPED = Path(__file__).parents[1] / "models" / "demo128"
+SHIPPED = MODELS / "demo128"
 ONNX_RUNTIME = {"onnxruntime-gpu", "ORT providers", "model", "provider", "parity"}
 NEEDED = {  # and every speed
     Provider.TORCH: {"model", "provider", "parity"},
@@ -110,10 +111,10 @@ def engine(asked: Asked, report: Report) -> list[Check]:
 
 def model(folder: Path) -> list[Check]:
     """The bundle: whole, and every file that of its sum. Raises InputError if not."""
-    if not is_bundle(folder):
-        which = "the shipped model" if folder == SHIPPED else str(folder)
+    if not is_bundle(locate(folder)):
         raise InputError(
-            f"{which} is no engine bundle; make one (`tumorcast-export RUN --out BUNDLE`) and give --model BUNDLE"
+            f"{folder}: holds RUN folders and no engine bundle; make one (`tumorcast export {folder} --out BUNDLE`) "
+            "and give --model BUNDLE"
         )
     bundle = Bundle.open(folder)
     told, info = bundle.manifest, bundle.info

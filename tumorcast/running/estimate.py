@@ -121,7 +121,9 @@ def plan_run(cohort: Cohort, settings: ForecastSettings) -> RunPlan:
     patients = [plan_patient(cohort, patient_id, settings.max_slices) for patient_id in cohort.patient_ids()]
     plan = RunPlan.of(tuple(patients), settings)
     if not len(plan):
-        raise InputError(f"{cohort.path}: no patient's last scan has a slice with tumour; there is nothing to forecast")
+        raise InputError(
+            f"{cohort.path}: no patient's last scan has a slice with tumour to forecast; prepare scans with masks"
+        )
     return plan
 
 

@@ -20,6 +20,7 @@ from tumorcast.engines.gpu import Gpu, gpus
 from tumorcast.engines.onnx_engine import first_line, threads
 from tumorcast.engines.providers import TENSORRT_PACKAGES, onnxruntime
 from tumorcast.errors import TumorcastError
+from tumorcast.extra import how_to_install
 from tumorcast.running.ranks import mpi_library, open_ranks
 from tumorcast.version import VERSION
 
@@ -61,7 +62,7 @@ def attempt(name: str, look: Callable[[], list[Check]]) -> list[Check]:
     except TumorcastError as fault:
         told, _, remedy = private(first_line(fault)).partition("; ")
     except ModuleNotFoundError as fault:
-        told, remedy = f"{fault.name} is not installed", "install it (tumorcast[train] has torch and safetensors)"
+        told, remedy = f"{fault.name} is not installed", how_to_install("train")
     except Exception as fault:  # whatever a driver or a package does is a finding
         told, remedy = private(f"{type(fault).__name__}: {first_line(fault)}"), ""
     log.debug("%s", name, exc_info=True)

@@ -72,6 +72,11 @@ def open_arrays(source: Path, cache: Path | None = None) -> SliceArrays:
 
 
 def _map(folder: Path) -> SliceArrays:
+    if not (folder / INDEX_FILE).exists():
+        raise InputError(
+            f"{folder}: a folder without unpacked slices; give a cohort file. Of scans one is made by "
+            f"`tumorcast prepare {folder} --out cohort.h5`"
+        )
     try:
         index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
         if (index["format"], index["format_version"]) != (FORMAT, FORMAT_VERSION):
@@ -81,7 +86,8 @@ def _map(folder: Path) -> SliceArrays:
         return SliceArrays(folder, index["cohort_sha256"], contrasts, patient_ids, **arrays)
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise InputError(
-            f"{folder}: not a folder of unpacked slices of this version ({fault}); remove it and give the cohort file"
+            f"{folder}: not unpacked slices of this version ({fault}); give the cohort file, which is unpacked anew "
+            "where no such folder stands"
         ) from None
 
 

@@ -46,6 +46,6 @@ def read_run_info(run: Path) -> RunInfo:
             provenance=dict(record["provenance"]),
         )
     except OSError:
-        raise InputError(f"{path}: not found; --model takes a folder made by `tumorcast train`") from None
+        raise InputError(f"{path}: not found; give a RUN folder, as `tumorcast train` makes it") from None
     except (ValueError, KeyError, TypeError) as fault:
         raise InputError(f"{path}: not a run of this version of tumorcast ({fault!r}); train it again") from None

@@ -109,7 +109,8 @@ def _network_before(job: Job, run: Path, arrays: SliceArrays) -> TrainedNetwork:
     if have != (job.kind, arrays.contrasts, arrays.image_size):
         raise UsageError(
             f"--start-from {run}: a {have[0]} for {', '.join(have[1])} at {have[2]} px, but a {job.kind} for "
-            f"{', '.join(arrays.contrasts)} at {arrays.image_size} px is to be trained"
+            f"{', '.join(arrays.contrasts)} at {arrays.image_size} px is to be trained; give a RUN of such a one, or "
+            "leave it out"
         )
     return network
 

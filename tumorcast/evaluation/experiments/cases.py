@@ -90,7 +90,9 @@ class CaseSource:
         """The patient's case. Raises InputError if there is none."""
         found = self._case_of(patient_id)
         if found is None:
-            raise InputError(f"{self.cohort.path}: the last scan of {patient_id} shows no tumour")
+            raise InputError(
+                f"{self.cohort.path}: the last scan of {patient_id} shows no tumour; give scans with masks"
+            )
         return found
 
     def _case_of(self, patient_id: str) -> Case | None:

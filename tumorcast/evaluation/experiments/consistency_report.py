@@ -102,7 +102,7 @@ class Curve:
 def findings(rows: Mapping[str, Figures], pictures: Path, *, seeds: int, target: TargetMode) -> Findings:
     """Tables and pictures. Raises InputError if there is no row."""
     if not rows:
-        raise InputError("no patient could be measured")
+        raise InputError("no patient could be measured; give a cohort with tumour in its last scans")
     every = list(rows.values())
     of_seeds = {name: mean_of(numbers([row["seeds"][name] for row in every])) for name in SEEDS}
     curves = [Curve.of(name, every) for name in MAPS if name in every[0]["maps"]]

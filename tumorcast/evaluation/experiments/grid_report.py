@@ -95,7 +95,7 @@ def findings(of_cells: Mapping[Cell, Rows], pictures: Path) -> Findings:
     """Tables and pictures. Raises InputError if no cell has a patient."""
     lines = [Line.of(cell, rows) for cell, rows in of_cells.items() if rows]
     if not lines:
-        raise InputError("no cell of the grid was measured on any patient")
+        raise InputError("no cell of the grid was measured on any patient; wait for more, or give other patients")
     shown = [name for name in FIGURES if any(line.figures[name].patients for line in lines)]
     head = ("NL", "strength", "patients", *(FIGURES[name][0] for name in shown))
     cells = [

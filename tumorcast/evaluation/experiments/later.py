@@ -110,7 +110,7 @@ class FollowedCohort:
         """The file, closed with the stack. Raises InputError if no patient has two scans."""
         found = cls(stack.enter_context(KnownCohort.open(path)), stack.enter_context(Cohort.open(path)))
         if not found.units(None):
-            raise InputError(f"{path}: no patient has two scans, so there is no later one to judge by")
+            raise InputError(f"{path}: no patient has two scans, and so a later one to judge by; give one that has")
         return found
 
     def units(self, count: int | None) -> dict[str, str]:
@@ -125,7 +125,9 @@ class FollowedCohort:
         """
         plan = plan_patient(self.known, patient_id, slices)
         if not plan.slices:
-            raise InputError(f"{self.truth.path}: the last scan but one of {patient_id} shows no tumour")
+            raise InputError(
+                f"{self.truth.path}: the last scan but one of {patient_id} shows no tumour; give scans with masks"
+            )
         pairs = tuple(self._pairs(patient_id, self.known.sessions(patient_id)[-1], plan.slices))
         if not pairs:
             numbers = ", ".join(str(place.source_slice) for place in plan.slices)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How t1c128 was made: simulate, prepare T1c with the enhancing part alone, train. docs/models/t1c128.md says more.
+# How t1c128 was made: simulate, prepare T1c with the enhancing part alone, train, export. docs/models/t1c128.md says more.
 # Usage: tumorcast/models/t1c128/recipe.sh WORK_FOLDER    (resumable: start it again with the same folder)
 # On one H200 with 16 cores the whole took 6 minutes.
 set -euo pipefail
@@ -26,8 +26,9 @@ train denoiser 1600 3 350 "$small"
 train regressor 800 11 350 "$tiny"
 train segmenter 500 2 20 "$tiny"
 for run in denoiser regressor segmenter; do # what is shipped: the averaged weights, rounded to half precision
-    cp "$work/runs/$run/run.json" "$here/$run/"
-    "$here/../../../.venv/bin/python" - "$work/runs/$run" "$here/$run" <<'PYTHON'
+    mkdir -p "$work/shipped/$run"
+    cp "$work/runs/$run/run.json" "$work/shipped/$run/"
+    "$here/../../../.venv/bin/python" - "$work/runs/$run" "$work/shipped/$run" <<'PYTHON'
 import sys
 from pathlib import Path
 from safetensors.torch import load_file, save
@@ -35,3 +36,6 @@ source, target = (Path(name) / "weights.safetensors" for name in sys.argv[1:])
 target.write_bytes(save({name: value.half() for name, value in load_file(source).items()}))
 PYTHON
 done
+rm -rf "$work/bundle"
+"$tumorcast" export "$work/shipped" --out "$work/bundle" --cohort "$work/t.h5"
+cp "$work/bundle"/* "$here/"
