@@ -18,7 +18,8 @@ from tumorcast.cli_tools import (
 )
 from tumorcast.errors import InputError, UsageError
 
-PLAIN_SETTINGS = ("image_size", "min_tumour_mm2", "deformable", "n4", "brain_mask", "brain_tool")
+PLAIN_SETTINGS = ("min_tumour_mm2", "deformable", "n4", "brain_mask", "brain_tool")
+USUAL_IMAGE_SIZE = 128  # what the shipped models take
 RegisterName = Annotated[
     str, typer.Option("--register", help="none, or rigid: contrasts onto one, scans onto the first.")
 ]
@@ -26,6 +27,11 @@ Deformable = Annotated[bool, typer.Option("--deformable", help="Then bend what l
 Bias = Annotated[bool, typer.Option("--n4", help="Correct the bias of each volume (N4).")]
 BrainFiles = Annotated[str | None, typer.Option(help="Masks: '{folder}/{patient}_{session}-brain.nii.gz', or a table.")]
 BrainTool = Annotated[str | None, typer.Option(help="Command that makes them: 'hd-bet -i {input} -o {output}'.")]
+Labels = Annotated[
+    str, typer.Option(help="What masks' labels mean: the name of a scheme (docs/formats.md), or as '1:3 2:1 4:0'.")
+]
+Model = Annotated[str | None, typer.Option(help="A bundle, or a shipped model: gives image size and contrasts.")]
+Unmatched = Annotated[bool, typer.Option("--allow-unmatched", help="Go on without rows of tables that fit no scan.")]
 Quality = Annotated[Path | None, typer.Option("--qc", help="Folder for a table and pictures of the registrations.")]
 
 
@@ -33,7 +39,11 @@ def prepare(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A folder of scans, or a sessions.csv.")],
     out: Annotated[Path | None, typer.Option("--out", help="Where the cohort file is written.")] = None,
-    image_size: Annotated[int, typer.Option(help="Pixels a side of the 256 mm field: 64, 128 or 256.")] = 64,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side of the 256 mm field: 64, 128 (default) or 256.", show_default=False),
+    ] = None,
+    model: Model = None,
     layout: Annotated[str, typer.Option(help="auto, or the name of one: see docs/formats.md.")] = "auto",
     derivatives: Annotated[str, typer.Option(help="BIDS: the pipeline below derivatives whose masks are taken.")] = "",
     contrasts: Annotated[str, typer.Option(help="Some of t1n,t1c,t2w,t2f; by default those every scan has.")] = "",
@@ -43,7 +53,9 @@ def prepare(
     tumour: Annotated[
         str, typer.Option(help="Labels of the mask that count: whole (all), core (1 and 3) or enhancing (3).")
     ] = "whole",
+    labels: Labels = "",
     clinical: Annotated[Path | None, typer.Option(help="Table of scan days and radiotherapy dates.")] = None,
+    allow_unmatched: Unmatched = False,
     register: RegisterName = "none",
     deformable: Deformable = False,
     n4: Bias = False,
@@ -66,7 +78,7 @@ def prepare(
     settings = _settings(context.params)
     source = source / "derivatives" / derivatives if derivatives else source
     if dry_run:
-        _list_scans(source, choice(Layout, "--layout", layout), clinical, settings, table=table, as_json=as_json)
+        _list_scans(source, settings, context.params | {"layout": choice(Layout, "--layout", layout)})
         return
     if out is None or table is not None:
         raise UsageError("--out FILE is missing" if out is None else "--table FILE goes with --dry-run only")
@@ -76,16 +88,37 @@ def prepare(
 def _settings(told: dict[str, Any]) -> Any:
     """How scans become slices, as the options say. Raises UsageError for a value that is not allowed."""
     from tumorcast.data.brain import BrainMask
+    from tumorcast.data.labels import parsed
     from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, TumourPart
 
+    image_size, contrasts = _images_of_model(told)
     return PrepareSettings(
-        contrasts=contrasts_of(told["contrasts"]) or None,
+        image_size=image_size,
+        contrasts=contrasts,
+        labels=parsed("--labels", told["labels"]) if told["labels"] else None,
         slices=choice(SliceChoice, "--slices", told["slices"]),
         brain=choice(BrainMask, "--brain", told["brain"]),
         tumour=choice(TumourPart, "--tumour", told["tumour"]),
         register=choice(Register, "--register", told["register"]),
         **{name: told[name] for name in PLAIN_SETTINGS},
     )
+
+
+def _images_of_model(told: dict[str, Any]) -> tuple[int, Any]:
+    """Image size and contrasts: those of --model, or those told. Raises UsageError where both are and differ."""
+    asked_size, asked = told["image_size"], contrasts_of(told["contrasts"]) or None
+    if told["model"] is None:
+        return USUAL_IMAGE_SIZE if asked_size is None else asked_size, asked
+    from tumorcast.engines.locating import images_of, locate
+
+    images = images_of(locate(Path(told["model"])))
+    if asked_size not in {None, images.image_size}:
+        raise UsageError(f"--image-size {asked_size}: {told['model']} takes {images.image_size}; leave the option out")
+    if asked is not None and set(asked) != set(images.contrasts):
+        raise UsageError(
+            f"--contrasts {told['contrasts']}: {told['model']} takes {','.join(images.contrasts)}; leave the option out"
+        )
+    return images.image_size, contrasts_of(",".join(images.contrasts))
 
 
 def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None:
@@ -95,7 +128,7 @@ def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None
     from tumorcast.running.prepare_run import prepare_over_ranks
     from tumorcast.running.ranks import open_ranks
 
-    asked = {"layout": told["layout"], "clinical": told["clinical"], "quality": told["qc"]}
+    asked = {name: told[name] for name in ("layout", "clinical", "allow_unmatched")} | {"quality": told["qc"]}
     with open_ranks() as ranks, stoppable("nothing was written; start it again"):
         report = prepare_over_ranks(
             partial(plan_cohort, source, settings, **asked),
@@ -106,30 +139,40 @@ def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None
         )
     if report is None:
         return
+    for line in report.balance.lines():
+        typer.echo(line, err=True)
     counts = {str(status): report.count(status) for status in Status}
     flagged = {} if settings.register is Register.NONE else {"flagged": report.flagged}
     result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts, **flagged}
-    print_result(told["as_json"], result)
-    exit_if_failed(report.count(Status.FAILED))
+    balance = {"balance": report.balance.as_dict()} if told["as_json"] else {}
+    print_result(told["as_json"], result | balance)
+    exit_if_failed(report.count(Status.FAILED) + report.balance.lost)
 
 
-def _list_scans(
-    source: Path, layout: Any, clinical: Path | None, settings: Any, *, table: Path | None, as_json: bool
-) -> None:
+def _list_scans(source: Path, settings: Any, told: dict[str, Any]) -> None:
     """Print what there is of each patient, and write it as a table where one was named."""
     from tumorcast.data.inventory import Wanted, take_inventory, write_table
     from tumorcast.data.prepare import Register, SliceChoice
 
-    one_grid = settings.register is Register.NONE
-    wanted = Wanted(settings.contrasts, mask=settings.slices is not SliceChoice.ALL, one_grid=one_grid)
-    found = take_inventory(source, layout, clinical, wanted)
-    for warning in found.warnings:
-        typer.echo(f"WARNING {warning}", err=True)
-    if as_json:
-        print_result(as_json, found.as_dict())
+    wanted = Wanted(
+        settings.contrasts,
+        mask=settings.slices is not SliceChoice.ALL,
+        one_grid=settings.register is Register.NONE,
+        labels=settings.labels,
+    )
+    found = take_inventory(source, told["layout"], told["clinical"], wanted)
+    if told["as_json"]:
+        print_result(told["as_json"], found.as_dict())
     else:
         typer.echo("\n".join(found.lines()))
-    if table is not None:
-        write_table(table, found)
+    for warning in found.warnings:
+        typer.echo(f"WARNING {warning}", err=True)
+    for line in found.balance.lines():
+        typer.echo(line, err=True)
+    if told["table"] is not None:
+        write_table(told["table"], found)
+    if not told["allow_unmatched"]:
+        found.survey.refuse_unmatched()
     if not found.usable:
         raise InputError(f"{source}: none of {len(found.scans)} scans can be used; the list says why")
+    exit_if_failed(len(found.scans) - found.usable + found.balance.lost)

@@ -143,7 +143,9 @@ def read_table(
 def table_header(path: Path) -> tuple[str, ...]:
     """The columns of a table that `read_table` has read."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        return tuple(name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path), skipinitialspace=True), []))
+        return tuple(
+            name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path), skipinitialspace=True), [])
+        )
 
 
 def _delimiter(path: Path) -> str:

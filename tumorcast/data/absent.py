@@ -19,10 +19,12 @@ def is_dangling(path: Path) -> bool:
 
 
 def why_absent(path: Path) -> str:
-    """Why a file has no content here and what fetches it, as a message; empty where it has, or does not exist at all."""
+    """Why a file has no content here and what fetches it, as a message; empty where it has, or is not at all."""
     if is_dangling(path):
         annexed = ".git/annex/objects" in path.readlink().as_posix()
-        remedy = f"datalad get {path}" if annexed else "correct the link, or copy the file here (datalad get, if DataLad's)"
+        remedy = (
+            f"datalad get {path}" if annexed else "correct the link, or copy the file here (datalad get, if DataLad's)"
+        )
         return f"{path}: a link to a file that is not here{' (git-annex)' if annexed else ''}; {remedy}"
     try:
         if not path.is_file() or path.stat().st_size > LONGEST_POINTER:

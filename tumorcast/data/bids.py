@@ -185,7 +185,10 @@ def find_bids(source: Path) -> BidsFind:
         of_subject = [visit for visit in visits if visit.subject == subject]
         sessions = [_session(places, visit) for visit in of_subject]
         found.sessions += _dated(places.raw / subject, sessions, found.unmatched)
-        tables = [places.raw / subject / f"{subject}_sessions.tsv", *(_scans_table_of(places.raw, v) for v in of_subject)]
+        tables = [
+            places.raw / subject / f"{subject}_sessions.tsv",
+            *(_scans_table_of(places.raw, v) for v in of_subject),
+        ]
         found.tables |= {path for path in tables if path.is_file()}
     return found
 

@@ -189,9 +189,9 @@ def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | N
             f"day {session.day:g}; a growth curve needs one scan a day: correct the day or remove one"
         )
     ordered = sorted(dated, key=lambda session: (session.patient_id, session.day, session.session_id))
-    told = {} if table is None else table.treatments
-    unmatched = () if table is None else tuple(table.unmatched)
-    return DatedSessions(tuple(ordered), refused, frozenset(undated), told, unmatched)
+    if table is None:
+        return DatedSessions(tuple(ordered), refused, frozenset(undated))
+    return DatedSessions(tuple(ordered), refused, frozenset(undated), table.treatments, tuple(table.unmatched))
 
 
 def _twins(

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -109,9 +109,11 @@ def write_cohort(
     *,
     image_size: int,
     contrasts: tuple[Contrast, ...],
-    config: dict[str, Any],
+    config: dict[str, Any] | Callable[[], dict[str, Any]],
 ) -> None:
     """Write sessions as they come, then put the finished file in place; an older file of that name is replaced.
+
+    config: the settings, or what tells them once the sessions are through.
 
     Raises InputError if the file cannot be written. An error while sessions are made leaves nothing behind.
     """
@@ -120,7 +122,6 @@ def write_cohort(
     header = {"image_size": image_size, "pixel_mm": pixel_mm(image_size), "contrasts": [str(c) for c in contrasts]}
     with written_whole(path) as temporary, _full_disk_told(path), h5py.File(temporary, "w", libver=LIBRARY) as file:
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, tumorcast_version=VERSION, **header)
-        file.attrs["config"] = json.dumps(config, sort_keys=True)
         patients = file.create_group(PATIENTS, track_order=True)
         for session in sessions:
             if session.contrasts != contrasts or session.images.shape[1:] != (len(contrasts), image_size, image_size):
@@ -128,6 +129,7 @@ def write_cohort(
             if session.patient_id not in patients:
                 _write_treatment(patients, session.patient_id, treatments.get(session.patient_id, Treatment()))
             _write_session(patients[session.patient_id], session)
+        file.attrs["config"] = json.dumps(config() if callable(config) else config, sort_keys=True)
 
 
 @contextmanager

@@ -223,6 +223,6 @@ def _check_straight(path: Path, header: DicomHeader, places: Places) -> None:
     if not sideways <= SHEAR_TOLERANCE * pixel:
         raise InputError(
             f"{path}: its slices are shifted sideways, the last by {sideways:.3g} mm (a sheared stack, as of a tilted "
-            "gantry), or their pixel spacing is not told; convert it with dcm2niix and resample that onto a straight grid "
-            "(mri_convert, or nibabel.processing.resample_to_output), then name the .nii.gz in a sessions.csv"
+            "gantry), or their pixel spacing is not told; convert it with dcm2niix and resample that onto a straight "
+            "grid (mri_convert, or nibabel.processing.resample_to_output), then name the .nii.gz in a sessions.csv"
         )

@@ -57,7 +57,7 @@ class _UnsoundError(Exception):
 
 
 def has_mark(path: Path) -> bool:
-    """Whether it is an ordinary file that begins as DICOM does: with its mark, or without one with a first tag of it."""
+    """Whether it is an ordinary file that begins as DICOM does: with its mark, or else with a first tag of it."""
     if not is_file(path):
         return False
     try:

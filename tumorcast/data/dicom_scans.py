@@ -33,7 +33,7 @@ MASK_NAMES = ("*seg*.nii", "*seg*.nii.gz", "*mask*.nii", "*mask*.nii.gz")
 
 SEGMENTATIONS = {  # modality, and what makes a NIfTI mask of it
     "SEG": "a DICOM segmentation, which is not read; make a NIfTI mask of it (dcmqi's segimage2itkimage)",
-    "RTSTRUCT": "contours of radiotherapy, which are not read; make a NIfTI mask of them (plastimatch convert, rt-utils)",
+    "RTSTRUCT": "contours of radiotherapy, which are not read; make a NIfTI mask (plastimatch convert, rt-utils)",
 }
 SEVERAL_FRAMES = "several frames in a file (enhanced MR), which is not read; convert it with dcm2niix"
 
@@ -139,15 +139,20 @@ def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[FoundSess
     undated = sorted((one for one in series if one.day is None), key=lambda one: (one.study, one.path))
     groups += [list(group) for _, group in groupby(undated, key=lambda one: one.study)]
     groups = [group for group in groups if any(one.modality not in SEGMENTATIONS for one in group)]
-    sessions = [
-        _session(patient, f"{place:03d}", group, alone=len(groups) == 1) for place, group in enumerate(groups, 1)
-    ]
+    folders = [_folders_of(group, patient) for group in groups]
+    sessions = []
+    for place, (group, own) in enumerate(zip(groups, folders, strict=True), 1):
+        elsewhere = {folder for others in folders if others is not own for folder in others}
+        sessions.append(_session(patient, f"{place:03d}", group, own - elsewhere))
     masked = bool(sessions) and all(session.mask is not None for session in sessions)
     found.left_out += _left_out(contents, masked=masked)
     for session in sessions:
         _account(session, series, found)
     found.left_out += [
-        LeftOut(path, *one.why_left_out(masked=masked)) for one in series for path in one.files if path not in found.taken
+        LeftOut(path, *one.why_left_out(masked=masked))
+        for one in series
+        for path in one.files
+        if path not in found.taken
     ]
     dates = [group[0].day for group in groups if group[0].day is not None]
     if not dates:
@@ -186,20 +191,25 @@ def _date(text: str) -> date | None:
         return None
 
 
-def _session(patient: Path, name: str, series: list[_Series], *, alone: bool) -> FoundSession:
+def _session(patient: Path, name: str, series: list[_Series], folders: set[Path]) -> FoundSession:
+    """A scan of these series. folders: those in which a mask is that of this scan."""
     files: dict[str, Path] = {}
     for one in sorted(series, key=lambda one: one.rank):
         if one.contrast is not None:
             files.setdefault(one.contrast, one.path)
-    masks = _masks(patient, series, alone=alone)
+    masks = _masks(folders)
     found = found_session(patient.name, name, files | ({SEG: masks[0]} if masks else {}))
     return replace(found, fault=several_masks(*masks[:2])) if len(masks) > 1 else found
 
 
-def _masks(patient: Path, series: list[_Series], *, alone: bool) -> list[Path]:
-    """NIfTI masks beside the session's series or a folder up; those in the patient's own folder if it is `alone`."""
-    folders = {folder for one in series for folder in (one.path.parent, one.path.parent.parent)}
-    inside = [folder for folder in folders if patient in folder.parents or (alone and folder == patient)]
+def _folders_of(series: list[_Series], patient: Path) -> set[Path]:
+    """The folders that hold series, and those above up to the patient's."""
+    above = {folder for one in series for folder in one.path.parents}
+    return {folder for folder in above if folder == patient or patient in folder.parents}
+
+
+def _masks(folders: set[Path]) -> list[Path]:
+    """NIfTI masks in folders that hold series of one scan alone."""
     return sorted(
-        {path for folder in inside for name in MASK_NAMES for path in folder.glob(name) if not is_debris(path)}
+        {path for folder in folders for name in MASK_NAMES for path in folder.glob(name) if not is_debris(path)}
     )

@@ -34,7 +34,7 @@ def is_debris(path: Path) -> bool:
 
 
 def files_below(source: Path) -> Iterator[Path | LeftOut]:
-    """Every file, and every folder that is left out as it was seen under another name. Hidden folders are not entered."""
+    """Every file, and every folder that was seen under another name and is left out. Hidden folders are not entered."""
     seen: dict[Path, Path] = {}
     for folder, below, names in os.walk(source, followlinks=True):
         place = Path(folder)

@@ -1,17 +1,27 @@
-"""What a folder of scans holds, before any work: `tumorcast prepare --dry-run`. Only names and headers are read."""
+"""What a folder of scans holds, before any work: `tumorcast prepare --dry-run`.
+
+Names, headers and masks are read, of images no more than the header: so a scan that is listed as usable fails only if
+its voxels are damaged, and is skipped if its tumour is too small.
+"""
 
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
+
 from tumorcast.data import dicom, nifti
-from tumorcast.data.clinical import ClinicalTable, DatedSessions, date_sessions, read_clinical
-from tumorcast.data.layouts import LABELS, Layout, find_sessions, resolve
+from tumorcast.data.balance import Balance
+from tumorcast.data.geometry import AxisOrder, Grid
+from tumorcast.data.labels import LabelScheme, read_labels
+from tumorcast.data.layouts import LABELS, Layout
 from tumorcast.data.scans import SEG, FoundSession, SlicedSession
+from tumorcast.data.survey import Survey, survey
+from tumorcast.data.volumes import label_rule, read_image, require_same_grid
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast, SourceSession
@@ -21,11 +31,15 @@ Size = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a scan must have. contrasts: None for those that every scan has; one_grid: all files are of one size."""
+    """What a scan must have.
+
+    contrasts: None for those that every scan has; one_grid: all files lie on one grid; labels: the scheme of its mask.
+    """
 
     contrasts: tuple[Contrast, ...] | None = None
     mask: bool = True
     one_grid: bool = True
+    labels: LabelScheme | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,8 @@ class FoundScan:
     """One scan: its files by contrast and seg, relative to the source, and what keeps it from being used, if anything.
 
     size: voxels along x, y and z of its first image, None where its header cannot be read. missing: contrasts that
-    other scans have, or that were asked for. dated: whether its day is a day, and no count of scans.
+    other scans have, or that were asked for. dated: whether its day is a day, and no count of scans. notes: what of its
+    headers does not agree with how it is read.
     """
 
     patient_id: str
@@ -44,6 +59,7 @@ class FoundScan:
     size: Size | None
     missing: tuple[str, ...]
     faults: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -60,6 +76,7 @@ class FoundScan:
             "size": self.size,
             "missing": self.missing,
             "faults": self.faults,
+            "notes": self.notes,
             "usable": self.usable,
         }
 
@@ -68,7 +85,7 @@ class FoundScan:
 class Inventory:
     """All scans of a source, by patient and day: `scans` says what is known of each of `sessions`.
 
-    contrasts: those of a cohort made of them; warnings: about the whole.
+    contrasts: those of a cohort made of them; warnings: about the whole; survey: what they are of.
     """
 
     layout: Layout
@@ -76,6 +93,8 @@ class Inventory:
     sessions: tuple[SourceSession, ...]
     scans: tuple[FoundScan, ...]
     warnings: tuple[str, ...]
+    survey: Survey
+    balance: Balance
 
     @property
     def usable(self) -> int:
@@ -99,6 +118,7 @@ class Inventory:
             "usable": self.usable,
             "unusable": len(self.scans) - self.usable,
             "warnings": self.warnings,
+            "balance": self.balance.as_dict(),
         }
 
     def lines(self) -> Iterator[str]:
@@ -107,7 +127,7 @@ class Inventory:
             yield f"{patient_id}: {_counted(len(scans), 'scan')}"
             for scan in scans:
                 yield f"  {_line(scan)}"
-                yield from (f"      {fault}" for fault in scan.faults)
+                yield from (f"      {text}" for text in (*scan.faults, *scan.notes))
         contrasts = ", ".join(self.contrasts) or "no contrast that every scan has"
         patients = _counted(sum(1 for _ in self.patients()), "patient")
         yield f"{self.layout}: {patients}, {self.usable} of {_counted(len(self.scans), 'scan')} usable; {contrasts}"
@@ -127,91 +147,116 @@ def _line(scan: FoundScan) -> str:
 def take_inventory(
     source: Path, layout: Layout = Layout.AUTO, clinical: Path | None = None, wanted: Wanted | None = None
 ) -> Inventory:
-    """What there is below `source`. Raises InputError as find_sessions and read_clinical do."""
+    """What there is below `source`. Raises InputError as survey does."""
     wanted = wanted or Wanted()
-    layout = resolve(source, layout)
-    table = None if clinical is None else read_clinical(clinical)
-    dated = date_sessions(find_sessions(source, layout), table)
-    having = [set(session.images) for session in dated.sessions if session.images]
-    anywhere = tuple(contrast for contrast in Contrast if any(contrast in images for images in having))
-    everywhere = tuple(contrast for contrast in anywhere if all(contrast in images for images in having))
-    look = _Look(
-        folder=source if source.is_dir() else source.parent,
-        dated=dated,
-        wanted=wanted,
-        contrasts=wanted.contrasts or everywhere,
-        expected=wanted.contrasts or anywhere,
+    surveyed = survey(source, layout=layout, clinical=clinical, contrasts=wanted.contrasts, labels=wanted.labels)
+    looks = [_Look(surveyed, wanted, session) for session in surveyed.dated.sessions]
+    scans = tuple(look.scan() for look in looks)
+    whole = {(look.session.patient_id, look.session.session_id): look for look in looks}
+    grids = {names: next(iter(look.grids.values())) for names, look in whole.items() if look.grids}
+    balance = (
+        surveyed.balance()
+        .with_scans([(scan.patient_id, scan.session_id, "; ".join(scan.faults) or None) for scan in scans])
+        .with_reading([look.labels for look in looks], None, grids if wanted.one_grid else {})
     )
-    scans = tuple(look.scan(session) for session in dated.sessions)
-    return Inventory(layout, look.contrasts, dated.sessions, scans, tuple(look.warnings(table)))
+    found = surveyed.found
+    return Inventory(
+        found.layout, surveyed.contrasts, surveyed.dated.sessions, scans, tuple(surveyed.warnings()), surveyed, balance
+    )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Look:
-    """How scans are looked at. folder: to which paths are told; contrasts: of the cohort; expected: of every scan."""
+    """A look at one scan; sizes, grids (by contrast and seg), notes and labels fill as its headers are read."""
 
-    folder: Path
-    dated: DatedSessions
+    survey: Survey
     wanted: Wanted
-    contrasts: tuple[Contrast, ...]
-    expected: tuple[Contrast, ...]
+    session: SourceSession
+    sizes: dict[str, Size] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    labels: dict[str, Any] = field(default_factory=dict)
 
-    def warnings(self, table: ClinicalTable | None) -> Iterator[str]:
-        left_out = [contrast for contrast in self.expected if contrast not in self.contrasts]
-        if left_out:
-            yield f"{', '.join(left_out)} would be left out, as not every scan has it; --contrasts keeps it instead"
-        if self.dated.undated:
-            patients = _counted(len(self.dated.undated), "patient")
-            yield f"{patients} of several scans without dates, which count as 0, 1, 2 …; date them with --clinical FILE"
-        strangers = (table.patient_ids if table else set()) - {session.patient_id for session in self.dated.sessions}
-        if strangers:
-            yield f"{_counted(len(strangers), 'patient')} of the clinical table without a scan"
-
-    def scan(self, session: SourceSession) -> FoundScan:
+    def scan(self) -> FoundScan:
+        """What is known of it."""
+        session, survey = self.session, self.survey
+        folder = survey.source if survey.source.is_dir() else survey.source.parent
         files: dict[str, Path] = {str(contrast): path for contrast, path in session.images.items()}
         files |= {} if session.mask is None else {SEG: session.mask}
-        sizes, unreadable = _sizes(session, {kind: files[kind] for kind in (*self.contrasts, SEG) if kind in files})
+        unreadable = list(self._read({kind: files[kind] for kind in (*survey.contrasts, SEG) if kind in files}))
         return FoundScan(
             session.patient_id,
             session.session_id,
             session.day,
-            session.patient_id not in self.dated.undated,
-            {kind: os.path.relpath(path, self.folder) for kind, path in files.items()},
-            next(iter(sizes.values()), None),
-            tuple(str(contrast) for contrast in self.expected if contrast not in session.images),
-            (*self._faults(session, sizes), *unreadable),
+            session.patient_id not in survey.dated.undated,
+            {kind: os.path.relpath(path, folder) for kind, path in files.items()},
+            next(iter(self.sizes.values()), None),
+            tuple(str(contrast) for contrast in survey.expected if contrast not in session.images),
+            (*self._faults(files), *unreadable),
+            tuple(f"{', '.join(roles)}: {note}" for note, roles in self.notes.items()),
         )
 
-    def _faults(self, session: SourceSession, sizes: dict[str, Size]) -> Iterator[str]:
-        reason = self.dated.refused.get((session.patient_id, session.session_id))
+    def _read(self, files: dict[str, Path]) -> Iterator[str]:
+        """Read headers, and the mask; tells why a file cannot be read. Of single slices the first speaks for all."""
+        for kind, path in files.items():
+            try:
+                self._read_file(kind, path)
+            except InputError as fault:
+                yield str(fault)
+
+    def _read_file(self, kind: str, path: Path) -> None:
+        if dicom.is_dicom(path):
+            self.grids[kind] = dicom.read_grid(path)
+            self.sizes[kind] = self.grids[kind].size
+            return
+        header = nifti.read_header(path)
+        for note in header.notes:
+            self.notes.setdefault(note, []).append(kind)
+        if isinstance(self.session, SlicedSession):
+            self.sizes[kind] = _volume(header.dims, len(self.session.slices))
+            return
+        self.sizes[kind] = _volume(header.dims)
+        if len(self.sizes[kind]) == 3 and len(header.dims) >= 3:
+            self.grids[kind] = Grid.from_affine(header.affine, self.sizes[kind])
+        if kind == SEG:
+            image = read_image(path).image
+            self.labels = read_labels(path, sitk.GetArrayViewFromImage(image), label_rule(self.session)).record()
+
+    def _faults(self, files: dict[str, Path]) -> Iterator[str]:
+        session, contrasts = self.session, self.survey.contrasts
+        reason = self.survey.dated.reason(session)
         if reason is not None:
             yield reason
-        absent = [contrast for contrast in self.contrasts if contrast not in session.images]
+        absent = [contrast for contrast in contrasts if contrast not in session.images]
         if absent or not session.images:
             yield f"no {', '.join(absent) or 'image'}; add it, or leave the contrast out (--contrasts)"
         if self.wanted.mask and session.mask is None:
             yield "no tumour mask (seg); add it, or use --slices all"
-        if self.wanted.one_grid and len(set(sizes.values())) > 1:
-            told = ", ".join(f"{kind} {_cross(size)}" for kind, size in sizes.items())
+        if self.wanted.one_grid:
+            yield from self._faults_of_grids(files)
+
+    def _faults_of_grids(self, files: dict[str, Path]) -> Iterator[str]:
+        """Why its files do not lie on one grid."""
+        if len({tuple(sorted(size)) for size in self.sizes.values()}) > 1:
+            told = ", ".join(f"{kind} {_cross(size)}" for kind, size in self.sizes.items())
             yield f"files of different sizes ({told}); resample them, or use --register rigid"
+            return
+        kinds = list(self.grids)
+        if not kinds:
+            return
+        upright = self.grids[kinds[0]].canonical()
+        for kind in kinds[1:]:
+            grid = self.grids[kind]
+            try:
+                require_same_grid(
+                    files[kind], AxisOrder.between(grid, upright).grid(grid), files[kinds[0]].name, upright
+                )
+            except InputError as fault:
+                yield str(fault)
 
 
 def _cross(size: Size) -> str:
     return "x".join(map(str, size))
-
-
-def _sizes(session: SourceSession, files: dict[str, Path]) -> tuple[dict[str, Size], list[str]]:
-    """Voxels by contrast and seg, and why a header cannot be read. Of single slices the first speaks for all."""
-    sizes: dict[str, Size] = {}
-    faults = []
-    for kind, path in files.items():
-        try:
-            size = dicom.read_size(path) if dicom.is_dicom(path) else nifti.read_header(path).dims
-        except InputError as fault:
-            faults.append(str(fault))
-        else:
-            sizes[kind] = _volume(size, len(session.slices)) if isinstance(session, SlicedSession) else _volume(size)
-    return sizes, faults
 
 
 def _volume(size: Size, slices: int = 1) -> Size:
@@ -240,6 +285,7 @@ def write_table(path: Path, inventory: Inventory) -> None:
 def _row(folder: Path, session: SourceSession, *, dated: bool) -> list[str]:
     named = [*(session.images.get(contrast) for contrast in Contrast), session.mask]
     files = ["" if file is None else os.path.relpath(file, folder) for file in named]
-    label_map = (session.label_map or {}) if isinstance(session, FoundSession) else {}
-    labels = " ".join(f"{found}:{meant}" for found, meant in label_map.items())
+    rule = session.labels if isinstance(session, FoundSession) else None
+    known = rule is not None and rule.usual is not None and not rule.others
+    labels = str(rule.usual) if rule is not None and known else ""
     return [session.patient_id, session.session_id, f"{session.day:g}" if dated else "", *files, labels]

@@ -77,10 +77,16 @@ class LabelRule:
 ANY = LabelRule(BRATS_2023, (BRATS_2021, POST_TREATMENT, PEDIATRIC, BRATS_2016))
 NAMED_AS_UNTIL_2021 = LabelRule(BRATS_2021, (BRATS_2023, POST_TREATMENT), "files named as until 2021 (_t1ce, _flair)")
 DATA_SETS = (  # how scans of a set are called, and what their masks may be
-    (r"BraTS\d*[-_]?PEDs?(?![a-z])", LabelRule(None, (PEDIATRIC, BRATS_2023), "BraTS-PEDs (2023 adult, since 2024 own)")),
+    (
+        r"BraTS\d*[-_]?PEDs?(?![a-z])",
+        LabelRule(None, (PEDIATRIC, BRATS_2023), "BraTS-PEDs (adult in 2023, own since 2024)"),
+    ),
     (r"BraTS\d*[-_]MEN[-_]RT", LabelRule.only(GROSS_TUMOUR)),
     (r"BraTS\d*[-_](GLI|MET|SSA|MEN|GoAT)(?![a-z])", LabelRule.only(POST_TREATMENT)),
-    (r"BraTS(20)?(17|18|19|20|21)_|UCSF-PDGM|UPENN-GBM|TCGA-", LabelRule(BRATS_2021, (BRATS_2023,), "BraTS until 2021")),
+    (
+        r"BraTS(20)?(17|18|19|20|21)_|UCSF-PDGM|UPENN-GBM|TCGA-",
+        LabelRule(BRATS_2021, (BRATS_2023,), "BraTS until 2021"),
+    ),
     (r"PatientID_\d|UCSD-PTGBM|10\d{4}_time\d", LabelRule.only(POST_TREATMENT)),
     (r"BRATS_\d{3}$", LabelRule(None, (MSD, BRATS_2023), "the Medical Segmentation Decathlon's names")),
 )
@@ -104,15 +110,15 @@ def parsed(where: str, text: str) -> LabelScheme:
     meaning = {int(pair["found"]): int(pair["meant"]) for pair in pairs if pair}
     if not words or len(meaning) < len(words):
         raise UsageError(
-            f"{where} is {text!r}; name a scheme ({', '.join(SCHEMES)}), or write the mask's labels with those of BraTS "
-            f"2023 ({MEANINGS}), each once, as 1:3 2:1 4:0"
+            f"{where} is {text!r}; name a scheme ({', '.join(SCHEMES)}), or write the mask's labels with those of "
+            f"BraTS 2023 ({MEANINGS}), each once, as 1:3 2:1 4:0"
         )
     return LabelScheme("given", meaning)
 
 
 @dataclass(frozen=True)
 class TakenLabels:
-    """A mask as read. labels: as its voxels, uint8, those of BraTS 2023; assumed: nothing but the labels told so."""
+    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: nothing but the labels told so."""
 
     labels: npt.NDArray[np.uint8]
     scheme: LabelScheme
@@ -125,7 +131,7 @@ class TakenLabels:
 
 
 def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenLabels:
-    """Labels of a mask by its rule. Raises InputError for what are no labels, and where it must be asked what they mean.
+    """Labels of a mask by its rule. Raises InputError for what are no labels, and where their meaning must be asked.
 
     voxels: of any shape and type; within .01 of a whole number they are that number.
     """
@@ -133,9 +139,9 @@ def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenL
     rounded = np.rint(values)
     odd = np.flatnonzero(np.abs(values - rounded) > NEAR_WHOLE)
     if odd.size:
-        text = np.format_float_positional(values[odd[0]], trim="-")
+        text, count = np.format_float_positional(values[odd[0]], trim="-"), int((voxels == values[odd[0]]).sum())
         raise InputError(
-            f"{path}: label {text} found, in {int((voxels == values[odd[0]]).sum())} voxels; labels are whole numbers (within "
+            f"{path}: label {text} found, in {count} voxels; labels are whole numbers (within "
             f"{NEAR_WHOLE:g}): give the mask itself, not a probability or what interpolation made of it"
         )
     found = sorted({int(value) for value in rounded if value})

@@ -72,7 +72,9 @@ def meeting(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
     """
     told = list(dict.fromkeys(names))
     pairs = {name: found[0] for name in told if len(found := met(name, known)) == 1}
-    nearest = {other: min(_distance(name, other) for name in told if pairs.get(name) == other) for other in pairs.values()}
+    nearest = {
+        other: min(_distance(name, other) for name in told if pairs.get(name) == other) for other in pairs.values()
+    }
     kept: dict[str, str] = {}
     for name, other in pairs.items():
         rivals = [one for one in told if pairs.get(one) == other and _distance(one, other) == len(FORMS) - 1]

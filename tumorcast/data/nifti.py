@@ -31,7 +31,10 @@ FLOAT_TYPES = (16, 64)
 INTEGER_BITS = {2: 8, 4: 16, 8: 32, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
 COLOURS = {128: 24, 2304: 32}  # which are told as channels
 BITS = {16: 32, 64: 64} | COLOURS | INTEGER_BITS
-HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the length that a header begins with
+HEADERS: dict[int, type[nib.Nifti1Header]] = {
+    348: nib.Nifti1Header,
+    540: nib.Nifti2Header,
+}  # by the length that a header begins with
 SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")  # magic words; Analyze 7.5 has none
 LARGEST_OFFSET = 2**26  # bytes of extensions before the voxels
 EXTRA_BYTES = 2**20  # after the voxels
@@ -42,7 +45,7 @@ MILLIMETRES = ("mm", "unknown")
 AGREE_VOXELS = 0.1  # two affines that differ by less are one, rounded
 AGREE_SPACING = 0.01  # relative; the same for pixdim
 STRAIGHT_VOXELS, BENT_VOXELS = 0.05, 0.5  # at the corners: what a shear may move, without a word and with one
-Header = nib.Nifti1Header | nib.Nifti2Header
+Header = nib.Nifti1Header  # NIfTI-2 is a subclass
 
 
 @dataclass(frozen=True)
@@ -236,9 +239,7 @@ def _check_fields(path: Path, fields: Header, dims: tuple[int, ...]) -> None:
         )
     datatype, bits = int(fields["datatype"]), int(fields["bitpix"])
     if BITS.get(datatype) != bits:
-        raise InputError(
-            f"{path}: voxels of NIfTI type {datatype} with {bits} bits; store whole or real numbers"
-        )
+        raise InputError(f"{path}: voxels of NIfTI type {datatype} with {bits} bits; store whole or real numbers")
 
 
 def _repaired(path: Path, head: bytes, order: str) -> Header:
@@ -260,15 +261,15 @@ def _repaired(path: Path, head: bytes, order: str) -> Header:
 def _placement(path: Path, fields: Header, size: tuple[int, ...]) -> tuple[FloatArray, tuple[str, ...]]:
     """(4, 4) where the voxels lie, RAS mm, and what in the header does not agree."""
     try:
-        sform, sform_code = fields.get_sform(coded=True)
+        _, sform_code = fields.get_sform(coded=True)
         qform, qform_code = fields.get_qform(coded=True)
     except (HeaderDataError, ValueError) as error:
         raise InputError(f"{path}: its qform is not valid ({error}); correct the header") from None
     taken = np.asarray(fields.get_best_affine(), np.float64)
     if not sform_code and not qform_code:
         return _straight(path, taken, size, "affine", ""), (
-            "its header does not say how the head lies (qform_code and sform_code are 0); taken as LAS, as nibabel, FSL "
-            "and SPM take it: compare left and right with the source, or copy the header of a scan that says it",
+            "its header does not say how the head lies (qform_code and sform_code are 0); taken as LAS, as nibabel, "
+            "FSL and SPM take it: compare left and right with the source, or copy the header of a scan that says it",
         )
     name = "sform" if sform_code else "qform"
     way_out = " (its qform is sound: fslorient -copyqform2sform)" if sform_code and qform_code else ""
@@ -326,8 +327,8 @@ def _straight(path: Path, affine: FloatArray, size: tuple[int, ...], name: str, 
     away = _apart(affine, straight, size)
     if away > BENT_VOXELS * sides.min():
         raise InputError(
-            f"{path}: the axes of its {name} are not at right angles, a corner would lie {away:.3g} mm off; resample it "
-            f"onto a straight grid (nibabel.processing.resample_to_output, mri_convert){way_out}"
+            f"{path}: the axes of its {name} are not at right angles, a corner would lie {away:.3g} mm off; resample "
+            f"it onto a straight grid (nibabel.processing.resample_to_output, mri_convert){way_out}"
         )
     return straight
 

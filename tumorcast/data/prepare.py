@@ -8,17 +8,24 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from tumorcast.data.clinical import ClinicalTable, DatedSessions, date_sessions, read_clinical
-from tumorcast.data.cohort import DATED, SLICE_AREAS, write_cohort
+from tumorcast.data.balance import Balance
+from tumorcast.data.brain import BrainMask
+from tumorcast.data.clinical import DatedSessions
+from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
 from tumorcast.data.extraction import rooted
-from tumorcast.data.layouts import Layout, find_sessions
+from tumorcast.data.geometry import Grid
+from tumorcast.data.layouts import Layout
 from tumorcast.data.prepare_settings import PrepareSettings, Register, SliceChoice, TumourPart
 from tumorcast.data.quality import quality_rows, write_quality
+from tumorcast.data.ready import BRAIN_MASK, LABELS
 from tumorcast.data.registered import REGISTRATION
 from tumorcast.data.session import prepare_session
+from tumorcast.data.survey import survey
 from tumorcast.data.work import Failure, Piece, Result, Share, Task, over_processes
+from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, StorageError, UsageError
-from tumorcast.records import Contrast, Session, SourceSession, Status, Treatment
+from tumorcast.provenance import is_made_already
+from tumorcast.records import Contrast, Session, SourceSession, Status
 
 QUALITY_TABLE = "qc.csv"
 __all__ = [
@@ -61,6 +68,7 @@ class CohortReport:
     contrasts: tuple[Contrast, ...]
     outcomes: tuple[SessionOutcome, ...]
     warnings: tuple[str, ...]
+    balance: Balance
 
     def count(self, status: Status) -> int:
         """Scans that ended so."""
@@ -78,17 +86,16 @@ class CohortPlan:
 
     source: Path
     dated: DatedSessions
-    treatments: dict[str, Treatment]
     task: Task
     contrasts: tuple[Contrast, ...]
     recorded: dict[str, Any]
     warnings: tuple[str, ...]
+    balance: Balance
 
     @property
     def accepted(self) -> list[SourceSession]:
         """The scans that are tried, patient by patient."""
-        refused = self.dated.refused
-        return [scan for scan in self.dated.sessions if (scan.patient_id, scan.session_id) not in refused]
+        return [scan for scan in self.dated.sessions if self.dated.reason(scan) is None]
 
     @property
     def pieces(self) -> list[Piece]:
@@ -104,17 +111,21 @@ def prepare_cohort(
     layout: Layout = Layout.AUTO,
     clinical: Path | None = None,
     quality: Path | None = None,
+    allow_unmatched: bool = False,
     jobs: int = 1,
     on_outcome: Callable[[SessionOutcome], None] | None = None,
 ) -> CohortReport:
     """Prepare every scan below `source` into the cohort file `out`, in `jobs` processes.
 
     A scan that cannot be used is recorded and the others go on; `on_outcome` is told of each as it ends. quality: a
-    folder for the table and the pictures of the registrations. Raises UsageError for what does not go together,
-    InputError if `out` cannot be written, nothing is found or no scan at all could be used (then no file is written),
-    EngineError if a process is killed or a tool is missing.
+    folder for the table and the pictures of the registrations. Raises UsageError for what does not go together, and if
+    `out` is of other settings; InputError if `out` cannot be written, rows of tables fit no scan (unless that is
+    allowed), nothing is found or no scan at all could be used (then no file is written), EngineError if a process is
+    killed or a tool is missing.
     """
-    plan = plan_cohort(source, settings, layout=layout, clinical=clinical, quality=quality)
+    plan = plan_cohort(
+        source, settings, layout=layout, clinical=clinical, quality=quality, allow_unmatched=allow_unmatched
+    )
     return write_plan(plan, out, partial(over_processes, jobs=jobs), on_outcome=on_outcome)
 
 
@@ -125,6 +136,7 @@ def plan_cohort(
     layout: Layout = Layout.AUTO,
     clinical: Path | None = None,
     quality: Path | None = None,
+    allow_unmatched: bool = False,
 ) -> CohortPlan:
     """Find and date the scans, and settle the contrasts; see prepare_cohort. Warnings are logged."""
     if quality is not None and settings.register is Register.NONE:
@@ -132,47 +144,52 @@ def plan_cohort(
     if quality is not None:
         _make_folder(quality)
     kept, settings = settings, rooted(settings, source)
-    sessions = find_sessions(source, layout)
-    table = None if clinical is None else read_clinical(clinical)
-    dated = date_sessions(sessions, table)
-    contrasts, warnings = _common_contrasts(source, sessions, settings)
-    warnings += _table_warnings(source, dated, table)
-    for warning in warnings:
+    found = survey(source, layout=layout, clinical=clinical, contrasts=settings.contrasts, labels=settings.labels)
+    if not allow_unmatched:
+        found.refuse_unmatched()
+    if not found.contrasts:
+        raise InputError(f"{source}: no contrast that every scan has; name the ones to use (--contrasts t1c,t2f)")
+    for warning in found.warnings():
         LOG.warning(warning)
     recorded = {
-        "settings": replace(kept, contrasts=contrasts).recorded(),
+        "settings": replace(kept, contrasts=found.contrasts).recorded(),
         "layout": str(layout),
         "source": source.resolve().name,
-        DATED: not dated.undated,
+        "clinical_sha256": None if clinical is None else sha256_of(clinical),
+        DATED: not found.dated.undated,
     }
-    return CohortPlan(
-        source,
-        dated,
-        {} if table is None else table.treatments,
-        Task(replace(settings, contrasts=contrasts), quality),
-        contrasts,
-        recorded,
-        tuple(warnings),
-    )
+    task = Task(replace(settings, contrasts=found.contrasts), quality)
+    return CohortPlan(source, found.dated, task, found.contrasts, recorded, tuple(found.warnings()), found.balance())
+
+
+def refuse_other_cohort(out: Path, plan: CohortPlan) -> None:
+    """Raise UsageError if `out` is no cohort file, or one of other settings: it would be overwritten."""
+    is_made_already(out, partial(_settings_of, names=tuple(plan.recorded)), plan.recorded)
+
+
+def _settings_of(out: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    with Cohort.open(out) as cohort:
+        return {name: cohort.config.get(name) for name in names}
 
 
 def write_plan(
     plan: CohortPlan, out: Path, share: Share, *, on_outcome: Callable[[SessionOutcome], None] | None = None
 ) -> CohortReport:
     """Write what `share` makes of the pieces of the plan; see prepare_cohort."""
+    refuse_other_cohort(out, plan)
     run = _CohortRun(plan, on_outcome)
     image_size = plan.task.settings.image_size
     write_cohort(
         out,
         run.sessions(share),
-        plan.treatments,
+        plan.dated.treatments,
         image_size=image_size,
         contrasts=plan.contrasts,
-        config=plan.recorded,
+        config=lambda: plan.recorded | {"balance": run.balance().kept()},
     )
     if plan.task.pictures is not None:
         write_quality(plan.task.pictures / QUALITY_TABLE, run.quality)
-    return CohortReport(plan.contrasts, tuple(run.outcomes), plan.warnings)
+    return CohortReport(plan.contrasts, tuple(run.outcomes), plan.warnings, run.balance())
 
 
 def _make_folder(quality: Path) -> None:
@@ -182,42 +199,22 @@ def _make_folder(quality: Path) -> None:
         raise StorageError(f"{quality}: cannot be made ({fault.strerror}); give --qc a folder to write to") from None
 
 
-def _common_contrasts(
-    source: Path, sessions: list[SourceSession], settings: PrepareSettings
-) -> tuple[tuple[Contrast, ...], list[str]]:
-    """The contrasts of the cohort, and a warning if some were left out because not every scan has them."""
-    if settings.contrasts is not None:
-        return settings.contrasts, []
-    having = [set(session.images) for session in sessions if session.images]
-    common = tuple(c for c in Contrast if having and all(c in images for images in having))
-    if not common:
-        raise InputError(f"{source}: no contrast that every scan has; name the ones to use (--contrasts t1c,t2f)")
-    partial = [c for c in Contrast if c not in common and any(c in images for images in having)]
-    asked = ",".join(c for c in Contrast if c in common or c in partial)
-    left = f"{source}: {', '.join(partial)} left out, as not every scan has it; --contrasts {asked} keeps it instead"
-    return common, [left] if partial else []
-
-
-def _table_warnings(source: Path, dated: DatedSessions, table: ClinicalTable | None) -> list[str]:
-    warnings = []
-    if table is None and (source / "clinical.csv").is_file():
-        warnings.append(f"{source / 'clinical.csv'} was not used; name it with --clinical")
-    if dated.undated:
-        warnings.append(f"{source}: time points without dates count as day 0, 1, 2 …; date them with --clinical FILE")
-    strangers = (table.patient_ids if table else frozenset()) - {session.patient_id for session in dated.sessions}
-    if table and strangers:
-        warnings.append(f"{table.path}: {len(strangers)} patients of the table have no scan")
-    return warnings
-
-
 class _CohortRun:
     """One pass over the scans of a plan; `outcomes`, and the rows of `quality`, fill as `sessions` is read."""
 
     def __init__(self, plan: CohortPlan, on_outcome: Callable[[SessionOutcome], None] | None) -> None:
         self.outcomes: list[SessionOutcome] = []
         self.quality: list[dict[str, Any]] = []
+        self._labels: list[dict[str, Any]] = []
+        self._brains: list[str] = []
+        self._grids: dict[tuple[str, str], Grid] = {}
         self._plan = plan
         self._on_outcome = on_outcome
+
+    def balance(self) -> Balance:
+        """The plan's balance with what became of the scans."""
+        reasons = [(one.patient_id, one.session_id, one.reason or None) for one in self.outcomes]
+        return self._plan.balance.with_scans(reasons).with_reading(self._labels, self._brains, self._grids)
 
     def sessions(self, share: Share) -> Iterator[Session]:
         """The prepared scans, patient by patient."""
@@ -256,8 +253,19 @@ class _CohortRun:
         scan = {"patient_id": outcome.patient_id, "session_id": outcome.session_id, "status": str(outcome.status)}
         scan["notes"] = (outcome.reason or "; ".join(outcome.notes)).replace(f"{self._plan.source}/", "")
         self.quality += [scan | row for row in quality_rows(told)]
+        if isinstance(result, Session):
+            self._look_at(result)
         if self._on_outcome is not None:
             self._on_outcome(outcome)
+
+    def _look_at(self, session: Session) -> None:
+        """Keep what the balance tells of a scan that was read."""
+        told = session.source
+        self._labels.append(told.get(LABELS, {}))
+        if self._plan.task.settings.brain is BrainMask.AUTO:  # else the user said that it be so
+            self._brains.append(told[BRAIN_MASK])
+        if REGISTRATION not in told:
+            self._grids[session.patient_id, session.session_id] = Grid.from_dict(told["grid"])
 
 
 def _why_no_slice(session: Session, least_mm2: float) -> str:
@@ -272,5 +280,5 @@ def _in_order(plan: CohortPlan, share: Share) -> Iterator[tuple[SourceSession, R
     """Each scan with its result, in the order of the scans however the work was shared."""
     results = chain.from_iterable(share(plan.pieces, plan.task))
     for scan in plan.dated.sessions:
-        reason = plan.dated.refused.get((scan.patient_id, scan.session_id))
+        reason = plan.dated.reason(scan)
         yield scan, next(results) if reason is None else Failure(reason)

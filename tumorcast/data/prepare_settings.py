@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from tumorcast.data.brain import BrainMask
 from tumorcast.data.geometry import IMAGE_SIZES
+from tumorcast.data.labels import LabelScheme
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 
@@ -59,9 +60,10 @@ class PrepareSettings:
     tumour: the labels that count; the others become 0.
     register, deformable: see tumorcast.data.registered. n4: correct bias. brain_mask: where the masks of brains lie,
     and brain_tool: the command that makes them (tumorcast.data.extraction); they take the place of `brain`.
+    labels: what the labels of masks mean, where no table says it; None asks where a mask cannot tell.
     """
 
-    image_size: int = 64
+    image_size: int = 128
     contrasts: tuple[Contrast, ...] | None = None
     slices: SliceChoice = SliceChoice.TUMOUR
     min_tumour_mm2: float = 50.0
@@ -72,6 +74,7 @@ class PrepareSettings:
     n4: bool = False
     brain_mask: str | None = None
     brain_tool: str | None = None
+    labels: LabelScheme | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that is not allowed; puts contrasts into their one order."""
@@ -104,7 +107,9 @@ class PrepareSettings:
         >>> PrepareSettings(brain_tool="/home/ann/bin/hd-bet -i {input} -o {output}").recorded()["brain_tool"]
         'hd-bet -i {input} -o {output}'
         """
-        kept = asdict(self)
+        kept = asdict(self) | {"labels": None if self.labels is None else self.labels.record()}
+        if self.contrasts is not None:
+            kept["contrasts"] = [str(contrast) for contrast in self.contrasts]
         for name in ("brain_mask", "brain_tool"):
             if kept[name] is not None:
                 kept[name] = without_folders(kept[name])

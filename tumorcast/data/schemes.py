@@ -35,7 +35,7 @@ from tumorcast.records import Contrast
 
 CONTRASTS = "|".join(Contrast)
 BRATS_FILE = re.compile(rf"(?P<id>.+)-(?P<kind>{CONTRASTS}|{SEG}){IMAGE_END}", re.IGNORECASE)
-# The names of BraTS until 2021, and of the sets that follow them: UCSF-PDGM, UCSF-ALPTDG, UPENN-GBM, RHUH-GBM, UCSD-PTGBM.
+# The names of BraTS until 2021, and of sets that follow them: UCSF-PDGM, UCSF-ALPTDG, UPENN-GBM, RHUH-GBM, UCSD-PTGBM.
 KINDS = {
     **dict.fromkeys(("t1", "t1pre", "t1n"), Contrast.T1N),
     **dict.fromkeys(("t1ce", "t1c", "t1gd", "t1post"), Contrast.T1C),
@@ -49,7 +49,7 @@ TIMEPOINT_WORDS = (
     r"(?:time(?:point)?|tp|visit|scan|ses(?:sion)?|week|month|day|fu)[-_]?\d+d?|"
     r"baseline|follow[-_]?up\d*|pre(?:[-_]?op)?|post(?:[-_]?op)?"
 )
-TIMEPOINTS = (  # patient and time point in the name of a scan; those of a number alone only where a set is known by them
+TIMEPOINTS = (  # patient and time point in a scan's name; those of a number alone only where a set is known by them
     re.compile(r"(?P<patient>.*\d.*)-(?P<session>\d{3})"),
     re.compile(rf"(?P<patient>.*\d)[-_](?P<session>{TIMEPOINT_WORDS})", re.IGNORECASE),
     re.compile(r"(?P<patient>(?:UPENN-GBM|RHUH|UCSD-PTGBM)-\d+)_(?P<session>\d{1,2})", re.IGNORECASE),
