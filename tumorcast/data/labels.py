@@ -62,11 +62,15 @@ SCHEMES = {
 
 @dataclass(frozen=True)
 class LabelRule:
-    """The schemes that a mask may be of. usual: the one that is taken wherever it has all of the mask's labels."""
+    """The schemes that a mask may be of.
+
+    usual: the one that is taken wherever it has all of the mask's labels; named: whether a name tells the data set.
+    """
 
     usual: LabelScheme | None
     others: tuple[LabelScheme, ...] = ()
     of: str = "a mask whose file name tells no data set"
+    named: bool = True
 
     @classmethod
     def only(cls, scheme: LabelScheme) -> "LabelRule":
@@ -74,8 +78,10 @@ class LabelRule:
         return cls(scheme, (), scheme.name)
 
 
-ANY = LabelRule(BRATS_2023, (BRATS_2021, POST_TREATMENT, PEDIATRIC, BRATS_2016))
-NAMED_AS_UNTIL_2021 = LabelRule(BRATS_2021, (BRATS_2023, POST_TREATMENT), "files named as until 2021 (_t1ce, _flair)")
+ANY = LabelRule(BRATS_2023, (BRATS_2021, POST_TREATMENT, PEDIATRIC, BRATS_2016), named=False)
+NAMED_AS_UNTIL_2021 = LabelRule(
+    BRATS_2021, (BRATS_2023, POST_TREATMENT), "files named as until 2021 (_t1ce, _flair)", named=False
+)
 DATA_SETS = (  # how scans of a set are called, and what their masks may be
     (
         r"BraTS\d*[-_]?PEDs?(?![a-z])",
@@ -118,7 +124,7 @@ def parsed(where: str, text: str) -> LabelScheme:
 
 @dataclass(frozen=True)
 class TakenLabels:
-    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: nothing but the labels told so."""
+    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: no name told so."""
 
     labels: npt.NDArray[np.uint8]
     scheme: LabelScheme
@@ -149,8 +155,7 @@ def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenL
     meant = np.array([scheme.meaning.get(int(value), 0) for value in rounded], np.uint8)
     cavity = [str(label) for label in found if scheme.meaning[label] == 0]
     notes = (f"label {', '.join(cavity)} of its mask is no tumour ({scheme.name}: a cavity), and left out",)
-    assumed = rule.usual is None or bool(rule.others)
-    return TakenLabels(meant[np.searchsorted(values, voxels)], scheme, assumed, notes if cavity else ())
+    return TakenLabels(meant[np.searchsorted(values, voxels)], scheme, not rule.named, notes if cavity else ())
 
 
 def _scheme(path: Path, found: list[int], rule: LabelRule) -> LabelScheme:

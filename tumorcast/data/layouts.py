@@ -198,9 +198,18 @@ def _any(found: Iterable[object]) -> bool:
     return any(True for _ in found)
 
 
+def _evidence_of_brats(source: Path) -> Iterator[Path]:
+    """Images with names of BraTS. A mask is no evidence, as people put one beside scans of any layout.
+
+    Where a sessions.csv stands, neither are images in folders of folders, which it may well name.
+    """
+    images = (file.path for file in schemes.brats_files(source) if file.kind != SEG)
+    named = _table_path(source).is_file()
+    return (path for path in images if not named or source in (path.parent, path.parent.parent))
+
+
 EVIDENCE: dict[Layout, Callable[[Path], bool]] = {
-    # A mask is no evidence: people put one beside scans of any layout.
-    Layout.BRATS: lambda source: any(file.kind != SEG for file in schemes.brats_files(source)),
+    Layout.BRATS: lambda source: _any(_evidence_of_brats(source)),
     Layout.BIDS: has_bids_images,
     Layout.LUMIERE: lambda source: _any(schemes.lumiere_weeks(source)),
     Layout.MU_GLIOMA_POST: lambda source: any(set(files) - {SEG} for *_, files in schemes.mu_glioma_folders(source)),
