@@ -276,7 +276,7 @@ def test_a_balance_tells_of_every_scan(tmp_path: Path) -> None:
         "left_out": {"no size": {"A": 1}, "patient failed": {"C": 2}, "patient skipped": {"D": 1}},
         "known": {"radiotherapy": 1, "chemotherapy": 0, "resection": 0},
     }
-    assert "radiotherapy known for 1, chemotherapy known for 0, resection known for 0 of 2 patients" in result.stderr
+    assert "radiotherapy known for 1 of 2 patients, chemotherapy known for 0 of 2 patients" in result.stderr
     assert "1 scans left out, no size: A (1)" in result.stderr
     (surgery,) = hinted(result)  # rt_start_day is read, so that rt_start is not taken for it
     assert "'Surgery day'" in surgery and "resection_day" in surgery and "--resection-column" in surgery

@@ -68,8 +68,9 @@ class Balance:
             f"{self.scans_used} scans of {self.patients_used} patients used"
         )
         lost = [f"{sum(of.values())} scans left out, {reason}: {_named(of)}" for reason, of in self.left_out.items()]
-        known = (f"{treatment} known for {count}" for treatment, count in self.known.items())
-        return [first, *lost, f"{', '.join(known)} of {self.patients_used} patients"]
+        patients = f"of {self.patients_used} patients"
+        known = (f"{treatment} known for {count} {patients}" for treatment, count in self.known.items())
+        return [first, *lost, ", ".join(known)]
 
 
 def _named(counts: Mapping[str, int]) -> str:
