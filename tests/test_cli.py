@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
 from tumorcast.archive.merge import merge
 from tumorcast.cli import main
@@ -152,24 +150,6 @@ def test_a_scan_that_fails_makes_prepare_end_with_1(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_ends_with_4(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = ("--model", tiny_model, "--relative-change", 0.1, "--device", "cuda:99", "--out", tmp_path / "m.h5")
     assert "device cuda:99: not available" in refused(4, "forecast", blob_cohort, *options)
-
-
-def test_sigterm_ends_with_75_and_starting_again_goes_on(blob_cohort: Path, tmp_path: Path) -> None:
-    (tmp_path / "train.toml").write_text(
-        "steps = 400\nbatch = 1\ncheckpoint_every = 1\n[architecture]\nchannel_mult = [1, 1]\nres_blocks = 1\n"
-    )
-    command = ["train", "segmenter", blob_cohort, "--out", tmp_path / "run", "--config", tmp_path / "train.toml"]
-    arguments = [sys.executable, "-m", "tumorcast.cli", *map(str, command)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (tmp_path / "run" / "weights.safetensors").exists():
-        time.sleep(0.02)
-    process.terminate()
-    _, told = process.communicate()
-    assert process.returncode == 75
-    assert "the last checkpoint is kept" in told
-    with safe_open(tmp_path / "run" / "checkpoint.safetensors", "numpy") as checkpoint:
-        done = int(checkpoint.metadata()["step"])
-    assert last_json(run(*command, "--until", done + 1, "--json"))["steps_now"] == 1
 
 
 def test_an_unwritable_output_is_told(blob_cohort: Path, tmp_path: Path) -> None:

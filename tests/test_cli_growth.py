@@ -229,3 +229,76 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     assert "1 patients with two scans of 'core_mm3'" in refused(
         3, "fit-prior", few, "--size-column", "core_mm3", "--out", tmp_path / "p.json"
     )
+
+
+def test_a_growth_file_of_other_settings_or_another_table_is_not_overwritten(tmp_path: Path) -> None:
+    path, out = table(tmp_path, "patient_id,day,area_mm2,other_mm2\nZ,0,400,40\nZ,60,700,70\n"), tmp_path / "growth.h5"
+    first = last_json(run("fit", path, "--out", out, *FAST, "--json"))
+    written = out.read_bytes()
+    for options, named in {
+        ("--seed", "1"): "settings.seed = 0 there, but 1 now",
+        ("--size-column", "other_mm2"): "columns.size = 'area_mm2' there, but 'other_mm2' now",
+        ("--forecaster", "mechanistic"): "forecaster = 'pooled' there, but 'mechanistic' now",
+        ("--prior", "none"): "there, but 'mechanistic' now",
+    }.items():
+        told = refused(2, "fit", path, "--out", out, *FAST, *options)
+        assert named in told and "remove it or give another --out" in told
+    told = last_json(run("fit", path, "--out", out, *FAST, "--held-out", "last", "--json"))
+    assert {name: told[name] for name in first} == first and told["scans_scored"] == 1
+    table(tmp_path, HEADER + GOOD)
+    assert "source_sha256 = " in refused(2, "fit", path, "--out", out, *FAST)
+    assert out.read_bytes() == written
+
+
+def test_what_is_no_growth_file_is_not_overwritten(tmp_path: Path, blob_cohort: Path) -> None:
+    path, out = table(tmp_path, HEADER + GOOD), tmp_path / "thesis.txt"
+    out.write_text("years of work")
+    assert "thesis.txt" in (told := refused(2, "fit", path, "--out", out, *FAST)) and "not overwritten" in told
+    assert out.read_text() == "years of work"
+    before = blob_cohort.read_bytes()
+    assert "not overwritten" in refused(2, "fit", path, "--out", blob_cohort, *FAST)
+    assert blob_cohort.read_bytes() == before
+
+
+def test_a_balance_tells_of_every_scan(tmp_path: Path) -> None:
+    """Rows of treatment alone, scans without a size, patients who fail and one of whom nothing was measured."""
+    header = "patient_id,day,area_mm2,rt_start_day,rt_start,Surgery day,age\n"
+    rows = "A,0,400,,,,50\nA,60,,,,,\nA,90,500,,,,\nB,,,10,,,\nB,0,300,,,,\nC,0,300,,,,\nC,9,-1,,,,\nD,0,,,,,\n"
+    result = run("fit", table(tmp_path, header + rows), "--out", tmp_path / "g.h5", *FAST, "--json")
+    balance = last_json(result, code=1)["balance"]
+    assert balance.pop("hints") == [one.partition(": ")[2] for one in hinted(result)]
+    assert balance == {
+        "rows": 8,
+        "patients": 4,
+        "patients_used": 2,
+        "scans": 7,
+        "scans_used": 3,
+        "left_out": {"no size": {"A": 1}, "patient failed": {"C": 2}, "patient skipped": {"D": 1}},
+        "known": {"radiotherapy": 1, "chemotherapy": 0, "resection": 0},
+    }
+    assert "radiotherapy known for 1 of 2 patients, chemotherapy known for 0 of 2 patients" in result.stderr
+    assert "1 scans left out, no size: A (1)" in result.stderr
+    (surgery,) = hinted(result)  # rt_start_day is read, so that rt_start is not taken for it
+    assert "'Surgery day'" in surgery and "resection_day" in surgery and "--resection-column" in surgery
+
+
+def hinted(result: Result) -> list[str]:
+    """The warnings of columns that are not read, without the word."""
+    return [line.removeprefix("warning: ") for line in result.stderr.splitlines() if line.startswith("warning: ")]
+
+
+def test_columns_that_look_like_treatment_are_told(tmp_path: Path) -> None:
+    path = table(tmp_path, GOOD.replace("Z,0", "patient_id,day,area_mm2,RT start,rt_end_date\nZ,0", 1))
+    start, end = hinted(run("fit", path, "--out", tmp_path / "g.h5", *FAST))
+    assert "'RT start'" in start and "rt_start_day" in start and "--rt-start-column" in start
+    assert "'rt_end_date'" in end and "days" in end and "rt_end_day" in end
+    named = ("--rt-start-column", "RT start", "--rt-end-column", "rt_end_date")
+    result = run("fit", path, "--out", tmp_path / "named.h5", *FAST, *named)
+    assert hinted(result) == [] and "radiotherapy known for 1" in result.stderr
+
+
+def test_the_balance_of_a_cohort_file(blob_cohort: Path, tmp_path: Path) -> None:
+    told = last_json(run("fit", blob_cohort, "--out", tmp_path / "g.h5", *FAST, "--json"))
+    balance = told["balance"]
+    assert (balance["rows"], balance["patients"], balance["scans"], balance["scans_used"]) == (None, 3, 7, 7)
+    assert balance["known"]["radiotherapy"] == 1 and balance["left_out"] == {} and balance["hints"] == []

@@ -18,6 +18,7 @@ from tumorcast.cli_export_maps import export_maps
 from tumorcast.cli_forecast import forecast, plan, status
 from tumorcast.cli_growth import fit, fit_prior
 from tumorcast.cli_import import import_adm
+from tumorcast.cli_once import Commands
 from tumorcast.cli_prepare import prepare
 from tumorcast.cli_reader import reader_study
 from tumorcast.cli_report import report
@@ -34,7 +35,7 @@ from tumorcast.cli_train import train
 from tumorcast.errors import EngineError, InputError, TumorcastError
 from tumorcast.version import VERSION
 
-app = typer.Typer(
+app = Commands(
     name="tumorcast",
     help="Forecast where a brain tumour will be on the next MRI. For research, not a medical device.",
     no_args_is_help=True,

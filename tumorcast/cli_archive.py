@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from tumorcast.cli_once import Commands
 from tumorcast.cli_tools import Json, Out, print_result, progress, tell_outcomes
 from tumorcast.errors import InputError
 
-archive = typer.Typer(help="The archive of forecasts, maps.h5: merge it, look at it, check it, take it apart.")
+archive = Commands(help="The archive of forecasts, maps.h5: merge it, look at it, check it, take it apart.")
 Archive = Annotated[Path, typer.Argument(help="maps.h5 of `tumorcast forecast`.")]
 
 

@@ -12,6 +12,7 @@ import typer
 
 from tumorcast.cli_engines import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli_forecast import forecast_settings
+from tumorcast.cli_once import Commands
 from tumorcast.cli_progress import CohortProgress
 from tumorcast.cli_tools import ConfigFile, Json, Out, choice, exit_if_failed, print_result, stoppable, tell_fate
 from tumorcast.errors import StoppedError, UsageError
@@ -46,7 +47,7 @@ SoFar = Annotated[
     bool, typer.Option("--so-far", help="Measure nothing more: report on the units that are done, in OUT/so-far.")
 ]
 
-experiment = typer.Typer(
+experiment = Commands(
     help="Ask a question of a whole cohort: a table, a picture and a JSON file. Starting again resumes.\n\n"
     "Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast experiment …",
     no_args_is_help=True,

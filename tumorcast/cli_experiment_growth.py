@@ -39,9 +39,8 @@ from tumorcast.cli_growth import (
     Seed,
     Source,
     growth_model_of,
-    size_columns,
-    size_series,
 )
+from tumorcast.cli_sizes import hints_of, read_size_source, size_columns, tell_balance, tell_hints
 from tumorcast.cli_tools import ConfigFile, Json, Out, exit_if_failed, only_given
 from tumorcast.errors import UsageError
 
@@ -151,6 +150,7 @@ def _sizes(told: dict[str, Any]) -> tuple[Any, Any]:
 
     from tumorcast.durable import sha256_of
     from tumorcast.evaluation.experiments.size_scores import SizeData
+    from tumorcast.growth.balance import Balance
     from tumorcast.growth.settings import FitSettings
 
     if told["prior"] == NO_PRIOR:
@@ -161,7 +161,9 @@ def _sizes(told: dict[str, Any]) -> tuple[Any, Any]:
     settings = FitSettings.of(only_given({name: told.get(name) for name in FIT_SETTINGS}), "tumorcast experiment")
     model_of, prior, companion = growth_model_of(settings, told | {"forecaster": "pooled", "out": None, "plots": None})
     columns = size_columns(told | {"companion_column": companion})
-    patients, left_out = size_series(told["source"], columns)
+    table = read_size_source(told["source"], columns)
+    tell_hints(told["source"], hints_of(table, columns, told))
+    tell_balance(told["source"], Balance.of(table, table.outcomes))
     digest = sha256_of(told["source"])
     if prior is not None and digest in prior.source:
         raise UsageError(
@@ -170,4 +172,4 @@ def _sizes(told: dict[str, Any]) -> tuple[Any, Any]:
         )
     told_prior = LEAVE_ONE_OUT if prior is None else hashlib.sha256(prior.to_json().encode()).hexdigest()
     made_of = {"source_sha256": digest, "columns": vars(columns), "prior": told_prior}
-    return SizeData(patients, made_of, left_out, told["patients"]), model_of(patients)
+    return SizeData(table.series, made_of, table.outcomes, told["patients"]), model_of(table.series)

@@ -1,12 +1,13 @@
 """The commands of tumour size: fit and fit-prior. Parse, call, print."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tumorcast.cli_sizes import hints_of, is_table, read_size_source, size_columns, tell_balance, tell_hints
 from tumorcast.cli_tools import (
     Json,
     Out,
@@ -18,7 +19,7 @@ from tumorcast.cli_tools import (
     progress,
     tell_fate,
 )
-from tumorcast.errors import InputError, UsageError
+from tumorcast.errors import UsageError
 from tumorcast.version import VERSION
 
 SHIPPED, NO_PRIOR, LEAVE_ONE_OUT = "shipped", "none", "leave-one-out"
@@ -26,19 +27,6 @@ NO_COMPANION = "none"
 FIT_SETTINGS = (
     "law", "method", "bounds", "noise", "spread", "bootstrap", "replicates", "chemotherapy", "drop_ratio", "seed",
 )  # fmt: skip
-COLUMNS = {
-    "size": "size_column",
-    "companion": "companion_column",
-    "patient_id": "id_column",
-    "day": "day_column",
-    "rt_start_day": "rt_start_column",
-    "rt_end_day": "rt_end_column",
-    "rt_dose": "rt_dose_column",
-    "rt_fractions": "rt_fractions_column",
-    "chemo_start_day": "chemo_start_column",
-    "chemo_end_day": "chemo_end_column",
-    "resection_day": "resection_column",
-}
 
 
 def _option(help: str, *names: str) -> Any:
@@ -119,12 +107,14 @@ def fit(
 
     Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast fit …
     """
+    from tumorcast.growth.balance import Balance
     from tumorcast.running.growth_job import run_growth_job
     from tumorcast.running.ranks import limit_threads, open_ranks
 
-    job = _growth_job(context.params)
+    job, table, hints = _growth_job(context.params)
     with open_ranks() as ranks:
         limit_threads(ranks)
+        tell_hints(source, hints if ranks.is_root else [])
         with progress("patients", "nothing was written; start it again", silent=not ranks.is_root) as tell:
             result = run_growth_job(job, ranks, tell)
     if ranks.is_root:
@@ -132,14 +122,24 @@ def fit(
             from tumorcast.report.growth_figures import draw_study
 
             draw_study(result.tables, min_scans / "min_scans.png")
-        for outcome in result.outcomes:
-            tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-        print_result(as_json, {"version": VERSION, "size": size_column} | result.figures)
+        balance = Balance.of(table, result.outcomes, hints)
+        _tell_patients(source, result.outcomes, balance)
+        told = {"version": VERSION, "size": size_column} | result.figures
+        print_result(as_json, told | ({"balance": balance.record()} if as_json else {}))
         exit_if_failed(result.figures["failed"])
 
 
-def _growth_job(told: dict[str, Any]) -> Any:
-    """What the options ask for. Raises UsageError where they contradict each other."""
+def _tell_patients(source: Path, outcomes: Sequence[Any], balance: Any) -> None:
+    for outcome in outcomes:
+        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+    tell_balance(source, balance)
+
+
+def _growth_job(told: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+    """What the options ask for, the sizes that were read, and hints on columns that were not.
+
+    Raises UsageError where options contradict each other.
+    """
     from tumorcast.growth.heldout import HeldOut
     from tumorcast.growth.settings import FitSettings
     from tumorcast.running.growth_job import GrowthJob
@@ -157,20 +157,23 @@ def _growth_job(told: dict[str, Any]) -> Any:
         raise UsageError("--search is of --method native: lmfit has one start; leave one of them out")
     settings = settings.quick if told["search"] == "quick" else settings
     model_of, prior, companion = growth_model_of(settings, told)
-    patients, left_out = size_series(told["source"], size_columns(told | {"companion_column": companion}))
-    model = model_of(patients)
-    return GrowthJob(
+    columns = size_columns(told | {"companion_column": companion})
+    table = read_size_source(told["source"], columns)
+    model = model_of(table.series)
+    job = GrowthJob(
         source=told["source"],
         out=told["out"],
-        patients=patients,
-        left_out=left_out,
+        patients=table.series,
+        left_out=table.outcomes,
         model=model,
         prior=None if prior is None else prior.to_json(),
         held_out=which,
         held_out_csv=told["held_out_csv"],
         min_scans=told["min_scans"],
         draw=_drawing(model, told["plots"]),
+        columns=vars(columns) if is_table(told["source"]) else {"size": columns.size},
     )
+    return job, table, hints_of(table, columns, told)
 
 
 def fit_prior(
@@ -193,6 +196,7 @@ def fit_prior(
 ) -> None:
     """Estimate from a cohort what it tells of the next patient: growth laws, members that share information."""
     from tumorcast.durable import sha256_of
+    from tumorcast.growth.balance import Balance
     from tumorcast.growth.learning import learn
     from tumorcast.growth.prior import PopulationPrior
 
@@ -201,11 +205,12 @@ def fit_prior(
     with progress("columns of sizes", "nothing was written; start it again") as tell:
         for number, name in enumerate(size_column):
             names = {"size_column": name, "companion_column": companions.get(name, "")}
-            patients, left_out = size_series(source, size_columns(context.params | names))
-            for outcome in left_out:
-                tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-            failed = max(failed, sum(outcome.status == "failed" for outcome in left_out))
-            sizes[name] = learn(patients, companion=companions.get(name), seed=seed)
+            columns = size_columns(context.params | names)
+            table = read_size_source(source, columns)
+            tell_hints(source, hints_of(table, columns, context.params))
+            _tell_patients(source, table.outcomes, Balance.of(table, table.outcomes))
+            failed = max(failed, sum(outcome.status == "failed" for outcome in table.outcomes))
+            sizes[name] = learn(table.series, companion=companions.get(name), seed=seed)
             tell(number + 1, len(size_column))
     told = f"{source.name} (SHA-256 {sha256_of(source)}), tumorcast {VERSION}, seed {seed}"
     PopulationPrior(source=told, default_size=size_column[-1], sizes=sizes).write(out)
@@ -251,14 +256,7 @@ def _inputs(told: dict[str, Any]) -> list[Path]:
     return [told["source"], *([Path(told["prior"])] if named else [])]
 
 
-def size_columns(told: dict[str, Any]) -> Any:
-    """The columns that the options name."""
-    from tumorcast.growth.table import SizeColumns
-
-    return SizeColumns(**{name: told[option] for name, option in COLUMNS.items() if option in told})
-
-
-def growth_model_of(settings: Any, told: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Any, str]:
+def growth_model_of(settings: Any, told: dict[str, Any]) -> tuple[Callable[[Sequence[Any]], Any], Any, str]:
     """What makes the model of a cohort, the prior that goes into the growth file, and the column of companions.
 
     Without options it is the shipped prior and the pooled forecaster; fits that take no prior forecast by themselves.
@@ -285,38 +283,3 @@ def growth_model_of(settings: Any, told: dict[str, Any]) -> tuple[Callable[[list
     if source == LEAVE_ONE_OUT:
         return lambda cohort: GrowthModel(settings, forecaster, leaving_out(cohort, settings)), None, companion
     return lambda cohort: GrowthModel(settings, forecaster, fixed(prior)), prior, companion
-
-
-def size_series(source: Path, columns: Any) -> tuple[list[Any], list[Any]]:
-    """The sizes of every patient that has some, and why the others have none."""
-    if source.suffix.lower() in (".csv", ".tsv"):
-        from tumorcast.growth.table import read_sizes
-
-        table = read_sizes(source, columns)
-        return list(table.series), list(table.outcomes)
-    series, left_out = _cohort_series(source, columns.size)
-    if not series:
-        raise InputError(
-            f"{source}: no patient with a known {columns.size}; give scans with masks, or another --size-column"
-        )
-    return series, left_out
-
-
-def _cohort_series(source: Path, size: str) -> tuple[list[Any], list[Any]]:
-    from tumorcast.data.cohort import Cohort, SizeMeasure
-    from tumorcast.records import PatientOutcome, Status
-
-    measure = choice(SizeMeasure, "--size-column", size)
-    series, left_out = [], []
-    with Cohort.open(source) as cohort:
-        for patient_id in cohort.patient_ids():
-            try:
-                found = cohort.size_series(patient_id, measure)
-            except InputError as fault:
-                left_out.append(PatientOutcome(patient_id, Status.FAILED, str(fault)))
-                continue
-            if found.days.size:
-                series.append(found)
-            else:
-                left_out.append(PatientOutcome(patient_id, Status.SKIPPED, "no scan with a tumour mask"))
-    return series, left_out

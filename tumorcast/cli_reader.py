@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from tumorcast.cli_once import Commands
 from tumorcast.cli_tools import Json, Out, print_result, stoppable
 
-reader_study = typer.Typer(help="Real and generated slices for blinded readers to tell apart, and their score.")
+reader_study = Commands(help="Real and generated slices for blinded readers to tell apart, and their score.")
 
 
 @reader_study.command()

@@ -1,4 +1,3 @@
-import logging
 import math
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tumorcast.errors import InputError
-from tumorcast.growth.table import SizeColumns, SizeTable, read_sizes
+from tumorcast.growth.table import PatientScans, SizeColumns, SizeTable, read_sizes
 from tumorcast.records import ChemotherapyCourse, RadiotherapyCourse, SizeSeries, Status
 
 HEADER = "patient_id,day,area_mm2,rt_start_day,rt_end_day\n"
@@ -119,11 +118,10 @@ def test_a_table_separated_by_tabs(tmp_path: Path) -> None:
     assert series.treatment.radiotherapy[0].end_days == 70.0
 
 
-def test_empty_sizes_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        read = read_sizes(table(tmp_path, f"{HEADER}A,0,5,,\nA,9,,,\nA,,,3,\nB,9,,,\n"))
+def test_empty_sizes_are_left_out_and_counted(tmp_path: Path) -> None:
+    read = read_sizes(table(tmp_path, f"{HEADER}A,0,5,,\nA,9,,,\nA,,,3,\nB,9,,,\n"))
     assert [one.days.tolist() for one in read.series] == [[0.0]]
-    assert "2 of 3 scans have no 'area_mm2'; left out" in caplog.text
+    assert read.counts == {"A": PatientScans(3, 2, 1), "B": PatientScans(1, 1, 1)}
     (outcome,) = read.outcomes
     assert (outcome.patient_id, outcome.status) == ("B", Status.SKIPPED)
     assert outcome.reason == "no scan has a value in column 'area_mm2'"

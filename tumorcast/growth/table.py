@@ -1,8 +1,7 @@
 """Sizes and treatments from a CSV or TSV file, one row a scan. One bad patient does not stop the others."""
 
-import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import numpy as np
 from tumorcast.errors import InputError
 from tumorcast.records import PatientOutcome, SizeSeries, Status
 from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +33,29 @@ DEFAULT_COLUMNS = SizeColumns()
 
 
 @dataclass(frozen=True)
+class PatientScans:
+    """What there is of one patient. rows: of a table, of which some may tell of treatment alone; None without one.
+
+    unmeasured: the scans that have no size.
+    """
+
+    rows: int | None
+    scans: int
+    unmeasured: int
+
+
+@dataclass(frozen=True)
 class SizeTable:
     """What a table says of a cohort, in the order of the patients' first rows.
 
     series: of the patients who can be used. outcomes: of the others, FAILED for a fault in their own rows and SKIPPED
-    where no scan of theirs was measured.
+    where no scan of theirs was measured. counts: of every patient. header: the names of all columns.
     """
 
     series: tuple[SizeSeries, ...]
     outcomes: tuple[PatientOutcome, ...] = ()
+    counts: Mapping[str, PatientScans] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
 
 
 def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> SizeTable:
@@ -61,15 +72,16 @@ def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> SizeTable:
     rows = read_table(path, columns.required(), optional, remedy="name the columns to read, or add it")
     if not rows:
         raise InputError(f"{path}: has a header and no rows; give at least one scan")
-    patients = rows_by_patient(rows, columns.patient_id).items()
-    read = [_series_or_outcome(patient_id, of_patient, columns) for patient_id, of_patient in patients]
+    patients = rows_by_patient(rows, columns.patient_id)
+    read = [_series_or_outcome(patient_id, of_patient, columns) for patient_id, of_patient in patients.items()]
     table = SizeTable(
         tuple(one for one in read if isinstance(one, SizeSeries)),
         tuple(one for one in read if isinstance(one, PatientOutcome)),
+        {patient_id: _count(of_patient, columns) for patient_id, of_patient in patients.items()},
+        tuple(rows[0].cells),
     )
     if not table.series:
         raise InputError(_why_none(path, columns, table.outcomes))
-    _tell_left_out(path, columns, rows)
     return table
 
 
@@ -81,11 +93,10 @@ def _why_none(path: Path, columns: SizeColumns, outcomes: Iterable[PatientOutcom
     return f"{first} (and {len(others)} more patients failed)" if others else first
 
 
-def _tell_left_out(path: Path, columns: SizeColumns, rows: list[Row]) -> None:
-    scans = [row for row in rows if row.text(columns.day)]
-    empty = sum(not row.text(columns.size) for row in scans)
-    if empty:
-        logger.warning("%s: %d of %d scans have no '%s'; left out", path, empty, len(scans), columns.size)
+def _count(rows: list[Row], columns: SizeColumns) -> PatientScans:
+    measured = sum(bool(row.text(columns.size)) for row in rows)
+    unmeasured = sum(bool(row.text(columns.day)) and not row.text(columns.size) for row in rows)
+    return PatientScans(len(rows), measured + unmeasured, unmeasured)
 
 
 def _series_or_outcome(patient_id: str, rows: list[Row], columns: SizeColumns) -> SizeSeries | PatientOutcome:

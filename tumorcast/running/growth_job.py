@@ -1,7 +1,9 @@
 """What `tumorcast fit` does, over ranks: fit a cohort, forecast what was held out, study how many scans it takes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ from tumorcast.durable import sha256_of
 from tumorcast.growth.heldout import HeldOut, HeldOutForecast, forecast_held_out, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.study import Table, forecast_from_fewer, study_tables, write_study
-from tumorcast.provenance import commit
+from tumorcast.provenance import commit, is_made_already
 from tumorcast.records import FitStatus, PatientOutcome, SizeSeries, Status
 from tumorcast.running.growth_run import fit_cohort_to
-from tumorcast.running.outcomes import attempt
+from tumorcast.running.outcomes import attempt, read_outcomes, status_table_of
 from tumorcast.running.ranks import Ranks
 from tumorcast.version import VERSION
 
+log = logging.getLogger(__name__)
 Report = Callable[[int, int], None]
 
 
@@ -25,7 +28,8 @@ Report = Callable[[int, int], None]
 class GrowthJob:
     """What is asked for.
 
-    prior: the text of the model's prior file; left_out: patients who could not be read; draw: a patient's picture.
+    prior: the text of the model's prior file; left_out: patients who could not be read; draw: a patient's picture;
+    columns: what of the source is read.
     """
 
     source: Path
@@ -38,16 +42,18 @@ class GrowthJob:
     held_out_csv: Path | None = None
     min_scans: Path | None = None
     draw: Callable[[SizeSeries], object] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What the fits are made of."""
-        settings = self.model.settings.model_dump(mode="json")
         return {
             "version": VERSION,
-            "commit": commit(),
-            "settings": settings,
+            "settings": self.model.settings.model_dump(mode="json"),
+            "forecaster": str(self.model.forecaster),
+            "columns": dict(self.columns),
             "source_sha256": sha256_of(self.source),
+            "prior_sha256": None if self.prior is None else hashlib.sha256(self.prior.encode()).hexdigest(),
         }
 
 
@@ -79,11 +85,13 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> JobResult:
 
 
 def _fit(job: GrowthJob, out: Path, ranks: Ranks, report: Report, fates: dict[str, PatientOutcome]) -> dict[str, Any]:
-    told = fit_cohort_to(
+    made_of = job.provenance
+    told = ranks.from_root(_made_before(out, made_of) if ranks.is_root else None)
+    told = told or fit_cohort_to(
         out,
         job.patients,
         job.model.fit,
-        job.provenance,
+        made_of | {"commit": commit()},
         ranks,
         forecaster=str(job.model.forecaster),
         prior=job.prior,
@@ -95,6 +103,18 @@ def _fit(job: GrowthJob, out: Path, ranks: Ranks, report: Report, fates: dict[st
     fates |= {outcome.patient_id: outcome for outcome in told}
     found = list(read_growth(out).statuses().values())
     return {"out": str(out), "status": {str(status): found.count(status) for status in FitStatus}}
+
+
+def _made_before(out: Path, made_of: dict[str, Any]) -> list[PatientOutcome] | None:
+    """How each patient fared when this very growth file was made, which is left as it is; None if it is to be made.
+
+    Raises UsageError for a file of other settings or of another table, and for one that is no growth file.
+    """
+    table = status_table_of(out)
+    if not is_made_already(out, lambda path: read_growth(path).provenance, made_of) or not table.exists():
+        return None
+    log.warning("%s: already made with these settings and inputs, and left as it is", out)
+    return read_outcomes(table)
 
 
 def _hold_out(job: GrowthJob, which: HeldOut, ranks: Ranks, fates: dict[str, PatientOutcome]) -> dict[str, Any]:
