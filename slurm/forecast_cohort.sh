@@ -8,7 +8,8 @@
 # SOURCE: a folder of scans, a sessions.csv, or a cohort.h5. FOLDER gets cohort.h5, growth.h5, bundle/ and maps.h5; where
 # they are asked for, evaluation/ and report/.
 #
-#   --model PATH             an engine bundle, or RUN folders (repeat), which are exported first
+#   --model MODEL            a shipped model (demo128), an engine bundle, or RUN folders (repeat), which are exported first;
+#                            scans are prepared to its image size and contrasts
 #   --horizon-days D         forecast D days after the last scan; or
 #   --relative-change R      aim at the present area times 1 + R; then no growth is fitted
 #   --clinical TABLE         scan days and treatment

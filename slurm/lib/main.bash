@@ -16,7 +16,8 @@ run_script() { # WHAT ARGUMENTS…: a step, or "cohort" for all of them
     read_options "$@"
     check_options
     name_files
-    [[ -n $dry_run ]] || check_truth
+    [[ -n $dry_run ]] || check_given
+    [[ -n $in_chain ]] || check_images # a chain's jobs were submitted after it
     [[ $what != cohort ]] || readarray -t steps < <(steps_needed)
     if [[ -n $submit ]]; then
         submit_chain "${steps[@]}"

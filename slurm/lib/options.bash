@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The options of the job scripts. Each is also a variable of the environment; the command line wins. Sourced by main.bash.
 
-models=()  # engine bundle, or RUN folders
+models=()  # engine bundle, name of a shipped one, or RUN folders
 submit=    # --submit was given
 dry_run=   # --dry-run was given
 in_chain=  # --in-chain was given
@@ -77,7 +77,7 @@ read_words() { # ARRAY TEXT ORIGIN: adds the words of the text; quotes hold blan
 check_options() { # ends with 2 where something is missing, or contradicts itself
     [[ -n ${TUMORCAST_SOURCE:-} ]] || refuse "give a folder of scans, a sessions.csv or a cohort.h5 (or TUMORCAST_SOURCE)"
     [[ -n ${TUMORCAST_OUT:-} ]] || refuse "give --out, a folder for the results (or TUMORCAST_OUT)"
-    ((${#models[@]})) || refuse "give --model, an engine bundle or RUN folders (or TUMORCAST_MODEL)"
+    ((${#models[@]})) || refuse "give --model, as demo128, an engine bundle or RUN folders (or TUMORCAST_MODEL)"
     case ${TUMORCAST_HORIZON_DAYS:+days}${TUMORCAST_RELATIVE_CHANGE:+change} in
     days | change) ;;
     *) refuse "give one of --horizon-days and --relative-change" ;;
@@ -86,9 +86,22 @@ check_options() { # ends with 2 where something is missing, or contradicts itsel
     check_numbers
 }
 
-check_truth() { # an evaluation comes last: what it cannot do without is looked for first. Prepare may be to make it
+check_given() { # files that a later step could not do without are looked for first. Prepare may be to make the truth
+    [[ $cohort != "$TUMORCAST_SOURCE" || -f $cohort ]] ||
+        refuse "$cohort: no such file; give a cohort.h5, a folder of scans or a sessions.csv"
     [[ -z ${TUMORCAST_TRUTH:-} || $TUMORCAST_TRUTH == "$cohort" || -f $TUMORCAST_TRUTH ]] ||
         refuse "--truth $TUMORCAST_TRUTH: no such file; give a cohort file with the later scans"
+}
+
+check_images() { # what the cohort holds, or prepare is asked for, must be what the model takes
+    local model asked=()
+    command -v "${python[0]}" >/dev/null || return 0 # check_job tells of it, where it is needed
+    for model in "${models[@]}"; do                  # of a dry run it may still be to be made
+        [[ -z $dry_run || -e $model ]] || is_shipped "$model" || return 0
+    done
+    [[ $cohort == "$TUMORCAST_SOURCE" ]] ||
+        read_words asked "${TUMORCAST_PREPARE_OPTIONS:-}" TUMORCAST_PREPARE_OPTIONS
+    "${python[@]}" -m tumorcast.running.job_check "$cohort" "${models[@]}" -- "${asked[@]}" || exit
 }
 
 check_numbers() {

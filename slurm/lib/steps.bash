@@ -23,7 +23,15 @@ name_python() { # fills `python`
 }
 
 needs_export() { # whether the model is RUN folders, and they are to run in ONNX Runtime
-    [[ ${#models[@]} -gt 1 || ! -f ${models[0]}/manifest.json ]] && [[ $provider != torch ]]
+    [[ $provider != torch ]] && ! { [[ ${#models[@]} == 1 ]] && is_bundle "${models[0]}"; }
+}
+
+is_bundle() { # MODEL
+    [[ -f $1/manifest.json ]] || is_shipped "$1"
+}
+
+is_shipped() { # MODEL: whether it is no path, and the name of a model that comes with tumorcast
+    [[ ! -e $1 && $1 != */* && -f $home/tumorcast/models/$1/manifest.json ]]
 }
 
 steps_needed() { # the steps from the source to the maps and what is made of them, a line each
@@ -56,7 +64,8 @@ arguments_of() { # STEP: fills `arguments`, the command without python and cores
     local model
     case $1 in
     prepare)
-        arguments=(prepare "$TUMORCAST_SOURCE" --out "$cohort" ${TUMORCAST_CLINICAL:+--clinical "$TUMORCAST_CLINICAL"})
+        arguments=(prepare "$TUMORCAST_SOURCE" --out "$cohort" --model "${models[0]}") # its size and contrasts
+        arguments+=(${TUMORCAST_CLINICAL:+--clinical "$TUMORCAST_CLINICAL"})
         ;;
     fit) arguments=(fit "$cohort" --out "$growth" --size-column "${TUMORCAST_SIZE_COLUMN:-area_mm2}") ;;
     export) arguments=(export "${models[@]}" --out "${bundle[0]}" --cohort "$cohort") ;;

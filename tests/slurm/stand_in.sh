@@ -4,6 +4,7 @@
 # STAND_IN_EVALUATE, STAND_IN_REPORT: likewise.
 # STAND_IN_UNITS: the units of a second each that a rank of forecast has; STAND_IN_FORECAST: the code it ends with.
 set -euo pipefail
+[[ " $* " != *" tumorcast.running.job_check "* ]] || exit 0 # its models are names
 while [[ $1 != tumorcast ]]; do shift; done
 shift
 step=$1

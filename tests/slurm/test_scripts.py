@@ -20,7 +20,7 @@ JOB = {
     "SLURM_GPUS_ON_NODE": "4",
 }
 OPTIONS = ("scans", "--out", "out", "--horizon-days", "60")
-BUNDLE = ("--model", "tumorcast/models/demo128")
+BUNDLE = ("--model", "demo128")
 
 
 def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +87,7 @@ def test_a_dry_run_prints_what_would_be_submitted_and_run(name: str, request: py
     [
         (("--out", "out", *BUNDLE, "--horizon-days", "9"), "give a folder of scans, a sessions.csv or a cohort.h5"),
         (("scans", *BUNDLE, "--horizon-days", "9"), "give --out, a folder for the results"),
-        ((*OPTIONS,), "give --model, an engine bundle or RUN folders"),
+        ((*OPTIONS,), "give --model, as demo128, an engine bundle or RUN folders"),
         (("scans", "--out", "out", *BUNDLE), "give one of --horizon-days and --relative-change"),
         ((*OPTIONS, *BUNDLE, "--relative-change", "0.1"), "give one of --horizon-days and --relative-change"),
         ((*OPTIONS, *BUNDLE, "--max-slices", "2"), "--max-slices: no such option"),
@@ -96,12 +96,54 @@ def test_a_dry_run_prints_what_would_be_submitted_and_run(name: str, request: py
         ((*OPTIONS, *BUNDLE), "there is no SLURM job here"),
         ((*OPTIONS, *BUNDLE, "--truth", "nowhere.h5"), "--truth nowhere.h5: no such file; give a cohort file"),
         ((*OPTIONS, *BUNDLE, "--truth", "out/cohort.h5"), "there is no SLURM job here"),
+        (("none.h5", *OPTIONS[1:], *BUNDLE), "none.h5: no such file; give a cohort.h5, a folder of scans"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: tuple[str, ...], message: str) -> None:
     told = run("forecast_cohort", *arguments)
     assert told.returncode == 2
     assert message in told.stderr
+
+
+@pytest.mark.parametrize("how", [("--dry-run",), ("--dry-run", "--submit"), ("--submit",), ()], ids=" ".join)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--image-size 64", "--image-size 64, but the model demo128 takes t1n, t1c, t2w, t2f at 128 px"),
+        ("--n4 --contrasts=t1c", "--contrasts t1c, but the model demo128 takes t1n, t1c, t2w, t2f"),
+        (None, "its slices are t1n, t1c, t2w, t2f at 64 px, but the model takes t1n, t1c, t2w, t2f at 128 px"),
+    ],
+)
+def test_what_is_not_for_the_model_is_refused_before_sbatch(
+    options: str | None, message: str, how: tuple[str, ...], blob_cohort: Path, tmp_path: Path
+) -> None:
+    """Options of prepare that would make such a cohort, or one that is given."""
+    (tmp_path / "sbatch").write_text("#!/usr/bin/env bash\necho submitted\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    source = (str(blob_cohort),) if options is None else ("scans", f"--prepare-options={options}")
+    words = (*how, *source, "--out", str(tmp_path / "out"), "--horizon-days", "60", *BUNDLE)
+    told = run("forecast_cohort", *words, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (told.returncode, told.stdout) == (3 if options is None else 2, "")
+    assert message in told.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_shipped(tmp_path: Path) -> None:
+    told = run(
+        "forecast_cohort", "--submit", "scans", "--out", str(tmp_path / "out"), "--horizon-days", "60", "--model", "x"
+    )
+    assert told.returncode == 3
+    assert "x: no such file or folder; " in told.stderr and "demo128" in told.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_for_the_model_passes(blob_cohort: Path, random_bundle: Path) -> None:
+    fitting = ("--prepare-options", "--image-size 64 --contrasts t2f,t1n,t1c,t2w")
+    told = run("forecast_cohort", "--dry-run", *OPTIONS, "--model", str(random_bundle), *fitting)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert f"prepare scans --out out/cohort.h5 --model {random_bundle} --image-size 64" in told.stdout
+    told = run("forecast_cohort", "--dry-run", str(blob_cohort), *OPTIONS[1:], "--model", str(random_bundle))
+    assert (told.returncode, told.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("script", ALONE)
