@@ -3,8 +3,9 @@
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,35 @@ def launch() -> Callable[..., list[str]]:
         return [*words, str(ranks), sys.executable, "-B", *through]
 
     return started
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[..., list[str]]]:
+    """Words before a command that start it where folders cannot be written to, whoever runs the tests.
+
+    Modes stop all but root, whom a mount stops. Where root may not mount, a test is skipped, and in CI it fails.
+    """
+    closed: list[Path] = []
+
+    def started(*folders: Path) -> list[str]:
+        if os.geteuid():
+            for folder in folders:
+                closed.append(folder)
+                folder.chmod(0o555)
+            return []
+        mounts = [f"mount --bind '{folder}' '{folder}' && mount -o remount,ro,bind '{folder}'" for folder in folders]
+        words = ["unshare", "-m", "sh", "-c", " && ".join([*mounts, 'exec "$@"']), "sh"]
+        try:
+            subprocess.run([*words, "true"], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as fault:
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{fault}: CI must test on folders that cannot be written to")
+            pytest.skip(f"{fault}: root cannot be kept from writing here")
+        return words
+
+    yield started
+    for folder in closed:
+        folder.chmod(0o755)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """The command line: parse, call, print. No science. Heavy imports happen in the command that needs them."""
 
 import logging
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -32,7 +34,7 @@ from tumorcast.cli_tools import (
     span,
 )
 from tumorcast.cli_train import train
-from tumorcast.errors import EngineError, InputError, TumorcastError
+from tumorcast.errors import EngineError, InputError, StorageError, TumorcastError
 from tumorcast.version import VERSION
 
 app = Commands(
@@ -154,7 +156,18 @@ def main() -> None:
         remedy = "install tumorcast[train,simulate] (in a checkout: bin/setup full)"
         _end(f"error: {fault.name} is not installed; {remedy}", EngineError.exit_code)
     except Exception as fault:  # a fault of ours: told as such, with the way to see more
+        if not _has_temporary_folder():
+            told = f"no folder for temporary files can be written (TMPDIR={os.environ.get('TMPDIR', '')}, /tmp)"
+            _end(f"error: {told}; set TMPDIR to one that can", StorageError.exit_code)
         _end(f"fault in tumorcast: {type(fault).__name__}: {fault}; `tumorcast --debug …` shows where", OWN_FAULT)
+
+
+def _has_temporary_folder() -> bool:
+    """False is what matplotlib, and all else that needs such a folder, fails by in words of its own."""
+    try:
+        return bool(tempfile.gettempdir())
+    except FileNotFoundError:
+        return False
 
 
 def _end(message: str, code: int) -> NoReturn:
