@@ -57,7 +57,9 @@ def refused(code: int, *arguments: object) -> str:
 def test_the_main_job_end_to_end(tiny_model: Path, tmp_path: Path) -> None:
     scans, cohort, growth, maps = (tmp_path / name for name in ("scans", "cohort.h5", "growth.h5", "maps.h5"))
     last_json(run("simulate", scans, "--patients", 1, "--seed", 1, "--sessions", 3, "--voxel-mm", 4, "--json"))
-    prepared = last_json(run("prepare", scans, "--clinical", scans / "clinical.csv", "--out", cohort, "--json"))
+    prepared = last_json(
+        run("prepare", scans, "--clinical", scans / "clinical.csv", "--image-size", 64, "--out", cohort, "--json")
+    )
     assert prepared["sessions"] == {"ok": 3, "failed": 0, "skipped": 0}
     fitted = last_json(run("fit", cohort, "--out", growth, "--replicates", 10, "--json"))
     assert fitted["patients"] == 1
@@ -141,7 +143,7 @@ def test_a_patient_that_fails_makes_the_exit_code_1(blob_cohort: Path, tiny_mode
 def test_a_scan_that_fails_makes_prepare_end_with_1(tmp_path: Path) -> None:
     run("simulate", tmp_path / "scans", "--patients", 1, "--sessions", 2, "--voxel-mm", 6)
     next((tmp_path / "scans").glob("*-001/*-t1c.nii.gz")).write_bytes(b"damaged")
-    result = run("prepare", tmp_path / "scans", "--out", tmp_path / "cohort.h5", "--json")
+    result = run("prepare", tmp_path / "scans", "--image-size", 64, "--out", tmp_path / "cohort.h5", "--json")
     assert result.returncode == 1
     assert json.loads(result.stdout.splitlines()[-1])["sessions"] == {"ok": 1, "failed": 1, "skipped": 0}
     assert "SIM-00001 001: failed: " in result.stderr

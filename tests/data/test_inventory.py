@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -41,10 +42,9 @@ def test_each_patient_is_listed_with_what_is_missing(tmp_path: Path, scan: Calla
         "--register rigid",
         "brats: 3 patients, 2 of 4 scans usable; t1n, t1c, t2f",
     ]
-    assert found.warnings == (
-        "t2w would be left out, as not every scan has it; --contrasts keeps it instead",
-        "1 patient of several scans without dates, which count as 0, 1, 2 …; date them with --clinical FILE",
-    )
+    (warning,) = found.warnings
+    assert "t2w left out, as not every scan has it; --contrasts t1n,t1c,t2w,t2f keeps it" in warning
+    assert found.balance.undated == {"P1": ["000", "001"]}
 
 
 def test_what_is_wanted_decides_what_is_usable(tmp_path: Path, scan: Callable, make_phantom: Callable) -> None:
@@ -79,17 +79,23 @@ def test_days_and_who_shares_one(tmp_path: Path, scan: Callable) -> None:
         (9.0, True, True),
     ]
     assert "both on day 3" in found.scans[0].faults[0]
-    assert found.warnings == ("1 patient of the clinical table without a scan",)
+    assert [str(row) for row in found.survey.unmatched] == [f"{clinical}, line 5: patient P7: no such patient"]
 
 
 def test_nothing_behind_the_headers_is_read(
     tmp_path: Path, scan: Callable, save_nifti: Callable, make_phantom: Callable
 ) -> None:
-    """Files that end behind the header are listed as others are; a damaged header is told."""
+    """An image with nonsense for voxels is listed as others are; one cut short and a damaged header are told."""
     for kind in ("t1c", "seg"):
-        path = save_nifti(tmp_path / f"P1-{kind}.nii", make_phantom(kind))
-        path.write_bytes(path.read_bytes()[:HEADER_BYTES])
+        path = save_nifti(tmp_path / f"P1-{kind}.nii", make_phantom(kind).astype(np.float32))
+    image = tmp_path / "P1-t1c.nii"
+    content = image.read_bytes()
+    image.write_bytes(content[:HEADER_BYTES] + b"\xff" * (len(content) - HEADER_BYTES))
     assert take_inventory(tmp_path).scans[0].faults == ()
+    image.write_bytes(content[:-1])
+    (fault,) = take_inventory(tmp_path).scans[0].faults
+    assert "P1-t1c.nii: truncated" in fault
+    image.write_bytes(content)
     path.write_bytes(b"\0" * HEADER_BYTES)
     (fault,) = take_inventory(tmp_path).scans[0].faults
     assert "P1-seg.nii: not a NIfTI file" in fault
@@ -143,7 +149,7 @@ def test_the_table_reads_back_as_what_was_found(tmp_path: Path) -> None:
     write_table(path, found)
     (before,), (after,) = found.sessions, find_sessions(path)
     assert (after.patient_id, after.session_id, after.day) == ("Patient-001", "week-002", 14.0)
-    assert after.label_map == before.label_map == {1: 2, 2: 3}
+    assert after.labels.usual.meaning == before.labels.usual.meaning == {1: 2, 2: 3}
     assert [one.resolve() for one in (*after.images.values(), after.mask)] == [*before.images.values(), before.mask]
 
 

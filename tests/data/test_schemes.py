@@ -140,12 +140,12 @@ def test_a_label_that_a_scheme_does_not_have_is_refused(tmp_path: Path) -> None:
     week = tmp_path / "Patient-001" / "week-000"
     for place, voxels in zip(LUMIERE_PLACES[Layout.LUMIERE_HD_GLIO], (image(4), mask_row(0, 1, 2, 3)), strict=True):
         write(week / place, voxels)
-    with pytest.raises(InputError, match=r"segmentation.nii.gz: label 3 found; allowed are 0, 1, 2$"):
+    with pytest.raises(InputError, match=r"segmentation.nii.gz: labels 1, 2, 3; hd-glio has those of hd-glio \(1, 2\)"):
         labels_read(tmp_path, Layout.LUMIERE_HD_GLIO)
 
 
 @pytest.mark.parametrize(
-    ("cell", "meant"), [("1:3 2:1 4:0", [0, 3, 1, 0]), ("", [0, 1, 2, 3])], ids=["renamed", "those of BraTS"]
+    ("cell", "meant"), [("1:3 2:1 4:0", [0, 3, 1, 0]), ("brats2021", [0, 1, 2, 3])], ids=["renamed", "by name"]
 )
 def test_a_table_can_say_what_labels_mean(tmp_path: Path, cell: str, meant: list) -> None:
     write(tmp_path / "i.nii.gz", image(4))
@@ -154,8 +154,8 @@ def test_a_table_can_say_what_labels_mean(tmp_path: Path, cell: str, meant: list
     assert labels_read(tmp_path, Layout.TABLE) == meant
 
 
-@pytest.mark.parametrize("cell", ["1:4", "1-3", "one:3", "1:3;2:1"])
+@pytest.mark.parametrize("cell", ["1:4", "1-3", "one:3", "1:3;2:1", "1:1 1:2"])
 def test_labels_that_mean_nothing(tmp_path: Path, cell: str) -> None:
     (tmp_path / "sessions.csv").write_text(f"patient,session,day,t1c,labels\nA,1,0,i.nii.gz,{cell}\n")
-    with pytest.raises(InputError, match=r"line 2: 'labels' is '.*'; write the mask's labels with those of BraTS 2023"):
+    with pytest.raises(InputError, match=r"line 2: 'labels' is '.*'; name a scheme \(brats2023"):
         find_sessions(tmp_path)

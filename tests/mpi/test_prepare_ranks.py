@@ -38,7 +38,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_cohort_is_the_same_on_any_number_of_ranks(launch: Launch, scans: Path, tmp_path: Path) -> None:
-    settings = PrepareSettings(register=Register.RIGID, slices=SliceChoice.ALL)
+    settings = PrepareSettings(image_size=64, register=Register.RIGID, slices=SliceChoice.ALL)
     report = prepare_cohort(scans, tmp_path / "alone.h5", settings)
     command = [*launch(3), "-m", "tumorcast", "prepare", str(scans), "--out", str(tmp_path / "c.h5"), *OPTIONS]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -355,7 +355,7 @@ def test_a_real_scan_is_forecast_and_its_map_goes_home(shared_data: Path, random
     cohort = tmp_path / "cohort.h5"
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "TCGA-DU-7294").symlink_to(shared_data / "tcga_lgg" / "TCGA-DU-7294")
-    prepare_cohort(tmp_path / "scans", cohort, PrepareSettings(slices=SliceChoice.LARGEST))
+    prepare_cohort(tmp_path / "scans", cohort, PrepareSettings(image_size=64, slices=SliceChoice.LARGEST))
     inputs = ForecastInputs(cohort, EngineChoice((random_bundle,)), None)
     outcomes = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes
     assert {outcome.status for outcome in outcomes} == {Status.OK}

@@ -60,7 +60,9 @@ def uninterrupted(cluster: "Cluster", random_bundle: Path, tmp_path_factory: pyt
     scans, at = tmp_path_factory.mktemp("simulated") / "scans", tmp_path_factory.mktemp("elsewhere")
     tumorcast("simulate", scans, "--patients", 3, "--seed", 1, "--sessions", 3, "--voxel-mm", 4)
     later = scans.with_name("later.h5")
-    tumorcast("prepare", scans, "--clinical", scans / "clinical.csv", "--slices", "all", "--out", later)
+    tumorcast(
+        "prepare", scans, "--clinical", scans / "clinical.csv", "--image-size", "64", "--slices", "all", "--out", later
+    )
     for scan in scans.glob(f"*-{LATER}"):
         shutil.rmtree(scan)
     wanted = {

@@ -254,7 +254,7 @@ def _sliced_session(patient: str, slices: tuple[SliceFiles, ...]) -> SlicedSessi
     first = slices[0]
     common = {kind: path for kind, path in first.images.items() if all(kind in files.images for files in slices)}
     mask = first.mask if all(files.mask is not None for files in slices) else None
-    return SlicedSession(patient, ONLY_SESSION, 0.0, common, mask, slices)
+    return SlicedSession(patient, ONLY_SESSION, 0.0, common, mask, labels=rule_of(patient), slices=slices)
 
 
 def _refuse_twice(patient: str, numbers: list[int]) -> None:
@@ -297,9 +297,8 @@ def _table_session(row: Row) -> FoundSession:
     named = any(kind in row.cells for kind in (*Contrast, SEG))
     files = _named_files(row) if named else _conventional_files(row.path.parent, patient, session)
     scheme = _labels(row)
-    rule = rule_of(patient) if scheme is None else LabelRule.only(scheme)
-    found = found_session(patient, session, files)
-    return replace(found, day=day, dated=True, labels=rule, labels_given=scheme is not None)
+    found = replace(found_session(patient, session, files), day=day, dated=True)
+    return found if scheme is None else replace(found, labels=LabelRule.only(scheme), labels_given=True)
 
 
 def _labels(row: Row) -> LabelScheme | None:

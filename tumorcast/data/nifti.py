@@ -43,7 +43,7 @@ SPACINGS_MM = (1e-3, 1e3)  # beyond, the header is damaged
 EXTENT_MM = (5.0, 3000.0)  # of the longest side; beyond, its numbers are no mm
 MILLIMETRES = ("mm", "unknown")
 AGREE_VOXELS = 0.1  # two affines that differ by less are one, rounded
-AGREE_SPACING = 0.01  # relative; the same for pixdim
+AGREE_SPACING, SAME_SPACING = 0.01, 1e-5  # relative; the same for pixdim, and where the two are one number, rounded
 STRAIGHT_VOXELS, BENT_VOXELS = 0.05, 0.5  # at the corners: what a shear may move, without a word and with one
 Header = nib.Nifti1Header  # NIfTI-2 is a subclass
 
@@ -208,7 +208,7 @@ def _no_nifti(path: Path, head: bytes) -> InputError:
     absent = why_absent(path)
     if absent:
         return InputError(absent)
-    if head[:2] == b"\x1f\x8b":
+    if head[:2] == b"\x1f\x8b" and not _is_packed(path):
         return InputError(f"{path}: is compressed; rename it to {path.name}.gz")
     return InputError(f"{path}: not a NIfTI file (its header says otherwise); convert it to .nii.gz")
 
@@ -267,13 +267,13 @@ def _placement(path: Path, fields: Header, size: tuple[int, ...]) -> tuple[Float
         raise InputError(f"{path}: its qform is not valid ({error}); correct the header") from None
     taken = np.asarray(fields.get_best_affine(), np.float64)
     if not sform_code and not qform_code:
-        return _straight(path, taken, size, "affine", ""), (
+        return _straight(path, fields, size, "affine", ""), (
             "its header does not say how the head lies (qform_code and sform_code are 0); taken as LAS, as nibabel, "
             "FSL and SPM take it: compare left and right with the source, or copy the header of a scan that says it",
         )
     name = "sform" if sform_code else "qform"
     way_out = " (its qform is sound: fslorient -copyqform2sform)" if sform_code and qform_code else ""
-    affine = _straight(path, taken, size, name, way_out)
+    affine = _straight(path, fields, size, name, way_out)
     notes = []
     if sform_code and qform_code:
         away, side = _apart(taken, np.asarray(qform, np.float64), size), float(_sides(taken).min())
@@ -301,11 +301,12 @@ def _shear_note(name: str, affine: FloatArray, straight: FloatArray, size: tuple
     return (f"its {name} is sheared by up to {away:.3g} mm, less than half a voxel; read as straight",)
 
 
-def _straight(path: Path, affine: FloatArray, size: tuple[int, ...], name: str, way_out: str) -> FloatArray:
-    """The affine with its axes at right angles, the grid's centre where it was.
+def _straight(path: Path, fields: Header, size: tuple[int, ...], name: str, way_out: str) -> FloatArray:
+    """nibabel's affine with its axes at right angles, the grid's centre where it was.
 
     Raises InputError if an axis has no length, or a corner would move by more than half a voxel.
     """
+    affine = np.asarray(fields.get_best_affine(), np.float64)
     sides = _sides(affine)
     low, high = SPACINGS_MM
     if not all(low <= side <= high for side in sides):
@@ -320,6 +321,8 @@ def _straight(path: Path, affine: FloatArray, size: tuple[int, ...], name: str, 
             f"{EXTENT_MM[1]:g} mm is a head; scale pixdim and affine to mm"
         )
     u, _, vt = np.linalg.svd(affine[:3, :3] / sides)
+    pixdim = np.asarray(fields["pixdim"][1:4], np.float64)  # rounded less than what the columns of an affine say
+    sides = np.where(np.isclose(pixdim, sides, rtol=SAME_SPACING, atol=0.0), pixdim, sides)
     straight = np.eye(4)
     straight[:3, :3] = (u @ vt) * sides
     centre = (np.asarray(size) - 1) / 2

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tumorcast.data.absent import is_dangling
-from tumorcast.data.labels import ANY, LabelRule
+from tumorcast.data.labels import ANY, LabelRule, rule_of
 from tumorcast.records import Contrast, SourceSession
 
 SEG = "seg"
@@ -27,17 +27,6 @@ class SliceFiles:
 
 
 @dataclass(frozen=True)
-class SlicedSession(SourceSession):
-    """A scan that lies on disk slice by slice, in the order of slice numbers.
-
-    `images` holds the first slice's files of the contrasts that every slice has, `mask` the first slice's mask if every
-    slice has one, so that both say what the whole session has.
-    """
-
-    slices: tuple[SliceFiles, ...] = ()
-
-
-@dataclass(frozen=True)
 class FoundSession(SourceSession):
     """A scan of whole volumes, with what its layout knows beside the files.
 
@@ -54,10 +43,22 @@ class FoundSession(SourceSession):
     labels_given: bool = False
 
 
+@dataclass(frozen=True)
+class SlicedSession(FoundSession):
+    """A scan that lies on disk slice by slice, in the order of slice numbers.
+
+    `images` holds the first slice's files of the contrasts that every slice has, `mask` the first slice's mask if every
+    slice has one, so that both say what the whole session has.
+    """
+
+    slices: tuple[SliceFiles, ...] = ()
+
+
 def found_session(patient: str, session: str, files: Mapping[str, Path]) -> FoundSession:
     """A scan of these files, by contrast and `seg`; undated until a day is put in."""
     images = {contrast: files[contrast] for contrast in Contrast if contrast in files}
-    return FoundSession(patient, session, 0.0, images, files.get(SEG), dated=False)
+    rule = rule_of(patient.removeprefix("sub-"))
+    return FoundSession(patient, session, 0.0, images, files.get(SEG), dated=False, labels=rule)
 
 
 def counted(sessions: Iterable[FoundSession]) -> list[FoundSession]:

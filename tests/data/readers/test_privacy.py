@@ -19,6 +19,7 @@ from tumorcast.data.cohort import Cohort
 
 IN_HEADERS = ("Zwickelmann", "Ottokar", "ZZQ8812", "19410312", "ACC77123", "Rechtsufer", "19870", "1987-0", "Dr.Quast")
 IN_FILE_NAMES = ("Nachname-Vorname", "19990909")
+SMALL = ("--min-tumour-mm2", "5", "--image-size", "64")
 KINDS = {"t1n": "AX T1", "t1c": "AX T1 POST", "t2w": "AX T2", "t2f": "T2 FLAIR"}
 DAYS = {"001": "19870423", "002": "19870623", "003": "19870823"}
 RADII = {"001": 6.0, "002": 7.0, "003": 8.5}
@@ -116,12 +117,12 @@ def outputs(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     out = tmp_path_factory.mktemp("written")
     few = ("--relative-change", ".2", "--members", "2", "--steps", "2", "--max-slices", "1")
     printed = [
-        run("prepare", sources / f"{name}.csv", "--min-tumour-mm2", "5", "--slices", "all", "--out", out / f"{name}.h5")
+        run("prepare", sources / f"{name}.csv", *SMALL, "--slices", "all", "--out", out / f"{name}.h5")
         for name in ("past", "truth")
     ]
     small_model(out / "truth.h5", out / "model")
     printed += [  # the fit last: it gives threads to the libraries, for which the networks are too small
-        run("prepare", sources / "dicom", "--min-tumour-mm2", "5", "--out", out / "dicom.h5", "--json"),
+        run("prepare", sources / "dicom", *SMALL, "--out", out / "dicom.h5", "--json"),
         run("forecast", out / "past.h5", "--model", out / "model", *few, "--out", out / "maps.h5"),
         run("show", out / "maps.h5", "--out", out / "pictures", "--json"),
         run(

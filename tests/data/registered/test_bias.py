@@ -56,7 +56,7 @@ def test_prepare_corrects_where_it_is_asked_to(
     sitk.WriteImage(picture.grid.image(biased(picture)[0]), str(folder / "P1-000-t1c.nii.gz"))
     images = {}
     for name, place, n4 in (("plain", "plain", False), ("biased", "biased", False), ("n4", "biased", True)):
-        settings = PrepareSettings(slices=SliceChoice.ALL, n4=n4)
+        settings = PrepareSettings(image_size=64, slices=SliceChoice.ALL, n4=n4)
         prepare_cohort(tmp_path / place, tmp_path / f"{name}.h5", settings)
         with Cohort.open(tmp_path / f"{name}.h5") as cohort:
             session = cohort.session("P1", "000")

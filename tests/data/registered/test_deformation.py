@@ -161,7 +161,7 @@ def test_a_bent_cohort(moved_cohort, tmp_path: Path) -> None:
         if name != "002":
             mask = picture.grid.image(picture.tumour.astype(np.uint8))
             sitk.WriteImage(mask, str(folder / f"P1-{name}-seg.nii.gz"))
-    settings = PrepareSettings(register=Register.RIGID, deformable=True, slices=SliceChoice.ALL)
+    settings = PrepareSettings(image_size=64, register=Register.RIGID, deformable=True, slices=SliceChoice.ALL)
     report = prepare_cohort(scans, tmp_path / "c.h5", settings)
     assert [bool(one.flags) for one in report.outcomes] == [False, False, True]
     assert "not bent, as not both scans have a tumour mask" in report.outcomes[2].notes[0]

@@ -48,7 +48,7 @@ def half_brain(scans: Path, path: Path, *, cut: slice | None = None) -> np.ndarr
 def prepared(scans: Path, **asked: object) -> tuple[float, dict]:
     """The brain's volume in mm³, and the source's record."""
     out = scans.parent / "c.h5"
-    prepare_cohort(scans, out, PrepareSettings(slices=SliceChoice.ALL, **asked))
+    prepare_cohort(scans, out, PrepareSettings(image_size=64, slices=SliceChoice.ALL, **asked))
     with Cohort.open(out) as cohort:
         session = cohort.session("P1", "000")
         assert "scans" not in str(session.source) + str(cohort.config["settings"])
@@ -80,7 +80,7 @@ def test_given_brains_are_what_is_registered(
         values = np.where(picture.brain, sitk.GetArrayFromImage(picture.image), shell).astype(np.float32)
         for kind, array in (("t1c", values), ("brain", picture.brain.astype(np.uint8))):
             sitk.WriteImage(picture.grid.image(array), str(tmp_path / name / f"{name}-{kind}.nii.gz"))
-    asked = PrepareSettings(slices=SliceChoice.ALL, register=Register.RIGID, brain_mask=BESIDE)
+    asked = PrepareSettings(image_size=64, slices=SliceChoice.ALL, register=Register.RIGID, brain_mask=BESIDE)
     prepare_cohort(tmp_path, tmp_path / "c.h5", asked)
     with Cohort.open(tmp_path / "c.h5") as cohort:
         found = np.array(cohort.source("P1", "001")["native"]["from_cohort"])
@@ -167,4 +167,4 @@ def test_options_that_cannot_be(scans: Path, asked: dict, message: str) -> None:
 
 def test_single_slices_have_no_mask_of_a_volume(shared_data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="single slices, but --n4 needs a volume"):
-        prepare_cohort(shared_data / "seed_layout", tmp_path / "c.h5", PrepareSettings(n4=True))
+        prepare_cohort(shared_data / "seed_layout", tmp_path / "c.h5", PrepareSettings(image_size=64, n4=True))

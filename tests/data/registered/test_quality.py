@@ -86,7 +86,7 @@ def test_the_table_and_the_pictures(phantom_scan: Callable, turned: Callable, tm
     sitk.WriteImage(sitk.ReadImage(str(half))[:, :, 22:], str(half))
     phantom_scan(scans, "P1-002", kinds=("t1c", "t2f"))
     (scans / "P1-002/P1-002-t2f.nii.gz").write_bytes(b"nothing")
-    settings = PrepareSettings(register=Register.RIGID, slices=SliceChoice.ALL)
+    settings = PrepareSettings(image_size=64, register=Register.RIGID, slices=SliceChoice.ALL)
     report = prepare_cohort(scans, tmp_path / "c.h5", settings, quality=qc)
     assert [str(one.status) for one in report.outcomes] == ["ok", "ok", "failed"]
     assert report.flagged == 1
