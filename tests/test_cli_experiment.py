@@ -135,7 +135,7 @@ def test_what_measures_is_looked_for_before_the_model(
     monkeypatch.setattr("tumorcast.extra.find_spec", lambda name: None)
     result = invoke("grid", blob_cohort, "--model", "none", "--out", tmp_path / "out")
     assert isinstance(result.exception, EngineError)
-    assert "scikit-image is not installed; install tumorcast[evaluate]" in str(result.exception)
+    assert "scikit-image is not installed; install it: `bin/setup full` in a checkout" in str(result.exception)
     with pytest.raises(typer.Exit):  # sizes need none of it
         launch(Halves(), tmp_path / "out", True, so_far=False)
 
@@ -161,9 +161,9 @@ def test_wrong_usage(words: tuple[str, ...], message: str, blob_cohort: Path, ti
 
 
 def test_a_cohort_of_other_images_is_refused(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
-    model = ROOT / "tumorcast" / "models" / "demo128"
-    result = invoke("grid", blob_cohort, "--model", model, "--out", tmp_path / "out")
-    assert isinstance(result.exception, InputError) and "the model takes 128 pixels" in str(result.exception)
+    result = invoke("grid", blob_cohort, "--model", "demo128", "--out", tmp_path / "out")
+    assert isinstance(result.exception, InputError)
+    assert "but the model takes t1n, t1c, t2w, t2f at 128 px" in str(result.exception)
 
 
 def test_numbers() -> None:

@@ -128,6 +128,6 @@ def test_slices_are_those_with_most_tumour(blob_cohort: Path, tiny_model: Path) 
     np.testing.assert_array_equal(slices.outlines, slices.images[:, 0] == np.float32(0.8))
     assert slices.outlines.dtype == np.float32
     other = replace(tiny, info=replace(tiny.info, image_size=32))
-    with pytest.raises(InputError, match=r"t1n, t1c, t2w, t2f at 64 px, but the networks take .* at 32 px"):
+    with pytest.raises(InputError, match=r"t1n, t1c, t2w, t2f at 64 px, but the model takes .* at 32 px"):
         parity_inputs(other, blob_cohort)
     assert parity_inputs(other, None)[0].images.shape == (2, 4, 32, 32)

@@ -48,7 +48,7 @@ def test_the_last_scan_is_forecast_from_the_one_before(two_dates: Path) -> None:
         now, later = ((pair.labels > 0).sum() for pair in (scan.pairs[0].now, scan.pairs[0].later))
         assert scan.ratio == pytest.approx(later / now)
         assert [pair.now.source_slice for pair in LastScan.of(cohort, "A", 2).pairs] == [10, 11]
-        with pytest.raises(InputError, match="D has 1 scans with a mask; two are needed"):
+        with pytest.raises(InputError, match="D has 1 scans with a mask and needs two; leave it out"):
             LastScan.of(cohort, "D")
 
 

@@ -54,7 +54,7 @@ def test_rows_of_something_else_are_refused(tmp_path: Path) -> None:
 
 def test_a_model_of_other_images_is_refused(comparison: Comparison, tmp_path: Path) -> None:
     comparison.engine.info = replace(comparison.engine.info, image_size=128)
-    with pytest.raises(InputError, match=r"slices of 64 pixels, .* but the model takes 128"):
+    with pytest.raises(InputError, match=r"slices are .* at 64 px, but the model takes .* at 128 px"):
         compare_patients(comparison, RowStore.open(tmp_path, MADE_OF), 0, silent)
 
 

@@ -154,7 +154,7 @@ def test_the_command_takes_a_cohort_a_model(
         (both[:6], "2 --cohort and 1 --model"),
         (
             [*both[:3], "four", *both[4:]],
-            "single.h5: slices of 64 pixels, t1n, but the model takes 64 pixels, t1n, t1c",
+            "single.h5: its slices are t1n at 64 px, but the model takes t1n, t1c",
         ),
     ):
         fault = run(*words, *few).exception
