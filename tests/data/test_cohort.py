@@ -212,9 +212,9 @@ def test_files_that_are_no_cohort(tmp_path: Path) -> None:
         file.attrs["format_version"] = 99
     for name, message in (
         ("none.h5", "no such file"),
-        ("text.h5", "not a readable HDF5"),
-        ("other.h5", "not a cohort.*; make it with tumorcast prepare"),
-        ("newer.h5", "found tumorcast-cohort 99.*; make it with tumorcast prepare"),
+        ("text.h5", "is no HDF5 file"),
+        ("other.h5", "not a cohort.*; make it with `tumorcast prepare`"),
+        ("newer.h5", "found tumorcast-cohort 99.*; make it with `tumorcast prepare`"),
     ):
         with pytest.raises(InputError, match=f"{name}: .*{message}"):
             Cohort.open(tmp_path / name)

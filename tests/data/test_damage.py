@@ -101,12 +101,12 @@ def test_damage_is_told_with_its_place(path: Path, damage: Callable[[h5py.File],
         read_all(path)
     message = str(refused.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
-    assert message.endswith("the file is damaged: copy it again, or make it with tumorcast prepare")
+    assert message.endswith("the file is damaged: copy it again, or make it with `tumorcast prepare`")
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"not a readable HDF5 file: .*make it with tumorcast prepare"):
+    with pytest.raises(InputError, match=r"(is no HDF5 file|cut short).*`tumorcast prepare"):
         read_all(path)

@@ -502,12 +502,12 @@ def test_progress_counts_patients(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"patients": 0}, "patients = 0"),
-        ({"seed": -1}, "seed = -1"),
-        ({"sessions": (3, 2)}, "sessions = 3 to 2"),
-        ({"voxel_mm": 0.1}, r"voxel_mm = 0\.1"),
-        ({"voxel_mm": float("nan")}, "voxel_mm = nan"),
-        ({"jobs": 0}, "jobs = 0"),
+        ({"patients": 0}, "--patients 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"sessions": (3, 2)}, "--sessions 3-2"),
+        ({"voxel_mm": 0.1}, r"--voxel-mm 0\.1"),
+        ({"voxel_mm": float("nan")}, "--voxel-mm nan"),
+        ({"jobs": 0}, "--jobs 0"),
     ],
 )
 def test_numbers_out_of_range_are_usage_errors(tmp_path, wrong, named):

@@ -15,7 +15,7 @@ from tumorcast.running.prepare_run import prepare_over_ranks
 from tumorcast.running.ranks import Ranks
 
 Launch = Callable[..., list[str]]
-OPTIONS = ("--register", "rigid", "--slices", "all", "--json")
+OPTIONS = ("--image-size", "64", "--register", "rigid", "--slices", "all", "--json")
 
 
 @pytest.fixture(scope="module")

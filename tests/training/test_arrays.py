@@ -90,7 +90,7 @@ def test_what_is_no_such_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(InputError, match="not unpacked slices of this version"):
         open_arrays(tmp_path)
-    with pytest.raises(InputError, match="no such file; make it with tumorcast prepare"):
+    with pytest.raises(InputError, match="no such file; make it with `tumorcast prepare`"):
         open_arrays(tmp_path / "nowhere.h5")
 
 

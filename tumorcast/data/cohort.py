@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tumorcast.data.damage import LIBRARY, check_session, group_in, reading
 from tumorcast.data.geometry import Grid, pixel_mm
 from tumorcast.data.transforms import Displacement
-from tumorcast.durable import sha256_of, written_whole
+from tumorcast.durable import sha256_of, why_unreadable, written_whole
 from tumorcast.errors import InputError
 from tumorcast.records import (
     ChemotherapyCourse,
@@ -38,6 +38,7 @@ FORMAT = "tumorcast-cohort"
 FORMAT_VERSION = 1
 PATIENTS = "patients"
 STACKS = ("images", "labels", "brain")
+NAMED = 5  # patients or sessions, where one is asked for that is not there
 VECTORS = ("area_mm2", "brain_mm2", "source_slice")
 DISPLACEMENT = "displacement"
 DATED = "dated"  # in `config`: whether the days are days, see Cohort.dated
@@ -132,6 +133,13 @@ def write_cohort(
         file.attrs["config"] = json.dumps(config() if callable(config) else config, sort_keys=True)
 
 
+def _some_of(group: h5py.Group) -> str:
+    """The first names in a group, and how many more there are."""
+    names = list(group)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}; correct the name"
+
+
 @contextmanager
 def _full_disk_told(path: Path) -> Iterator[None]:
     try:
@@ -216,8 +224,10 @@ class Cohort:
         try:
             file = h5py.File(path, "r")
         except OSError as error:
-            reason = "no such file" if not path.exists() else f"not a readable HDF5 file: {error}"
-            raise InputError(f"{path}: {reason}; make it with tumorcast prepare") from None
+            raise InputError(
+                f"{path}: {why_unreadable(path, error)}; give a cohort.h5, which `tumorcast prepare SCANS --out "
+                "cohort.h5` makes of scans"
+            ) from None
         try:
             _check_header(path, file)
         except InputError:
@@ -376,7 +386,7 @@ class Cohort:
 
     def _patient(self, patient_id: str) -> h5py.Group:
         if patient_id not in self._file[PATIENTS]:
-            raise InputError(f"{self.path}: no patient {patient_id}; it has {len(self._file[PATIENTS])} others")
+            raise InputError(f"{self.path}: no patient {patient_id}; it has {_some_of(self._file[PATIENTS])}")
         with reading(self.path, patient_id):
             return group_in(self._file[PATIENTS], patient_id)
 
@@ -387,7 +397,7 @@ class Cohort:
     def _scan(self, patient_id: str, session_id: str) -> h5py.Group:
         patient = self._patient(patient_id)
         if session_id not in patient:
-            raise InputError(f"{self.path}: {patient_id} has no session {session_id}; it has {', '.join(patient)}")
+            raise InputError(f"{self.path}: {patient_id} has no session {session_id}; it has {_some_of(patient)}")
         with reading(self.path, f"{patient_id}, session {session_id}"):
             group = group_in(patient, session_id)
             if (patient_id, session_id) not in self._checked:
@@ -403,7 +413,7 @@ def _check_header(path: Path, file: h5py.File) -> None:
     if found != (FORMAT, FORMAT_VERSION):
         raise InputError(
             f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]}); "
-            "make it with tumorcast prepare"
+            "make it with `tumorcast prepare`"
         )
     with reading(path, "its header"):
         cohort = Cohort(path, file)

@@ -20,7 +20,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except UNREADABLE as fault:
         raise InputError(
             f"{path}: {what} cannot be read ({reason_of(fault)}); the file is damaged: copy it again, or make it with "
-            "tumorcast prepare"
+            "`tumorcast prepare`"
         ) from None
 
 

@@ -173,7 +173,10 @@ def _in_order(path: Path, headers: list[DicomHeader]) -> list[DicomHeader]:
         _check_image(path, header, headers[0], len(headers))
     places = np.array([_place(header) for header in headers])
     if not np.isfinite(places).all() or np.abs(places[:, 3:] - places[0, 3:]).max() > SAME_DIRECTION:
-        raise InputError(f"{path}: its images point in different directions, or do not say where; split the series")
+        raise InputError(
+            f"{path}: its images point in different directions, or do not say where; convert the series with "
+            "dcm2niix, and name the .nii.gz that is meant in a sessions.csv"
+        )
     along = places[:, :3] @ np.cross(places[0, 3:6], places[0, 6:])
     order = np.argsort(along, kind="stable")
     _check_steps(path, np.diff(along[order]))
@@ -187,7 +190,10 @@ def _check_image(path: Path, header: DicomHeader, first: DicomHeader, count: int
     if header.text(PHOTOMETRY) not in {"", "MONOCHROME2"}:
         raise InputError(f"{header.path}: {header.text(PHOTOMETRY)}, not MONOCHROME2; convert the series with dcm2niix")
     if any(header.text(tag) != first.text(tag) for tag in (ROWS, COLUMNS, BITS, PIXEL_SPACING)):
-        raise InputError(f"{header.path}: of another size than {first.path.name}; split the series")
+        raise InputError(
+            f"{header.path}: of another size than {first.path.name}; convert the series with dcm2niix, "
+            "and name the .nii.gz that is meant in a sessions.csv"
+        )
     pixels = number(header.text(ROWS)) * number(header.text(COLUMNS))
     if not 0 < pixels * count <= LARGEST_VOXELS:
         raise InputError(

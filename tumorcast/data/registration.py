@@ -57,7 +57,7 @@ class Picture:
         """The part that holds the brain and its rim."""
         voxels = np.argwhere(self.brain)
         if not voxels.size:
-            raise InputError("its brain is empty")
+            raise InputError("its brain is empty: give it with --brain-mask, or try --brain inner")
         rim = np.ceil(MARGIN_MM / np.array(self.grid.spacing[::-1])).astype(int)
         low, high = np.maximum(voxels.min(axis=0) - rim, 0), np.minimum(voxels.max(axis=0) + rim + 1, self.brain.shape)
         part = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
@@ -199,7 +199,9 @@ def scaled(picture: Picture) -> sitk.Image:
     """The image with the brain's robust window as 0 to 1, clipped: bright vessels and fat would take most bins."""
     window = window_of(sitk.GetArrayViewFromImage(picture.image), picture.brain)
     if window is None:
-        raise InputError("its brain is empty or has one value only")
+        raise InputError(
+            "its brain is empty or has one value only: give the brain with --brain-mask, or try --brain inner"
+        )
     image: sitk.Image = sitk.IntensityWindowing(picture.image, window.low, window.high, 0.0, 1.0)
     return image
 

@@ -111,15 +111,15 @@ def simulate_cohort(
 def _check(plan: SimulationPlan, patients: int, jobs: int) -> None:
     fewest, most = plan.sessions
     if not 1 <= patients <= 99_999:
-        raise UsageError(f"patients = {patients}: 1 to 99999 can be simulated at once")
+        raise UsageError(f"--patients {patients}: 1 to 99999 can be simulated at once")
     if plan.seed < 0:
-        raise UsageError(f"seed = {plan.seed}: a seed is 0 or larger")
+        raise UsageError(f"--seed {plan.seed}: a seed is 0 or larger")
     if not 1 <= fewest <= most <= 999:
-        raise UsageError(f"sessions = {fewest} to {most}: between 1 and 999, the fewest first")
+        raise UsageError(f"--sessions {fewest}-{most}: between 1 and 999, the fewest first")
     if not MIN_VOXEL_MM <= plan.voxel_mm <= MAX_VOXEL_MM:
-        raise UsageError(f"voxel_mm = {plan.voxel_mm}: voxels measure {MIN_VOXEL_MM} to {MAX_VOXEL_MM} mm")
+        raise UsageError(f"--voxel-mm {plan.voxel_mm:g}: voxels measure {MIN_VOXEL_MM} to {MAX_VOXEL_MM} mm")
     if jobs < 1:
-        raise UsageError(f"jobs = {jobs}: at least one process is needed")
+        raise UsageError(f"--jobs {jobs}: at least one process is needed")
 
 
 def _make_folder(out: Path) -> None:
@@ -132,7 +132,9 @@ def _make_folder(out: Path) -> None:
     except OSError as error:
         raise InputError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from error
     if not empty:
-        raise InputError(f"{out}: not empty; a cohort needs a new or empty folder: remove it or choose another")
+        raise InputError(
+            f"{out}: not empty; give a new folder, as files of other patients would be among those simulated"
+        )
 
 
 def _run(out: Path, plan: SimulationPlan, patients: int, jobs: int) -> Iterator[dict[str, Any]]:
@@ -148,7 +150,9 @@ def _run(out: Path, plan: SimulationPlan, patients: int, jobs: int) -> Iterator[
             for done in as_completed(waiting):
                 yield done.result()
         except BrokenProcessPool as error:
-            raise EngineError("a process was killed, perhaps for want of memory; use fewer --jobs") from error
+            raise EngineError(
+                "a process was killed, perhaps for want of memory; use fewer --jobs, or more memory (sbatch --mem)"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -234,6 +234,7 @@ def _intensities(path: Path, stored: np.ndarray[Any, Any]) -> FloatArray:
         raise InputError(f"{path}: every voxel is {lowest:g}; export it again, or leave the contrast out (--contrasts)")
     if -lowest > LARGEST_NEGATIVE * highest:
         raise InputError(
-            f"{path}: values from {lowest:g} to {highest:g} look normalised; give raw intensities with air at 0"
+            f"{path}: values from {lowest:g} to {highest:g} look normalised; give raw intensities with air at 0, "
+            "or where only these are left, add a number that lifts the brain above 0 and set what lies outside it to 0"
         )
     return np.asarray(np.maximum(voxels, 0.0))

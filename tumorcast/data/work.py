@@ -62,7 +62,9 @@ def over_processes(pieces: Sequence[Piece], task: Task, jobs: int) -> Iterator[l
     try:
         yield from _pooled(pieces, task, jobs)
     except BrokenProcessPool as error:
-        raise EngineError("a process was killed, perhaps for want of memory; use fewer --jobs") from error
+        raise EngineError(
+            "a process was killed, perhaps for want of memory; use fewer --jobs, or more memory (sbatch --mem)"
+        ) from error
 
 
 def _pooled(pieces: Sequence[Piece], task: Task, jobs: int) -> Iterator[list[Result]]:

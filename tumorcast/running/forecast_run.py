@@ -19,7 +19,7 @@ from tumorcast.archive.packing import Packing
 from tumorcast.config import ForecastSettings, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
-from tumorcast.engines.engine import Engine, ModelInfo
+from tumorcast.engines.engine import Engine, ModelInfo, check_same_images
 from tumorcast.engines.gpu import visible_count
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import InputError, UsageError
@@ -95,7 +95,7 @@ def forecast_cohort(
     growth = None if inputs.growth is None else read_growth(inputs.growth)
     engine = open_engine(own_gpu(inputs.engine, ranks))
     with Cohort.open(inputs.cohort) as cohort:
-        _check_fit_for(cohort, engine.info, settings, inputs)
+        _check_fit_for(cohort, engine.info, settings)
         if settings.horizon_days is not None:
             _check_growth_of(cohort, growth, inputs)
         provenance = ranks.from_root(_provenance(inputs, cohort, engine, settings) if ranks.is_root else None)
@@ -118,14 +118,8 @@ def own_gpu(choice: EngineChoice, ranks: Ranks) -> EngineChoice:
     return replace(choice, device=f"cuda:{ranks.local_rank % count}")
 
 
-def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings, inputs: ForecastInputs) -> None:
-    contrasts = tuple(str(contrast) for contrast in cohort.contrasts)
-    if (cohort.image_size, contrasts) != (model.image_size, model.contrasts):
-        raise InputError(
-            f"{inputs.cohort}: {', '.join(contrasts)} at {cohort.image_size} px, but the model was trained on "
-            f"{', '.join(model.contrasts)} at {model.image_size} px; "
-            "prepare the cohort to match, or train a model for it"
-        )
+def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings) -> None:
+    check_same_images(cohort, model.images)
     if settings.sampler.noise_level > model.noise_levels:
         raise UsageError(
             f"noise_level = {settings.sampler.noise_level} exceeds the {model.noise_levels} levels that denoiser and "

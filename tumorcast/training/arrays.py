@@ -63,7 +63,7 @@ def open_arrays(source: Path, cache: Path | None = None) -> SliceArrays:
     if source.is_dir():
         return _map(source)
     if not source.exists():
-        raise InputError(f"{source}: no such file; make it with tumorcast prepare")
+        raise InputError(f"{source}: no such file; make it with `tumorcast prepare`")
     sha256 = sha256_of(source)
     folder = (cache or source.parent) / f"{source.stem}-{sha256[:SHA_DIGITS]}.slices"
     if not folder.exists():

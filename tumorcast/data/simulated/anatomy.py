@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from tumorcast.data.simulated.fields import Grid, Mask, Volume, box_of, smooth_field
 from tumorcast.errors import EngineError
+from tumorcast.extra import how_to_install
 
 FIELD_CENTRE_MM = np.array([77.0, 120.0, 120.0])
 TEMPLATE_CENTRE = np.array([82.0, 116.0, 98.0])
@@ -75,7 +76,7 @@ def _template_folder() -> Path:
     """Where nilearn keeps its data, without importing nilearn (seconds)."""
     found = find_spec("nilearn")
     if found is None or not found.submodule_search_locations:
-        raise EngineError("nilearn is not installed, and with it the MNI152 maps; pip install 'tumorcast[simulate]'")
+        raise EngineError(f"nilearn is not installed, and with it the MNI152 maps; {how_to_install('simulate')}")
     return Path(found.submodule_search_locations[0]) / "datasets" / "data"
 
 
