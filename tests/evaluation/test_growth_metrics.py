@@ -95,6 +95,7 @@ def test_direction_where_there_is_none() -> None:
     assert direction_degrees(present, grown, right) == NO_DIRECTION_DEGREES
     assert math.isnan(direction_degrees(present, right, grown))  # the truth went nowhere
     assert math.isnan(direction_degrees(present, right, np.zeros_like(right)))
+    assert direction_degrees(present, np.zeros_like(right), right) == NO_DIRECTION_DEGREES  # missing it is no excuse
 
 
 @pytest.mark.parametrize("pixels", [0, 10, 45, 80, 200, 5000])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from skimage.metrics import structural_similarity
 
 from tumorcast.evaluation.metrics import (
     Overlap,
@@ -175,6 +176,23 @@ def test_image_figures_look_only_inside_the_mask() -> None:
     assert psnr(other, image, upper) == math.inf
     assert ssim(other, image, ~upper) < 0.9
     assert math.isnan(ssim(image, image, upper & ~upper)) and math.isnan(psnr(image, image, upper & ~upper))
+
+
+def test_ssim_of_the_whole_image_is_scikit_images_and_counts_no_padded_window() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.uniform(-1, 1, (2, 2, 20, 24))
+    whole = np.ones((20, 24), bool)
+    expected = structural_similarity(a, b, win_size=7, data_range=2.0, channel_axis=0)
+    assert ssim(a, b, whole) == pytest.approx(expected)
+    rim = whole & ~np.pad(whole[3:-3, 3:-3], 3)
+    assert math.isnan(ssim(a, b, rim))
+
+
+def test_an_outline_that_is_missed_counts_in_the_mean() -> None:
+    """Some tools drop it, so that a method gains by finding nothing."""
+    truth, nothing = square(30, 10, 20), np.zeros((30, 30), bool)
+    found = Overlap.mean_of([truth, nothing], truth, 2.0)
+    assert (found.dice, found.hd95_mm) == (0.5, pytest.approx(30 * math.sqrt(2)))
 
 
 def test_psnr_by_hand() -> None:

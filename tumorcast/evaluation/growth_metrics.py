@@ -69,15 +69,16 @@ def coverage(new: Mask, score: Map, candidates: Mask, pixels: int) -> float:
 def direction_degrees(present: Mask, forecast: Mask, later: Mask) -> float:
     """Angle between the shifts of the centroid from the present outline to the forecast and to the later one.
 
-    NaN where an outline is empty, or the true centroid went less than LEAST_SHIFT_PIXELS. A forecast that shifts
-    nothing has NO_DIRECTION_DEGREES.
+    NaN where a true outline is empty, or the true centroid went less than LEAST_SHIFT_PIXELS: by the truth alone, so
+    that no forecast is spared. One that shifts nothing, or has no outline, has NO_DIRECTION_DEGREES.
     """
-    if not (present.any() and forecast.any() and later.any()):
+    if not (present.any() and later.any()):
         return float("nan")
     start = _centroid(present)
-    true, told = _centroid(later) - start, _centroid(forecast) - start
+    true = _centroid(later) - start
     if np.hypot(*true) < LEAST_SHIFT_PIXELS:
         return float("nan")
+    told = _centroid(forecast) - start if forecast.any() else np.zeros(2)
     if np.hypot(*told) < STILL:
         return NO_DIRECTION_DEGREES
     cosine = float(true @ told) / float(np.hypot(*true) * np.hypot(*told))

@@ -163,10 +163,13 @@ class Reliability:
 def ssim(image: Map, reference: Map, inside: Mask) -> float:
     """Structural similarity averaged over a mask and over contrasts (Wang et al. 2004); NaN for an empty mask.
 
-    The map's value at a pixel is of the SSIM_WINDOW pixels around it, which may reach out of the mask.
+    The map's value at a pixel is of the SSIM_WINDOW pixels around it, which may reach out of the mask, but not of the
+    image: pixels nearer to its edge do not count, as scikit-image's own mean has it.
     """
     from skimage.metrics import structural_similarity  # noqa: PLC0415 - an extra
 
+    reach = SSIM_WINDOW // 2
+    inside = np.pad(inside[reach:-reach, reach:-reach], reach)
     if not inside.any():
         return float("nan")
     _, full = structural_similarity(
