@@ -100,7 +100,7 @@ def test_an_unknown_configuration_key_is_refused(blob_cohort: Path, tmp_path: Pa
         (("prepare", "nowhere", "--out", "c.h5"), 3, "nowhere"),
         (("prepare", ".", "--out", "c.h5", "--slices", "some"), 2, "--slices some: allowed are tumour, all, largest"),
         (("prepare", ".", "--out", "c.h5", "--contrasts", "t3"), 2, "--contrasts t3: allowed are t1n, t1c, t2w, t2f"),
-        (("simulate", "s", "--patients", 0), 2, "patients = 0"),
+        (("simulate", "s", "--patients", 0), 2, "--patients 0"),
         (("simulate", "s", "--sessions", "few"), 2, "--sessions few: give a number"),
         (("fit", "none.csv", "--out", "g.h5"), 3, "none.csv"),
         (("forecast", "none.h5", "--model", ".", "--out", "m.h5"), 2, "exactly one of horizon_days"),

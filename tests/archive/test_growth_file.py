@@ -1,7 +1,6 @@
 """growth.h5: what is written comes back, one patient at a time."""
 
 import dataclasses
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,13 +188,13 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_storage_error_and_no_crash(room: int, tmp_path: Path) -> None:
     """In a process of its own: HDF5 ends its process when a write fails, if it is told of it."""
     script = (
-        "import signal, sys; sys.path.insert(0, sys.argv[2]); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import resource, signal, sys; sys.path.insert(0, sys.argv[2]); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from test_growth_file import fill_the_disk; from pathlib import Path\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
         "fill_the_disk(Path(sys.argv[1]))"
     )
     result = subprocess.run(
         [sys.executable, "-B", "-c", script, str(tmp_path / "growth.h5"), str(Path(__file__).parent)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
         capture_output=True,
         text=True,
         check=False,

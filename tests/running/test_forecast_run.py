@@ -182,8 +182,8 @@ def test_a_growth_file_that_does_not_fit_is_refused_before_anything_is_written(
     write_growth(tmp_path / "right.h5", fitted(inputs.cohort, "AB"), {})
     before = {*tmp_path.iterdir()}
     for name, message in {
-        "none.h5": "none.h5: cannot be read",
-        "sizes.csv": "sizes.csv: cannot be read as HDF5",
+        "none.h5": "none.h5: no such file",
+        "sizes.csv": "sizes.csv: is no HDF5 file",
         str(inputs.cohort): "expected tumorcast-growth",
         "others.h5": "others.h5: of no patient .* A: not in the growth file",
         "moved.h5": "the last scan is of day 120",

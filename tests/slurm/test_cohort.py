@@ -68,6 +68,7 @@ def uninterrupted(cluster: "Cluster", random_bundle: Path, tmp_path_factory: pyt
     wanted = {
         "TUMORCAST_TRUTH": str(later),
         "TUMORCAST_EVALUATE_OPTIONS": "--baselines no_change",
+        "TUMORCAST_PREPARE_OPTIONS": "--allow-unmatched",  # the clinical table has the later scans, which were removed
         "TUMORCAST_REPORT": "1",
         "TUMORCAST_REPORT_RANKS_PER_NODE": "1",
     }
