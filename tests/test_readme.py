@@ -1,7 +1,7 @@
 """What README.md tells a newcomer to type works, its links lead somewhere, and the pages of commands are current.
 
 The commands are run in their order, in a folder that looks like the checkout, on the demo's scans. Forecasts are made
-small by options that are added to them (SHORTER); TUMORCAST_README=whole runs them as they stand, for minutes.
+small by options of their own (SHORTER); TUMORCAST_README=whole runs them as they stand, for minutes.
 """
 
 import os

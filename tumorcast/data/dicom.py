@@ -39,6 +39,10 @@ WANTED = frozenset(
 SHEAR_TOLERANCE = 0.1  # of a pixel, over all slices: how far they may lie beside the straight line
 GAP_TOLERANCE = 0.1  # of the distance of two slices; positions are rounded to less
 SAME_DIRECTION = 1e-3
+SEVERAL_FRAMES = (
+    "several frames (enhanced MR), which are not read; convert them with dcm2niix, or with highdicom if their "
+    "RescaleSlopes differ (dcm2niix takes the last for all)"
+)
 STUB_BYTES = 132  # a file that is shorter cannot even have DICOM's mark
 Places = npt.NDArray[np.float64]
 
@@ -185,8 +189,10 @@ def _in_order(path: Path, headers: list[DicomHeader]) -> list[DicomHeader]:
 
 
 def _check_image(path: Path, header: DicomHeader, first: DicomHeader, count: int) -> None:
-    if number(header.text(FRAMES) or "1") != 1 or header.text(SAMPLES) != "1":
-        raise InputError(f"{path}: files of several frames or of colours; convert the series with dcm2niix")
+    if number(header.text(FRAMES) or "1") != 1:
+        raise InputError(f"{path}: files with {SEVERAL_FRAMES}")
+    if header.text(SAMPLES) != "1":
+        raise InputError(f"{path}: images of colours, which are none of a scanner's; name another series")
     if header.text(PHOTOMETRY) not in {"", "MONOCHROME2"}:
         raise InputError(f"{header.path}: {header.text(PHOTOMETRY)}, not MONOCHROME2; convert the series with dcm2niix")
     if any(header.text(tag) != first.text(tag) for tag in (ROWS, COLUMNS, BITS, PIXEL_SPACING)):

@@ -16,6 +16,7 @@ from tumorcast.data.dicom import (
     FRAMES,
     PIXEL_SPACING,
     SERIES_NUMBER,
+    SEVERAL_FRAMES,
     STUDY_UID,
     THICKNESS,
     FolderContents,
@@ -35,7 +36,6 @@ SEGMENTATIONS = {  # modality, and what makes a NIfTI mask of it
     "SEG": "a DICOM segmentation, which is not read; make a NIfTI mask of it (dcmqi's segimage2itkimage)",
     "RTSTRUCT": "contours of radiotherapy, which are not read; make a NIfTI mask (plastimatch convert, rt-utils)",
 }
-SEVERAL_FRAMES = "several frames in a file (enhanced MR), which is not read; convert it with dcm2niix"
 
 
 @dataclass(frozen=True)
