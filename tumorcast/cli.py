@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import tempfile
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -148,6 +149,9 @@ def export_main() -> None:
 
 def main() -> None:
     """Run a command; whatever goes wrong becomes one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be text
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except TumorcastError as fault:

@@ -123,30 +123,38 @@ def _images_of_model(told: dict[str, Any]) -> tuple[int, Any]:
 
 def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None:
     """Prepare on all ranks; rank 0 tells how it went."""
-    from tumorcast.data.prepare import Register, plan_cohort
+    from tumorcast.data.prepare import NothingUsableError, Register, plan_cohort
     from tumorcast.records import Status
     from tumorcast.running.prepare_run import prepare_over_ranks
     from tumorcast.running.ranks import open_ranks
 
     asked = {name: told[name] for name in ("layout", "clinical", "allow_unmatched")} | {"quality": told["qc"]}
     with open_ranks() as ranks, stoppable("nothing was written; start it again"):
-        report = prepare_over_ranks(
-            partial(plan_cohort, source, settings, **asked),
-            out,
-            ranks,
-            jobs=told["jobs"],
-            on_outcome=lambda o: tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
-        )
+        try:
+            report = prepare_over_ranks(
+                partial(plan_cohort, source, settings, **asked),
+                out,
+                ranks,
+                jobs=told["jobs"],
+                on_outcome=lambda o: tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
+            )
+        except NothingUsableError as fault:
+            _print_balance(fault.balance)
+            raise
     if report is None:
         return
-    for line in report.balance.lines():
-        typer.echo(line, err=True)
+    _print_balance(report.balance)
     counts = {str(status): report.count(status) for status in Status}
     flagged = {} if settings.register is Register.NONE else {"flagged": report.flagged}
     result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts, **flagged}
     balance = {"balance": report.balance.as_dict()} if told["as_json"] else {}
     print_result(told["as_json"], result | balance)
     exit_if_failed(report.count(Status.FAILED) + report.balance.lost)
+
+
+def _print_balance(balance: Any) -> None:
+    for line in balance.lines():
+        typer.echo(line, err=True)
 
 
 def _list_scans(source: Path, settings: Any, told: dict[str, Any]) -> None:
@@ -167,8 +175,7 @@ def _list_scans(source: Path, settings: Any, told: dict[str, Any]) -> None:
         typer.echo("\n".join(found.lines()))
     for warning in found.warnings:
         typer.echo(f"WARNING {warning}", err=True)
-    for line in found.balance.lines():
-        typer.echo(line, err=True)
+    _print_balance(found.balance)
     if told["table"] is not None:
         write_table(told["table"], found)
     if not told["allow_unmatched"]:

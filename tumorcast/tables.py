@@ -6,6 +6,7 @@ Only the csv module: the tables are small, and a fault in one must be told by it
 import csv
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 RADIOTHERAPY_DAYS = 42.0  # the length of a course of which only one end is known (arXiv 2509.09610)
 FRACTIONS_A_WEEK = 5  # so that the usual 30 fractions take those 42 days
+DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 MOST_GY = 200.0  # more than any course; 6000 without a unit is meant in cGy
 BLANK = frozenset({"", "n/a", "na", "n.a."})  # what stands in a cell for nothing, in small letters; BIDS wants n/a
 PER_GY = {"cgy": 100.0, "gy": 1.0, "": 1.0}  # the units of a dose
@@ -56,6 +58,17 @@ class Row:
         """The cell as a finite number, None when blank. Raises InputError for text, NaN and infinity."""
         text = self.text(column)
         return self._finite(column, text) if text else None
+
+    def day(self, column: str) -> float | None:
+        """The cell as days from any zero, None when blank. Raises InputError for a number that is a date: 20200131.
+
+        >>> Row(Path("a.csv"), 2, {"day": "84"}).day("day")
+        84.0
+        """
+        day = self.number(column)
+        if day is not None and DATE.fullmatch(f"{day:.0f}") and day.is_integer():
+            raise self._refusal(column, "a date and no count of days; give days since one scan of the patient")
+        return day
 
     def dose_gy(self, column: str) -> float | None:
         """The cell as a dose in Gy, None when blank or, with a warning, in words (as `46 + 14 Gy`).
@@ -228,7 +241,7 @@ def treatment_of(rows: Sequence[Row], columns: TreatmentColumns) -> Treatment:
     >>> treatment_of(rows, TreatmentColumns()).radiotherapy
     (RadiotherapyCourse(start_days=28.0, end_days=70.0, dose_gy=60.0, fractions=None),)
     """
-    resections = {row.number(columns.resection_day) for row in _telling(rows, columns.resection_day)}
+    resections = {row.day(columns.resection_day) for row in _telling(rows, columns.resection_day)}
     return Treatment(
         _radiotherapy(_told_radiotherapy(rows, columns)),
         _chemotherapy(_told_chemotherapy(rows, columns)),
@@ -276,14 +289,14 @@ class _Told:
 def _told_radiotherapy(rows: Sequence[Row], columns: TreatmentColumns) -> list[_Told]:
     start, end, dose, fractions = columns.rt_start_day, columns.rt_end_day, columns.rt_dose, columns.rt_fractions
     return [
-        _Told(row, *map(_or_nan, (row.number(start), row.number(end), row.dose_gy(dose), row.fractions(fractions))))
+        _Told(row, *map(_or_nan, (row.day(start), row.day(end), row.dose_gy(dose), row.fractions(fractions))))
         for row in _telling(rows, start, end, dose, fractions)
     ]
 
 
 def _told_chemotherapy(rows: Sequence[Row], columns: TreatmentColumns) -> list[_Told]:
     start, end = columns.chemo_start_day, columns.chemo_end_day
-    return [_Told(row, *map(_or_nan, (row.number(start), row.number(end)))) for row in _telling(rows, start, end)]
+    return [_Told(row, *map(_or_nan, (row.day(start), row.day(end)))) for row in _telling(rows, start, end)]
 
 
 def _or_nan(value: float | None) -> float:

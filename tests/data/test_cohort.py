@@ -1,6 +1,8 @@
 """The cohort file gives back what was written, and nothing half written."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,14 +192,26 @@ def test_unwritable_output(tmp_path: Path) -> None:
             write(path, make_session("A", "s1", 0.0, {4: 9.0}))
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(h5py.Group, "create_dataset", fail)
-    with pytest.raises(InputError, match="No space left on device"):
-        write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 9.0}))
+@pytest.mark.parametrize("room", [700, 5000])
+def test_a_full_disk(tmp_path: Path, room: int) -> None:
+    """In a process of its own: HDF5 ends its process when a write fails, if it is told of it."""
+    script = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv[2]); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from test_cohort import fill_the_disk; from pathlib import Path\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
+        "fill_the_disk(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-B", "-c", script, str(tmp_path / "c.h5"), str(Path(__file__).parent)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr, result.stdout) == (0, "", "free some space\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def fill_the_disk(path: Path) -> None:
+    try:
+        write(path, *(make_session("A", f"s{k}", float(k), {4: 9.0, 5: 8.0}) for k in range(20)))
+    except InputError as fault:
+        print("free some space" if "free some space" in str(fault) else fault)
 
 
 def test_a_session_of_another_cohort_is_a_mistake_of_the_caller(tmp_path: Path) -> None:

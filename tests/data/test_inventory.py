@@ -149,7 +149,7 @@ def test_the_table_reads_back_as_what_was_found(tmp_path: Path) -> None:
     write_table(path, found)
     (before,), (after,) = found.sessions, find_sessions(path)
     assert (after.patient_id, after.session_id, after.day) == ("Patient-001", "week-002", 14.0)
-    assert after.labels.usual.meaning == before.labels.usual.meaning == {1: 2, 2: 3}
+    assert after.labels.usual[0].meaning == before.labels.usual[0].meaning == {1: 2, 2: 3}
     assert [one.resolve() for one in (*after.images.values(), after.mask)] == [*before.images.values(), before.mask]
 
 

@@ -66,7 +66,10 @@ def test_an_empty_mask_is_not_asked_about() -> None:
 
 
 def test_old_file_names_tell_old_labels() -> None:
-    assert meant([0, 1, 2, 4], rule_of("P001", NAMED_AS_UNTIL_2021)) == [0, 1, 2, 3]
+    rule = rule_of("P001", NAMED_AS_UNTIL_2021)
+    assert meant([0, 1, 2, 4], rule) == meant([0, 1, 2, 3], rule) == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="--labels post-treatment"):
+        meant([0, 1, 2, 3, 4], rule)
 
 
 @pytest.mark.parametrize("labels", [[0.00003, 0.99997, 2.00003, 3.0], [0, 1.004, 1.995, 3], [-0.009, 1, 2.0, 3.01]])
@@ -87,7 +90,7 @@ def test_other_numbers_are_refused_as_they_are(label: float, told: str) -> None:
 def test_a_label_that_no_scheme_has_is_told_and_never_wrapped(label: int) -> None:
     with pytest.raises(InputError, match=rf"labels {label}; .* --labels"):
         read_labels(MASK, np.array([0, label]), ANY)
-    if 0 < label < 1000:
+    if label < 65536:
         assert meant([0, label], LabelRule.only(parsed("--labels", f"{label}:3"))) == [0, 3]
 
 

@@ -99,3 +99,12 @@ def test_a_session_that_has_no_folder_is_named(tmp_path: Path, save_nifti: Calla
     (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tdays\nses-01\t0\nses-02\t33\nses-03\t60\n")
     (row,) = survey(root).unmatched
     assert "sessions.tsv, line 4" in str(row) and "ses-03" in str(row)
+
+
+@pytest.mark.parametrize("day", ["20200101", "19991231.0", "2020-01-01"])
+def test_a_date_is_no_day(tmp_path: Path, save_nifti: Callable, make_phantom: Callable, day: str) -> None:
+    """A date in the column of days would put treatment a life away from the scans, and stand in the cohort file."""
+    table = tmp_path / "clinical.csv"
+    table.write_text(f"patient_id,session_id,day\nsub-01,ses-01,{day}\nsub-01,ses-02,84\n")
+    dated = date_sessions(find_sessions(bids(tmp_path / "scans", save_nifti, make_phantom)), read_clinical(table))
+    assert all(f"'day' is '{day}'" in reason for reason in dated.refused.values()) and len(dated.refused) == 2

@@ -7,7 +7,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tumorcast.archive.hdf5_file import new_hdf5
 from tumorcast.archive.maps import MapArchive
 from tumorcast.archive.packing import GZIP_LEVEL, Packing, copy_attributes
 from tumorcast.archive.unpack import add_patient
@@ -15,6 +14,7 @@ from tumorcast.archive.writing import new_archive
 from tumorcast.data.cohort import FORMAT as COHORT
 from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError, UsageError
+from tumorcast.hdf5_file import new_hdf5
 
 Report = Callable[[int, int], None]
 GZIP = {"compression": "gzip", "compression_opts": GZIP_LEVEL, "shuffle": True, "fletcher32": True}

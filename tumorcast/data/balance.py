@@ -132,6 +132,8 @@ class Balance:
             meaning = f" ({SCHEMES[name]})" if name in SCHEMES else ""
             doubt = ", assumed from the labels that are there; --labels names another scheme" if assumed else ""
             yield f"  labels of {count} masks read as {name}{meaning}{doubt}"
+        if len({name for name, assumed in self.labels if assumed}) > 1:
+            yield "  masks were read by several schemes: if they are of one data set, say which with --labels"
         if self.heads:
             yield f"  {self.heads} scans hold the head: it stands for the brain; --brain-tool or --brain inner"
         yield from _some(f"  {line}" for line in self.apart)

@@ -255,7 +255,7 @@ def _sessions_table(folder: Path, sessions: list[str], unmatched: list[Unmatched
     times: dict[str, float | date] = {}
     for row in read_table(path, ("session_id",), ("days", "acq_time")):
         name = row.identifier("session_id")
-        days = row.number("days")
+        days = row.day("days")
         time = _date(row) if days is None else days
         found = met(name, sessions)
         if len(found) != 1:

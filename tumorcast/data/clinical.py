@@ -116,7 +116,7 @@ def _days(patient_id: str, rows: list[Row], scans: Sequence[str]) -> tuple[dict[
     days: dict[str, float] = {}
     unmatched = []
     for row, name in [(row, row.identifier("session_id")) for row in rows if row.text("session_id")]:
-        day, found = row.number("day"), _sessions_met(patient_id, name, scans)
+        day, found = row.day("day"), _sessions_met(patient_id, name, scans)
         if len(found) != 1:
             why = f"may be {' or '.join(found)}" if found else f"no such scan; there are {', '.join(scans)}"
             unmatched.append(UnmatchedRow(row.where, f"patient {patient_id}, session {name}: {why}"))
@@ -137,7 +137,7 @@ def _sessions_met(patient_id: str, name: str, scans: Sequence[str]) -> list[str]
 
 
 def _unnamed_days(rows: list[Row]) -> list[tuple[int, float]]:
-    days = ((row, row.number("day")) for row in rows if not row.text("session_id"))
+    days = ((row, row.day("day")) for row in rows if not row.text("session_id"))
     return [(row.line, day) for row, day in days if day is not None]
 
 

@@ -23,6 +23,7 @@ from tumorcast.data.geometry import Grid, pixel_mm
 from tumorcast.data.transforms import Displacement
 from tumorcast.durable import sha256_of, why_unreadable, written_whole
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import hdf5_at
 from tumorcast.records import (
     ChemotherapyCourse,
     Contrast,
@@ -121,7 +122,8 @@ def write_cohort(
     if path.is_dir():
         raise InputError(f"{path}: a folder; give --out the name of a file")
     header = {"image_size": image_size, "pixel_mm": pixel_mm(image_size), "contrasts": [str(c) for c in contrasts]}
-    with written_whole(path) as temporary, _full_disk_told(path), h5py.File(temporary, "w", libver=LIBRARY) as file:
+    with written_whole(path) as temporary, _full_disk_told(path), hdf5_at(temporary, libver=LIBRARY) as new:
+        file = new.root
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, tumorcast_version=VERSION, **header)
         patients = file.create_group(PATIENTS, track_order=True)
         for session in sessions:

@@ -164,7 +164,8 @@ def _stubs(path: Path, series: dict[str, list[DicomHeader]]) -> list[InputError]
     endings = {header.path.suffix for headers in series.values() for header in headers}
     others = sorted((path if path.is_dir() else path.parent).iterdir())
     short = [one for one in others if one.suffix in endings and is_file(one) and one.stat().st_size < STUB_BYTES]
-    return [InputError(f"{one}: damaged or cut short; copy it again") for one in short if not one.name.startswith(".")]
+    told = [one for one in short if not one.name.startswith(".")]
+    return [InputError(why_absent(one) or f"{one}: damaged or cut short; copy it again") for one in told]
 
 
 def _in_order(path: Path, headers: list[DicomHeader]) -> list[DicomHeader]:

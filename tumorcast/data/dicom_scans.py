@@ -5,6 +5,7 @@ A session is all of a patient's series of one date. Dates only serve to tell day
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -29,7 +30,8 @@ from tumorcast.data.series import TAGS, contrast_of, number
 from tumorcast.records import Contrast
 
 FEWEST_IMAGES = 5  # fewer are a localizer, a report or a screen
-MASK_NAMES = ("*seg*.nii", "*seg*.nii.gz", "*mask*.nii", "*mask*.nii.gz")
+MASK = re.compile(r".*(seg|mask).*\.nii(\.gz)?", re.IGNORECASE)
+NO_TUMOUR = re.compile(r"brain|head|skull|bet|face|tissue|csf", re.IGNORECASE)  # whose masks are no tumours
 
 
 SEGMENTATIONS = {  # modality, and what makes a NIfTI mask of it
@@ -135,7 +137,7 @@ def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[FoundSess
     contents = {folder: series_in(folder) for folder in _folders(patient, seen)}
     series = [_Series.of(headers) for one in contents.values() for headers in one.series.values()]
     dates = sorted({one.day for one in series if one.day is not None})
-    groups = [[one for one in series if one.day == day] for day in dates]
+    groups = [group for day in dates for group in _visits([one for one in series if one.day == day])]
     undated = sorted((one for one in series if one.day is None), key=lambda one: (one.study, one.path))
     groups += [list(group) for _, group in groupby(undated, key=lambda one: one.study)]
     groups = [group for group in groups if any(one.modality not in SEGMENTATIONS for one in group)]
@@ -157,12 +159,29 @@ def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[FoundSess
     dates = [group[0].day for group in groups if group[0].day is not None]
     if not dates:
         return counted(sessions)
-    days = [float((day - dates[0]).days) for day in dates]
+    days = [float((day - dates[0]).days) for day in dates]  # a day a visit, of which two may have one
     fault = f"{patient}: a study without a date beside dated ones; date the scans with --clinical, or in a sessions.csv"
     return [
         *(replace(session, day=day, dated=True) for session, day in zip(sessions, days, strict=False)),
         *(replace(session, day_fault=fault) for session in sessions[len(days) :]),
     ]
+
+
+def _visits(series: list[_Series]) -> list[list[_Series]]:
+    """The series of one date by study, where two studies show the same; else they are one visit.
+
+    Of patients whose dates were all made alike, two visits are so told apart.
+    """
+    studies = {one.study for one in series}
+    shown = [one.contrast for study in studies for one in _first_of_each([s for s in series if s.study == study])]
+    if len(shown) == len(set(shown)):
+        return [series]
+    return [[one for one in series if one.study == study] for study in dict.fromkeys(one.study for one in series)]
+
+
+def _first_of_each(series: list[_Series]) -> list[_Series]:
+    """One series a contrast."""
+    return list({one.contrast: one for one in series if one.contrast is not None}.values())
 
 
 def _account(session: FoundSession, series: list[_Series], found: DicomFind) -> None:
@@ -210,6 +229,5 @@ def _folders_of(series: list[_Series], patient: Path) -> set[Path]:
 
 def _masks(folders: set[Path]) -> list[Path]:
     """NIfTI masks in folders that hold series of one scan alone."""
-    return sorted(
-        {path for folder in folders for name in MASK_NAMES for path in folder.glob(name) if not is_debris(path)}
-    )
+    named = (path for folder in folders for path in folder.iterdir() if MASK.fullmatch(path.name))
+    return sorted(path for path in named if not NO_TUMOUR.search(path.name) and not is_debris(path))

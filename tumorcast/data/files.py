@@ -11,7 +11,8 @@ from tumorcast.data.absent import is_dangling, why_absent
 
 DEBRIS = (".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX")
 IMAGES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".ima")
-PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".dcm.gz", ".nii.bz2", ".nii.zst", ".nii.xz", ".icloud")
+UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".icloud", ".lnk")
+PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".dcm.gz", ".nii.bz2", ".nii.zst", ".nii.xz")
 NAMED_AT_MOST = 10  # files of one reason and patient that are named
 
 
@@ -72,10 +73,11 @@ def _judged(path: Path, reason: str, is_dicom: Callable[[Path], bool]) -> LeftOu
     name = path.name.lower()
     if is_debris(path):
         return LeftOut(path, "left by the operating system")
-    packed = next((end for end in PACKED if name.endswith(end)), None)
-    if packed:
-        return LeftOut(path, f"packed or not downloaded ({packed}): unpack it beside the others", lost=True)
+    if any(name.endswith(end) for end in PACKED):
+        return LeftOut(path, "packed: unpack it beside the others", lost=True)
     is_image = any(name.endswith(end) for end in IMAGES)
+    if any(name.endswith(end) for end in UNFINISHED) and any(end in name for end in IMAGES):
+        return LeftOut(path, "a download that is not finished, or a shortcut: put the file itself there", lost=True)
     absent = why_absent(path) if is_image or is_dangling(path) else ""
     if absent:
         return LeftOut(path, absent.removeprefix(f"{path}: "), lost=True)

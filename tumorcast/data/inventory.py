@@ -286,6 +286,5 @@ def _row(folder: Path, session: SourceSession, *, dated: bool) -> list[str]:
     named = [*(session.images.get(contrast) for contrast in Contrast), session.mask]
     files = ["" if file is None else os.path.relpath(file, folder) for file in named]
     rule = session.labels if isinstance(session, FoundSession) else None
-    known = rule is not None and rule.usual is not None and not rule.others
-    labels = str(rule.usual) if rule is not None and known else ""
+    labels = str(rule.usual[0]) if rule is not None and len(rule.usual) == 1 and not rule.others else ""
     return [session.patient_id, session.session_id, f"{session.day:g}" if dated else "", *files, labels]

@@ -18,7 +18,7 @@ from tumorcast.errors import InputError, UsageError
 
 NEAR_WHOLE = 0.01  # labels that went through a slope come back so near to whole numbers
 MEANINGS = "0 none, 1 core, 2 oedema, 3 enhancing"
-PAIR = re.compile(r"(?P<found>[0-9]{1,3}):(?P<meant>[0-3])")
+PAIR = re.compile(r"(?P<found>-?[0-9]{1,5}):(?P<meant>[0-3])")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ SCHEMES = {
 class LabelRule:
     """The schemes that a mask may be of.
 
-    usual: the one that is taken wherever it has all of the mask's labels; named: whether a name tells the data set.
+    usual: the first of these that has all of the mask's labels is taken; named: whether a name tells the data set.
     """
 
-    usual: LabelScheme | None
+    usual: tuple[LabelScheme, ...]
     others: tuple[LabelScheme, ...] = ()
     of: str = "a mask whose file name tells no data set"
     named: bool = True
@@ -75,34 +75,35 @@ class LabelRule:
     @classmethod
     def only(cls, scheme: LabelScheme) -> "LabelRule":
         """The rule of a scheme that is known."""
-        return cls(scheme, (), scheme.name)
+        return cls((scheme,), (), scheme.name)
 
 
-ANY = LabelRule(BRATS_2023, (BRATS_2021, POST_TREATMENT, PEDIATRIC, BRATS_2016), named=False)
+HAVING_4 = (POST_TREATMENT, PEDIATRIC, BRATS_2016)
+ANY = LabelRule((BRATS_2023,), (BRATS_2021, *HAVING_4), named=False)
 NAMED_AS_UNTIL_2021 = LabelRule(
-    BRATS_2021, (BRATS_2023, POST_TREATMENT), "files named as until 2021 (_t1ce, _flair)", named=False
+    (BRATS_2021, BRATS_2023), HAVING_4, "files named as until 2021 (_t1ce, _flair)", named=False
 )
 DATA_SETS = (  # how scans of a set are called, and what their masks may be
     (
         r"BraTS\d*[-_]?PEDs?(?![a-z])",
-        LabelRule(None, (PEDIATRIC, BRATS_2023), "BraTS-PEDs (adult in 2023, own since 2024)"),
+        LabelRule((), (PEDIATRIC, BRATS_2023), "BraTS-PEDs (adult in 2023, own since 2024)"),
     ),
     (r"BraTS\d*[-_]MEN[-_]RT", LabelRule.only(GROSS_TUMOUR)),
     (r"BraTS\d*[-_](GLI|MET|SSA|MEN|GoAT)(?![a-z])", LabelRule.only(POST_TREATMENT)),
     (
         r"BraTS(20)?(17|18|19|20|21)_|UCSF-PDGM|UPENN-GBM|TCGA-",
-        LabelRule(BRATS_2021, (BRATS_2023,), "BraTS until 2021"),
+        LabelRule((BRATS_2021, BRATS_2023), (), "BraTS until 2021"),
     ),
     (r"PatientID_\d|UCSD-PTGBM|10\d{4}_time\d", LabelRule.only(POST_TREATMENT)),
-    (r"BRATS_\d{3}$", LabelRule(None, (MSD, BRATS_2023), "the Medical Segmentation Decathlon's names")),
+    (r"BRATS_\d{3}$", LabelRule((), (MSD, BRATS_2023), "the Medical Segmentation Decathlon's names")),
 )
 
 
 def rule_of(scan: str, otherwise: LabelRule = ANY) -> LabelRule:
     """The rule that a scan's name tells.
 
-    >>> rule_of("BraTS-PED-00001-000").usual is None, rule_of("TCGA-DU-7294").usual.name, rule_of("P001").usual.name
-    (True, 'brats2021', 'brats2023')
+    >>> [[one.name for one in rule_of(scan).usual] for scan in ("BraTS-PED-00001-000", "TCGA-DU-7294", "P001")]
+    [[], ['brats2021', 'brats2023'], ['brats2023']]
     """
     return next((rule for pattern, rule in DATA_SETS if re.match(pattern, scan, re.IGNORECASE)), otherwise)
 
@@ -159,16 +160,17 @@ def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenL
 
 
 def _scheme(path: Path, found: list[int], rule: LabelRule) -> LabelScheme:
-    if rule.usual is not None and rule.usual.takes(found):
-        return rule.usual
+    usual = next((scheme for scheme in rule.usual if scheme.takes(found)), None)
+    if usual is not None:
+        return usual
     fitting = [scheme for scheme in rule.others if scheme.takes(found)]
     told = ", ".join(map(str, found))
     if not found:
-        return rule.usual or rule.others[0]
+        return rule.others[0]
     if not fitting:
-        known = (rule.usual, *rule.others) if rule.usual else rule.others
+        known = (*rule.usual, *rule.others)
         schemes = " or ".join(f"{scheme.name} ({', '.join(map(str, scheme.meaning))})" for scheme in known)
-        example = " ".join(f"{label}:{min(label, 3)}" for label in found)
+        example = " ".join(f"{label}:{max(0, min(label, 3))}" for label in found)
         raise InputError(
             f"{path}: labels {told}; {rule.of} has those of {schemes}: say what each means with --labels, as "
             f"'{example}' ({MEANINGS})"

@@ -111,10 +111,20 @@ def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
 
 
 def _ordered(source: Path, layout: Layout, sessions: Iterable[SourceSession]) -> list[SourceSession]:
-    ordered = sorted(sessions, key=lambda session: (session.patient_id, session.session_id))
+    ordered = sorted(map(_nameable, sessions), key=lambda session: (session.patient_id, session.session_id))
     if not ordered:
         raise InputError(f"{source}: no scan found in the layout {layout}; known layouts: {LOOKED_FOR}")
     return ordered
+
+
+def _nameable(session: SourceSession) -> SourceSession:
+    """The scan; one whose name no file of ours can hold is a scan that cannot be used."""
+    names = (session.patient_id, session.session_id)
+    plain = [name.encode("utf-8", "backslashreplace").decode() for name in names]
+    if plain == list(names) or not isinstance(session, FoundSession):
+        return session
+    fault = f"{'/'.join(plain)}: its name is not UTF-8; rename its files and folder"
+    return replace(session, patient_id=plain[0], session_id=plain[1], fault=fault)
 
 
 def _files_of(session: SourceSession) -> Iterator[Path]:
@@ -188,6 +198,8 @@ def _detect(source: Path) -> Layout:
 
 def _what_is_there(source: Path) -> str:
     """How many files of which endings there are, for people who look for theirs."""
+    if source.is_file():
+        return ": it is a file, and a folder of scans or a table of them (.csv, .tsv) is needed"
     paths = [item for item in files_below(source) if isinstance(item, Path)] if source.is_dir() else []
     ends = Counter("".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else [path.suffix]) for path in paths)
     told = ", ".join(f"{count} {end or 'without ending'}" for end, count in ends.most_common(5))
@@ -291,7 +303,7 @@ def _series_of(sessions: Iterable[FoundSession]) -> Iterator[Path]:
 
 
 def _table_session(row: Row) -> FoundSession:
-    patient, session, day = row.identifier("patient"), row.identifier("session"), row.number("day")
+    patient, session, day = row.identifier("patient"), row.identifier("session"), row.day("day")
     if day is None:
         raise InputError(f"{row.where}: no day; give the day of the scan on the patient's own clock")
     named = any(kind in row.cells for kind in (*Contrast, SEG))

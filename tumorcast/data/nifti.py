@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import math
+import re
 import zlib
 from dataclasses import dataclass
 from io import BufferedReader
@@ -36,6 +37,11 @@ HEADERS: dict[int, type[nib.Nifti1Header]] = {
     540: nib.Nifti2Header,
 }  # by the length that a header begins with
 SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")  # magic words; Analyze 7.5 has none
+OTHER_FORMATS = {
+    **dict.fromkeys((".mgz", ".mgh"), ("FreeSurfer's format", "mri_convert")),
+    **dict.fromkeys((".mha", ".mhd"), ("a MetaImage", "SimpleITK's ReadImage and WriteImage")),
+    ".nrrd": ("NRRD", "SimpleITK's ReadImage and WriteImage, or Slicer"),
+}
 LARGEST_OFFSET = 2**26  # bytes of extensions before the voxels
 EXTRA_BYTES = 2**20  # after the voxels
 MOST_DEFLATED = 1032  # bytes that one compressed byte can stand for
@@ -159,6 +165,9 @@ def _is_packed(path: Path) -> bool:
 
 
 def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
+    other = OTHER_FORMATS.get(path.suffix.lower())
+    if other is not None and is_file(path):
+        raise InputError(f"{path}: {other[0]}, which is not read; make a .nii.gz of it ({other[1]})")
     if not is_file(path):
         raise InputError(why_absent(path) or f"{path}: cannot be read (No such file, or a folder); correct the name")
     return gzip.open(path) if _is_packed(path) else path.open("rb")
@@ -175,6 +184,8 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         start = file.read(max(HEADERS))
     if isinstance(error, gzip.BadGzipFile) and _kind(start) is not None:
         return InputError(f"{path}: ends in .gz and is not compressed; rename it to {path.name[: -len('.gz')]}")
+    if start.lstrip()[:1] in (b"<", b"{"):
+        return InputError(f"{path}: is a page or an answer of a server, not the file asked for; download it again")
     return InputError(f"{path}: the compressed file is truncated or damaged ({error}); copy it again")
 
 
@@ -195,6 +206,8 @@ def _parsed(path: Path, file: gzip.GzipFile | BufferedReader) -> NiftiHeader:
     length, order = kind
     fields: Header = HEADERS[length](head[:length], order, check=False)
     rank, *dims = (int(side) for side in fields["dim"])
+    while 3 < rank <= len(dims) and dims[rank - 1] == 0:  # as some write for an axis that is not there
+        rank -= 1
     offset = float(fields["vox_offset"])
     if not (1 <= rank <= 7 and min(dims[:rank]) >= 1 and math.isfinite(offset) and offset >= 0):
         raise _no_nifti(path, head)
@@ -217,10 +230,11 @@ def _check_magic(path: Path, magic: bytes) -> None:
     word = magic[:3]
     if word in SINGLE:
         return
+    base = re.sub(r"(\.nii|\.hdr)?(\.gz)?$", "", path.name)
     what = "the header of a pair" if word in PAIR else "an Analyze 7.5 header"
     raise InputError(
         f"{path}: {what} (.hdr and .img), which is not read, as one half is soon lost; make one file of it: "
-        f"fslchfiletype NIFTI_GZ {path.stem}, or nibabel.save(nibabel.load('{path.name}'), '{path.stem}.nii.gz')"
+        f"fslchfiletype NIFTI_GZ {base}, or nibabel.save(nibabel.load('{base}.hdr'), '{base}.nii.gz')"
     )
 
 

@@ -31,6 +31,7 @@ QUALITY_TABLE = "qc.csv"
 __all__ = [
     "CohortPlan",
     "CohortReport",
+    "NothingUsableError",
     "PrepareSettings",
     "Register",
     "SessionOutcome",
@@ -78,6 +79,14 @@ class CohortReport:
     def flagged(self) -> int:
         """Scans whose registration is in doubt."""
         return sum(bool(outcome.flags) for outcome in self.outcomes)
+
+
+class NothingUsableError(InputError):
+    """No scan at all could be used; `balance` says what became of each."""
+
+    def __init__(self, message: str, balance: Balance) -> None:
+        super().__init__(message)
+        self.balance = balance
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,9 @@ class _CohortRun:
                     yield result
         if all(outcome.status is not Status.OK for outcome in self.outcomes):
             told = self.outcomes[0].reason
-            raise InputError(f"{self._plan.source}: none of {len(self.outcomes)} scans could be used; {told}")
+            raise NothingUsableError(
+                f"{self._plan.source}: none of {len(self.outcomes)} scans could be used; {told}", self.balance()
+            )
 
     def _outcome(self, scan: SourceSession, result: Result, shows_tumour: bool) -> SessionOutcome:
         names = (scan.patient_id, scan.session_id)

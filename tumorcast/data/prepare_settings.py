@@ -110,6 +110,7 @@ class PrepareSettings:
         kept = asdict(self) | {"labels": None if self.labels is None else self.labels.record()}
         if self.contrasts is not None:
             kept["contrasts"] = [str(contrast) for contrast in self.contrasts]
+        kept |= {name: str(value) for name, value in kept.items() if isinstance(value, StrEnum)}
         for name in ("brain_mask", "brain_tool"):
             if kept[name] is not None:
                 kept[name] = without_folders(kept[name])

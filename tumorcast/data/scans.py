@@ -77,7 +77,7 @@ def in_time(name: str) -> tuple[bool, list[tuple[int, str]]]:
     >>> sorted(["time10", "post", "time2", "pre"], key=in_time)
     ['pre', 'post', 'time2', 'time10']
     """
-    return re.match(r"pre|base", name, re.IGNORECASE) is None, natural(name)
+    return re.match(r"pre|base|bl", name, re.IGNORECASE) is None, natural(name)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -44,10 +44,11 @@ KINDS = {
     **dict.fromkeys(("seg", "segm", "segmentations", "tumor_segmentation", "brats_tumor_seg", "tumormask", "gtv"), SEG),
 }
 UNDERSCORED_FILE = re.compile(rf"(?P<id>.+?)(_brain)?_(?P<kind>{'|'.join(KINDS)}){IMAGE_END}", re.IGNORECASE)
-NO_SCAN = re.compile(r"subtraction|^sub-", re.IGNORECASE)  # maps of change (UCSF-ALPTDG); names of BIDS
+NO_SCAN = re.compile(r"subtraction|cellular_tumor|_brain$", re.IGNORECASE)  # maps of change; parts of tumours; brains
+BIDS_NAME = re.compile(r"sub-", re.IGNORECASE)
 TIMEPOINT_WORDS = (
     r"(?:time(?:point)?|tp|visit|scan|ses(?:sion)?|week|month|day|fu)[-_]?\d+d?|"
-    r"baseline|follow[-_]?up\d*|pre(?:[-_]?op)?|post(?:[-_]?op)?"
+    r"baseline|bl\d*|fu\d*|follow[-_]?up\d*|pre(?:[-_]?op)?|post(?:[-_]?op)?"
 )
 TIMEPOINTS = (  # patient and time point in a scan's name; those of a number alone only where a set is known by them
     re.compile(r"(?P<patient>.*\d.*)-(?P<session>\d{3})"),
@@ -56,7 +57,9 @@ TIMEPOINTS = (  # patient and time point in a scan's name; those of a number alo
     re.compile(r"(?P<patient>BraTSReg_\d+)_(?P<session>\d\d_\d{4})", re.IGNORECASE),
 )
 NO_TIMEPOINT = re.compile(r"BraTS(20)?\d\d_", re.IGNORECASE)  # whose last number is the patient's
-LIKE_TIMEPOINT = re.compile(r"(?P<patient>.*\d)[-_](?P<session>[a-z]{0,9}\d{1,3}[a-z]?|\d{8}|[A-D])", re.IGNORECASE)
+LIKE_TIMEPOINT = re.compile(
+    r"(?P<patient>.*?\d)[-_](?P<session>[a-z]{0,9}\d{1,3}[a-z]?|\d{8}|\d{4}[-._]\d\d[-._]\d\d|[A-D])", re.IGNORECASE
+)
 MU_FILE = re.compile(rf"(brain_(?P<contrast>{CONTRASTS})|(?P<seg>tumorMask)){IMAGE_END}", re.IGNORECASE)
 MU_TIMEPOINT = re.compile(r".*\d")
 LUMIERE_NAMES = {"T1": Contrast.T1N, "CT1": Contrast.T1C, "T2": Contrast.T2W, "FLAIR": Contrast.T2F}
@@ -89,7 +92,7 @@ def brats_files(source: Path) -> Iterator[NamedFile]:
     for path in sorted([*source.iterdir(), *source.glob("*/*"), *source.glob("*/*/*")]):
         new = BRATS_FILE.fullmatch(path.name)
         name = new or UNDERSCORED_FILE.fullmatch(path.name)
-        if name is None or is_debris(path) or NO_SCAN.search(name["id"]) or not is_named_file(path):
+        if name is None or is_debris(path) or _is_no_scan(name["id"], new) or not is_named_file(path):
             continue
         found = _in_its_place(source, path, name["id"])
         if path.parent.parent.parent == source and re.search(r"_brain_|tumormask", path.name, re.IGNORECASE):
@@ -97,6 +100,10 @@ def brats_files(source: Path) -> Iterator[NamedFile]:
         if found is not None:
             kind = name["kind"].lower()
             yield NamedFile(name["id"], str(kind if new else KINDS[kind]), path, found[0], new is None)
+
+
+def _is_no_scan(scan: str, new_name: re.Match[str] | None) -> bool:
+    return NO_SCAN.search(scan) is not None or (new_name is None and BIDS_NAME.match(scan) is not None)
 
 
 def _in_its_place(source: Path, path: Path, scan: str) -> tuple[str | None] | None:

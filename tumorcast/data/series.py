@@ -26,7 +26,8 @@ WORD = r"(?<![a-z0-9+])(?:{})(?![a-z0-9+])"
 NO_ANATOMY = re.compile(
     WORD.format(
         r"loc\w*|scout|survey|calib\w*|shim|dwi|dti|diff\w*|adc|e?trace\w*|perf\w*|dsc|dce|asl|swi|swan|mag|pha\w*|"
-        r"min\W?ip|mip|mpr|reformat\w*|mra|mrv|tof|angio\w*|fmri|bold|mrs|spectro\w*|sub\w*|screen\w*|gre|hemo|b0|fieldmap"
+        r"min\W?ip|mip|mpr|reformat\w*|mra|mrv|tof|angio\w*|fmri|bold|mrs|spectro\w*|sub\w*|screen\w*|gre|hemo|b0|fieldmap|"
+        r"\w*mask\w*|s?dt1|[ns]?r?cb[fv]|mtt|ttp|ktrans"
     )
     + r"|t2\s*(\*|star)|ep2d"
 )

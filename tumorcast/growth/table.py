@@ -127,7 +127,7 @@ def _series(rows: list[Row], columns: SizeColumns) -> SizeSeries:
 def _measured(rows: Iterable[Row], columns: SizeColumns) -> Iterable[tuple[float, float, float, Row]]:
     """Day, size, companion (NaN where it is not known) and row of the scans on which the size was measured."""
     for row in rows:
-        day, size = row.number(columns.day), row.number(columns.size)
+        day, size = row.day(columns.day), row.number(columns.size)
         if size is None:
             continue
         if day is None:

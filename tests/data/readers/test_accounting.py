@@ -19,6 +19,7 @@ from pydicom.uid import (
 from typer.testing import CliRunner
 
 from tumorcast.cli import app
+from tumorcast.data.clinical import date_sessions
 from tumorcast.data.dicom import read_series
 from tumorcast.data.layouts import Layout, find, find_sessions
 from tumorcast.errors import InputError
@@ -207,3 +208,62 @@ def test_a_sheared_stack_is_refused(tmp_path: Path, dicom_series: Callable, shif
         image.save_as(path)
     with pytest.raises(InputError, match="sideways"):
         read_series(folder)
+
+
+def test_unfinished_downloads_are_named(tmp_path: Path, scan: Callable) -> None:
+    scan(tmp_path / "scans", "case01")
+    for path in sorted(scan(tmp_path / "scans", "case02").iterdir()):
+        path.rename(f"{path}.part")
+    code, told = run(tmp_path / "scans", "--dry-run")
+    assert code == 1 and "case02-t1c.nii.gz.part" in told and "not finished" in told
+
+
+def test_a_name_that_is_not_text_costs_its_scan_alone(tmp_path: Path, scan: Callable) -> None:
+    scan(tmp_path / "scans", "P1")
+    for path in sorted(scan(tmp_path / "scans", "P2").iterdir()):
+        path.rename(path.with_name(path.name.replace("P2", "c\udcff1")))
+    (tmp_path / "scans" / "P2").rename(tmp_path / "scans" / "c\udcff1")
+    code, told = run(tmp_path / "scans", "--image-size", 64, "--min-tumour-mm2", 10, "--out", tmp_path / "c.h5")
+    assert code == 1 and "not UTF-8" in told
+
+
+def test_a_pointer_in_a_series_is_told_as_one(tmp_path: Path, dicom_series: Callable) -> None:
+    folder = dicom_series(tmp_path / "A" / "t1c", HEAD)
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(".dcm"))
+    (folder / "1-998.dcm").write_bytes(POINTERS["datalad get"])
+    with pytest.raises(InputError, match="datalad get"):
+        read_series(folder)
+
+
+def test_masks_of_brains_are_no_tumours_and_series_of_masks_no_contrasts(
+    tmp_path: Path, dicom_series: Callable, save_nifti: Callable
+) -> None:
+    dicom_series(tmp_path / "A" / "t1c", HEAD)
+    for name in ("MaskTumor", "dT1", "nRCBV"):
+        dicom_series(tmp_path / "A" / name, HEAD, name, EchoTime=10, RepetitionTime=500, SeriesNumber=3)
+    for name in ("brain_mask.nii.gz", "A_SEG.NII.GZ"):
+        save_nifti(tmp_path / "A" / "mask.nii.gz", HEAD.astype(np.uint8)).rename(tmp_path / "A" / name)
+    (session,) = find_sessions(tmp_path)
+    assert [str(contrast) for contrast in session.images] == ["t1c"]
+    assert session.mask == tmp_path / "A" / "A_SEG.NII.GZ" and not session.fault
+
+
+def test_two_studies_of_one_date_are_two_visits_if_they_show_the_same(tmp_path: Path, dicom_series: Callable) -> None:
+    """Dates that were all made alike must not cost a visit; parts of one visit in two studies stay together."""
+    for name, study in (("pre", "1.2.7"), ("post", "1.2.8")):
+        dicom_series(tmp_path / "A" / name, HEAD, StudyInstanceUID=study, StudyDate="19000101")
+    dicom_series(tmp_path / "B" / "1", HEAD, StudyInstanceUID="1.2.9")
+    dicom_series(tmp_path / "B" / "2", HEAD, "AX T2", StudyInstanceUID="1.2.10")
+    sessions = find_sessions(tmp_path)
+    assert [(one.patient_id, len(one.images)) for one in sessions] == [("A", 1), ("A", 1), ("B", 2)]
+    dated = date_sessions(sessions, None)
+    assert all("both on day 0" in dated.refused["A", name] for name in ("001", "002"))
+
+
+def test_where_nothing_can_be_used_the_balance_tells_why(tmp_path: Path, dicom_series: Callable) -> None:
+    root = tmp_path / "scans"
+    dicom_series(root / "A" / "t1c", HEAD)
+    dicom_series(root / "A" / "other", HEAD[:1], "seg", SeriesNumber=2, Modality="SEG")
+    code, told = run(root, "--image-size", 64, "--out", tmp_path / "c.h5")
+    assert code == 3 and "segimage2itkimage" in told and "balance:" in told

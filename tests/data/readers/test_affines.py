@@ -181,3 +181,23 @@ def test_a_mask_whose_header_places_it_elsewhere_is_refused(tmp_path: Path, affi
     (source,) = find_sessions(tmp_path, Layout.BRATS)
     with pytest.raises(InputError, match=r"P1-seg.nii: lies .* mm away from P1-t1c.nii"):
         read_session(source, (Contrast.T1C,))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.mgz", b"\x1f\x8b\x08\x00", "mri_convert"),
+        ("a.nrrd", b"NRRD0005", "SimpleITK"),
+        ("a.nii.gz", b"<!DOCTYPE html><html>", "download it again"),
+    ],
+)
+def test_other_things_are_called_by_their_name(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        read_image(tmp_path / name)
+
+
+def test_an_axis_that_is_not_there_is_none(tmp_path: Path) -> None:
+    """ITK's issue 3333 has such a file: four axes, the last without any voxel."""
+    path = write(tmp_path / "a.nii", sform=(LAS, 1), dim=[4, *SIZE, 0, 1, 1, 1])
+    assert read_image(path).image.GetSize() == SIZE

@@ -37,6 +37,7 @@ def listed(root: Path) -> list[tuple[str, str]]:
          [("BraTS20_Training_001", "000"), ("BraTS20_Training_002", "000")]),
         (("Brats18_TCIA09_141_1/Brats18_TCIA09_141_1", "Brats18_TCIA09_142_1/Brats18_TCIA09_142_1"),
          [("Brats18_TCIA09_141_1", "000"), ("Brats18_TCIA09_142_1", "000")]),
+        (("P7_bl", "P7_fu1"), [("P7", "bl"), ("P7", "fu1")]),
         (("case_01", "case_02"), [("case_01", "000"), ("case_02", "000")]),
         (("Patient_1/Patient_1", "Patient_2/Patient_2"), [("Patient_1", "000"), ("Patient_2", "000")]),
     ],
@@ -61,12 +62,13 @@ def test_maps_of_change_are_no_scans_and_are_told(tmp_path: Path, save_nifti: Ca
     folder = tmp_path / "100001"
     for time in (1, 2):
         write(folder, f"100001_time{time}", save_nifti, make_phantom)
-    for name in ("flair_subtraction", "flair_subtraction_seg", "time1_t1ce-t1"):
+    for name in ("flair_subtraction", "flair_subtraction_seg", "time1_t1ce-t1", "time1_enhancing_cellular_tumor_seg"):
         save_nifti(folder / f"100001_{name}.nii.gz", make_phantom("seg"))
     found = find(tmp_path)
     assert [session.session_id for session in found.sessions] == ["time1", "time2"]
     assert sorted(one.path.name for one in found.left_out) == [
-        "100001_flair_subtraction.nii.gz", "100001_flair_subtraction_seg.nii.gz", "100001_time1_t1ce-t1.nii.gz"
+        "100001_flair_subtraction.nii.gz", "100001_flair_subtraction_seg.nii.gz",
+        "100001_time1_enhancing_cellular_tumor_seg.nii.gz", "100001_time1_t1ce-t1.nii.gz",
     ]  # fmt: skip
 
 
@@ -76,6 +78,8 @@ def test_names_that_look_like_time_points_are_told(
     for name in ("P001_1", "P001_2", "P002_1"):
         write(tmp_path, name, save_nifti, make_phantom, {"t1c": "t1ce"})
     assert survey(tmp_path).balance().like_timepoints == (("P001_1", "P001_2"),)
+    dates = ["P02_2020-01-01", "P02_2020-04-01", "TCGA-02-0006_1996.08.23", "TCGA-02-0006_1997.02.01"]
+    assert list(like_timepoints(dates)) == [dates[:2], dates[2:]]
     assert list(like_timepoints(["TCGA-CS-4942", "TCGA-CS-4943", "PGBM-001", "PGBM-002", "BraTS2021_00000"])) == []
 
 
