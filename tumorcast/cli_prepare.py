@@ -167,6 +167,8 @@ def _list_scans(source: Path, settings: Any, told: dict[str, Any]) -> None:
         mask=settings.slices is not SliceChoice.ALL,
         one_grid=settings.register is Register.NONE,
         labels=settings.labels,
+        least_mm2=settings.min_tumour_mm2,
+        part=settings.tumour,
     )
     found = take_inventory(source, told["layout"], told["clinical"], wanted)
     if told["as_json"]:

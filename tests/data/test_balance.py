@@ -156,9 +156,10 @@ def test_what_the_dry_run_calls_usable_is_prepared(
     moved = sitk.GetImageFromArray(make_phantom("t2w"))
     moved.SetOrigin((0.0, 2.0, 0.0))
     save_nifti(scan(scans, "F-000") / "F-000-t2w.nii.gz", make_phantom("t2w"), moved)
+    scan(scans, "H-000", seg=np.zeros_like(make_phantom("seg")))
     path = scan(scans, "G-000") / "G-000-t1c.nii.gz"
     path.write_bytes(path.read_bytes()[:100])
-    _, _, listed = run(scans, "--dry-run", "--json")
+    _, _, listed = run(scans, "--min-tumour-mm2", 10, "--dry-run", "--json")
     _, _, done = run(scans, *QUICK, "--out", tmp_path / "c.h5", "--json")
     assert listed["balance"]["usable"] == done["balance"]["usable"] == {"A-000": ["000"]}
     assert listed["balance"]["unusable"].keys() == done["balance"]["unusable"].keys()

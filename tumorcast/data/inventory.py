@@ -1,17 +1,18 @@
 """What a folder of scans holds, before any work: `tumorcast prepare --dry-run`.
 
 Names, headers and masks are read, of images no more than the header: so a scan that is listed as usable fails only if
-its voxels are damaged, and is skipped if its tumour is too small.
+its voxels are damaged.
 """
 
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
 from tumorcast.data import dicom, nifti
@@ -19,6 +20,7 @@ from tumorcast.data.balance import Balance
 from tumorcast.data.geometry import AxisOrder, Grid
 from tumorcast.data.labels import LabelScheme, read_labels
 from tumorcast.data.layouts import LABELS, Layout
+from tumorcast.data.prepare_settings import TumourPart
 from tumorcast.data.scans import SEG, FoundSession, SlicedSession
 from tumorcast.data.survey import Survey, survey
 from tumorcast.data.volumes import label_rule, read_image, require_same_grid
@@ -33,13 +35,16 @@ Size = tuple[int, ...]
 class Wanted:
     """What a scan must have.
 
-    contrasts: None for those that every scan has; one_grid: all files lie on one grid; labels: the scheme of its mask.
+    contrasts: None for those that every scan has; one_grid: all files lie on one grid; labels: the scheme of its mask;
+    least_mm2: tumour in a slice of a scan of the patient, which is counted by the labels of `part`.
     """
 
     contrasts: tuple[Contrast, ...] | None = None
     mask: bool = True
     one_grid: bool = True
     labels: LabelScheme | None = None
+    least_mm2: float = 0.0
+    part: TumourPart = TumourPart.WHOLE
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def take_inventory(
     wanted = wanted or Wanted()
     surveyed = survey(source, layout=layout, clinical=clinical, contrasts=wanted.contrasts, labels=wanted.labels)
     looks = [_Look(surveyed, wanted, session) for session in surveyed.dated.sessions]
-    scans = tuple(look.scan() for look in looks)
+    scans = tuple(_with_tumour([(look, look.scan()) for look in looks], wanted))
     whole = {(look.session.patient_id, look.session.session_id): look for look in looks}
     grids = {names: next(iter(look.grids.values())) for names, look in whole.items() if look.grids}
     balance = (
@@ -165,6 +170,23 @@ def take_inventory(
     )
 
 
+def _with_tumour(looks: list[tuple["_Look", FoundScan]], wanted: Wanted) -> Iterator[FoundScan]:
+    """The scans; those of a patient without enough tumour in any slice, which prepare skips, cannot be used."""
+    for _, group in groupby(looks, key=lambda pair: pair[1].patient_id):
+        patient = list(group)
+        largest = [look.largest_mm2 for look, _ in patient]
+        shown = any(area is None or area >= wanted.least_mm2 for area in largest)
+        for look, scan in patient:
+            if shown or not wanted.mask or look.largest_mm2 is None:
+                yield scan
+                continue
+            why = (
+                f"the largest tumour slice has {look.largest_mm2:.3g} mm²" if look.largest_mm2 else "its mask is empty"
+            )
+            reason = f"{why}, less than {wanted.least_mm2:g} mm²; use --slices all or a smaller --min-tumour-mm2"
+            yield replace(scan, faults=(*scan.faults, reason))
+
+
 @dataclass
 class _Look:
     """A look at one scan; sizes, grids (by contrast and seg), notes and labels fill as its headers are read."""
@@ -176,6 +198,7 @@ class _Look:
     grids: dict[str, Grid] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
+    largest_mm2: float | None = None
 
     def scan(self) -> FoundScan:
         """What is known of it."""
@@ -219,8 +242,17 @@ class _Look:
         if len(self.sizes[kind]) == 3 and len(header.dims) >= 3:
             self.grids[kind] = Grid.from_affine(header.affine, self.sizes[kind])
         if kind == SEG:
-            image = read_image(path).image
-            self.labels = read_labels(path, sitk.GetArrayViewFromImage(image), label_rule(self.session)).record()
+            self._read_mask(path)
+
+    def _read_mask(self, path: Path) -> None:
+        image = read_image(path).image
+        taken = read_labels(path, sitk.GetArrayViewFromImage(image), label_rule(self.session))
+        self.labels = taken.record()
+        if image.GetDimension() == 3:
+            grid = Grid.of(image)
+            upright = grid.canonical()
+            followed = np.isin(AxisOrder.between(grid, upright).voxels(taken.labels), self.wanted.part.labels)
+            self.largest_mm2 = float(followed.sum(axis=(1, 2)).max() * np.prod(upright.spacing[:2]))
 
     def _faults(self, files: dict[str, Path]) -> Iterator[str]:
         session, contrasts = self.session, self.survey.contrasts

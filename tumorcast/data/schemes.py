@@ -30,7 +30,6 @@ from tumorcast.data.scans import (
     found_session,
     is_named_file,
 )
-from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 
 CONTRASTS = "|".join(Contrast)
@@ -119,20 +118,22 @@ def _in_its_place(source: Path, path: Path, scan: str) -> tuple[str | None] | No
 
 
 def brats_sessions(source: Path) -> list[FoundSession]:
-    """Scans named as BraTS names them. Raises InputError where a file of a scan is there twice."""
+    """Scans named as BraTS names them; one of which a file is there twice cannot be used."""
     files: dict[tuple[str, str], dict[str, NamedFile]] = {}
+    faults: dict[tuple[str, str], str] = {}
     for file in brats_files(source):
         other = files.setdefault(file.names, {}).setdefault(file.kind, file)
         if other is not file:
-            raise InputError(f"{file.path}: the same file of the same scan as {other.path}; keep one")
-    return counted(_brats_session(names, found) for names, found in files.items())
+            faults[file.names] = f"{file.path}: the same file of the same scan as {other.path}; keep one"
+    return counted(_brats_session(names, found, faults.get(names, "")) for names, found in files.items())
 
 
-def _brats_session(names: tuple[str, str], files: dict[str, NamedFile]) -> FoundSession:
+def _brats_session(names: tuple[str, str], files: dict[str, NamedFile], fault: str) -> FoundSession:
     any_file = next(iter(files.values()))
     old = any(file.old_name for file in files.values())
     rule = rule_of(any_file.scan, NAMED_AS_UNTIL_2021 if old else ANY)
-    return replace(found_session(*names, {kind: file.path for kind, file in files.items()}), labels=rule)
+    found = found_session(*names, {kind: file.path for kind, file in files.items()})
+    return replace(found, labels=rule, fault=fault)
 
 
 def brats_names(scan: str) -> tuple[str, str]:
