@@ -163,3 +163,30 @@ def test_what_the_dry_run_calls_usable_is_prepared(
     _, _, done = run(scans, *QUICK, "--out", tmp_path / "c.h5", "--json")
     assert listed["balance"]["usable"] == done["balance"]["usable"] == {"A-000": ["000"]}
     assert listed["balance"]["unusable"].keys() == done["balance"]["unusable"].keys()
+
+
+def test_a_part_that_the_mask_does_not_have_is_named_with_a_remedy_that_works(
+    tmp_path: Path, scan: Callable, make_phantom: Callable
+) -> None:
+    scan(tmp_path / "scans", "P1", seg=(make_phantom("seg") > 0).astype(np.uint8))
+    asked = ("--tumour", "enhancing", "--min-tumour-mm2", 10)
+    for words in (("--dry-run",), ("--image-size", 64, "--out", tmp_path / "c.h5")):
+        code, told, _ = run(tmp_path / "scans", *asked, *words)
+        assert code == 3 and "--tumour enhancing" in told and "--labels 1:3" in told and "--slices all" not in told
+    assert run(tmp_path / "scans", *asked, "--labels", "1:3", *QUICK[:2], "--out", tmp_path / "c.h5")[0] == 0
+
+
+def test_a_source_within_the_source_is_named(
+    tmp_path: Path, scan: Callable, save_nifti: Callable, make_phantom: Callable
+) -> None:
+    scan(tmp_path / "all", "P1")
+    for kind in ("t1c", "seg"):
+        save_nifti(tmp_path / "all" / "other" / f"{kind}.nii.gz", make_phantom(kind))
+    (tmp_path / "all" / "other" / "sessions.csv").write_text(
+        "patient,session,day,t1c,seg\nA,1,0,t1c.nii.gz,seg.nii.gz\n"
+    )
+    code, told, _ = run(tmp_path / "all", "--dry-run")
+    assert code == 1 and "other is a source of its own (table)" in told
+    (tmp_path / "all" / "P1").rename(tmp_path / "P1")
+    code, told, _ = run(tmp_path / "all", "--dry-run")
+    assert code == 3 and str(tmp_path / "all" / "other") in told

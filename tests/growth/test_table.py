@@ -184,7 +184,7 @@ def test_a_treatment_that_cannot_be_fails_its_patient(tmp_path: Path, column: st
         (HEADER, "has a header and no rows"),
         (
             "patient_id,day,volume\nA,0,1\n",
-            "no column 'area_mm2'; found 'patient_id', 'day', 'volume'; name the columns",
+            "no column 'area_mm2'; found 'patient_id', 'day', 'volume'; name the ones that are there (--size-column",
         ),
         ("patient_id;day;area_mm2\nA;0;1\n", "found 'patient_id;day;area_mm2'"),
         ("patient_id,day,day,area_mm2\nA,0,0,1\n", "column 'day' stands twice"),

@@ -10,6 +10,7 @@ from tumorcast.data.files import LeftOutGroup
 from tumorcast.data.geometry import Grid
 from tumorcast.data.labels import SCHEMES
 
+PLAIN = ("no image", "left by the operating system")  # reasons that are counted and not told
 SHOWN = 20  # lines of one kind
 
 
@@ -100,8 +101,10 @@ class Balance:
         """The balance for people, what was left out patient by patient."""
         scans = sum(map(len, self.usable.values()))
         total = scans + sum(map(len, self.unusable.values()))
+        plain = sum(group.count for group in self.left_out if group.reason in PLAIN)
         yield (
-            f"balance: {self.found} files found, {self.taken} taken, {self.found - self.taken} left out; "
+            f"balance: {self.found} files found, {self.taken} taken, {self.found - self.taken} left out "
+            f"({plain} of them no images); "
             f"{scans} of {total} scans of {self.patients} patients"
         )
         yield from _some(f"  left out{_of(group.place)}: {group.line()}" for group in self._told_of())
@@ -124,8 +127,7 @@ class Balance:
 
     def _told_of(self) -> list[LeftOutGroup]:
         """The groups worth a line, those that may be lost first; what is no image is only counted."""
-        plain = ("no image", "left by the operating system")
-        return sorted((one for one in self.left_out if one.reason not in plain), key=lambda one: not one.lost)
+        return sorted((one for one in self.left_out if one.reason not in PLAIN), key=lambda one: not one.lost)
 
     def _assumptions(self) -> Iterator[str]:
         for (name, assumed), count in sorted(self.labels.items()):

@@ -180,6 +180,9 @@ def _with_tumour(looks: list[tuple["_Look", FoundScan]], wanted: Wanted) -> Iter
             if shown or not wanted.mask or look.largest_mm2 is None:
                 yield scan
                 continue
+            if look.absence:
+                yield replace(scan, faults=(*scan.faults, look.absence))
+                continue
             why = (
                 f"the largest tumour slice has {look.largest_mm2:.3g} mm²" if look.largest_mm2 else "its mask is empty"
             )
@@ -199,6 +202,7 @@ class _Look:
     notes: dict[str, list[str]] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
     largest_mm2: float | None = None
+    absence: str = ""
 
     def scan(self) -> FoundScan:
         """What is known of it."""
@@ -248,6 +252,9 @@ class _Look:
         image = read_image(path).image
         taken = read_labels(path, sitk.GetArrayViewFromImage(image), label_rule(self.session))
         self.labels = taken.record()
+        found = [int(label) for label in np.unique(taken.labels) if label]
+        if found and not set(found) & set(self.wanted.part.labels):
+            self.absence = self.wanted.part.absence(found)
         if image.GetDimension() == 3:
             grid = Grid.of(image)
             upright = grid.canonical()

@@ -169,6 +169,11 @@ def _scheme(path: Path, found: list[int], rule: LabelRule) -> LabelScheme:
         return rule.others[0]
     if not fitting:
         known = (*rule.usual, *rule.others)
+        if known == (LabelScheme("given", known[0].meaning),):
+            lacking = ", ".join(str(label) for label in found if label not in known[0].meaning)
+            raise InputError(
+                f"{path}: labels {told}; --labels, or its table, does not say what {lacking} means: add it"
+            )
         schemes = " or ".join(f"{scheme.name} ({', '.join(map(str, scheme.meaning))})" for scheme in known)
         example = " ".join(f"{label}:{max(0, min(label, 3))}" for label in found)
         raise InputError(

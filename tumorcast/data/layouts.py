@@ -30,6 +30,7 @@ from tumorcast.data.scans import (
     FoundSession,
     SlicedSession,
     SliceFiles,
+    folders_in,
     found_session,
     is_folder,
     is_named_file,
@@ -107,7 +108,29 @@ def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
     root = bids_root(source) if layout is Layout.BIDS else source
     reason = f"not among the files that the layout {layout} takes (docs/formats.md)"
     left_out = account(root, taken, read.left_out, reason, is_dicom=has_mark)
+    if layout is not Layout.BIDS:  # whose sourcedata and derivatives are data sets by rule
+        left_out = tuple(_of_other_sources(source, taken, left_out))
     return Found(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
+
+
+def _of_other_sources(source: Path, taken: set[Path], left_out: Sequence[LeftOut]) -> Iterator[LeftOut]:
+    """The files left out; those of a folder that is a source of its own, and of which nothing was taken, are lost."""
+    having = {path.relative_to(source).parts[0] for path in taken if path.is_relative_to(source)}
+    others = {folder: name for folder in folders_in(source) if folder.name not in having and (name := _fits(folder))}
+    for one in left_out:
+        place = next((folder for folder in others if folder in one.path.parents), None)
+        if place is None:
+            yield one
+        else:
+            yield LeftOut(
+                one.path, f"{place.name} is a source of its own ({others[place]}): prepare it alone", lost=True
+            )
+
+
+def _fits(folder: Path) -> str:
+    """The layouts that a folder looks like by itself, and not as part of a source; empty where it is none."""
+    several = {Layout.BRATS, Layout.BIDS, Layout.LUMIERE, Layout.MU_GLIOMA_POST, Layout.TABLE}
+    return ", ".join(layout for layout, fits in EVIDENCE.items() if layout in several and fits(folder))
 
 
 def _ordered(source: Path, layout: Layout, sessions: Iterable[SourceSession]) -> list[SourceSession]:
@@ -190,7 +213,10 @@ def _detect(source: Path) -> Layout:
         case [] if has_dicom(source):  # looked for last, as files must be opened for it
             return Layout.DICOM
         case []:
-            raise InputError(f"{source}: no known layout found{_what_is_there(source)}; looked for {LOOKED_FOR}")
+            below = [str(folder) for folder in folders_in(source) if _fits(folder)]
+            hint = f"; give {' or '.join(below[:3])}, which looks like one" if below else ""
+            there = _what_is_there(source)
+            raise InputError(f"{source}: no known layout found{there}{hint}; looked for {LOOKED_FOR}")
         case _:
             names = ", ".join(fitting)
             raise InputError(f"{source}: fits several layouts ({names}); name one with --layout. Known: {LOOKED_FOR}")

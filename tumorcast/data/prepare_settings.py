@@ -1,5 +1,6 @@
 """What a user can ask of `tumorcast prepare`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import PurePath
@@ -43,6 +44,14 @@ class TumourPart(StrEnum):
                 return (3,)
             case _:
                 assert_never(self)
+
+    def absence(self, found: Sequence[int]) -> str:
+        """What to say of a mask whose labels, of BraTS 2023, are none of these."""
+        told, meant = ", ".join(map(str, found)), " or ".join(map(str, self.labels))
+        return (
+            f"its mask has no label {meant} (--tumour {self}), only {told}: leave --tumour out, or say what its labels "
+            f"mean, as --labels {found[0]}:{self.labels[-1]}"
+        )
 
 
 class Register(StrEnum):

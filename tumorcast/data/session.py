@@ -66,8 +66,7 @@ def _followed(volume: SourceVolume, part: TumourPart) -> SourceVolume:
         return volume
     labels = np.where(np.isin(volume.labels, part.labels), volume.labels, 0).astype(np.uint8)
     if volume.labels.any() and not labels.any():
-        found = ", ".join(str(value) for value in np.unique(volume.labels) if value)
-        note = f"its mask has no label {' or '.join(map(str, part.labels))} (--tumour {part}), only {found}"
+        note = part.absence([int(value) for value in np.unique(volume.labels) if value])
         return replace(volume, labels=labels, notes=(*volume.notes, note))
     return replace(volume, labels=labels)
 

@@ -69,7 +69,12 @@ def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> SizeTable:
     column, a row without patient or with more or fewer cells than the header, and where no patient can be used.
     """
     optional = [*columns.of_treatment(), *([columns.companion] if columns.companion else [])]
-    rows = read_table(path, columns.required(), optional, remedy="name the columns to read, or add it")
+    rows = read_table(
+        path,
+        columns.required(),
+        optional,
+        remedy="name the ones that are there (--size-column, --id-column, --day-column …), or add it",
+    )
     if not rows:
         raise InputError(f"{path}: has a header and no rows; give at least one scan")
     patients = rows_by_patient(rows, columns.patient_id)
