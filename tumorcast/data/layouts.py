@@ -108,7 +108,7 @@ def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
     root = bids_root(source) if layout is Layout.BIDS else source
     reason = f"not among the files that the layout {layout} takes (docs/formats.md)"
     left_out = account(root, taken, read.left_out, reason, is_dicom=has_mark)
-    if layout is not Layout.BIDS:  # whose sourcedata and derivatives are data sets by rule
+    if source.is_dir() and layout is not Layout.BIDS:  # whose sourcedata and derivatives are data sets by rule
         left_out = tuple(_of_other_sources(source, taken, left_out))
     return Found(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
 

@@ -267,3 +267,10 @@ def test_where_nothing_can_be_used_the_balance_tells_why(tmp_path: Path, dicom_s
     dicom_series(root / "A" / "other", HEAD[:1], "seg", SeriesNumber=2, Modality="SEG")
     code, told = run(root, "--image-size", 64, "--out", tmp_path / "c.h5")
     assert code == 3 and "segimage2itkimage" in told and "balance:" in told
+
+
+def test_a_table_as_source_accounts_for_what_it_names(tmp_path: Path, scan: Callable) -> None:
+    scan(tmp_path, "P1")
+    (tmp_path / "my.csv").write_text("patient,session,day,t1c,seg\nA,1,0,P1/P1-t1c.nii.gz,P1/P1-seg.nii.gz\n")
+    found = find(tmp_path / "my.csv")
+    assert (found.taken, found.left_out) == (3, ())
