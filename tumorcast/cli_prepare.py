@@ -12,6 +12,7 @@ from tumorcast.cli_tools import (
     choice,
     contrasts_of,
     exit_if_failed,
+    only_given,
     print_result,
     stoppable,
     tell_fate,
@@ -19,7 +20,6 @@ from tumorcast.cli_tools import (
 from tumorcast.errors import InputError, UsageError
 
 PLAIN_SETTINGS = ("min_tumour_mm2", "deformable", "n4", "brain_mask", "brain_tool")
-USUAL_IMAGE_SIZE = 128  # what the shipped models take
 RegisterName = Annotated[
     str, typer.Option("--register", help="none, or rigid: contrasts onto one, scans onto the first.")
 ]
@@ -92,23 +92,23 @@ def _settings(told: dict[str, Any]) -> Any:
     from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, TumourPart
 
     image_size, contrasts = _images_of_model(told)
+    plain = {name: told[name] for name in PLAIN_SETTINGS} | only_given({"image_size": image_size})
     return PrepareSettings(
-        image_size=image_size,
         contrasts=contrasts,
         labels=parsed("--labels", told["labels"]) if told["labels"] else None,
         slices=choice(SliceChoice, "--slices", told["slices"]),
         brain=choice(BrainMask, "--brain", told["brain"]),
         tumour=choice(TumourPart, "--tumour", told["tumour"]),
         register=choice(Register, "--register", told["register"]),
-        **{name: told[name] for name in PLAIN_SETTINGS},
+        **plain,
     )
 
 
-def _images_of_model(told: dict[str, Any]) -> tuple[int, Any]:
-    """Image size and contrasts: those of --model, or those told. Raises UsageError where both are and differ."""
+def _images_of_model(told: dict[str, Any]) -> tuple[int | None, Any]:
+    """Image size and contrasts: of --model, or those told, or None. Raises UsageError where both are and differ."""
     asked_size, asked = told["image_size"], contrasts_of(told["contrasts"]) or None
     if told["model"] is None:
-        return USUAL_IMAGE_SIZE if asked_size is None else asked_size, asked
+        return asked_size, asked
     from tumorcast.engines.locating import images_of, locate
 
     images = images_of(locate(Path(told["model"])))

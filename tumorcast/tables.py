@@ -153,14 +153,6 @@ def read_table(
         raise InputError(f"{path}: is not CSV in UTF-8 ({fault}); save it as such") from None
 
 
-def table_header(path: Path) -> tuple[str, ...]:
-    """The columns of a table that `read_table` has read."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return tuple(
-            name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path), skipinitialspace=True), [])
-        )
-
-
 def _delimiter(path: Path) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else ","
 

@@ -12,7 +12,7 @@ from tumorcast.data.geometry import AxisOrder, Grid
 from tumorcast.data.prepare_settings import PrepareSettings
 from tumorcast.data.ready import BIAS_FIELD, BRAIN_MASK, LABELS, reference_of, without_bias
 from tumorcast.data.registration import Picture
-from tumorcast.data.volumes import GRID_TOLERANCE, SourceVolume, read_image, read_session
+from tumorcast.data.volumes import SourceVolume, read_image, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
 
@@ -77,7 +77,7 @@ def _drawn_on(source: SourceSession, volumes: Volumes, reference: Contrast) -> C
     grid = Grid.of(read_image(source.mask).image)
     for contrast in (reference, *volumes):
         other = volumes[contrast].grid.canonical()
-        if AxisOrder.between(grid, other).grid(grid).distance_mm(other) <= GRID_TOLERANCE * min(other.spacing):
+        if AxisOrder.between(grid, other).grid(grid).is_of_the_voxels_of(other):
             return contrast
     raise InputError(
         f"{source.mask}: its grid is that of none of {', '.join(volumes)}, so what it was drawn on is not known; "

@@ -89,7 +89,9 @@ class Balance:
         """What the cohort file keeps: numbers, and names of patients and scans, no names of files and no row's text."""
         told = self.as_dict()
         names = ("files", "undated", "radiotherapy", "like_timepoints", "labels", "heads")
-        left_out = Counter((group.place, group.lost) for group in self.left_out for _ in range(group.count))
+        left_out: Counter[tuple[str, bool]] = Counter()
+        for group in self.left_out:
+            left_out[group.place, group.lost] += group.count
         return {name: told[name] for name in names} | {
             "left_out": [{"place": place, "lost": lost, "count": n} for (place, lost), n in sorted(left_out.items())],
             "unusable": {patient: list(sessions) for patient, sessions in self.unusable.items()},

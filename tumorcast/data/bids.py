@@ -161,8 +161,9 @@ def visits_below(root: Path) -> Iterator[Visit]:
 
 @dataclass
 class BidsFind:
-    """Scans of a data set, the tables beside them that were read, and their rows that fit no scan."""
+    """Scans of a data set at `root`, the tables beside them that were read, and their rows that fit no scan."""
 
+    root: Path
     sessions: list[FoundSession] = field(default_factory=list)
     tables: set[Path] = field(default_factory=set)
     unmatched: list[UnmatchedRow] = field(default_factory=list)
@@ -180,7 +181,7 @@ def find_bids(source: Path) -> BidsFind:
     """
     places = _places(source)
     visits = sorted({*visits_below(places.raw), *visits_below(places.pipeline)})
-    found = BidsFind()
+    found = BidsFind(places.raw)
     for subject in dict.fromkeys(visit.subject for visit in visits):
         of_subject = [visit for visit in visits if visit.subject == subject]
         sessions = [_session(places, visit) for visit in of_subject]
@@ -191,11 +192,6 @@ def find_bids(source: Path) -> BidsFind:
         ]
         found.tables |= {path for path in tables if path.is_file()}
     return found
-
-
-def bids_root(source: Path) -> Path:
-    """The data set that a source is, or whose pipeline it is."""
-    return _places(source).raw
 
 
 def _scans_table_of(root: Path, visit: Visit) -> Path:

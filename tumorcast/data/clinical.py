@@ -15,14 +15,14 @@ from tumorcast.data.names import UnmatchedRow, meeting, met
 from tumorcast.data.scans import FoundSession
 from tumorcast.errors import InputError
 from tumorcast.records import SourceSession, Treatment
-from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, table_header, treatment_of
+from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
 
 TREATMENT = TreatmentColumns()
 
 
 @dataclass(frozen=True)
 class ClinicalTable:
-    """A clinical table as read. header: all its columns; rows: by the patient's name in the table."""
+    """A clinical table as read. header: all columns, where it has rows; rows: by the patient's name in the table."""
 
     path: Path
     header: tuple[str, ...]
@@ -108,7 +108,8 @@ class FittedTable:
 def read_clinical(path: Path) -> ClinicalTable:
     """Read a clinical table. Raises InputError if the file is no table or a row names no patient."""
     rows = read_table(path, ("patient_id",), ("session_id", "day", *TREATMENT.of_treatment()))
-    return ClinicalTable(path, table_header(path), rows_by_patient(rows, "patient_id"))
+    header = tuple(rows[0].cells) if rows else ()
+    return ClinicalTable(path, header, rows_by_patient(rows, "patient_id"))
 
 
 def _days(patient_id: str, rows: list[Row], scans: Sequence[str]) -> tuple[dict[str, float], list[UnmatchedRow]]:

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from tumorcast.data.brain import BoolArray, filled
 from tumorcast.data.geometry import AxisOrder, Grid
 from tumorcast.data.prepare_settings import PrepareSettings
-from tumorcast.data.volumes import GRID_TOLERANCE, read_image
+from tumorcast.data.volumes import read_image
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.records import SourceSession
 from tumorcast.tables import read_table
@@ -94,7 +94,7 @@ def _on_grid(name: str, mask: sitk.Image, grid: Grid) -> BoolArray:
     """(Z, Y, X) the mask in the order of an upright grid, on which it must lie."""
     order = AxisOrder.between(Grid.of(mask), grid)
     found = order.grid(Grid.of(mask))
-    if found.distance_mm(grid) > GRID_TOLERANCE * min(grid.spacing):
+    if not found.is_of_the_voxels_of(grid):
         sizes = ["x".join(map(str, one.size)) for one in (found, grid)]
         raise InputError(
             f"{name}: a brain mask of {sizes[0]} voxels on another grid than its image ({sizes[1]}); resample it onto "

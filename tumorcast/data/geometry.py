@@ -20,6 +20,7 @@ FIELD_OF_VIEW_MM = 256.0
 IMAGE_SIZES = (64, 128, 256)
 CANONICAL = "LPS"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+GRID_TOLERANCE = 0.05  # voxels; headers of one scan differ by rounding, not by more
 SAME_SPACING = 1e-4  # relative; header rounding below this counts as equal pixels
 
 
@@ -86,6 +87,10 @@ class Grid:
         if self.size != other.size:
             return math.inf
         return float(np.abs(self.corners() @ (self.affine() - other.affine()).T).max())
+
+    def is_of_the_voxels_of(self, other: "Grid") -> bool:
+        """Whether both are the same voxels in one order of axes, but for the rounding of headers."""
+        return self.distance_mm(other) <= GRID_TOLERANCE * min(other.spacing)
 
     def apart_mm(self, other: "Grid") -> float:
         """How far the corners of two upright grids, of any sizes, lie apart at most."""

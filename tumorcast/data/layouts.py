@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import assert_never
 
 from tumorcast.data import schemes
-from tumorcast.data.bids import bids_root, find_bids, has_bids_images
+from tumorcast.data.bids import find_bids, has_bids_images
 from tumorcast.data.dicom import series_in
 from tumorcast.data.dicom_header import has_mark
 from tumorcast.data.dicom_scans import dicom_sessions, has_dicom
@@ -105,9 +105,8 @@ def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
     read = _read(source, layout)
     sessions = _ordered(source, layout, read.sessions)
     taken = {path for session in sessions for path in _files_of(session)} | read.taken
-    root = bids_root(source) if layout is Layout.BIDS else source
     reason = f"not among the files that the layout {layout} takes (docs/formats.md)"
-    left_out = account(root, taken, read.left_out, reason, is_dicom=has_mark)
+    left_out = account(read.root or source, taken, read.left_out, reason, is_dicom=has_mark)
     if source.is_dir() and layout is not Layout.BIDS:  # whose sourcedata and derivatives are data sets by rule
         left_out = tuple(_of_other_sources(source, taken, left_out))
     return Found(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
@@ -169,12 +168,16 @@ def resolve(source: Path, layout: Layout) -> Layout:
 
 @dataclass
 class _Read:
-    """What a reader has to say: scans, and of what it looked at besides, tables it read and files it passed over."""
+    """What a reader has to say: scans, and of what it looked at besides, tables it read and files it passed over.
+
+    root: the folder whose files are accounted for, where it is not the source.
+    """
 
     sessions: Sequence[SourceSession]
     taken: set[Path] = field(default_factory=set)
     left_out: Sequence[LeftOut] = ()
     unmatched: Sequence[UnmatchedRow] = ()
+    root: Path | None = None
 
 
 def _read(source: Path, layout: Layout) -> _Read:  # noqa: PLR0911 - one line a layout
@@ -183,7 +186,7 @@ def _read(source: Path, layout: Layout) -> _Read:  # noqa: PLR0911 - one line a 
             return _Read(schemes.brats_sessions(source))
         case Layout.BIDS:
             found = find_bids(source)
-            return _Read(found.sessions, found.tables, (), found.unmatched)
+            return _Read(found.sessions, found.tables, (), found.unmatched, found.root)
         case Layout.LUMIERE:
             return _Read(schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS))
         case Layout.LUMIERE_HD_GLIO:

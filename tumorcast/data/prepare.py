@@ -158,7 +158,8 @@ def plan_cohort(
         found.refuse_unmatched()
     if not found.contrasts:
         raise InputError(f"{source}: no contrast that every scan has; name the ones to use (--contrasts t1c,t2f)")
-    for warning in found.warnings():
+    warnings = tuple(found.warnings())
+    for warning in warnings:
         LOG.warning(warning)
     recorded = {
         "settings": replace(kept, contrasts=found.contrasts).recorded(),
@@ -168,7 +169,7 @@ def plan_cohort(
         DATED: not found.dated.undated,
     }
     task = Task(replace(settings, contrasts=found.contrasts), quality)
-    return CohortPlan(source, found.dated, task, found.contrasts, recorded, tuple(found.warnings()), found.balance())
+    return CohortPlan(source, found.dated, task, found.contrasts, recorded, warnings, found.balance())
 
 
 def refuse_other_cohort(out: Path, plan: CohortPlan) -> None:

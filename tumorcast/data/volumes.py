@@ -21,7 +21,6 @@ from tumorcast.data.scans import SEG, FoundSession, SlicedSession
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, SourceSession
 
-GRID_TOLERANCE = 0.05  # voxels; headers of one scan differ by rounding, not by more
 LARGEST_NEGATIVE = 0.25  # of the largest value; interpolation rings less, z-scored volumes are far beyond
 LARGEST_INTENSITY = 1e9  # beyond, a number was read for another
 SLICE_SIZE = 240  # BraTS; the paper's code crops larger slices by CROP on each side
@@ -214,11 +213,11 @@ def require_same_grid(path: Path, grid: Grid, other_name: str, other: Grid) -> N
             f"{path}: {sizes[0]} voxels, but {other_name} has {sizes[1]} (both turned to LPS); "
             "resample one, or use --register rigid"
         )
-    distance = grid.distance_mm(other)
-    if distance > GRID_TOLERANCE * min(other.spacing):
+    if not grid.is_of_the_voxels_of(other):
         raise InputError(
-            f"{path}: lies {distance:.3g} mm away from {other_name} (spacing, origin or direction differ); "
-            "if it was drawn on those voxels, copy their header (fslcpgeom); else resample it, or use --register rigid"
+            f"{path}: lies {grid.distance_mm(other):.3g} mm away from {other_name} (spacing, origin or direction "
+            "differ); if it was drawn on those voxels, copy their header (fslcpgeom); else resample it, or "
+            "use --register rigid"
         )
 
 
