@@ -24,19 +24,19 @@ from typing import Any
 import numpy as np
 from machine import describe
 
-from tumorcast.config import ForecastSettings, NetworkKind, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import ModelInfo
 from tumorcast.engines.opening import EngineChoice
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan, plan_patient
 from tumorcast.running import forecast_run
-from tumorcast.running.dispatch import Counter, Desk, News
 from tumorcast.running.events import read_events
 from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_cohort
 from tumorcast.running.ledger import Ledger
 from tumorcast.running.merging import account
 from tumorcast.running.ranks import Ranks, open_ranks
+from tumorcast.running.work_queue import Counter, Desk, News
+from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 RANKS_OF_OVERHEAD = (2, 16)
 MEMORY_UNITS = 1000

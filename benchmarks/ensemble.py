@@ -22,14 +22,14 @@ from paper_step import as_the_paper
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort
-from tumorcast.engines.engine import Engine
 from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
 from tumorcast.forecasting.reader import slices_of
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings, Provider, SamplerSettings
 
 Map = np.ndarray[Any, Any]
 CHANGES = (-0.2, 1.0)

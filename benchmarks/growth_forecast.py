@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.growth import scores
-from tumorcast.growth.equivalents import history_of
-from tumorcast.growth.histories import Case, History
-from tumorcast.growth.members import Persistence
-from tumorcast.growth.pooling import Pool, pooled
+from tumorcast.growth.population.equivalents import history_of
+from tumorcast.growth.population.history import Case, History
+from tumorcast.growth.population.members import Persistence
+from tumorcast.growth.population.pooling import Pool, pooled
 from tumorcast.growth.table import SizeColumns, read_sizes
 
 Array = npt.NDArray[np.float64]

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from machine import describe
 
-from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort
-from tumorcast.engines.engine import Engine
 from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import RunPlan, plan_patient
 from tumorcast.forecasting.reader import slices_of
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 CHANGES = np.array([-0.2, -0.1, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
 

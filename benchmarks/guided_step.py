@@ -25,15 +25,15 @@ from paper_step import as_the_paper
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from tumorcast.config import NetworkKind, Provider
 from tumorcast.diffusion.plan import Normalised, Paper, Step
 from tumorcast.diffusion.reverse import size_and_gradient
 from tumorcast.engines.bundle import Bundle
-from tumorcast.engines.engine import Engine, ModelInfo
 from tumorcast.engines.export import ExportSettings, write_graphs
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.protocol import Engine, ModelInfo
 from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.settings import NetworkKind, Provider
 from tumorcast.training.networks import build, default_architecture
 from tumorcast.training.run_info import RunInfo
 

@@ -17,10 +17,9 @@ from typing import Any
 
 from machine import describe
 
-from tumorcast.config import ForecastSettings, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, SizeMeasure
-from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.protocol import check_same_images
 from tumorcast.errors import TumorcastError
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.rows import RowStore
@@ -29,6 +28,7 @@ from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster
+from tumorcast.settings import ForecastSettings, Provider, SamplerSettings
 from tumorcast.version import VERSION
 
 

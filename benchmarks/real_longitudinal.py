@@ -4,8 +4,8 @@
 
 DATA is a folder that `tumorcast prepare` reads, with dates and a mask at each. The networks of --model (one contrast,
 simulated patients) make the images; where the tumour goes is learned from all other patients of DATA, by
-tumorcast/forecasting/front.py, never from the one forecast. The growth map is that front alone (seen_weight = 0): the
-segmenter of a model that has seen no real scan is no judge of one. Two sizes are aimed at: the true one (an upper
+tumorcast/forecasting/pixel_model.py, never from the one forecast. The growth map is that front alone (seen_weight = 0):
+the segmenter of a model that has seen no real scan is no judge of one. Two sizes are aimed at: the true one (an upper
 bound), and one drawn from the shipped population forecast. Baselines, figures and pages are those of `tumorcast
 evaluate`.
 
@@ -25,13 +25,12 @@ from typing import Any
 import numpy as np
 from machine import describe
 
-from tumorcast.config import ForecastSettings, SamplerSettings
-from tumorcast.data.brain import BrainMask
 from tumorcast.data.cohort import Cohort
+from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.durable import written_whole
-from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.protocol import check_same_images
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.evaluation.archive_output import write_evaluation
 from tumorcast.evaluation.archive_summary import values_of
@@ -49,6 +48,7 @@ from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.provenance import commit
 from tumorcast.records import Forecaster, PatientOutcome, Status
+from tumorcast.settings import ForecastSettings, SamplerSettings
 from tumorcast.version import VERSION
 
 MODEL = Path("t1c128")

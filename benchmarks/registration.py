@@ -28,12 +28,12 @@ from machine import describe
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from tumorcast.data.deformation import deformation_between
-from tumorcast.data.geometry import Interpolation
-from tumorcast.data.quality import dice
-from tumorcast.data.registration import Picture, one_thread, rigid_between
-from tumorcast.data.simulate import simulate_cohort
-from tumorcast.data.transforms import Displacement, Matrix, carried, moved_mm
+from tumorcast.data.imaging.deformation import deformation_between
+from tumorcast.data.imaging.geometry import Interpolation
+from tumorcast.data.imaging.registration import Picture, one_thread, rigid_between
+from tumorcast.data.imaging.registration_qc import dice
+from tumorcast.data.imaging.transforms import Displacement, Matrix, carried, moved_mm
+from tumorcast.simulation.cohort import simulate_cohort
 
 DEGREES, SHIFT_MM = (5.0, 10.0, 15.0), (5.0, 12.0, 20.0)
 KINDS = ("t1n", "t1c", "t2w", "t2f")

@@ -17,7 +17,7 @@ from typing import Any
 from machine import describe
 
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, Status, prepare_cohort
-from tumorcast.data.simulate import simulate_cohort
+from tumorcast.simulation.cohort import simulate_cohort
 
 SEED = 0
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tumorcast.config import NetworkKind, Precision, Provider, SamplerSettings
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.sampler import Aims, Starts, sample
 from tumorcast.engines import parity
@@ -23,6 +22,7 @@ from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.model import ModelSet, load_bundle
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.settings import NetworkKind, Precision, Provider, SamplerSettings
 from tumorcast.training.networks import default_architecture
 
 BATCH = 64

@@ -128,7 +128,7 @@ def blob_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(blob_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small networks, trained for a few steps: good for nothing but running the code."""
-    from tumorcast.config import NetworkKind, TrainSettings
+    from tumorcast.settings import NetworkKind, TrainSettings
     from tumorcast.training.train import train
 
     folder = tmp_path_factory.mktemp("model")

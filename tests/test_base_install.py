@@ -8,7 +8,7 @@ EXTRAS = ("torch", "onnx", "onnxscript", "safetensors", "mpi4py", "nilearn", "sk
 WITHOUT_EXTRAS = f"""
 import sys
 sys.modules.update(dict.fromkeys({EXTRAS!r}))  # as if they were not installed
-from tumorcast.cli import main
+from tumorcast.cli.main import main
 main()
 """
 

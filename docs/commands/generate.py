@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from typer.cli import get_docs_for_click
 
-from tumorcast.cli import app
+from tumorcast.cli.main import app
 
 FOLDER = Path(__file__).parent
 REFERENCE = FOLDER / "reference"

@@ -18,12 +18,13 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from tumorcast.data.simulate import simulate_cohort
-from tumorcast.data.simulated.anatomy import displaced, make_anatomy
-from tumorcast.data.simulated.fields import Grid
-from tumorcast.data.simulated.mass_effect import tissue_shift
-from tumorcast.data.simulated.render import Lesion, draw_scanners, render_session
-from tumorcast.data.simulated.tumour import (
+from tumorcast.records import Contrast
+from tumorcast.simulation.anatomy import displaced, make_anatomy
+from tumorcast.simulation.cohort import simulate_cohort
+from tumorcast.simulation.fields import Grid
+from tumorcast.simulation.mass_effect import tissue_shift
+from tumorcast.simulation.render import Lesion, draw_scanners, render_session
+from tumorcast.simulation.tumour import (
     TumourKind,
     displaced_tumour,
     draw_labels,
@@ -32,7 +33,6 @@ from tumorcast.data.simulated.tumour import (
     infiltration,
     make_medium,
 )
-from tumorcast.records import Contrast
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

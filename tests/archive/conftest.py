@@ -13,11 +13,11 @@ from tumorcast.archive.maps import PatientForecast, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, write_shard
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.forecasting.plan import RunPlan, plan_patient
 from tumorcast.forecasting.reader import UnitReader
 from tumorcast.records import PatientOutcome, Status
+from tumorcast.settings import ForecastSettings
 
 RUN = "0123456789abcdef" * 4
 PROVENANCE = {"seed": 1, "settings": {"members": 3}, "contrasts": ["t1n", "t1c", "t2w", "t2f"]}

@@ -17,9 +17,9 @@ from scipy.spatial.transform import Rotation
 from tumorcast.archive.bids_export import export_bids
 from tumorcast.archive.nifti import Space
 from tumorcast.data.cohort import Cohort, bent, write_cohort
-from tumorcast.data.geometry import Grid
+from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.data.prepare import PrepareSettings, Register, prepare_cohort
-from tumorcast.data.transforms import Displacement
 from tumorcast.records import Contrast, Status
 
 Array = np.ndarray[Any, Any]

@@ -19,15 +19,15 @@ from tumorcast.archive.maps import MapArchive, PatientForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.nifti import Space
 from tumorcast.archive.shard import ShardKey, write_shard
-from tumorcast.cli_export_maps import export_maps
+from tumorcast.cli.export_maps import export_maps
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.data.geometry import Grid
+from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.native import NativeImage, native_record
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
-from tumorcast.data.simulate import simulate_cohort
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast, PatientOutcome, Status
+from tumorcast.simulation.cohort import simulate_cohort
 
 Volume = np.ndarray[Any, Any]
 Maker = Callable[..., Any]

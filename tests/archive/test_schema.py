@@ -27,11 +27,11 @@ from tumorcast.archive.packing import Packing
 from tumorcast.archive.repack import repack
 from tumorcast.archive.schema import layout_of
 from tumorcast.archive.shard import ShardKey, write_shard
-from tumorcast.cli_archive import archive
+from tumorcast.cli.archive import archive
 from tumorcast.data import cohort as cohort_file
 from tumorcast.data.cohort import Cohort, bent, write_cohort
-from tumorcast.data.geometry import Grid
-from tumorcast.data.transforms import Displacement
+from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import (
     Contrast,

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner
 
-from tumorcast.cli import app
+from tumorcast.cli.main import app
 from tumorcast.data.cohort import Cohort
 
 QUICK = ("--image-size", 64, "--min-tumour-mm2", 10)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tumorcast.data.cohort import Cohort, SizeMeasure, bent, write_cohort
-from tumorcast.data.geometry import Grid
-from tumorcast.data.transforms import Displacement
+from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, Session, Treatment
 

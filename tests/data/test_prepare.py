@@ -10,10 +10,9 @@ import pytest
 import SimpleITK as sitk
 
 from tumorcast.data import prepare, work
-from tumorcast.data.brain import BrainMask
 from tumorcast.data.cohort import Cohort, SizeMeasure
-from tumorcast.data.geometry import Grid, Interpolation, to_source_grid
-from tumorcast.data.layouts import Layout, find_sessions
+from tumorcast.data.imaging.brain_mask import BrainMask
+from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
 from tumorcast.data.prepare import (
     CohortReport,
     PrepareSettings,
@@ -23,6 +22,7 @@ from tumorcast.data.prepare import (
     prepare_cohort,
     prepare_session,
 )
+from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
 from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, SourceSession, Treatment
 

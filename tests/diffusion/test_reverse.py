@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tumorcast.config import Architecture
 from tumorcast.diffusion.blocks import AttentionBlock, AttentionPool, Downsample, ResBlock, Upsample
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.reverse import (
@@ -16,6 +15,7 @@ from tumorcast.diffusion.reverse import (
     through_unet,
 )
 from tumorcast.diffusion.unet import UNet
+from tumorcast.settings import Architecture
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
 SMALL = Architecture(image_size=16, channel_mult=(1, 2), res_blocks=1, attention_resolutions=(8,), out_channels=1)

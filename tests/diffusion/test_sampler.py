@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from tumorcast.config import SamplerSettings
 from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step, law_of, plan_steps, second_order
 from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
 from tumorcast.diffusion.schedule import alpha_bars, strided_times
 from tumorcast.errors import UsageError
+from tumorcast.settings import SamplerSettings
 
 MEAN, SPREAD = 0.2, 0.1
 SHAPE = (1, 4, 4)

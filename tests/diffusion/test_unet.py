@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tumorcast.config import Architecture
 from tumorcast.diffusion.unet import EncoderRegressor, UNet
 from tumorcast.errors import UsageError
+from tumorcast.settings import Architecture
 
 SMALL = Architecture(image_size=16, channel_mult=(1, 2), res_blocks=1, attention_resolutions=(8,), classes=2)
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from tumorcast.config import Architecture, NetworkKind, Provider
 from tumorcast.engines.bundle import Graph
 from tumorcast.engines.export import ExportSettings
 from tumorcast.engines.gpu import Gpu
 from tumorcast.engines.make import make_bundle
 from tumorcast.engines.providers import Target
+from tumorcast.settings import Architecture, NetworkKind, Provider
 from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.networks import build, default_architecture
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
@@ -76,7 +76,7 @@ def least_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dense_told(dense_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `tumorcast export --json` told of the bundle it made."""
-    from tumorcast.cli import app
+    from tumorcast.cli.main import app
 
     out, told = tmp_path_factory.mktemp("bundles") / "dense", io.StringIO()
     with contextlib.redirect_stdout(told):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tumorcast.config import Precision, Provider
 from tumorcast.durable import sha256_of
 from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, is_bundle, read_manifest
 from tumorcast.engines.make import check_bundle
@@ -18,6 +17,7 @@ from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.parity import compare, phantom
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
+from tumorcast.settings import Precision, Provider
 
 SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
 FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph if graph is not Graph.PROGRESS)]

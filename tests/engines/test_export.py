@@ -10,7 +10,6 @@ import torch
 from onnx import ModelProto, TensorProto
 from safetensors.torch import load_file
 
-from tumorcast.config import NetworkKind, Precision
 from tumorcast.diffusion.plan import Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines import export, make, parity
@@ -21,6 +20,7 @@ from tumorcast.engines.model import load_model_set
 from tumorcast.engines.onnx_engine import Feeds, GraphEngine
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.settings import NetworkKind, Precision
 
 
 def proto_of(bundle: Path, graph: Graph) -> ModelProto:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tumorcast.cli import app, export_main, main
-from tumorcast.config import Precision
+from tumorcast.cli.main import app, export_main, main
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, read_manifest
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.settings import Precision
 
 Ended = Callable[..., tuple[int, str]]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tumorcast.cli_engines import A_BUNDLE
+from tumorcast.cli.export import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
-from tumorcast.engines.engine import ModelImages
 from tumorcast.engines.locating import MODELS, images_of, locate, locate_all, runs_in, shipped_names
+from tumorcast.engines.protocol import ModelImages
 from tumorcast.errors import InputError, UsageError
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tumorcast.config import Precision, Provider, SamplerSettings
 from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step
 from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
 from tumorcast.engines import onnx_engine
@@ -19,6 +18,7 @@ from tumorcast.engines.onnx_engine import OnnxEngine, _Bound, open_session, padd
 from tumorcast.engines.providers import Target, row_shapes
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
+from tumorcast.settings import Precision, Provider, SamplerSettings
 
 SIDE = 32
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tumorcast.config import Precision
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import TensorParity
 from tumorcast.engines.make import parity_inputs
@@ -15,6 +14,7 @@ from tumorcast.engines.model import ModelSet, load_model_set
 from tumorcast.engines.parity import compare, limit_of, noise, phantom
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
+from tumorcast.settings import Precision
 
 OUTPUTS = {"size.size", "encode.x_next", "encode.eps", "guided.x_next", "guided.eps", "segment.probability"}
 OUTPUTS |= {"progress.probability"}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tumorcast.config import Provider
 from tumorcast.engines import gpu as gpu_module
 from tumorcast.engines import providers
 from tumorcast.engines.bundle import Bundle, Graph
@@ -17,6 +16,7 @@ from tumorcast.engines.opening import EngineChoice, device_index, open_engine
 from tumorcast.engines.providers import Target, engine_cache, onnxruntime, provider_list
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.settings import Provider
 
 SMI = """NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f
 NVIDIA A100-SXM4-40GB, 8.0, 570.86.15, 40960, 39000, GPU-2e

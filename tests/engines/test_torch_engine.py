@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tumorcast.config import NetworkKind, SamplerSettings
 from tumorcast.diffusion.plan import Paper, Step
 from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
+from tumorcast.settings import NetworkKind, SamplerSettings
 from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.networks import build
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, read_run_info

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tumorcast.config import ForecastSettings, NetworkKind, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.pairs import Pair, pairs_of
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, GrowthFit, SizeSeries
+from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 SETTINGS = ForecastSettings(
     relative_change=0, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10, encodings=2)

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.errors import InputError
 from tumorcast.evaluation.archive_methods import Baseline
 from tumorcast.evaluation.evaluate import EvaluationSettings
 from tumorcast.evaluation.followed import LastScan, LeavePatientOut
-from tumorcast.forecasting.front import Fronted
+from tumorcast.forecasting.pixel_model import Fronted
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0, members=2, batch=4, sampler=SamplerSettings(steps=2, noise_level=10))
 FEW = EvaluationSettings((Baseline.NO_CHANGE, Baseline.DILATION, Baseline.UNGUIDED))

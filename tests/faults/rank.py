@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.config import ForecastSettings, NetworkKind, Provider, SamplerSettings
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import ModelInfo
 from tumorcast.engines.opening import EngineChoice
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import TumorcastError
 from tumorcast.running import forecast_run, worker
 from tumorcast.running.forecast_run import ForecastInputs, RunOptions, RunResult, forecast_cohort
 from tumorcast.running.ranks import open_ranks
+from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=5, batch=4, block=2, sampler=SamplerSettings(steps=2))
 STAGES = ("before", "half written", "written", "synced", "renamed", "after")

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, NetworkKind, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.ensemble import encodings_of, forecast_unit
-from tumorcast.forecasting.foresight import guidance_window
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
+from tumorcast.forecasting.progression import guidance_window
 from tumorcast.forecasting.reader import slices_of
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.5, members=5, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan, member_noise, plan_patient
@@ -15,6 +14,7 @@ from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, SizeSeries
+from tumorcast.settings import ForecastSettings
 
 FIXED = ForecastSettings(relative_change=0.25, members=4)
 FIT = FitSettings(replicates=400)

@@ -12,13 +12,12 @@ from typer.testing import CliRunner, Result
 
 from tests.archive.conftest import images_of, slice_of
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.cli import app
-from tumorcast.cli_forecast import forecast_settings
-from tumorcast.config import ForecastSettings, Guidance, NetworkKind, Provider, SamplerSettings
+from tumorcast.cli.forecast import forecast_settings
+from tumorcast.cli.main import app
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import InputError, TumorcastError, UsageError
 from tumorcast.forecasting.plan import plan_patient
 from tumorcast.forecasting.select import (
@@ -36,6 +35,7 @@ from tumorcast.forecasting.select import (
     table_of_scores,
     toml_of,
 )
+from tumorcast.settings import ForecastSettings, Guidance, NetworkKind, Provider, SamplerSettings
 
 SIDE, PIXEL_MM = 40, 2.0
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]

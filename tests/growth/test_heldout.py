@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tumorcast.growth.equivalents import to_log
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOut, forecast_held_out, forecast_scan, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.population.equivalents import to_log
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.growth.study import forecast_from_fewer, study_tables, write_study

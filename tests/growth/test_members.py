@@ -7,9 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tumorcast.growth.histories import History, log_sizes, training_cases, volumes
-from tumorcast.growth.members import POOLED, Drift, Member, Persistence, Process, Redraw, Regression, fitted_members
-from tumorcast.growth.redraw import Mixture
+from tumorcast.growth.population.history import History, log_sizes, training_cases, volumes
+from tumorcast.growth.population.members import (
+    POOLED,
+    Drift,
+    Member,
+    Persistence,
+    Process,
+    Redraw,
+    Regression,
+    fitted_members,
+)
+from tumorcast.growth.population.mixture import Mixture
 
 LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
 EVERY = (Persistence, *POOLED)

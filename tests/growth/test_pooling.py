@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tumorcast.growth.histories import History
-from tumorcast.growth.pooling import MECHANISTIC, Pool, pooled
+from tumorcast.growth.population.history import History
+from tumorcast.growth.population.pooling import MECHANISTIC, Pool, pooled
 
 LEVELS = np.linspace(0.02, 0.98, 25)
 
@@ -76,7 +76,7 @@ def test_weights_that_are_none_are_refused() -> None:
 def test_pool_beats_persistence_on_the_patients_it_is_made_for() -> None:
     """On patients with a level each, and noise, whom the pool never saw."""
     from tumorcast.growth import scores
-    from tumorcast.growth.members import Persistence
+    from tumorcast.growth.population.members import Persistence
 
     rng = np.random.default_rng(8)
     sizes = [rng.normal(9.0, 1.0) + rng.normal(0.0, 0.7, 5) for _ in range(120)]

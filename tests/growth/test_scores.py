@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tumorcast.growth import scores
-from tumorcast.growth.histories import History
+from tumorcast.growth.population.history import History
 
 LEVELS = scores.dense_levels()
 

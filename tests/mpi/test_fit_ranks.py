@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tumorcast.errors import StorageError, TumorcastError
-from tumorcast.keys import patient_key
+from tumorcast.random_keys import patient_key
 from tumorcast.records import FitStatus, GrowthFit, LawName, RadiotherapyCourse, SizeSeries, Status, Treatment
 from tumorcast.running.growth_run import fit_cohort_to
 from tumorcast.running.ranks import open_ranks

@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.report.conftest import AFFINE, SECRET, SIDE, TAGGED, Made, forecast_of, write_maps
-from tumorcast.cli_report import report
+from tumorcast.cli.report import report
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.failures import Failure

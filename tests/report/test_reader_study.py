@@ -18,7 +18,7 @@ from tests.archive.conftest import images_of, patient_of, slice_of
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard
-from tumorcast.cli_reader import reader_study
+from tumorcast.cli.reader_study import reader_study
 from tumorcast.data.cohort import write_cohort
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, UsageError

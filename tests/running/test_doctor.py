@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tumorcast.cli import app
-from tumorcast.config import Provider
+from tumorcast.cli.main import app
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle
-from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import EngineError, UsageError
 from tumorcast.running import doctor, machine
 from tumorcast.running.machine import Check, Found
+from tumorcast.settings import Provider
 
 ROOT = Path(__file__).parents[2]
 

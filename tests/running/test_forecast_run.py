@@ -14,9 +14,8 @@ import SimpleITK as sitk
 
 from tumorcast.archive.growth_file import write_growth
 from tumorcast.archive.maps import MapArchive
-from tumorcast.config import ForecastSettings, Provider, SamplerSettings
 from tumorcast.data.cohort import Cohort, SizeMeasure
-from tumorcast.data.geometry import Grid, to_source_grid
+from tumorcast.data.imaging.geometry import Grid, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import EngineError, InputError, UsageError
@@ -27,10 +26,11 @@ from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, GrowthFit, Status
-from tumorcast.running.dispatch import Tally
 from tumorcast.running.forecast_run import ForecastInputs, RunResult, forecast_cohort, own_gpu
 from tumorcast.running.ranks import Ranks
 from tumorcast.running.run_status import run_status
+from tumorcast.running.work_queue import Tally
+from tumorcast.settings import ForecastSettings, Provider, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 
@@ -257,7 +257,7 @@ def test_a_killed_process_loses_only_the_unit_in_hand(
     blob_cohort: Path, random_bundle: Path, inputs: ForecastInputs, tmp_path: Path
 ) -> None:
     command = [
-        *(sys.executable, "-m", "tumorcast.cli", "forecast", str(blob_cohort), "--model", str(random_bundle)),
+        *(sys.executable, "-m", "tumorcast.cli.main", "forecast", str(blob_cohort), "--model", str(random_bundle)),
         *("--relative-change", "0.25", "--members", "3", "--steps", "5", "--out", str(tmp_path / "maps.h5")),
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tumorcast.config import NetworkKind, TrainSettings
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.device import Device
 from tumorcast.training.train import train
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError, StorageError
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
 from tumorcast.training.slices import STACKS, SliceStore, _on_device
 from tumorcast.training.train import train

@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tumorcast.config import Architecture, NetworkKind, SamplerSettings
 from tumorcast.diffusion.sampler import Aims, Starts, sample
 from tumorcast.durable import sha256_of
 from tumorcast.engines.locating import runs_in
@@ -24,6 +23,7 @@ from tumorcast.engines.model import load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError, TumorcastError, UsageError
 from tumorcast.records import Contrast
+from tumorcast.settings import Architecture, NetworkKind, SamplerSettings
 from tumorcast.training.adm_shapes import check_same, infer_denoiser, infer_regressor
 from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.import_adm import ImportSettings, expected_shapes, import_adm
@@ -522,7 +522,7 @@ def outline_of(network: Callable[..., Tensor], form: Any) -> dict[str, tuple[int
 
 
 def test_the_command_prints_what_it_inferred(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tumorcast.cli import app
+    from tumorcast.cli.main import app
 
     paths = [saved(tmp_path / "d.pt", unet_of(PAPERLIKE)), saved(tmp_path / "r.pt", encoder_of(POOLED))]
     arguments = ["--denoiser", paths[0], "--regressor", paths[1], "--out", tmp_path / "run", "--json"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.errors import InputError
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import open_arrays
 from tumorcast.training.job import Job
 from tumorcast.training.log import opened_log, read_log

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.errors import InputError
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import open_arrays
 from tumorcast.training.augment import misdraw
 from tumorcast.training.draws import Draws, generator_of

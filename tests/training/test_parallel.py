@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.errors import UsageError
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import open_arrays
 from tumorcast.training.checkpoint import TrainingState, load_checkpoint
 from tumorcast.training.draws import Draws, generator_of

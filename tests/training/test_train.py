@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tumorcast.config import NetworkKind, RateSchedule, TrainSettings
 from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.settings import NetworkKind, RateSchedule, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
 from tumorcast.training.device import Device
 from tumorcast.training.draws import Draws, generator_of

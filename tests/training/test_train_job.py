@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tumorcast import cli
-from tumorcast.config import NetworkKind, TrainSettings
+from tumorcast.cli import main as cli
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.checkpoint import checkpoint_step
 from tumorcast.training.device import Device
 from tumorcast.training.log import read_log

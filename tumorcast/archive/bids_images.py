@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tumorcast.archive.bids_names import CONTRASTS
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.data.geometry import Interpolation
+from tumorcast.data.imaging.geometry import Interpolation
 from tumorcast.records import Contrast
 
 AIR = -1.0

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from tumorcast.data.geometry import Grid, Interpolation, to_source_grid
+from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
 from tumorcast.data.native import SlicesHome, WayHome
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError

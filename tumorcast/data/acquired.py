@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.brain import BoolArray, BrainMask, brain_mask, resolve
-from tumorcast.data.extraction import given_brain
-from tumorcast.data.geometry import AxisOrder, Grid
+from tumorcast.data.imaging.brain_extraction import given_brain
+from tumorcast.data.imaging.brain_mask import BoolArray, BrainMask, brain_mask, resolve
+from tumorcast.data.imaging.geometry import AxisOrder, Grid
+from tumorcast.data.imaging.registration import Picture
 from tumorcast.data.prepare_settings import PrepareSettings
+from tumorcast.data.readers.volumes import SourceVolume, read_image, read_session
 from tumorcast.data.ready import BIAS_FIELD, BRAIN_MASK, LABELS, reference_of, without_bias
-from tumorcast.data.registration import Picture
-from tumorcast.data.volumes import SourceVolume, read_image, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
 

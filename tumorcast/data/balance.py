@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tumorcast.data.brain import BrainMask
-from tumorcast.data.files import LeftOutGroup
-from tumorcast.data.geometry import Grid
-from tumorcast.data.labels import SCHEMES
+from tumorcast.data.imaging.brain_mask import BrainMask
+from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.readers.files import LeftOutGroup
+from tumorcast.data.readers.labels import SCHEMES
 
 PLAIN = ("no image", "left by the operating system")  # reasons that are counted and not told
 SHOWN = 20  # lines of one kind

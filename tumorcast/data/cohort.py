@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.data.damage import LIBRARY, check_session, group_in, reading
-from tumorcast.data.geometry import Grid, pixel_mm
-from tumorcast.data.transforms import Displacement
+from tumorcast.data.imaging.geometry import Grid, pixel_mm
+from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.durable import sha256_of, why_unreadable, written_whole
 from tumorcast.errors import InputError
 from tumorcast.hdf5_file import hdf5_at
@@ -89,7 +89,7 @@ class CohortSlice:
 
 @dataclass(frozen=True)
 class BentSession(Session):
-    """A scan that was bent onto the patient's first, see tumorcast.data.deformation.
+    """A scan that was bent onto the patient's first, see tumorcast.data.imaging.deformation.
 
     displacement: of points of the cohort's space, before the rigid way to the scan.
     """

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.cohort import Cohort
-from tumorcast.data.geometry import Grid, Interpolation, to_source_grid
-from tumorcast.data.transforms import Displacement, Matrix, returned
+from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
+from tumorcast.data.imaging.transforms import Displacement, Matrix, returned
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 

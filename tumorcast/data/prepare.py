@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tumorcast.data.balance import Balance
-from tumorcast.data.brain import BrainMask
-from tumorcast.data.clinical import DatedSessions
 from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
-from tumorcast.data.extraction import rooted
-from tumorcast.data.geometry import Grid
-from tumorcast.data.layouts import Layout
+from tumorcast.data.imaging.brain_extraction import rooted
+from tumorcast.data.imaging.brain_mask import BrainMask
+from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.imaging.registration_qc import quality_rows, write_quality
 from tumorcast.data.prepare_settings import PrepareSettings, Register, SliceChoice, TumourPart
-from tumorcast.data.quality import quality_rows, write_quality
+from tumorcast.data.readers.clinical import DatedSessions
+from tumorcast.data.readers.layouts import Layout
 from tumorcast.data.ready import BRAIN_MASK, LABELS
 from tumorcast.data.registered import REGISTRATION
 from tumorcast.data.session import prepare_session

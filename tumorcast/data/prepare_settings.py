@@ -6,9 +6,9 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import Any, assert_never
 
-from tumorcast.data.brain import BrainMask
-from tumorcast.data.geometry import IMAGE_SIZES
-from tumorcast.data.labels import LabelScheme
+from tumorcast.data.imaging.brain_mask import BrainMask
+from tumorcast.data.imaging.geometry import IMAGE_SIZES
+from tumorcast.data.readers.labels import LabelScheme
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 
@@ -68,7 +68,7 @@ class PrepareSettings:
     contrasts: None takes those that every scan has. min_tumour_mm2: the least tumour area of a slice chosen for it.
     tumour: the labels that count; the others become 0.
     register, deformable: see tumorcast.data.registered. n4: correct bias. brain_mask: where the masks of brains lie,
-    and brain_tool: the command that makes them (tumorcast.data.extraction); they take the place of `brain`.
+    and brain_tool: the command that makes them (data.imaging.brain_extraction); they take the place of `brain`.
     labels: what the labels of masks mean, where no table says it; None asks where a mask cannot tell.
     """
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tumorcast.data.bias import corrected
-from tumorcast.data.brain import BoolArray, brain_mask, resolve
-from tumorcast.data.extraction import given_brain
+from tumorcast.data.imaging.bias_field import corrected
+from tumorcast.data.imaging.brain_extraction import given_brain
+from tumorcast.data.imaging.brain_mask import BoolArray, brain_mask, resolve
+from tumorcast.data.imaging.registration import one_thread
+from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.data.prepare_settings import PrepareSettings, Register
-from tumorcast.data.registration import one_thread
-from tumorcast.data.scans import SlicedSession
-from tumorcast.data.transforms import Displacement
-from tumorcast.data.volumes import SourceVolume, read_session
+from tumorcast.data.readers.scans import SlicedSession
+from tumorcast.data.readers.volumes import SourceVolume, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
 

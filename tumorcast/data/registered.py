@@ -11,16 +11,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from tumorcast.data.acquired import AcquiredScan, read_acquired
-from tumorcast.data.brain import BoolArray
-from tumorcast.data.deformation import deformation_between
-from tumorcast.data.geometry import Grid, Interpolation
+from tumorcast.data.imaging.brain_mask import BoolArray
+from tumorcast.data.imaging.deformation import deformation_between
+from tumorcast.data.imaging.geometry import Grid, Interpolation
+from tumorcast.data.imaging.registration import Picture, one_thread, rigid_between
+from tumorcast.data.imaging.registration_qc import Alignment, Bend, judge, judge_bend, volume_flags
+from tumorcast.data.imaging.transforms import Displacement, Matrix, carried
 from tumorcast.data.native import NATIVE, NativeImage, native_record
 from tumorcast.data.prepare_settings import PrepareSettings
-from tumorcast.data.quality import Alignment, Bend, judge, judge_bend, volume_flags
+from tumorcast.data.readers.volumes import SourceVolume
 from tumorcast.data.ready import ReadyVolume, refuse_slices
-from tumorcast.data.registration import Picture, one_thread, rigid_between
-from tumorcast.data.transforms import Displacement, Matrix, carried
-from tumorcast.data.volumes import SourceVolume
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
 
@@ -211,7 +211,7 @@ def _record(
 
 def _draw(folder: Path, source: SourceSession, scan: AcquiredScan, way: _Way, anchor: _Anchor) -> None:
     """The picture of a scan; one that has nothing to be registered has none."""
-    from tumorcast.data.quality_figures import draw_pairs, pair_of  # noqa: PLC0415 - matplotlib, only where asked for
+    from tumorcast.data.imaging.registration_qc_figures import draw_pairs, pair_of  # noqa: PLC0415 - matplotlib, only where asked for
 
     reference = scan.pictures[scan.reference]
     pairs = [

@@ -6,13 +6,13 @@ from typing import Any, Protocol, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.brain import BoolArray, Window, window_of
 from tumorcast.data.cohort import SLICE_AREAS, bent
-from tumorcast.data.geometry import PreparedGrid
+from tumorcast.data.imaging.brain_mask import BoolArray, Window, window_of
+from tumorcast.data.imaging.geometry import PreparedGrid
 from tumorcast.data.prepare_settings import PrepareSettings, SliceChoice, TumourPart
+from tumorcast.data.readers.scans import SlicedSession
+from tumorcast.data.readers.volumes import SourceVolume
 from tumorcast.data.ready import BRAIN_MASK, ReadyVolume, as_scanned
-from tumorcast.data.scans import SlicedSession
-from tumorcast.data.volumes import SourceVolume
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, Session, SourceSession
 

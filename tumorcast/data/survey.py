@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tumorcast.column_hints import hints
 from tumorcast.data.balance import Balance
-from tumorcast.data.clinical import TREATMENT, ClinicalTable, DatedSessions, date_sessions, read_clinical
-from tumorcast.data.files import grouped
-from tumorcast.data.labels import LabelRule, LabelScheme
-from tumorcast.data.layouts import Found, Layout, find
-from tumorcast.data.names import UnmatchedRow
-from tumorcast.data.scans import FoundSession
-from tumorcast.data.schemes import like_timepoints
+from tumorcast.data.readers.clinical import TREATMENT, ClinicalTable, DatedSessions, date_sessions, read_clinical
+from tumorcast.data.readers.conventions import like_timepoints
+from tumorcast.data.readers.files import grouped
+from tumorcast.data.readers.labels import LabelRule, LabelScheme
+from tumorcast.data.readers.layouts import Found, Layout, find
+from tumorcast.data.readers.names import UnmatchedRow
+from tumorcast.data.readers.scans import FoundSession
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, SourceSession
 

@@ -8,8 +8,8 @@ from typing import assert_never
 
 import numpy as np
 
-from tumorcast.config import Guidance, Preset, SamplerSettings
 from tumorcast.diffusion.schedule import alpha_bars, strided_times
+from tumorcast.settings import Guidance, Preset, SamplerSettings
 
 
 @dataclass(frozen=True)

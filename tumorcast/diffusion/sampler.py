@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.config import Preset, SamplerSettings
 from tumorcast.diffusion.plan import GuidanceLaw, Plan, Step, law_of, plan_steps
 from tumorcast.diffusion.schedule import alpha_bars
+from tumorcast.settings import Preset, SamplerSettings
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from tumorcast.config import Architecture
 from tumorcast.diffusion.blocks import (
     AttentionBlock,
     AttentionPool,
@@ -15,6 +14,7 @@ from tumorcast.diffusion.blocks import (
     timestep_embedding,
     zeroed,
 )
+from tumorcast.settings import Architecture
 
 
 class _Encoder(nn.Module):

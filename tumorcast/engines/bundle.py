@@ -14,10 +14,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from tumorcast.config import Architecture, NetworkKind, Precision, Settings
 from tumorcast.durable import sha256_of
-from tumorcast.engines.engine import ModelInfo
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import InputError
+from tumorcast.settings import Architecture, NetworkKind, Precision, Settings
 
 MANIFEST_FILE, WEIGHTS_FILE = "manifest.json", "weights.safetensors"
 FORMAT_VERSION: Literal[1] = 1

@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tumorcast.config import Precision
 from tumorcast.durable import sha256_of
 from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry
 from tumorcast.engines.graphs import graph_modules, lower
@@ -29,6 +28,7 @@ from tumorcast.engines.memory import activation_bytes
 from tumorcast.engines.model import ModelSet
 from tumorcast.errors import InputError, UsageError
 from tumorcast.provenance import commit
+from tumorcast.settings import Precision
 from tumorcast.training.run_info import RunInfo
 from tumorcast.version import VERSION
 

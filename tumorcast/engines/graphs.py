@@ -11,7 +11,6 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from tumorcast.config import Precision
 from tumorcast.diffusion.progression import ProgressionNetwork, planes_of
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
 from tumorcast.diffusion.reverse import size_and_gradient, through_unet
@@ -19,6 +18,7 @@ from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import Graph
 from tumorcast.engines.model import ModelSet
 from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
+from tumorcast.settings import Precision
 
 TUMOUR_CLASS = 1
 

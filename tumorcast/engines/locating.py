@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tumorcast.engines.bundle import MANIFEST_FILE, is_bundle, read_manifest
-from tumorcast.engines.engine import ModelImages
+from tumorcast.engines.protocol import ModelImages
 from tumorcast.errors import InputError, UsageError
 from tumorcast.training.run_info import RUN_FILE, read_run_info
 

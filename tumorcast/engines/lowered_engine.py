@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from tumorcast.config import Precision, Provider
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.bundle import Graph
 from tumorcast.engines.graphs import graph_modules, lower
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.onnx_engine import Feeds, GraphEngine
+from tumorcast.settings import Precision, Provider
 
 
 class LoweredEngine(GraphEngine):

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tumorcast.config import Precision, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Manifest, TensorParity, is_bundle
-from tumorcast.engines.engine import check_same_images
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.locating import locate_all
 from tumorcast.engines.lowered_engine import LoweredEngine
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.protocol import check_same_images
 from tumorcast.engines.providers import onnxruntime
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
+from tumorcast.settings import Precision, Provider
 
 Progress = Callable[[int, int], None]
 CHECKED_ROWS = 2  # slices of a cohort that parity looks at

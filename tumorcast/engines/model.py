@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from tumorcast.config import NetworkKind
 from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import PROGRESSION, Bundle
-from tumorcast.engines.engine import ModelInfo
 from tumorcast.engines.locating import locate, runs_in
+from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import InputError
+from tumorcast.settings import NetworkKind
 from tumorcast.training.networks import TrainedNetwork, build, load_network
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.config import Provider
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.bundle import Bundle, Graph
-from tumorcast.engines.engine import ModelInfo, check_progression
+from tumorcast.engines.protocol import ModelInfo, check_progression
 from tumorcast.engines.providers import ORT_NAMES, Target, onnxruntime, provider_list, row_shapes
 from tumorcast.errors import EngineError
+from tumorcast.settings import Provider
 
 log = logging.getLogger(__name__)
 

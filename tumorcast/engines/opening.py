@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorcast.config import Provider
 from tumorcast.engines.bundle import Bundle, is_bundle
-from tumorcast.engines.engine import Engine
 from tumorcast.engines.locating import locate_all
 from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import EngineError, UsageError
 from tumorcast.extra import how_to_install
+from tumorcast.settings import Provider
 
 
 @dataclass(frozen=True)

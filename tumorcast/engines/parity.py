@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorcast.config import Precision
 from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.diffusion.schedule import alpha_bars
 from tumorcast.engines.bundle import TensorParity
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import EngineError
+from tumorcast.settings import Precision
 
 # The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes,
 # the segmenter and the progression network are held to float32 in any bundle.

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, assert_never
 
-from tumorcast.config import Provider
 from tumorcast.engines.bundle import Bundle, Graph
 from tumorcast.engines.gpu import Gpu, gpus
 from tumorcast.errors import EngineError
+from tumorcast.settings import Provider
 
 ORT_NAMES = {
     Provider.CPU: "CPUExecutionProvider",

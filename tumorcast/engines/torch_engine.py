@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tumorcast.config import Provider
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import check_progression
 from tumorcast.engines.graphs import TUMOUR_CLASS
 from tumorcast.engines.model import ModelSet
+from tumorcast.engines.protocol import check_progression
 from tumorcast.errors import EngineError
 from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
+from tumorcast.settings import Provider
 
 
 def open_device(name: str) -> torch.device:

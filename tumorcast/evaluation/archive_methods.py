@@ -8,11 +8,11 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.methods import Array, Map, Method, MethodMap, resting_maps, unguided, unguided_maps
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.records import Contrast
+from tumorcast.settings import ForecastSettings
 
 
 class Baseline(StrEnum):

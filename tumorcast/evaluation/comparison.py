@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, SizeMeasure
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.judging import (
     Figures,
     guided_image_figures,
@@ -36,6 +35,7 @@ from tumorcast.evaluation.regressor import regressor_sizes
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
+from tumorcast.settings import ForecastSettings
 
 Array = npt.NDArray[np.float32]
 

@@ -7,9 +7,8 @@ from typing import assert_never
 
 import numpy as np
 
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, SessionInfo, SizeMeasure
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.evaluation.archive_methods import Baseline, Unguided
 from tumorcast.evaluation.evaluate import EvaluationSettings, SizeGiven, slice_row
@@ -18,10 +17,11 @@ from tumorcast.evaluation.methods import Method, distance_mm, paper_map
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.past_targets import targets_from_past
 from tumorcast.forecasting.ensemble import forecast_unit
-from tumorcast.forecasting.front import LEAST_PIXELS, Front, Fronted, followed
+from tumorcast.forecasting.pixel_model import LEAST_PIXELS, Front, Fronted, followed
 from tumorcast.forecasting.plan import PlannedSlice, Unit
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
+from tumorcast.settings import ForecastSettings
 
 INTERVAL_DRAWS = 400
 LEAST_JUDGED = LEAST_PIXELS // 2  # pixels of a present outline that is forecast: below, a mask is a speck

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.ndimage import binary_dilation
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.failures import reach_of
 from tumorcast.evaluation.methods import MethodMap
 from tumorcast.evaluation.metrics import (

@@ -13,16 +13,16 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, Guidance, SamplerSettings
 from tumorcast.diffusion.sampler import Aims, Starts, sample
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.tissue_growth import arrival_score, t1_of
 from tumorcast.forecasting.ensemble import forecast_unit
-from tumorcast.forecasting.foresight import foretold
 from tumorcast.forecasting.plan import member_noise
+from tumorcast.forecasting.progression import foretold
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.records import Contrast
+from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 Map = npt.NDArray[np.floating[Any]]
 Array = npt.NDArray[np.float32]

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tumorcast.config import ForecastSettings
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
 from tumorcast.records import SizeSeries
+from tumorcast.settings import ForecastSettings
 
 
 def targets_from_past(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.diffusion.schedule import alpha_bars
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.paired import Estimate, estimate
 from tumorcast.forecasting.plan import member_noise
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tumorcast.durable import written_whole
-from tumorcast.engines.engine import check_same_images
+from tumorcast.engines.protocol import check_same_images
 from tumorcast.errors import InputError
 from tumorcast.evaluation.card import card
 from tumorcast.evaluation.comparison import Comparison, TargetMode

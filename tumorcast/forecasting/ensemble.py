@@ -8,13 +8,13 @@ from scipy.ndimage import distance_transform_edt
 from scipy.special import expit, logit
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.diffusion.sampler import Aims, Starts, sample
-from tumorcast.engines.engine import Engine
-from tumorcast.forecasting.foresight import SURE, Foresight, foresee
+from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.plan import Unit, member_noise
+from tumorcast.forecasting.progression import SURE, Foresight, foresee
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 Array = npt.NDArray[np.float32]
 Changes = npt.NDArray[np.float64]

@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, SessionInfo
-from tumorcast.keys import patient_key
+from tumorcast.random_keys import patient_key
+from tumorcast.settings import ForecastSettings
 
 
 @dataclass(frozen=True)

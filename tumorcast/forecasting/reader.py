@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import PatientForecast
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.data.native import grid_record
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings
 
 NOT_FITTED = "{}: not in the growth file; fit this cohort, or give --relative-change"
 PATIENTS_KEPT = 4  # units of a patient come one after the other, so few are needed at a time

@@ -20,16 +20,16 @@ from scipy.ndimage import distance_transform_edt
 
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, Guidance, SamplerSettings, Settings
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.durable import written_whole
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, Unit
 from tumorcast.forecasting.reader import UnitReader
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.provenance import refuse_other
+from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings, Settings
 
 WEIGHTS = {"size": 0.3, "preservation": 0.2, "agreement": 0.2, "past": 0.3}
 SEEDS = 2

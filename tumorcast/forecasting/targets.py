@@ -7,11 +7,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.config import ForecastSettings
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
-from tumorcast.keys import patient_key
+from tumorcast.random_keys import patient_key
 from tumorcast.records import SizeSeries
+from tumorcast.settings import ForecastSettings
 
 LARGEST_BRAIN_FRACTION = 0.5
 TARGET_SPAWN_KEY = 2**32 - 1  # no slice has this number, so targets and image noise never share a key

@@ -11,7 +11,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.keys import patient_key
+from tumorcast.random_keys import patient_key
 
 Array = npt.NDArray[np.float64]
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from tumorcast.growth.equivalents import from_log, history_of, to_log
 from tumorcast.growth.laws import sizes_of, timeline_of
 from tumorcast.growth.mechanistic_prior import covariance, departures
-from tumorcast.growth.pooling import Contribution, pooled
+from tumorcast.growth.population.equivalents import from_log, history_of, to_log
+from tumorcast.growth.population.pooling import Contribution, pooled
 from tumorcast.growth.prior import SizePrior
 from tumorcast.growth.problem import detection_limit
 from tumorcast.growth.scores import dense_levels

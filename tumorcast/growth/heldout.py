@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.durable import written_whole
-from tumorcast.growth.equivalents import from_log, to_log
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.pooling import pooled
+from tumorcast.growth.population.equivalents import from_log, to_log
+from tumorcast.growth.population.pooling import pooled
 from tumorcast.growth.scores import absolute_errors, coverage, crps, median_width
 from tumorcast.records import FitStatus, Forecaster, SizeSeries
 

@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 from tumorcast.errors import InputError
 from tumorcast.growth.empirical_bayes import estimate
-from tumorcast.growth.equivalents import history_of, to_log
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
-from tumorcast.growth.members import Persistence
-from tumorcast.growth.pooling import Pool
+from tumorcast.growth.population.equivalents import history_of, to_log
+from tumorcast.growth.population.members import Persistence
+from tumorcast.growth.population.pooling import Pool
 from tumorcast.growth.prior import SizePrior
 from tumorcast.growth.scores import crps
 from tumorcast.growth.settings import FitSettings

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from tumorcast.config import Settings
 from tumorcast.growth.laws import parameter_names
 from tumorcast.records import ErrorModel, LawName
+from tumorcast.settings import Settings
 
 Array = npt.NDArray[np.float64]
 Positive = Annotated[float, Field(gt=0)]

@@ -11,14 +11,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from tumorcast.config import Settings
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
-from tumorcast.growth.equivalents import AREA_POWER, is_area
 from tumorcast.growth.mechanistic_prior import MechanisticPrior
-from tumorcast.growth.members import Persistence
-from tumorcast.growth.pooling import Pool
+from tumorcast.growth.population.equivalents import AREA_POWER, is_area
+from tumorcast.growth.population.members import Persistence
+from tumorcast.growth.population.pooling import Pool
 from tumorcast.records import LawName
+from tumorcast.settings import Settings
 
 Weight = Annotated[float, Field(ge=0, lt=1)]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.growth.histories import Case, History, next_scan_cases
+from tumorcast.growth.population.history import Case, History, next_scan_cases
 
 Array = npt.NDArray[np.float64]
 

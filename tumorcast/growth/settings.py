@@ -5,11 +5,11 @@ from typing import Self
 
 from pydantic import Field
 
-from tumorcast.config import Settings
 from tumorcast.growth.bootstrap import Bootstrap, Noise, Resampling
 from tumorcast.growth.laws import BoundsPreset
 from tumorcast.growth.problem import Search
 from tumorcast.records import LawName
+from tumorcast.settings import Settings
 
 PILOT_FINALISTS, PILOT_STEPS = 12, 100
 PROMISE = 4.0  # of a replicate's scout: the loss over the best one, above which it is not followed

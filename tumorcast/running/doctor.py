@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorcast.config import Provider
 from tumorcast.diffusion.plan import Normalised, Step
 from tumorcast.diffusion.schedule import alpha_bars
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, TensorParity, is_bundle
-from tumorcast.engines.engine import Engine
 from tumorcast.engines.locating import MODELS, locate
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.opening import EngineChoice, device_index, open_engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.running import machine
 from tumorcast.running.machine import Check, Found, attempt
+from tumorcast.settings import Provider
 
 SHIPPED = MODELS / "demo128"
 ONNX_RUNTIME = {"onnxruntime-gpu", "ORT providers", "model", "provider", "parity"}

@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tumorcast.archive.shard import ShardKey, write_shard
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
 from tumorcast.forecasting.reader import UnitReader, slices_of
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings
 
 CHANGES = (0.8, 2.0)  # areas aimed at in the trial, so that its members share encodings as a real forecast's do
 PARALLEL_SHARE = 0.9  # of the ranks' time that is work: they begin and end at different moments

@@ -16,25 +16,25 @@ import numpy.typing as npt
 
 from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.packing import Packing
-from tumorcast.config import ForecastSettings, Provider
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
-from tumorcast.engines.engine import Engine, ModelInfo, check_same_images
 from tumorcast.engines.gpu import visible_count
 from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.protocol import Engine, ModelInfo, check_same_images
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
 from tumorcast.forecasting.reader import NOT_FITTED, UnitReader
 from tumorcast.forecasting.targets import area_power, fitted_day
 from tumorcast.records import PatientOutcome, Status
-from tumorcast.running.dispatch import Counter, Desk, Tally
 from tumorcast.running.events import EventLog
 from tumorcast.running.ledger import Ledger
 from tumorcast.running.merging import account, write_archive
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping, grace_seconds, job_end
+from tumorcast.running.work_queue import Counter, Desk, Tally
 from tumorcast.running.worker import Worker
+from tumorcast.settings import ForecastSettings, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tumorcast.archive.maps import MapArchive
-from tumorcast.config import ForecastSettings
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan
 from tumorcast.records import Status, count_by_status
@@ -15,6 +14,7 @@ from tumorcast.running.events import read_events
 from tumorcast.running.ledger import Ledger
 from tumorcast.running.merging import account
 from tumorcast.running.outcomes import archive_of
+from tumorcast.settings import ForecastSettings
 
 SAME_START_SECONDS = 600.0  # ranks that opened the run within this time belong to one start
 

@@ -7,17 +7,17 @@ from functools import partial
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.archive.shard import write_shard
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import StoppedError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.forecasting.reader import UnitInputs, UnitReader
 from tumorcast.records import PatientOutcome
-from tumorcast.running.dispatch import STOPPED, News, Ticket, Tickets
 from tumorcast.running.events import EventLog
 from tumorcast.running.ledger import Ledger
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.stopping import Stopping
+from tumorcast.running.work_queue import STOPPED, News, Ticket, Tickets
 
 Slices = dict[str, SliceForecast]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tumorcast.config import Architecture
 from tumorcast.errors import InputError, UsageError
+from tumorcast.settings import Architecture
 
 Shapes = Mapping[str, tuple[int, ...]]
 

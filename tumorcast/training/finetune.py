@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.errors import EngineError
 from tumorcast.records import Session
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays
 from tumorcast.training.checkpoint import TrainingState
 from tumorcast.training.job import Job

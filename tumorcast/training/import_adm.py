@@ -14,11 +14,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tumorcast.config import Architecture, NetworkKind, Settings
 from tumorcast.durable import sha256_of, written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.provenance import commit
 from tumorcast.records import Contrast
+from tumorcast.settings import Architecture, NetworkKind, Settings
 from tumorcast.training.adm_shapes import Shapes, check_same, infer_denoiser, infer_regressor
 from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.networks import build

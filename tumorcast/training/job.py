@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tumorcast.config import NetworkKind, TrainSettings
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.draws import Draws, generator_of
 from tumorcast.training.parallel import ALONE, Team
 

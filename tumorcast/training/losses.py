@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tumorcast.config import NetworkKind
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.schedule import alpha_bars
+from tumorcast.settings import NetworkKind
 from tumorcast.training.draws import Draws
 from tumorcast.training.pairs import PairBatch
 from tumorcast.training.parallel import ALONE, Team

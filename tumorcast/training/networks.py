@@ -8,11 +8,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorcast.config import Architecture, NetworkKind
 from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.errors import InputError
+from tumorcast.settings import Architecture, NetworkKind
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo, read_run_info
 
 

@@ -6,8 +6,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.config import NetworkKind, TrainSettings
 from tumorcast.errors import InputError, UsageError
+from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.pairs import PairPool
 from tumorcast.training.slices import SlicePool, SliceStore
 from tumorcast.training.split import held_out

@@ -3,7 +3,7 @@
 import math
 from typing import assert_never
 
-from tumorcast.config import RateSchedule, TrainSettings
+from tumorcast.settings import RateSchedule, TrainSettings
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

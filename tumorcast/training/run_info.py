@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorcast.config import Architecture, NetworkKind
 from tumorcast.errors import InputError
+from tumorcast.settings import Architecture, NetworkKind
 
 RUN_FILE, WEIGHTS_FILE = "run.json", "weights.safetensors"
 

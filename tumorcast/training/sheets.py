@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tumorcast.config import NetworkKind
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.durable import written_whole
+from tumorcast.settings import NetworkKind
 from tumorcast.training.job import Job
 from tumorcast.training.losses import add_noise, alpha_bars_at
 from tumorcast.training.pairs import PairBatch

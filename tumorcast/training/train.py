@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from tumorcast.config import Architecture, NetworkKind, TrainSettings
 from tumorcast.diffusion.progression import EXTRA_PLANES
 from tumorcast.durable import sha256_of
 from tumorcast.errors import StoppedError, UsageError
+from tumorcast.settings import Architecture, NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
 from tumorcast.training.checkpoint import TrainingState
 from tumorcast.training.curve import draw_curve

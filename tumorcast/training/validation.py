@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tumorcast.config import NetworkKind
+from tumorcast.settings import NetworkKind
 from tumorcast.training.job import Job
 from tumorcast.training.losses import batch_loss
 from tumorcast.training.pools import Pool

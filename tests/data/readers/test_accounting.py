@@ -18,10 +18,10 @@ from pydicom.uid import (
 )
 from typer.testing import CliRunner
 
-from tumorcast.cli import app
-from tumorcast.data.clinical import date_sessions
-from tumorcast.data.dicom import read_series
-from tumorcast.data.layouts import Layout, find, find_sessions
+from tumorcast.cli.main import app
+from tumorcast.data.readers.clinical import date_sessions
+from tumorcast.data.readers.dicom import read_series
+from tumorcast.data.readers.layouts import Layout, find, find_sessions
 from tumorcast.errors import InputError
 
 HEAD = np.pad(np.random.default_rng(0).integers(50, 200, (8, 30, 26)), ((0, 0), (3, 3), (3, 3))).astype(np.int16)

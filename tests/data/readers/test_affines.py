@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tumorcast.data.geometry import Grid
-from tumorcast.data.layouts import Layout, find_sessions
-from tumorcast.data.volumes import read_image, read_session
+from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 

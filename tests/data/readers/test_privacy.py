@@ -14,7 +14,7 @@ from nibabel.nifti1 import Nifti1Extension
 from PIL import Image
 from typer.testing import CliRunner
 
-from tumorcast.cli import app
+from tumorcast.cli.main import app
 from tumorcast.data.cohort import Cohort
 
 IN_HEADERS = ("Zwickelmann", "Ottokar", "ZZQ8812", "19410312", "ACC77123", "Rechtsufer", "19870", "1987-0", "Dr.Quast")
@@ -103,7 +103,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, dicom_series: Callable) ->
 
 def small_model(cohort: Path, folder: Path) -> None:
     """Networks a quarter as wide as those of `tiny_model`, as the forecast takes most of the time here."""
-    from tumorcast.config import NetworkKind, TrainSettings
+    from tumorcast.settings import NetworkKind, TrainSettings
     from tumorcast.training.train import train
 
     narrow = {"channels": 32, "head_channels": 32, "channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tumorcast.data.layouts import Layout, find, find_sessions
-from tumorcast.data.schemes import brats_names, like_timepoints
+from tumorcast.data.readers.conventions import brats_names, like_timepoints
+from tumorcast.data.readers.layouts import Layout, find, find_sessions
 from tumorcast.data.survey import survey
 
 OLD = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tumorcast.config import ForecastSettings, SamplerSettings
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
@@ -20,6 +19,7 @@ from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=4, batch=3, sampler=SamplerSettings(steps=2, noise_level=10))
 GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))

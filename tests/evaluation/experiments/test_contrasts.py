@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evaluation.conftest import SETTINGS, Still
-from tumorcast.cli_experiment_models import _names
-from tumorcast.cli_experiment_models import experiment as commands
+from tumorcast.cli.experiment_models import _names
+from tumorcast.cli.experiment_models import experiment as commands
 from tumorcast.data.cohort import write_cohort
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import InputError, TumorcastError

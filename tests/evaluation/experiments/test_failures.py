@@ -11,10 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.cli_experiment_growth import experiment
-from tumorcast.config import ForecastSettings, Guidance, SamplerSettings
+from tumorcast.cli.experiment_sizes import experiment
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.cases import Case, CaseSource
 from tumorcast.evaluation.experiments.failure_truth import JUDGED, FailureTruth
@@ -34,6 +33,7 @@ from tumorcast.evaluation.failures import Failure, Signs
 from tumorcast.evaluation.judging import members_of
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.records import Contrast, Session
+from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 SETTINGS = ForecastSettings(
     relative_change=0, members=4, batch=3, keep_members=True, sampler=SamplerSettings(steps=2, noise_level=10)

@@ -13,8 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tumorcast.cli_experiment_models import experiment as commands
-from tumorcast.config import Architecture, ForecastSettings, NetworkKind, SamplerSettings, TrainSettings
+from tumorcast.cli.experiment_models import experiment as commands
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.engines.model import ModelSet, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
@@ -23,6 +22,7 @@ from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.finetune import AFTER, BEFORE, EVERY, Finetune, FinetuneSettings, OwnModel
 from tumorcast.evaluation.experiments.later import FollowedCohort, SizeSource
 from tumorcast.records import Session
+from tumorcast.settings import Architecture, ForecastSettings, NetworkKind, SamplerSettings, TrainSettings
 from tumorcast.training.draws import Draws, generator_of
 from tumorcast.training.finetune import patient_arrays, tuned
 from tumorcast.training.losses import batch_loss

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tumorcast.config import ForecastSettings, Guidance, SamplerSettings
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.experiments.cases import CaseSource, case_of, spread_evenly
@@ -18,6 +17,7 @@ from tumorcast.evaluation.experiments.grid_report import Cell, Line, best_of, fi
 from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.evaluation.paired import Estimate
 from tumorcast.records import Contrast, Session
+from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=2, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 CELLS = cells_of((300, 10), Guidance.NORMALISED, (1.0, 0.25))

@@ -12,8 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evaluation.conftest import Still
-from tumorcast.cli_experiment_models import experiment as commands
-from tumorcast.config import ForecastSettings, SamplerSettings
+from tumorcast.cli.experiment_models import experiment as commands
 from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
@@ -39,6 +38,7 @@ from tumorcast.forecasting.select import PatientCase, SelectGrid, TrialStore, se
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session, Treatment
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
 BASE = ForecastSettings(relative_change=0, batch=4, sampler=SamplerSettings(steps=2, noise_level=100))

@@ -9,17 +9,17 @@ import pytest
 from sklearn.metrics import r2_score
 from typer.testing import CliRunner
 
-from tumorcast.cli_experiment_growth import experiment
+from tumorcast.cli.experiment_sizes import experiment
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.experiments.ode import LastScan, summary_of
 from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.evaluation.experiments.size_methods import SizeForecasts, SizeMethod, forecast_by, straight_line
 from tumorcast.evaluation.experiments.size_scores import SizeData, scored
-from tumorcast.growth.equivalents import to_log
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOutForecast, forecast_scan
 from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.population.equivalents import to_log
 from tumorcast.growth.prior import PopulationPrior, shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import FitStatus, Forecaster, PatientOutcome, SizeSeries, Status

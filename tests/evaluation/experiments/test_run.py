@@ -19,8 +19,8 @@ import pytest
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.evaluation.experiments.experiment import Findings, Picture, Table
 from tumorcast.evaluation.experiments.run import report_so_far, run_experiment
-from tumorcast.running.dispatch import Tally
 from tumorcast.running.ranks import open_ranks
+from tumorcast.running.work_queue import Tally
 
 FAILING = "u-3"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tumorcast.cli_experiment_growth import experiment
+from tumorcast.cli.experiment_sizes import experiment
 from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.evaluation.experiments.size_methods import SizeMethod
 from tumorcast.evaluation.experiments.size_scores import SizeData

@@ -7,15 +7,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.methods import Ratios
 from tumorcast.evaluation.pairs import Pair, pairs_of
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import plan_patient
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings
 from tumorcast.version import VERSION
 
 Name = TypeVar("Name")

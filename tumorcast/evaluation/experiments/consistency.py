@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import SizeMeasure
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.cases import Case, CaseSource
@@ -30,10 +29,11 @@ from tumorcast.evaluation.metrics import Mask, average_precision, brier, dice, s
 from tumorcast.evaluation.past_targets import targets_from_past
 from tumorcast.evaluation.summary import patient_mean
 from tumorcast.forecasting.ensemble import growth_map
-from tumorcast.forecasting.foresight import foresee
+from tumorcast.forecasting.progression import foresee
 from tumorcast.forecasting.select import agreement
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
+from tumorcast.settings import ForecastSettings
 
 Array = npt.NDArray[np.float32]
 Maps = npt.NDArray[np.floating[Any]]

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.config import ForecastSettings
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.cases import spread_evenly
@@ -23,6 +22,7 @@ from tumorcast.evaluation.paired import difference, mean_of
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.summary import mode_told
 from tumorcast.records import Contrast
+from tumorcast.settings import ForecastSettings
 
 
 @dataclass(frozen=True)

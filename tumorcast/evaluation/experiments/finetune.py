@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.config import ForecastSettings, NetworkKind, TrainSettings
 from tumorcast.data.cohort import Cohort
-from tumorcast.engines.engine import Engine
 from tumorcast.engines.model import ModelSet
+from tumorcast.engines.protocol import Engine
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.evaluation.experiments.experiment import Findings
 from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, Measure, judged_together, mean_figures
@@ -23,6 +22,7 @@ from tumorcast.evaluation.paired import difference
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.summary import mode_told
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.settings import ForecastSettings, NetworkKind, TrainSettings
 from tumorcast.training.finetune import patient_arrays, tuned
 from tumorcast.training.pairs import find_pairs
 

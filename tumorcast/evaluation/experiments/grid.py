@@ -12,7 +12,6 @@ from typing import Any, ClassVar, assert_never
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, Guidance, SamplerSettings
 from tumorcast.errors import UsageError
 from tumorcast.evaluation.experiments.cases import Case, CaseSource
 from tumorcast.evaluation.experiments.experiment import Findings
@@ -24,6 +23,7 @@ from tumorcast.evaluation.judging import Figures, map_figures, members_of, outsi
 from tumorcast.evaluation.methods import MethodMap, distance_mm, product_map
 from tumorcast.evaluation.metrics import Mask, ssim
 from tumorcast.evaluation.summary import patient_mean
+from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 VARIED = ("preset", "guidance", "noise_level", "gain", "scale")
 SCALES = (10_000.0, 50_000.0, 100_000.0, 200_000.0)  # the paper's: 50 000 in its text, 200 000 in its code

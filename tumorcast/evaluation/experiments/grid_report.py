@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.config import Guidance
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.experiment import Findings, Picture, Table
 from tumorcast.evaluation.experiments.folder import unit_name
@@ -16,6 +15,7 @@ from tumorcast.evaluation.experiments.shown import Shown, spread
 from tumorcast.evaluation.experiments.variants import numbers
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate, mean_of, median_of
+from tumorcast.settings import Guidance
 
 FIGURES = {
     "reach": ("reach", 2),

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, Guidance, SamplerSettings
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.experiments.experiment import Findings
 from tumorcast.evaluation.experiments.hindsight_report import (
     BEST,
@@ -28,6 +27,7 @@ from tumorcast.evaluation.experiments.later import Aim, Followed, FollowedCohort
 from tumorcast.evaluation.experiments.shown import Shown, channel_shown
 from tumorcast.evaluation.judging import Figures
 from tumorcast.forecasting.select import SEEDS, PatientCase, Point, Scores, SelectGrid, Selection, TrialStore, select
+from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 PAPER_SEEDS = 1  # of 398 evaluations a member
 

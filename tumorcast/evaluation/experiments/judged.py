@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.archive_methods import SliceMaps, slice_maps
 from tumorcast.evaluation.experiments.later import Followed
 from tumorcast.evaluation.judging import members_of, outside_tumour

@@ -10,10 +10,9 @@ import h5py
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings
 from tumorcast.data.cohort import Cohort, SessionInfo, SizeMeasure
 from tumorcast.durable import sha256_of
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.cases import spread_evenly
@@ -28,6 +27,7 @@ from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import SHIPPED, shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster
+from tumorcast.settings import ForecastSettings
 
 LARGEST_RATIO = 21.0  # what `--relative-change` allows
 

@@ -17,8 +17,8 @@ from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate, difference, estimate, known, mean_of, median_of
 from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
 from tumorcast.forecasting.targets import growth_curve
-from tumorcast.growth.equivalents import to_log
 from tumorcast.growth.model import GrowthModel
+from tumorcast.growth.population.equivalents import to_log
 
 Floats = npt.NDArray[np.float64]
 

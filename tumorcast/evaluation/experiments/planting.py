@@ -9,15 +9,15 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.failures import Failure
 from tumorcast.evaluation.judging import members_of
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.forecasting.ensemble import growth_map
-from tumorcast.forecasting.foresight import SURE, foretold
-from tumorcast.keys import patient_key
+from tumorcast.forecasting.progression import SURE, foretold
+from tumorcast.random_keys import patient_key
+from tumorcast.settings import ForecastSettings
 
 Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.generic]

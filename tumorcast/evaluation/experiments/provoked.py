@@ -11,13 +11,13 @@ from typing import Any, assert_never
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.config import ForecastSettings, Guidance
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.engine import Engine
+from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.experiments.cases import Case
 from tumorcast.evaluation.experiments.planting import Plant, mirrored, planted
 from tumorcast.evaluation.failures import Failure
+from tumorcast.settings import ForecastSettings, Guidance
 
 STRONG_SCALE = 100_000_000.0  # s_R, a thousand times that above which the paper saw blobs
 ASTRAY_GAIN = 2.0  # of the normalised guidance

@@ -22,10 +22,10 @@ from tumorcast.evaluation.experiments.folder import ResultFolder, check_names
 from tumorcast.evaluation.experiments.page import write_report
 from tumorcast.evaluation.judging import Figures
 from tumorcast.records import PatientOutcome
-from tumorcast.running.dispatch import STOPPED, UNITS_OF_PATIENCE, Counter, Desk, News, Tally, Tickets
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping, grace_seconds, job_end
+from tumorcast.running.work_queue import STOPPED, UNITS_OF_PATIENCE, Counter, Desk, News, Tally, Tickets
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.growth.equivalents import to_log
 from tumorcast.growth.heldout import HeldOutForecast, forecast_scan
-from tumorcast.growth.histories import log_sizes
 from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.population.equivalents import to_log
+from tumorcast.growth.population.history import log_sizes
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, SizeSeries
 

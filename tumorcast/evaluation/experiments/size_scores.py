@@ -18,9 +18,9 @@ from tumorcast.evaluation.experiments.size_methods import SizeForecasts, SizeMet
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate, difference
 from tumorcast.evaluation.summary import patient_mean
-from tumorcast.growth.equivalents import from_log
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import INTERVAL_90
+from tumorcast.growth.population.equivalents import from_log
 from tumorcast.growth.scores import crps
 from tumorcast.records import PatientOutcome, SizeSeries
 

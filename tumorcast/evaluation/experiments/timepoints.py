@@ -21,7 +21,7 @@ from tumorcast.evaluation.experiments.timepoints_summary import (
 )
 from tumorcast.evaluation.judging import Figures
 from tumorcast.growth.model import GrowthModel
-from tumorcast.keys import patient_key
+from tumorcast.random_keys import patient_key
 from tumorcast.records import SizeSeries
 
 Places = tuple[int, ...]

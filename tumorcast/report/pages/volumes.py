@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from matplotlib import colormaps
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.data.geometry import Grid
+from tumorcast.data.imaging.geometry import Grid
 from tumorcast.records import FloatArray
 from tumorcast.report.figures import PREFERRED
 from tumorcast.report.pages.pictures import COLOURS, LEAST_SHOWN, Box, byte_of, outline

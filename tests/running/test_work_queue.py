@@ -1,0 +1,129 @@
+"""The desk of rank 0 and those who ask it, with messages that go through queues in place of MPI."""
+
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tumorcast.errors import StoppedError
+from tumorcast.running import work_queue as dispatch
+from tumorcast.running.ranks import Ranks
+from tumorcast.running.work_queue import NONE_LEFT, STOPPED, Counter, Desk, News, Tally
+
+Mail = dict[tuple[int, int], "queue.SimpleQueue[tuple[int, list[int]]]"]
+
+
+@dataclass(frozen=True)
+class Posted(Ranks):
+    """A rank whose messages lie in queues, one a receiver and tag."""
+
+    mail: Mail = field(default_factory=lambda: defaultdict(queue.SimpleQueue))
+
+    def send(self, numbers: Sequence[int], *, to: int, tag: int) -> None:
+        self.mail[to, tag].put((self.rank, list(numbers)))
+
+    def received(self, count: int, tag: int) -> tuple[int, list[int]] | None:
+        try:
+            return self.mail[self.rank, tag].get_nowait()
+        except queue.Empty:
+            return None
+
+
+def ranks(size: int) -> list[Posted]:
+    mail: Mail = defaultdict(queue.SimpleQueue)
+    return [Posted(rank, size, mail=mail) for rank in range(size)]
+
+
+def work(tickets: Any, done: list[int], *, stop_after: int | None = None, unit_seconds: float = 0.0) -> int:
+    """Take units until there are none; returns the last answer."""
+    news = News()
+    while True:
+        ticket = tickets.take(news)
+        if ticket.unit < 0:
+            tickets.take(News(last=True))
+            return int(ticket.unit)
+        time.sleep(unit_seconds)
+        done.append(ticket.unit)
+        news = News(done=1, longest_ms=7, stopping=len(done) == stop_after)
+
+
+def test_every_unit_is_given_once_and_all_are_counted() -> None:
+    tallies: list[Tally] = []
+    everyone = ranks(3)
+    done: list[list[int]] = [[], [], []]
+    order = np.arange(200)[::-1].copy()
+    with Desk(order, everyone[0], lambda tally: tallies.append(Tally(tally.total, tally.done))) as desk:
+        others = [threading.Thread(target=work, args=(Counter(everyone[k]), done[k])) for k in (1, 2)]
+        for thread in others:
+            thread.start()
+        assert work(desk, done[0]) == NONE_LEFT
+        desk.wait_for_the_others()
+    assert sorted(unit for part in done for unit in part) == list(range(200))
+    assert tallies[-1].done == 200 == tallies[-1].total
+    assert [tally.done for tally in tallies] == sorted(tally.done for tally in tallies)
+    assert desk.longest_ms == 7
+    for part in done:
+        assert part == sorted(part, reverse=True)  # in the order of the desk
+
+
+def test_one_rank_alone_needs_no_messages() -> None:
+    done: list[int] = []
+    with Desk(np.arange(3), Ranks()) as desk:
+        assert work(desk, done) == NONE_LEFT
+        desk.wait_for_the_others()
+    assert done == [0, 1, 2]
+    assert desk.tally == Tally(3, 3)
+
+
+def test_one_that_is_told_to_stop_stops_all() -> None:
+    everyone = ranks(2)
+    done: list[list[int]] = [[], []]
+    answers: list[int] = []
+    with Desk(np.arange(10_000), everyone[0]) as desk:
+        other = threading.Thread(target=lambda: answers.append(work(Counter(everyone[1]), done[1], stop_after=3)))
+        other.start()
+        assert work(desk, done[0], unit_seconds=0.01) == STOPPED
+        desk.wait_for_the_others()
+        other.join()
+    assert desk.stopping
+    assert answers == [STOPPED]
+    assert len(done[1]) == 3
+
+
+def test_a_rank_that_is_lost_is_told_and_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "LEAST_PATIENCE_SECONDS", 0.05)
+    everyone = ranks(3)
+    with Desk(np.arange(4), everyone[0]) as desk:
+        other = threading.Thread(target=work, args=(Counter(everyone[2]), []))
+        other.start()
+        assert work(desk, []) == NONE_LEFT
+        with pytest.raises(StoppedError, match="nothing heard of rank 1 for 0 s"):
+            desk.wait_for_the_others()
+        other.join()
+
+
+def test_a_silent_rank_0_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 0.05)
+    with pytest.raises(StoppedError, match="rank 0 has not answered"):
+        Counter(ranks(2)[1]).take(News())
+
+
+def test_a_fault_of_the_desk_is_raised_where_rank_0_waits() -> None:
+    def broken(tally: Tally) -> None:
+        raise RuntimeError("no room for a line")
+
+    everyone = ranks(2)
+    everyone[1].send(News(done=1).numbers(), to=0, tag=dispatch.NEWS_TAG)
+    with Desk(np.arange(4), everyone[0], broken) as desk, pytest.raises(RuntimeError, match="no room for a line"):
+        desk.wait_for_the_others()
+
+
+def test_news_come_as_they_were_sent() -> None:
+    news = News(3, 1, 250, stopping=True, last=False)
+    assert News.of(news.numbers()) == news

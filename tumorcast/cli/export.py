@@ -1,0 +1,122 @@
+"""The command export (also `tumorcast-export`), and the options by which an engine is chosen: parse, call, print."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tumorcast.cli.options import Json, choice, print_result, progress
+from tumorcast.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from tumorcast.engines.opening import EngineChoice
+
+A_BUNDLE = "An engine bundle, or the name of a shipped one (demo128, t1c128)"
+A_MODEL = f"{A_BUNDLE}; or RUN folders, or a folder of them: repeat as needed."
+
+ProviderName = Annotated[
+    str, typer.Option("--provider", help="torch, or for a bundle: cpu, cuda, tensorrt. Default: cpu, torch for RUNs.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
+EngineCache = Annotated[
+    Path | None, typer.Option("--engine-cache", help="Where TensorRT engines lie; default BUNDLE/tensorrt.")
+]
+
+
+def engine_choice(
+    models: list[Path], provider: str, device: str | None, *, rows: int | None = None, cache: Path | None = None
+) -> "EngineChoice":
+    """What the options ask for."""
+    from tumorcast.engines.opening import EngineChoice
+    from tumorcast.settings import Provider
+
+    named = choice(Provider, "--provider", provider) if provider else None
+    return EngineChoice(tuple(models), named, device, rows, cache)
+
+
+def export(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="RUN folders, or a folder of them; a bundle or a shipped one's name with --check or --build."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The bundle, a new folder.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the denoiser: fp32, fp16 or bf16.")] = "fp32",
+    max_batch: Annotated[int, typer.Option(min=1, help="The largest batch that the graphs take.")] = 64,
+    cohort: Annotated[Path | None, typer.Option(help="A cohort whose slices the graphs are compared on.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare a bundle with torch again; nothing is made.")] = False,
+    build: Annotated[str, typer.Option(help="tensorrt: build its engines ahead, on this machine's GPU.")] = "",
+    provider: ProviderName = "",
+    device: Device = None,
+    engine_cache: EngineCache = None,
+    as_json: Json = False,
+) -> None:
+    """Export networks to an engine bundle: ONNX graphs with the guidance inside, checked against torch."""
+    if build not in ("", "tensorrt"):
+        raise UsageError(f"--build {build}: only tensorrt is built ahead")
+    if (out is None) != (check or bool(build)) and not (out is not None and build):
+        raise UsageError("give --out BUNDLE to export RUN folders, or --check or --build tensorrt with a BUNDLE")
+    from tumorcast.engines.locating import locate
+
+    folders = [locate(model) for model in models]
+    result: dict[str, object] = {}
+    if check:
+        result |= _check(_only_bundle(folders), cohort, provider, device, engine_cache)
+    if out is not None:
+        result |= _make(folders, out, precision, max_batch, cohort)
+    if build:
+        result |= _build(out or _only_bundle(folders), device, engine_cache)
+    print_result(as_json, result)
+
+
+def _only_bundle(folders: list[Path]) -> Path:
+    from tumorcast.engines.bundle import is_bundle
+
+    if len(folders) != 1:
+        raise UsageError(f"{len(folders)} folders given, but --check and --build take one bundle")
+    if not is_bundle(folders[0]):
+        raise InputError(f"{folders[0]}: holds RUN folders and no bundle; make one with --out BUNDLE, and --check that")
+    return folders[0]
+
+
+def _make(folders: list[Path], out: Path, precision: str, max_batch: int, cohort: Path | None) -> dict[str, object]:
+    from tumorcast.engines.export import ExportSettings
+    from tumorcast.engines.make import make_bundle
+    from tumorcast.settings import Precision
+
+    settings = ExportSettings(choice(Precision, "--precision", precision), max_batch)
+    with progress("comparisons", f"{out} was not written; start it again") as tell:
+        manifest = make_bundle(folders, out, settings, cohort, tell)
+    return {
+        "out": str(out),
+        "precision": precision,
+        "checked_with": manifest.checked_with,
+        "parity": {name: part.model_dump() for name, part in manifest.parity.items()},
+    }
+
+
+def _check(
+    bundle: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None
+) -> dict[str, object]:
+    from tumorcast.engines.make import check_bundle
+    from tumorcast.engines.opening import device_index
+    from tumorcast.settings import Provider
+
+    named = choice(Provider, "--provider", provider or "cpu")
+    if named is Provider.TORCH:
+        raise UsageError("--provider torch: it is what a bundle is compared with; give cpu, cuda or tensorrt")
+    with progress("comparisons", "nothing was changed") as tell:
+        parity = check_bundle(bundle, cohort, named, tell, device=device_index(named, device), cache=cache)
+    told = {name: part.model_dump() for name, part in parity.items()}
+    return {"bundle": str(bundle), "provider": str(named), "parity": told}
+
+
+def _build(bundle: Path, device: str | None, cache: Path | None) -> dict[str, object]:
+    from tumorcast.engines.make import build_tensorrt
+    from tumorcast.engines.opening import device_index
+    from tumorcast.settings import Provider
+
+    with progress("graphs", "finished engines are kept; start it again") as tell:
+        built_for = build_tensorrt(bundle, device_index(Provider.TENSORRT, device), cache, tell)
+    return {"bundle": str(bundle), "built_for": built_for}

@@ -1,0 +1,233 @@
+"""Folders of DICOM series as scans of patients.
+
+A patient is a folder below the source, by whose name the cohort knows it: PatientID and PatientName are not looked at.
+A session is all of a patient's series of one date. Dates only serve to tell days, and leave this module as such.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from itertools import groupby
+from pathlib import Path
+
+from tumorcast.data.readers.dicom import (
+    DATES,
+    FRAMES,
+    PIXEL_SPACING,
+    SERIES_NUMBER,
+    SEVERAL_FRAMES,
+    STUDY_UID,
+    THICKNESS,
+    FolderContents,
+    series_in,
+)
+from tumorcast.data.readers.dicom_header import DicomHeader, has_mark
+from tumorcast.data.readers.dicom_series import TAGS, contrast_of, number
+from tumorcast.data.readers.files import LeftOut, is_debris
+from tumorcast.data.readers.scans import SEG, FoundSession, counted, folders_in, found_session, several_masks
+from tumorcast.records import Contrast
+
+FEWEST_IMAGES = 5  # fewer are a localizer, a report or a screen
+MASK = re.compile(r".*(seg|mask).*\.nii(\.gz)?", re.IGNORECASE)
+NO_TUMOUR = re.compile(r"brain|head|skull|bet|face|tissue|csf", re.IGNORECASE)  # whose masks are no tumours
+
+
+SEGMENTATIONS = {  # modality, and what makes a NIfTI mask of it
+    "SEG": "a DICOM segmentation, which is not read; make a NIfTI mask of it (dcmqi's segimage2itkimage)",
+    "RTSTRUCT": "contours of radiotherapy, which are not read; make a NIfTI mask (plastimatch convert, rt-utils)",
+}
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One series in one folder. contrast: None where it is none of ours; day: None where no date is told."""
+
+    files: tuple[Path, ...]
+    contrast: Contrast | None
+    modality: str
+    frames: float
+    day: date | None
+    study: str
+    voxel_mm3: float
+    number: float
+
+    @classmethod
+    def of(cls, headers: list[DicomHeader]) -> "_Series":
+        """What the first image of a series says of it."""
+        first = headers[0]
+        tags = {name: first.text(tag) for name, tag in TAGS.items()}
+        voxel = math.prod(number(part) for part in (*first.text(PIXEL_SPACING).split("\\"), first.text(THICKNESS)))
+        return cls(
+            tuple(header.path for header in headers),
+            contrast_of(tags) if len(headers) >= FEWEST_IMAGES else None,
+            tags["modality"],
+            number(first.text(FRAMES) or "1"),
+            next((day for tag in DATES if (day := _date(first.text(tag))) is not None), None),
+            first.text(STUDY_UID),
+            voxel if math.isfinite(voxel) else math.inf,
+            number(first.text(SERIES_NUMBER)),
+        )
+
+    @property
+    def path(self) -> Path:
+        """The first of its files, by which it is named."""
+        return self.files[0]
+
+    @property
+    def rank(self) -> tuple[float, int, float, Path]:
+        """Of several series of one contrast the lowest is meant: smallest voxels, most images, first in the study."""
+        return self.voxel_mm3, -len(self.files), self.number, self.path
+
+    def why_left_out(self, *, masked: bool) -> tuple[str, bool]:
+        """Why it was not taken, and whether what was meant may be lost. masked: whether the scan has another mask."""
+        if self.modality in SEGMENTATIONS:
+            return SEGMENTATIONS[self.modality], not masked
+        if self.modality == "MR" and self.frames > 1:
+            return SEVERAL_FRAMES, True
+        if self.contrast is not None:
+            return "another series of the same contrast was taken (smaller voxels, more images, or earlier)", False
+        if len(self.files) < FEWEST_IMAGES:
+            return f"a series of fewer than {FEWEST_IMAGES} images", False
+        return "a series that its header does not tell to be T1, T1 after contrast, T2 or FLAIR", False
+
+
+def has_dicom(source: Path) -> bool:
+    """Whether any folder of a patient has a DICOM file."""
+    folders = (folder for patient in folders_in(source) for folder in _folders(patient, set()))
+    return any(has_mark(path) for folder in folders for path in sorted(folder.iterdir()))
+
+
+@dataclass
+class DicomFind:
+    """Scans of DICOM series, with the files that were taken and those that were not."""
+
+    sessions: list[FoundSession] = field(default_factory=list)
+    taken: set[Path] = field(default_factory=set)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def dicom_sessions(source: Path) -> DicomFind:
+    """Scans of a folder with a folder for each patient, below which DICOM series lie in any way; links are followed."""
+    found, seen = DicomFind(), set[Path]()
+    for patient in _new_folders(source, seen):
+        found.sessions += _patient(patient, found, seen)
+    return found
+
+
+def _folders(patient: Path, seen: set[Path]) -> Iterator[Path]:
+    """The patient's folder and all below it, by name, each once, whatever links lead to it."""
+    yield patient
+    for folder in _new_folders(patient, seen):
+        yield from _folders(folder, seen)
+
+
+def _new_folders(place: Path, seen: set[Path]) -> list[Path]:
+    """The folders in a folder that were not seen yet, under any name; now they were."""
+    found = []
+    for folder in folders_in(place):
+        if (target := folder.resolve()) not in seen:
+            seen.add(target)
+            found.append(folder)
+    return found
+
+
+def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[FoundSession]:
+    contents = {folder: series_in(folder) for folder in _folders(patient, seen)}
+    series = [_Series.of(headers) for one in contents.values() for headers in one.series.values()]
+    dates = sorted({one.day for one in series if one.day is not None})
+    groups = [group for day in dates for group in _visits([one for one in series if one.day == day])]
+    undated = sorted((one for one in series if one.day is None), key=lambda one: (one.study, one.path))
+    groups += [list(group) for _, group in groupby(undated, key=lambda one: one.study)]
+    groups = [group for group in groups if any(one.modality not in SEGMENTATIONS for one in group)]
+    folders = [_folders_of(group, patient) for group in groups]
+    sessions = []
+    for place, (group, own) in enumerate(zip(groups, folders, strict=True), 1):
+        elsewhere = {folder for others in folders if others is not own for folder in others}
+        sessions.append(_session(patient, f"{place:03d}", group, own - elsewhere))
+    masked = bool(sessions) and all(session.mask is not None for session in sessions)
+    found.left_out += _left_out(contents, masked=masked)
+    for session in sessions:
+        _account(session, series, found)
+    found.left_out += [
+        LeftOut(path, *one.why_left_out(masked=masked))
+        for one in series
+        for path in one.files
+        if path not in found.taken
+    ]
+    dates = [group[0].day for group in groups if group[0].day is not None]
+    if not dates:
+        return counted(sessions)
+    days = [float((day - dates[0]).days) for day in dates]  # a day a visit, of which two may have one
+    fault = f"{patient}: a study without a date beside dated ones; date the scans with --clinical, or in a sessions.csv"
+    return [
+        *(replace(session, day=day, dated=True) for session, day in zip(sessions, days, strict=False)),
+        *(replace(session, day_fault=fault) for session in sessions[len(days) :]),
+    ]
+
+
+def _visits(series: list[_Series]) -> list[list[_Series]]:
+    """The series of one date by study, where two studies show the same; else they are one visit.
+
+    Of patients whose dates were all made alike, two visits are so told apart.
+    """
+    studies = {one.study for one in series}
+    shown = [one.contrast for study in studies for one in _first_of_each([s for s in series if s.study == study])]
+    if len(shown) == len(set(shown)):
+        return [series]
+    return [[one for one in series if one.study == study] for study in dict.fromkeys(one.study for one in series)]
+
+
+def _first_of_each(series: list[_Series]) -> list[_Series]:
+    """One series a contrast."""
+    return list({one.contrast: one for one in series if one.contrast is not None}.values())
+
+
+def _account(session: FoundSession, series: list[_Series], found: DicomFind) -> None:
+    """Put the files of the scan's series, and its mask, among those that were taken."""
+    firsts = set(session.images.values())
+    found.taken |= {path for one in series if one.path in firsts for path in one.files}
+    found.taken |= {session.mask} if session.mask is not None else set()
+
+
+def _left_out(contents: dict[Path, FolderContents], *, masked: bool) -> Iterator[LeftOut]:
+    """The DICOM files that are in no series."""
+    for one in contents.values():
+        for path, fault in one.faults.items():
+            yield LeftOut(path, str(fault).removeprefix(f"{path}: "), lost=True)
+        for path, modality in one.pictureless.items():
+            reason = SEGMENTATIONS.get(modality)
+            yield LeftOut(path, reason or "a DICOM file without an image", lost=reason is not None and not masked)
+        for path, first in one.copies.items():
+            yield LeftOut(path, f"holds the image of {first.name} once more")
+
+
+def _date(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None
+
+
+def _session(patient: Path, name: str, series: list[_Series], folders: set[Path]) -> FoundSession:
+    """A scan of these series. folders: those in which a mask is that of this scan."""
+    files: dict[str, Path] = {}
+    for one in sorted(series, key=lambda one: one.rank):
+        if one.contrast is not None:
+            files.setdefault(one.contrast, one.path)
+    masks = _masks(folders)
+    found = found_session(patient.name, name, files | ({SEG: masks[0]} if masks else {}))
+    return replace(found, fault=several_masks(*masks[:2])) if len(masks) > 1 else found
+
+
+def _folders_of(series: list[_Series], patient: Path) -> set[Path]:
+    """The folders that hold series, and those above up to the patient's."""
+    above = {folder for one in series for folder in one.path.parents}
+    return {folder for folder in above if folder == patient or patient in folder.parents}
+
+
+def _masks(folders: set[Path]) -> list[Path]:
+    """NIfTI masks in folders that hold series of one scan alone."""
+    named = (path for folder in folders for path in folder.iterdir() if MASK.fullmatch(path.name))
+    return sorted(path for path in named if not NO_TUMOUR.search(path.name) and not is_debris(path))

@@ -1,0 +1,121 @@
+"""Every file below a source: which were taken, and why the others were not. Links are followed, each folder once."""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tumorcast.data.readers.absent import is_dangling, why_absent
+
+DEBRIS = (".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX")
+IMAGES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".ima")
+UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".icloud", ".lnk")
+PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".dcm.gz", ".nii.bz2", ".nii.zst", ".nii.xz")
+NAMED_AT_MOST = 10  # files of one reason and patient that are named
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that was not taken. lost: whether what it holds may have been meant to be read, and could not be."""
+
+    path: Path
+    reason: str
+    lost: bool = False
+
+
+def is_debris(path: Path) -> bool:
+    """Whether an operating system left it: `._scan.nii.gz`, `.DS_Store`.
+
+    >>> is_debris(Path("a/._b.nii.gz")), is_debris(Path("__MACOSX/b.nii")), is_debris(Path("b.nii"))
+    (True, True, False)
+    """
+    return path.name.startswith("._") or any(part in DEBRIS for part in path.parts)
+
+
+def files_below(source: Path) -> Iterator[Path | LeftOut]:
+    """Every file, and every folder that was seen under another name and is left out. Hidden folders are not entered."""
+    seen: dict[Path, Path] = {}
+    for folder, below, names in os.walk(source, followlinks=True):
+        place = Path(folder)
+        seen.setdefault(place.resolve(), place)
+        entered = []
+        for name in sorted(below):
+            target = (place / name).resolve()
+            if target in seen:
+                yield LeftOut(place / name, f"is the same folder as {seen[target]}, which was read")
+            elif not name.startswith(".") and name not in DEBRIS:
+                seen[target] = place / name
+                entered.append(name)
+        below[:] = entered
+        yield from (place / name for name in sorted(names))
+
+
+def account(
+    source: Path, taken: Collection[Path], known: Collection[LeftOut], reason: str, *, is_dicom: Callable[[Path], bool]
+) -> tuple[LeftOut, ...]:
+    """Every file below `source` that was not taken.
+
+    known: those whose reason the reader told; reason: that of images which it passed over.
+    """
+    told = {one.path for one in known}
+    others = []
+    for item in files_below(source) if source.is_dir() else ():
+        if isinstance(item, LeftOut):
+            others.append(item)
+        elif item not in taken and item not in told:
+            others.append(_judged(item, reason, is_dicom))
+    return tuple(sorted([*known, *others], key=lambda one: one.path))
+
+
+def _judged(path: Path, reason: str, is_dicom: Callable[[Path], bool]) -> LeftOut:
+    name = path.name.lower()
+    if is_debris(path):
+        return LeftOut(path, "left by the operating system")
+    if any(name.endswith(end) for end in PACKED):
+        return LeftOut(path, "packed: unpack it beside the others", lost=True)
+    is_image = any(name.endswith(end) for end in IMAGES)
+    if any(name.endswith(end) for end in UNFINISHED) and any(end in name for end in IMAGES):
+        return LeftOut(path, "a download that is not finished, or a shortcut: put the file itself there", lost=True)
+    absent = why_absent(path) if is_image or is_dangling(path) else ""
+    if absent:
+        return LeftOut(path, absent.removeprefix(f"{path}: "), lost=True)
+    if is_image or is_dicom(path):
+        return LeftOut(path, reason)
+    return LeftOut(path, "no image")
+
+
+@dataclass(frozen=True)
+class LeftOutGroup:
+    """Files of one patient's folder with one reason. files: the first of them, relative to the source."""
+
+    place: str
+    reason: str
+    lost: bool
+    count: int
+    files: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The group as JSON can hold it."""
+        return {"place": self.place, "reason": self.reason, "lost": self.lost, "count": self.count, "files": self.files}
+
+    def line(self) -> str:
+        """The group for people."""
+        more = f" and {self.count - len(self.files)} more" if self.count > len(self.files) else ""
+        return f"{', '.join(self.files)}{more}: {self.reason}"
+
+
+def grouped(source: Path, left_out: Collection[LeftOut]) -> tuple[LeftOutGroup, ...]:
+    """The files by the folder below the source that they lie in, and by reason; no file is in two groups."""
+    folder = source if source.is_dir() else source.parent
+
+    def key(one: LeftOut) -> tuple[str, str, bool]:
+        parts = Path(os.path.relpath(one.path, folder)).parts
+        return parts[0] if len(parts) > 1 else "", one.reason, one.lost
+
+    groups = []
+    for (place, reason, lost), found in groupby(sorted(left_out, key=lambda one: (key(one), one.path)), key=key):
+        paths = [os.path.relpath(one.path, folder) for one in found]
+        groups.append(LeftOutGroup(place, reason, lost, len(paths), tuple(paths[:NAMED_AT_MOST])))
+    return tuple(groups)

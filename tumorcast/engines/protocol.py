@@ -1,0 +1,90 @@
+"""What an engine is: it does the sampler's steps for batches, segments what came of them, and foretells the outline.
+
+Torch is the reference; ONNX Runtime runs the same mathematics from a bundle on CPU, CUDA or TensorRT. All agree to the
+parity that the bundle's manifest records.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tumorcast.diffusion.sampler import Array, StepEngine
+from tumorcast.errors import InputError
+from tumorcast.settings import NetworkKind, Provider
+
+if TYPE_CHECKING:
+    from tumorcast.data.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class ModelImages:
+    """Slices as a model takes them, or as a cohort has them: pixels a side, and contrasts in the order of channels."""
+
+    image_size: int
+    contrasts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> str(ModelImages(64, ("t1c", "t2f")))
+        't1c, t2f at 64 px'
+        """
+        return f"{', '.join(self.contrasts)} at {self.image_size} px"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What an engine's networks are for.
+
+    noise_levels: diffusion times that denoiser and regressor both know. judge: which network reads the sizes off the
+    generated slices. sha256: one sum over the weights and what describes them. progression: whether there is a network
+    that foretells the outline.
+    """
+
+    contrasts: tuple[str, ...]
+    image_size: int
+    noise_levels: int
+    judge: NetworkKind
+    sha256: str
+    progression: bool = False
+
+    @property
+    def images(self) -> ModelImages:
+        """The slices that the networks take."""
+        return ModelImages(self.image_size, self.contrasts)
+
+
+class Engine(StepEngine, Protocol):
+    """A step engine that can also segment the images it made. provider, device: what computes, for the record."""
+
+    info: ModelInfo
+    provider: Provider
+    device: str
+
+    def segment(self, images: Array) -> Array:
+        """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
+
+    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """(N, H, W) probability of tumour at the later time, by the progression network.
+
+        images: (N, C, H, W) clean, in [-1, 1]; outline: (N, H, W) the present tumour in [0, 1]; log_ratio: (N,)
+        ln(later area / present area). Raises InputError where `info.progression` is false.
+        """
+
+
+def check_same_images(cohort: "Cohort", wanted: ModelImages) -> None:
+    """Raises InputError if the slices of a cohort are not those that the model takes."""
+    found = ModelImages(cohort.image_size, tuple(str(contrast) for contrast in cohort.contrasts))
+    if found != wanted:
+        raise InputError(
+            f"{cohort.path}: its slices are {found}, but the model takes {wanted}; prepare the scans again with "
+            "`tumorcast prepare --model`, or take another model"
+        )
+
+
+def check_progression(info: ModelInfo) -> None:
+    """Raises InputError if the model cannot foretell the outline."""
+    if not info.progression:
+        raise InputError(
+            "the model has no progression network, which foretells the outline; train one (`tumorcast train "
+            "progression`) and give its RUN folder to --model or `tumorcast export` with the others"
+        )

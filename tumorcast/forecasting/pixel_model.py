@@ -1,0 +1,202 @@
+"""Where a tumour goes, learned from a few pairs of scans: a logistic regression on what lies around each pixel.
+
+A progression network needs hundreds of patients. A front needs a handful, and some seconds: it asks of a pixel how far
+it is from the outline and how enclosed by it, how bright it and its surroundings are against tumour and brain, what
+the segmenter says of it, and how much the tumour is to grow. It takes the network's place in an engine (`Fronted`).
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+
+from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.diffusion.plan import GuidanceLaw, Step
+from tumorcast.engines.protocol import Engine, ModelInfo
+from tumorcast.errors import InputError
+from tumorcast.extra import check_extra
+from tumorcast.settings import Provider
+
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+FIELD_MM = 256.0  # of a prepared slice
+REACH_MM = 50.0  # farther pixels are not learned from; they are as those at this distance
+LEAST_PIXELS = 10  # of a present outline that is learned from
+LARGEST_LOG_RATIO = 1.6
+NEARBY_MM = 40.0  # whose brain is the background that brightness is measured against
+DECAYS_MM = (3.0, 8.0, 20.0)
+CROWD_MM, BLUR_MM = (3.0, 6.0, 12.0), (1.5, 3.0, 6.0)
+SURE = 1e-5
+LARGEST_SHARE = 0.5  # of the brain
+LARGEST_LIFT = 60.0  # of a logit
+PENALTY = 50.0  # C of the regression, on standardised features and weights that sum to one
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A slice at two dates. later: (H, W) the tumour at the second."""
+
+    present: CohortSlice
+    later: Mask
+
+    @property
+    def log_ratio(self) -> float:
+        """ln(later area / present area), held within ±LARGEST_LOG_RATIO."""
+        ratio = max(int(self.later.sum()), 1) / int((self.present.labels > 0).sum())
+        return float(np.clip(np.log(ratio), -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
+
+
+def followed(cohort: Cohort, patient_id: str) -> Iterator[Followed]:
+    """Every slice of the patient with tumour enough, beside each later scan of it."""
+    for before, after in itertools.combinations(cohort.sessions(patient_id), 2):
+        later = {int(number): place for place, number in enumerate(after.source_slice)}
+        for place, number in enumerate(before.source_slice):
+            present = cohort.slice(patient_id, before.id, place)
+            if int(number) in later and int((present.labels > 0).sum()) >= LEAST_PIXELS:
+                yield Followed(present, cohort.slice(patient_id, after.id, later[int(number)]).labels > 0)
+
+
+@dataclass(frozen=True)
+class Front:
+    """A fitted front. mean, scale, weight: (F,) of the features; taught_by: a sum over what it has learned from."""
+
+    mean: Array
+    scale: Array
+    weight: Array
+    bias: float
+    taught_by: str
+
+    @classmethod
+    def learn(cls, patients: Sequence[Sequence[Followed]], engine: Engine) -> Self:
+        """Learn from each patient's followed slices; patients weigh the same. engine: its segmenter is a feature.
+
+        Raises InputError where there is nothing to learn from, EngineError without scikit-learn.
+        """
+        check_extra("sklearn")
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - an extra
+
+        rows, truths, shares, digest = [], [], [], hashlib.sha256()
+        for slices in patients:
+            for one in slices:
+                near = _near(one.present)
+                rows.append(_features_of(one.present, one.log_ratio, engine)[near])
+                truths.append(one.later[near])
+                shares.append(np.full(int(near.sum()), 1.0 / (len(slices) * near.sum())))
+                digest.update(one.present.image.tobytes() + one.later.tobytes())
+        if not any(truth.any() for truth in truths):
+            raise InputError("no slice with tumour at two dates to learn from; give a cohort with --slices all")
+        every, share = np.concatenate(rows).astype(np.float64), np.concatenate(shares)
+        mean, scale = every.mean(axis=0), np.maximum(every.std(axis=0), SURE)
+        fitted = LogisticRegression(C=PENALTY, max_iter=500)
+        fitted.fit((every - mean) / scale, np.concatenate(truths), sample_weight=share / share.sum())
+        centre, spread, weight = (part.astype(np.float32) for part in (mean, scale, fitted.coef_[0]))
+        return cls(centre, spread, weight, float(fitted.intercept_[0]), digest.hexdigest())
+
+    def probability(self, features: Array, brain: Mask, pixels: float) -> Array:
+        """(H, W) of tumour later, of features (H, W, F). pixels: the later tumour's, which the probabilities add up to.
+
+        A handful of patients tells little of how size changes a front, so the size that is known is kept to.
+        """
+        logits = (features - self.mean) / self.scale @ self.weight + self.bias
+        wanted = min(pixels, LARGEST_SHARE * float(brain.sum()))
+
+        def missing(lift: float) -> float:
+            return float(expit(logits[brain] + lift).sum()) - wanted
+
+        lift = brentq(missing, -LARGEST_LIFT, LARGEST_LIFT, xtol=1e-3)
+        return np.where(brain, expit(logits + lift), 0.0).astype(np.float32)
+
+
+def _near(present: CohortSlice) -> Mask:
+    outline = present.labels > 0
+    return np.asarray(present.brain & (distance_transform_edt(~outline) * _pixel_mm(outline) <= REACH_MM))
+
+
+def _features_of(present: CohortSlice, log_ratio: float, engine: Engine) -> Array:
+    seen = engine.segment(present.image[None])[0]
+    return features(present.image, present.labels > 0, present.brain, log_ratio, seen)
+
+
+def features(image: Array, outline: Mask, brain: Mask, log_ratio: float, seen: Array) -> Array:
+    """(H, W, F) what a front looks at. image: (C, H, W); seen: (H, W) the segmenter's probability of tumour."""
+    pixel_mm = _pixel_mm(outline)
+    away = np.minimum(distance_transform_edt(~outline) * pixel_mm, REACH_MM)
+    depth = distance_transform_edt(outline) * pixel_mm
+    margin = np.minimum(distance_transform_edt(brain) * pixel_mm, NEARBY_MM)
+    decays = [np.exp(-away / scale) for scale in DECAYS_MM]
+    crowd = [gaussian_filter(outline.astype(np.float32), scale / pixel_mm) for scale in CROWD_MM]
+    size = np.full(outline.shape, log_ratio)
+    planes = [away, depth, margin, *decays, *crowd, size, log_ratio * away, log_ratio * decays[1]]
+    planes.append(logit(np.clip(seen, SURE, 1 - SURE)))
+    for contrast in image:
+        bright = _brightness(contrast, outline, brain & (away < NEARBY_MM) & ~outline)
+        blurred = [gaussian_filter(bright, scale / pixel_mm) for scale in BLUR_MM]
+        planes += [bright, *blurred, blurred[1] * decays[1], blurred[1] - np.flip(blurred[1], axis=1)]
+    return np.stack(planes, axis=-1).astype(np.float32)
+
+
+def _brightness(contrast: Array, outline: Mask, around: Mask) -> Array:
+    """(H, W) on a scale where the brain around is 0 and the tumour ±1."""
+    tumour, brain = (float(np.median(contrast[part])) if part.any() else 0.0 for part in (outline, around))
+    return np.asarray(np.clip((contrast - brain) / (abs(tumour - brain) + 0.1), -3, 3), np.float32)
+
+
+def _pixel_mm(plane: Mask) -> float:
+    return float(FIELD_MM / plane.shape[-1])
+
+
+class Fronted:
+    """An engine whose progression is a front's. All else is the engine's."""
+
+    def __init__(self, engine: Engine, front: Front) -> None:
+        self.engine, self.front = engine, front
+        told = hashlib.sha256((engine.info.sha256 + front.taught_by).encode()).hexdigest()
+        self.info: ModelInfo = replace(engine.info, sha256=told, progression=True)
+        self.provider: Provider = engine.provider
+        self.device: str = engine.device
+
+    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+        """That of the engine."""
+        return self.engine.encode_step(x, step, clamp=clamp, last=last)
+
+    def guided_step(
+        self,
+        x: Array,
+        step: Step,
+        law: GuidanceLaw,
+        target: Array,
+        *,
+        brain: Array,
+        window: Array,
+        last: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """That of the engine."""
+        return self.engine.guided_step(x, step, law, target, brain=brain, window=window, last=last)
+
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+        """That of the engine."""
+        return self.engine.sizes(x, t, brain)
+
+    def segment(self, images: Array) -> Array:
+        """That of the engine."""
+        return self.engine.segment(images)
+
+    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """(N, H, W) probability of tumour later; what is -1 in every contrast is no brain."""
+        seen = self.engine.segment(images)
+        brains: Mask = np.asarray((images > -1).any(axis=1))
+        answers = []
+        for k, told in enumerate(np.clip(log_ratio, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).tolist()):
+            tumour = outline[k] > 0.5
+            planes = features(images[k], tumour, brains[k], told, seen[k])
+            answers.append(self.front.probability(planes, brains[k], float(tumour.sum()) * math.exp(told)))
+        return np.stack(answers)

@@ -1,0 +1,95 @@
+"""Where each member of an ensemble is led: what the progression network foretells at its size, varied between members.
+
+Without such a network, every member is led round the present tumour alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.special import expit, logit
+
+from tumorcast.data.cohort import CohortSlice
+from tumorcast.engines.protocol import Engine
+from tumorcast.forecasting.plan import member_noise
+from tumorcast.settings import ForecastSettings
+
+Array = npt.NDArray[np.float32]
+
+FIELD_MM = 8.0  # standard deviation of the kernel that smooths the noise between members
+LEAST_WEIGHT = 0.02  # of the guidance near the tumour, where nothing is foretold
+SURE = 1e-4  # a probability is kept this far from 0 and 1
+VARIATION_KEY = 1  # beside the noise of the image, which has a shorter key
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """For M members of one slice. window: (M, H, W) weight of the guidance, in [0, 1].
+
+    probability: (M, H, W) of tumour once it has the member's size; None where the model has no progression network.
+    """
+
+    window: Array
+    probability: Array | None
+
+
+def foresee(
+    patient_id: str,
+    present: CohortSlice,
+    change: npt.NDArray[np.float64],
+    members: range,
+    *,
+    engine: Engine,
+    settings: ForecastSettings,
+) -> Foresight:
+    """What leads the members of one slice. change: (M,) of the tumour/brain fraction, one an entry of `members`."""
+    outline, pixel_mm = present.labels > 0, float(np.linalg.norm(present.affine[:3, 0]))
+    near = guidance_window(outline, settings.sampler.window_mm, pixel_mm)
+    if not engine.info.progression:
+        return Foresight(np.repeat(near[None], len(members), axis=0), None)
+    log_ratio = np.log(np.maximum(1 + change / present.brain_fraction, SURE)).astype(np.float32)
+    probability = foretold(present, log_ratio, engine, settings.batch) * present.brain
+    windows = np.empty_like(probability)
+    for row, member in enumerate(members):
+        varied = probability[row]
+        if settings.sampler.spread > 0:
+            white = member_noise(patient_id, present.source_slice, member, settings.seed, outline.shape, VARIATION_KEY)
+            varied = _varied(varied, settings.sampler.spread, white, pixel_mm)
+        windows[row] = _where_it_changes(varied, outline, grows=change[row] >= 0)
+    return Foresight(np.maximum(windows, LEAST_WEIGHT * near) * present.brain, probability)
+
+
+def guidance_window(tumour: npt.NDArray[np.bool_], window_mm: float | None, pixel_mm: float) -> Array:
+    """(H, W) weight of the guidance: 1 in the present tumour, falling as a Gaussian of the distance to it.
+
+    >>> guidance_window(np.array([[True, False, False]]), 1.0, 1.0).round(2)
+    array([[1.  , 0.61, 0.14]], dtype=float32)
+    """
+    if window_mm is None or not tumour.any():
+        return np.ones(tumour.shape, np.float32)
+    distance_mm = distance_transform_edt(~tumour) * pixel_mm
+    return np.exp(-0.5 * (distance_mm / window_mm) ** 2).astype(np.float32)
+
+
+def foretold(present: CohortSlice, log_ratio: Array, engine: Engine, batch: int) -> Array:
+    """(M, H, W) the progression network's answers for ln(area later / now) (M,); members of one size share theirs."""
+    sizes, rows = np.unique(log_ratio, return_inverse=True)
+    outline = (present.labels > 0).astype(np.float32)
+    answers = []
+    for part in np.array_split(sizes, range(batch, len(sizes), batch)):
+        images = np.repeat(present.image[None], len(part), axis=0)
+        answers.append(engine.progress(images, np.repeat(outline[None], len(part), axis=0), part))
+    return np.concatenate(answers)[rows]
+
+
+def _varied(probability: Array, spread: float, white: Array, pixel_mm: float) -> Array:
+    """(H, W) the probability with smooth noise of standard deviation `spread` on its logit."""
+    smooth = gaussian_filter(white, FIELD_MM / pixel_mm)
+    field = smooth / max(float(smooth.std()), 1e-12)
+    return np.asarray(expit(logit(np.clip(probability, SURE, 1 - SURE)) + spread * field), np.float32)
+
+
+def _where_it_changes(probability: Array, outline: npt.NDArray[np.bool_], *, grows: bool) -> Array:
+    """(H, W) where the guidance may act: in the tumour and where it goes; of one that shrinks, where it leaves."""
+    return np.maximum(probability, outline) if grows else (1 - probability) * outline

@@ -1,0 +1,1 @@
+"""Forecasts of size learned from other patients, and their pool."""

@@ -1,0 +1,36 @@
+"""Mass effect: how far a tumour pushes the tissue round it.
+
+Tissue yields to the gradient of a pressure, here the cell density smoothed over SPREAD_MM (as in Clatz et al. 2005,
+reduced to its outcome): away from the tumour, most at its edge, and hardly at the skull. It widens the tumour itself.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from tumorcast.simulation.anatomy import Anatomy
+from tumorcast.simulation.fields import Volume
+
+SPREAD_MM = 9.0
+SKULL_MM = 8.0  # from the brain's surface inwards, over which the tissue is held by it
+FULL_EFFECT_MM3 = 60e3  # the volume of cells that pushes by the whole of `mass_mm`
+LARGEST_STRAIN = 0.6  # below 1, so that no tissue is turned inside out
+
+
+def tissue_shift(density: Volume, anatomy: Anatomy, mass_mm: float) -> Volume:
+    """(3, Z, Y, X) displacement in voxels, at the place where the tissue ends up.
+
+    density: (Z, Y, X) cells in [0, 1]. mass_mm: how far a tumour of FULL_EFFECT_MM3 pushes at most; a smaller one
+    pushes less, as the third root of its volume.
+    """
+    voxel_mm = anatomy.grid.voxel_mm
+    cells_mm3 = float(density.sum(dtype=np.float64)) * voxel_mm**3
+    reach_mm = mass_mm * min(1.0, (cells_mm3 / FULL_EFFECT_MM3) ** (1 / 3))
+    if reach_mm <= 0:
+        return np.zeros((3, *density.shape), np.float32)
+    pressure = ndimage.gaussian_filter(density, SPREAD_MM / voxel_mm, truncate=3.0)
+    held = (1 - np.exp(-anatomy.depth_mm / SKULL_MM)).astype(np.float32)
+    shift = -held * np.array(np.gradient(pressure))
+    longest = float(np.sqrt((shift**2).sum(axis=0)).max())
+    shift *= np.float32(reach_mm / voxel_mm / max(longest, 1e-12))
+    strain = max(float(np.abs(np.diff(shift[axis], axis=axis)).max()) for axis in range(3))
+    return np.asarray(shift * np.float32(min(1.0, LARGEST_STRAIN / max(strain, 1e-12))), np.float32)
