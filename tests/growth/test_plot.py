@@ -54,7 +54,7 @@ def test_treatment_is_drawn_and_stands_once_in_the_legend(axes: Axes) -> None:
 
 def test_the_axis_shows_medians_up_to_the_marked_day_and_bands_within_reason(axes: Axes) -> None:
     plot_growth(axes, curve_of(highest=10_000.0))
-    assert axes.get_ylim() == (0.0, pytest.approx(3 * 50.0))
+    assert axes.get_ylim() == (0.0, pytest.approx(3 * 40.0))
     plot_growth(axes, curve_of(highest=10_000.0), marked_days={"aimed at": 80.0})
     assert axes.get_ylim() == (0.0, pytest.approx(3 * 80.0))
     plot_growth(axes, curve_of(), held_out=(120.0, 190.0))

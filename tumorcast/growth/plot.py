@@ -148,13 +148,13 @@ def _day_limits(curve: GrowthCurve, marks: list[float], held_out: tuple[float, f
 
 
 def _highest_shown(curve: GrowthCurve, marks: list[float], held_out: tuple[float, float] | None) -> float:
-    """Where the axis of sizes ends: above what was measured and the medians up to the last mark, and above the bands
-    as far as these are not many times higher."""
-    day = max([*marks, float(curve.observed_days[-1])])
+    """The end of the axis of sizes: above what was measured and what is forecast for the days marked, and above the
+    bands as far as these are not many times higher."""
+    forecast = (curve.days > curve.observed_days[-1]) & (curve.days <= max(marks, default=-np.inf))
     largest = max(
         float(curve.observed_sizes.max()),
         held_out[1] if held_out else 0.0,
-        float(curve.median[curve.days <= day].max(initial=0.0)),
+        float(curve.median[forecast].max(initial=0.0)),
         1.0,
     )
     highest = max(float(band.high.max()) for band in curve.bands)
@@ -179,7 +179,7 @@ def add_legend(axes: Axes, **style: Any) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, with the word that it is for research; the path may have any name."""
-    figure.text(0.005, 0.004, DISCLAIMER, ha="left", fontsize=8, color="0.4")
+    """Write a PNG, whole or not at all, with the word that it is for research below it; the path may have any name."""
+    figure.supxlabel(DISCLAIMER, x=0.01, ha="left", fontsize=8, color="0.4")
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
