@@ -6,7 +6,7 @@ from typing import Any, Protocol, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.cohort import SLICE_AREAS, bent
+from tumorcast.data.cohort import SLICE_AREAS, deformed
 from tumorcast.data.imaging.brain_mask import BoolArray, Window, window_of
 from tumorcast.data.imaging.geometry import PreparedGrid
 from tumorcast.data.prepare_settings import PrepareSettings, SliceChoice, TumourPart
@@ -57,7 +57,7 @@ def prepare_session(source: SourceSession, settings: PrepareSettings, space: Spa
         volume_mm3=_volume_mm3(source, area_mm2, plane) if ready.volume_mm3 is None else ready.volume_mm3,
         source=_provenance(volume, windows, area_mm2, ready.record),
     )
-    return session if ready.displacement is None else bent(session, ready.displacement)
+    return session if ready.displacement is None else deformed(session, ready.displacement)
 
 
 def _followed(volume: SourceVolume, part: TumourPart) -> SourceVolume:
