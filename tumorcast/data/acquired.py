@@ -11,10 +11,11 @@ from tumorcast.data.imaging.brain_mask import BoolArray, BrainMask, brain_mask, 
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
 from tumorcast.data.imaging.registration import RegistrationImage
 from tumorcast.data.prepare_settings import PrepareSettings
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import SourceVolume, read_image, read_session
 from tumorcast.data.ready import BIAS_FIELD, BRAIN_MASK, LABELS, reference_of, without_bias
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 Volumes = dict[Contrast, SourceVolume]
 

@@ -25,10 +25,11 @@ from tumorcast.data.imaging.registration_qc import (
 from tumorcast.data.imaging.transforms import Displacement, Matrix, carried
 from tumorcast.data.native import NATIVE, NativeImage, native_record
 from tumorcast.data.prepare_settings import PrepareSettings
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import SourceVolume
 from tumorcast.data.ready import ReadyVolume, refuse_slices
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 REGISTRATION = "registration"  # in a session's `source`
 

@@ -18,10 +18,11 @@ from tumorcast.data.imaging.transforms import carried, moved_mm, rotation_degree
 from tumorcast.data.native import native_image
 from tumorcast.data.prepare import CohortReport, PrepareSettings, Register, SliceChoice, prepare_cohort, prepare_session
 from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.registered import PatientSpace
 from tumorcast.data.work import Task
 from tumorcast.errors import InputError, StorageError, UsageError
-from tumorcast.records import Contrast, Session, SourceSession
+from tumorcast.records import Contrast, Session
 
 RIGID = PrepareSettings(image_size=64, register=Register.RIGID, slices=SliceChoice.ALL)
 
