@@ -117,11 +117,11 @@ def test_the_same_slices_are_found_in_another_cohort(cohort: Cohort, blob: Calla
 def test_true_and_forecast_sizes(cohort: Cohort) -> None:
     found = last_followups(cohort, "A", 2)
     true = TargetSource(TargetSize.TRUE, GROWTH).of(cohort, found, BASE)
-    np.testing.assert_allclose(true.draw(true.settings).area_ratio, area_ratio(found))
+    np.testing.assert_allclose(true.draw(true.settings).target_ratio, area_ratio(found))
     ahead = TargetSource(TargetSize.FORECAST, GROWTH).of(cohort, found, BASE)
     assert (ahead.settings.horizon_days, ahead.settings.relative_change) == (60.0, None)
     more = ahead.settings.model_copy(update={"members": 5})
-    assert ahead.draw(more).area_ratio.shape == (5,)
+    assert ahead.draw(more).target_ratio.shape == (5,)
 
 
 def test_sizes_are_forecast_from_no_later_scan(cohort: Cohort) -> None:
