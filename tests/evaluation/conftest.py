@@ -1,6 +1,5 @@
-"""An engine whose answers are known, and a comparison that runs with it."""
+"""An engine whose answers are known, and a follow-up."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,11 +10,7 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import ModelInfo
-from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
-from tumorcast.evaluation.pairs import Pair, pairs_of
-from tumorcast.growth.model import GrowthModel, fixed
-from tumorcast.growth.settings import FitSettings
-from tumorcast.records import Forecaster, GrowthFit, SizeSeries
+from tumorcast.evaluation.followup import FollowUp, grown_followups
 from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 SETTINGS = ForecastSettings(
@@ -55,32 +50,21 @@ class Still:
         return np.asarray(np.maximum(outline, np.exp(log_ratio)[:, None, None] / 10), np.float32)
 
 
-@dataclass(frozen=True)
-class Noting(GrowthModel):
-    """A growth model that notes which scans it was given."""
-
-    seen: list[SizeSeries] = field(default_factory=list)
-
-    def fit(self, series: SizeSeries) -> GrowthFit:
-        self.seen.append(series)
-        return super().fit(series)
-
-
 @pytest.fixture
 def engine() -> Still:
     return Still()
 
 
 @pytest.fixture
-def comparison(engine: Still, blob_cohort: Path) -> Iterator[Comparison]:
-    growth = Noting(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+def followup(blob_cohort: Path) -> FollowUp:
+    """Of patient A, whose blob grows from a radius of 5 to one of 6 pixels; its brain gets some texture."""
     with Cohort.open(blob_cohort) as cohort:
-        yield Comparison(cohort, engine, growth, ComparisonSettings(SETTINGS, regressor_slices=4))
+        (found,) = grown_followups(cohort, "A", 1)
+    texture = 0.2 * np.random.default_rng(0).standard_normal(found.now.image.shape).astype(np.float32)
+    return replace(found, now=replace(found.now, image=found.now.image + texture * found.now.brain))
 
 
 @pytest.fixture
-def pair(comparison: Comparison) -> Pair:
-    """Of patient A, whose blob grows from a radius of 5 to one of 6 pixels; its brain gets some texture."""
-    (found,) = pairs_of(comparison.cohort, "A", 1)
-    texture = 0.2 * np.random.default_rng(0).standard_normal(found.now.image.shape).astype(np.float32)
-    return replace(found, now=replace(found.now, image=found.now.image + texture * found.now.brain))
+def pair(followup: FollowUp) -> FollowUp:
+    """The old name of `followup`."""
+    return followup

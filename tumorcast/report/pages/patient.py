@@ -6,7 +6,7 @@ from typing import Any
 
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import Failure
+from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.provenance import flat
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.report.pages import words

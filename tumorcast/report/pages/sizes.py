@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.evaluation.failures import flags_of, reach_of
+from tumorcast.evaluation.failure_flags import flags_of, reach_of
 from tumorcast.report.pages.svg import Frame, Numbers
 
 LEVELS = (0.5, 0.05, 0.95)  # of members
