@@ -244,8 +244,6 @@ def test_patients_are_the_unit_and_sizes_are_summed(blob: Blob, tmp_path: Path) 
 def test_patients_count_once_however_many_slices_they_have() -> None:
     both = (("product", 0.7), ("dilation", 0.1))
     lines = [("A", k, method, "dice", value) for k in range(3) for method, value in both]
-        ("A", k, method, "dice", value) for k in range(3) for method, value in (("product", 0.7), ("dilation", 0.1))
-    ]
     lines += [("B", 0, "product", "dice", 0.9), ("B", 0, "dilation", "dice", 0.5), ("C", 0, "dilation", "dice", 0.5)]
     lines += [("A", 3, "product", "dice", np.nan)]
     values = PatientValues.of(pd.DataFrame(lines, columns=list(COLUMNS)))
