@@ -14,10 +14,11 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from tumorcast.cli.experiment import launch, numbers_of, whole_numbers_of
+from tumorcast.cli.experiment.grid import numbers_of, whole_numbers_of
+from tumorcast.cli.experiment.launch import launch
 from tumorcast.cli.main import app
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
-from tumorcast.evaluation.experiments.experiment import Findings
+from tumorcast.evaluation.experiments.base import Findings
 
 ROOT = Path(__file__).parents[2]
 FEW = ("--patients", "1", "--steps", "2", "--batch", "3")
@@ -30,7 +31,7 @@ class Halves:
     stop: bool = False
     name: str = "halves"
 
-    def made_of(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return {}
 
     def units(self) -> Sequence[str]:

@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evaluation.conftest import SETTINGS, Still
-from tumorcast.cli.experiment_models import _names
-from tumorcast.cli.experiment_models import experiment as commands
+from tumorcast.cli.experiment import experiment as commands
+from tumorcast.cli.experiment.contrasts import names_of
 from tumorcast.data.cohort import write_cohort
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.contrasts import Contender, Contrasts
+from tumorcast.evaluation.experiments.contrasts import Contender, ContrastsExperiment
 from tumorcast.evaluation.experiments.judged import MEASURES
 from tumorcast.evaluation.experiments.later import FollowedCohort, SizeSource
 from tumorcast.records import Contrast, Session
@@ -52,13 +52,13 @@ def stack() -> Iterator[ExitStack]:
         yield one
 
 
-def experiment(stack: ExitStack, *cohorts: Path) -> Contrasts:
+def experiment(stack: ExitStack, *cohorts: Path) -> ContrastsExperiment:
     opened = [FollowedCohort.open(path, stack) for path in cohorts]
     names = (ONE, FOUR) if len(opened[0].truth.contrasts) == 1 else (FOUR, ONE)
     contenders = [
         Contender(name, one, engine_of(len(one.truth.contrasts))) for name, one in zip(names, opened, strict=False)
     ]
-    return Contrasts(tuple(contenders), SIZES, SETTINGS)
+    return ContrastsExperiment(tuple(contenders), SIZES, SETTINGS)
 
 
 def test_contenders_are_judged_on_the_same_slices(stack: ExitStack, single: Path, blob_cohort: Path) -> None:
@@ -126,8 +126,8 @@ def test_nothing_in_common_is_told_before_a_unit(
 
 
 def test_names_tell_the_model_and_its_contrasts() -> None:
-    assert _names([["t1c"], ["t1n", "t1c"]], [Path("a"), Path("x/b")]) == ["a (t1c)", "b (t1n, t1c)"]
-    assert _names([["t1c"], ["t1c"]], [Path("a"), Path("x/a")]) == ["a (t1c) 1", "a (t1c) 2"]
+    assert names_of([["t1c"], ["t1n", "t1c"]], [Path("a"), Path("x/b")]) == ["a (t1c)", "b (t1n, t1c)"]
+    assert names_of([["t1c"], ["t1c"]], [Path("a"), Path("x/a")]) == ["a (t1c) 1", "a (t1c) 2"]
 
 
 def run(*words: object) -> Any:

@@ -13,13 +13,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tumorcast.cli.experiment_models import experiment as commands
+from tumorcast.cli.experiment import experiment as commands
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.engines.model import ModelSet, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
 from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.finetune import AFTER, BEFORE, EVERY, Finetune, FinetuneSettings, OwnModel
+from tumorcast.evaluation.experiments.finetune import (
+    AFTER,
+    BEFORE,
+    EVERY,
+    FinetuneExperiment,
+    FinetuneSettings,
+    TunedModel,
+)
 from tumorcast.evaluation.experiments.later import FollowedCohort, SizeSource
 from tumorcast.records import Session
 from tumorcast.settings import Architecture, ForecastSettings, NetworkKind, SamplerSettings, TrainSettings
@@ -100,18 +107,18 @@ def test_a_loss_that_is_no_number_is_told(model: ModelSet, blob: Callable[..., S
 
 def test_a_model_of_ones_own_is_tuned_on_all_scans_but_the_last(cohort: FollowedCohort, model: ModelSet) -> None:
     engine, settings = TorchEngine(model), FinetuneSettings(FORECAST, FEW)
-    own = OwnModel.tuned_on(cohort.known, "A", engine, settings)
+    own = TunedModel.tuned_on(cohort.known, "A", engine, settings)
     assert (own.slices, own.progression) == (6, True)
     assert isinstance(own.engine, TorchEngine) and own.engine.progression is not None
     assert not all(map(torch.equal, weights(own.engine.denoiser), weights(model.denoiser)))
     assert not all(map(torch.equal, weights(own.engine.progression), weights(engine.progression)))  # type: ignore[arg-type]
     assert own.engine.regressor is engine.regressor
-    plain = OwnModel.tuned_on(cohort.known, "A", TorchEngine(replace(model, progression=None)), settings)
+    plain = TunedModel.tuned_on(cohort.known, "A", TorchEngine(replace(model, progression=None)), settings)
     assert not plain.progression
 
 
 def test_a_row_has_every_figure_before_and_after(cohort: FollowedCohort, model: ModelSet, tmp_path: Path) -> None:
-    asked = Finetune(cohort, TorchEngine(model), SIZES, FinetuneSettings(FORECAST, FEW))
+    asked = FinetuneExperiment(cohort, TorchEngine(model), SIZES, FinetuneSettings(FORECAST, FEW))
     assert asked.units() == ["A", "B"]
     first = asked.measure("A", tmp_path)
     json.dumps(first)

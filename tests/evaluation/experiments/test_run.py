@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tumorcast.errors import InputError, StorageError, UsageError
-from tumorcast.evaluation.experiments.experiment import Findings, Picture, Table
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Table
 from tumorcast.evaluation.experiments.run import report_so_far, run_experiment
 from tumorcast.running.ranks import open_ranks
 from tumorcast.running.work_queue import Tally
@@ -36,7 +36,7 @@ class Squares:
     done: list[str] = field(default_factory=list)
     name: str = "squares"
 
-    def made_of(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return {"settings": {"power": self.power, "of": ("a", "b")}, "cohort_sha256": "f00"}
 
     def units(self) -> Sequence[str]:
@@ -57,7 +57,7 @@ class Squares:
         tables = [
             Table("Values", ("unit", "value"), [(unit, str(row["value"])) for unit, row in rows.items()], "Note.")
         ]
-        pictures_of = [Picture("total", "The total.", lambda path: _draw(path, str(total)))]
+        pictures_of = [ReportPicture("total", "The total.", lambda path: _draw(path, str(total)))]
         return Findings(f"How much is it? {total}.", {"total": total, "none": float("nan")}, tables, pictures_of)
 
 

@@ -12,14 +12,16 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evaluation.conftest import Still
-from tumorcast.cli.experiment_models import experiment as commands
+from tumorcast.cli.experiment import experiment as commands
 from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
 from tumorcast.diffusion.plan import GuidanceLaw, Step
 from tumorcast.diffusion.sampler import Array
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.hindsight import Hindsight, HindsightSettings
-from tumorcast.evaluation.experiments.hindsight_report import (
+from tumorcast.evaluation.experiments.judged import MEASURES, judged, size_error
+from tumorcast.evaluation.experiments.later import FollowedCohort, KnownCohort, SizeSource
+from tumorcast.evaluation.experiments.settings_selection import SettingsSelectionExperiment, TrialSettings
+from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
     BLIND,
     DEFAULT,
@@ -29,11 +31,9 @@ from tumorcast.evaluation.experiments.hindsight_report import (
     WITH_MEMBERS,
     Choices,
     findings,
-    truth_score,
+    true_score,
 )
-from tumorcast.evaluation.experiments.judged import MEASURES, judged, size_error
-from tumorcast.evaluation.experiments.later import FollowedCohort, KnownCohort, SizeSource
-from tumorcast.evaluation.experiments.shown import Shown
+from tumorcast.evaluation.experiments.slice_plots import SliceExample
 from tumorcast.forecasting.select import PatientCase, SelectGrid, TrialStore, select
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.settings import FitSettings
@@ -64,9 +64,11 @@ def cohort(blob_cohort: Path) -> Iterator[FollowedCohort]:
         yield FollowedCohort.open(blob_cohort, stack)
 
 
-def experiment(cohort: FollowedCohort, mode: TargetMode = TargetMode.ODE, **changes: Any) -> Hindsight:
-    settings = HindsightSettings(BASE, GRID, **({"paper_members": 0} | changes))
-    return Hindsight(cohort, Stepwise(), SizeSource(mode, GROWTH), settings)
+def experiment(
+    cohort: FollowedCohort, mode: TargetMode = TargetMode.ODE, **changes: Any
+) -> SettingsSelectionExperiment:
+    settings = TrialSettings(BASE, GRID, **({"paper_members": 0} | changes))
+    return SettingsSelectionExperiment(cohort, Stepwise(), SizeSource(mode, GROWTH), settings)
 
 
 def test_nothing_of_the_last_scan_can_be_read(blob_cohort: Path) -> None:
@@ -180,16 +182,16 @@ def test_the_papers_settings_stand_beside_the_grid(cohort: FollowedCohort, tmp_p
     row = experiment(cohort, paper_members=1).measure("B", tmp_path)
     assert set(row["paper"]) == {"score", *(one.name for one in MEASURES)}
     assert row["paper"] != row["default"]
-    shown = Shown.read(tmp_path)
+    shown = SliceExample.read(tmp_path)
     assert shown.names.tolist() == [BEST, BLIND, DEFAULT, PAPER]
     assert shown.images.shape == shown.maps.shape == (4, 64, 64)
 
 
 def test_worth_by_hand() -> None:
     figures = {"ap_images": 0.8, "size_error": 1.5, "ssim_outside": 0.9, "ssim_changed": -0.1}
-    assert truth_score(figures) == pytest.approx((0.8 + 0 + 0.9 + 0) / 4)
-    assert truth_score(figures | {"ap_images": NAN}) == pytest.approx(0.9 / 3)
-    assert np.isnan(truth_score(dict.fromkeys(figures, NAN)))
+    assert true_score(figures) == pytest.approx((0.8 + 0 + 0.9 + 0) / 4)
+    assert true_score(figures | {"ap_images": NAN}) == pytest.approx(0.9 / 3)
+    assert np.isnan(true_score(dict.fromkeys(figures, NAN)))
 
 
 def row_of(worth: list[float], blind: list[float], *, more: float, paper: float | None = None) -> dict[str, Any]:
