@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from tumorcast.evaluation.figures import DISCLAIMER
 from tumorcast.evaluation.metrics import Floats
 from tumorcast.evaluation.paired import Estimate
-from tumorcast.report.figures import size_label
+from tumorcast.growth.plot import DISCLAIMER, FORECAST_COLOUR, GrowthCurve, plot_growth, size_label
 
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
 MARKS = "os^Dv*P"
-FORECAST_COLOUR, TRUE_COLOUR, PAST_COLOUR = "orangered", "tab:blue", "0.4"
 LINEAR_BELOW = 100.0  # of the axes of sizes
 PANELS_A_ROW = 4
 SCANS_COLOURS = colormaps["viridis"]
@@ -155,40 +152,26 @@ def draw_against_truth(truth: Floats, panels: Sequence[SizePanel], size_name: st
 
 
 @dataclass(frozen=True)
-class SizeCurve:
-    """A panel of draw_size_curves. curve: of forecasting.targets.growth_curve; day, size: of the scan forecast."""
+class GrowthPanel:
+    """A panel of draw_growth. day, size: of the scan that was forecast."""
 
     title: str
-    curve: Mapping[str, Floats]
+    curve: GrowthCurve
     day: float
     size: float
-    size_name: str
 
 
-def draw_size_curves(panels: Sequence[SizeCurve], path: Path) -> None:
+def draw_growth(panels: Sequence[GrowthPanel], path: Path) -> None:
     """Scans given, the growth law up to the last of them, the forecast with its 90 % band, and the true size."""
     deep = -(-len(panels) // PANELS_A_ROW)
     figure = Figure(figsize=(3.6 * PANELS_A_ROW, 3.1 * deep), layout="constrained")
     every = figure.subplots(deep, PANELS_A_ROW, squeeze=False).ravel()
     for axes, panel in zip(every, panels, strict=False):
-        _draw_size_curve(axes, panel)
+        plot_growth(axes, panel.curve, held_out=(panel.day, panel.size))
+        axes.set_title(panel.title, fontsize=9)
     for axes in every[len(panels) :]:
         axes.axis("off")
     save_png(figure, path)
-
-
-def _draw_size_curve(axes: Axes, panel: SizeCurve) -> None:
-    curve = panel.curve
-    ahead = curve["days"] > curve["observed_days"][-1]
-    for span, colour in ((~ahead, PAST_COLOUR), (ahead, FORECAST_COLOUR)):
-        days, low, middle, high = (curve[name][span] for name in ("days", "q05", "q50", "q95"))
-        axes.fill_between(days, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(days, middle, color=colour)
-    axes.plot(curve["observed_days"], curve["observed_sizes"], "o", color="black", markersize=4)
-    axes.plot(panel.day, panel.size, "D", color=TRUE_COLOUR, markersize=6, zorder=5)
-    top = max(curve["observed_sizes"].max(), panel.size, min(curve["q95"][-1], 3 * panel.size), 1.0)
-    axes.set(ylim=(0, 1.15 * top), xlabel="day", ylabel=size_label(panel.size_name))
-    axes.set_title(panel.title, fontsize=9)
 
 
 def draw_by_count(lines: Mapping[str, Mapping[int, tuple[Estimate, Estimate]]], path: Path) -> None:

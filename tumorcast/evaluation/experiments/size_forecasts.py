@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table
-from tumorcast.evaluation.experiments.plots import SizeCurve, SizePanel, draw_against_truth, draw_size_curves
+from tumorcast.evaluation.experiments.plots import GrowthPanel, SizePanel, draw_against_truth, draw_growth
 from tumorcast.evaluation.experiments.report_tables import estimate_cell, loss_difference_cell, numbers
 from tumorcast.evaluation.experiments.size_methods import (
     SizeData,
@@ -25,6 +25,7 @@ from tumorcast.evaluation.paired import Estimate, difference, estimate, known, m
 from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
 from tumorcast.forecasting.targets import growth_curve
 from tumorcast.growth.model import GrowthModel
+from tumorcast.growth.plot import GrowthCurve
 from tumorcast.growth.population.equivalents import to_log
 
 CURVES = "curve.npz"
@@ -190,7 +191,7 @@ def _pictures(rows: dict[str, Row], methods: Sequence[SizeMethod], folder: Path)
             "curves",
             "Patients from the smallest to the largest error of the pooled forecast: scans given (black), the "
             "growth law up to the last of them (grey), the forecast's median and 90 % band, and what came (blue).",
-            partial(_draw_curves, {folder / unit / CURVES: rows[unit] for unit in shown}),
+            partial(_draw_growth, {folder / unit / CURVES: rows[unit] for unit in shown}),
         ),
     ]
 
@@ -203,11 +204,12 @@ def _draw_against_truth(rows: Sequence[Row], methods: Sequence[SizeMethod]) -> C
     return partial(draw_against_truth, numbers(row["observed"] for row in rows), panels, rows[0]["size_name"])
 
 
-def _draw_curves(rows: Mapping[Path, Row], path: Path) -> None:
+def _draw_growth(rows: Mapping[Path, Row], path: Path) -> None:
     panels = []
     for file, row in rows.items():
-        with np.load(file) as curve:
-            error = row["methods"][str(SizeMethod.POOLED)]["error"]
-            title = f"{row['patient_id']}: error {error:+.2f} (log)"
-            panels.append(SizeCurve(title, dict(curve), row["day"], row["observed"], row["size_name"]))
-    draw_size_curves(panels, path)
+        with np.load(file) as columns:
+            curve = GrowthCurve.from_columns(dict(columns), row["size_name"])
+        error = row["methods"][str(SizeMethod.POOLED)]["error"]
+        title = f"{row['patient_id']}: error {error:+.2f} (log)"
+        panels.append(GrowthPanel(title, curve, row["day"], row["observed"]))
+    draw_growth(panels, path)
