@@ -120,7 +120,7 @@ def test_on_a_cohort(asked: ConsistencyExperiment, tmp_path: Path) -> None:
     assert told["made_of"]["settings"]["sampler"]["encodings"] is None
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["members.png", "seeds.png"]
     assert "3 seeds of one target" in told["answer"] and "growth map: " in told["answer"]
-    with pytest.raises(UsageError, match="target = 'ode' there, but 'truth' now"):
+    with pytest.raises(UsageError, match="target = 'ode' there"):
         run_experiment(replace(asked, target=TargetMode.TRUTH), tmp_path / "out")
 
 
@@ -170,13 +170,13 @@ def test_what_cannot_be_asked_is_refused(
     asked: ConsistencyExperiment, blob: Callable[..., Session], tmp_path: Path
 ) -> None:
     source = asked.source
-    with pytest.raises(UsageError, match="--members 1, --seeds 3: give 2 or more"):
+    with pytest.raises(UsageError, match="--members 1, --seeds 3"):
         replace(asked, source=replace(source, settings=SETTINGS.model_copy(update={"members": 1})))
     undated = {"image_size": 64, "contrasts": tuple(Contrast), "config": {"dated": False}}
     write_cohort(tmp_path / "c.h5", [blob("D", "000", 0.0, 6.0)], {}, **undated)
     with Cohort.open(tmp_path / "c.h5") as cohort:
         without_dates = replace(source, cohort=cohort)
-        with pytest.raises(InputError, match=r"its scans have no dates.*--target truth"):
+        with pytest.raises(InputError, match="--target truth"):
             replace(asked, source=without_dates)
         alone = replace(asked, source=without_dates, target=TargetMode.TRUTH)
         row = alone.measure("D", tmp_path)

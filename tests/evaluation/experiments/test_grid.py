@@ -128,7 +128,7 @@ def test_a_cohort_without_tumours_is_refused(source: CaseSource, blob: Callable[
     write_cohort(
         tmp_path / "c.h5", [blob("D", "000", 0.0, 0.0)], {}, image_size=64, contrasts=tuple(Contrast), config={}
     )
-    with Cohort.open(tmp_path / "c.h5") as cohort, pytest.raises(InputError, match="no last scan shows a tumour"):
+    with Cohort.open(tmp_path / "c.h5") as cohort, pytest.raises(InputError, match=r"c\.h5: no last scan"):
         run_experiment(GridExperiment(replace(source, cohort=cohort), CELLS), tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
 
@@ -142,9 +142,9 @@ def test_the_papers_cells_are_the_papers_sampler() -> None:
 
 
 def test_cells_that_cannot_be_are_refused_before_anything_is_done(source: CaseSource) -> None:
-    with pytest.raises(UsageError, match="noise level 400 exceeds the 350"):
+    with pytest.raises(UsageError, match="noise level 400"):
         GridExperiment(source, cells_of((10, 400), Guidance.NORMALISED, (0.5,)))
-    with pytest.raises(UsageError, match="takes every step; leave out"):
+    with pytest.raises(UsageError, match=r"--scale.*--steps"):
         GridExperiment(source, cells_of((100,), Guidance.PAPER, (5e4,)))
     with pytest.raises(UsageError, match=r"grid, NL 2, gain 0\.5: sampler\.noise_level = 2"):
         GridExperiment(source, cells_of((2,), Guidance.NORMALISED, (0.5,)))
@@ -161,5 +161,5 @@ def test_the_best_cell_preserves_most_of_those_that_reach() -> None:
 
 
 def test_nothing_measured_is_told() -> None:
-    with pytest.raises(InputError, match="no cell of the grid was measured"):
+    with pytest.raises(InputError, match="no cell"):
         findings({CELLS[0]: {}}, Path())

@@ -84,7 +84,7 @@ def test_nothing_of_the_last_scan_can_be_read(blob_cohort: Path) -> None:
             lambda: known.source("A", "002"),
         ]
         for reading in readings:
-            with pytest.raises(ValueError, match="A, session 002: not known before the last scan"):
+            with pytest.raises(ValueError, match="A, session 002"):
                 reading()
 
 
@@ -114,19 +114,19 @@ def test_what_cannot_be_followed_is_told(blob: Callable[..., Session], tmp_path:
     write_cohort(path, sessions, {}, image_size=64, contrasts=tuple(Contrast), config=config)
     with ExitStack() as stack:
         cohort = FollowedCohort.open(path, stack)
-        with pytest.raises(InputError, match="the last scan but one of bare shows no tumour"):
+        with pytest.raises(InputError, match="but one of bare"):
             cohort.follow("bare", 1)
         truth = SizeSource(TargetMode.TRUTH, GROWTH)
-        with pytest.raises(InputError, match="gone: the tumour's area comes to 0 times"):
+        with pytest.raises(InputError, match=r"gone: .* 0 times"):
             truth.aim(cohort.known, cohort.follow("gone", 1), BASE)
-        with pytest.raises(InputError, match="no dates, so sizes cannot be forecast"):
+        with pytest.raises(InputError, match="--clinical"):
             SizeSource(TargetMode.ODE, GROWTH).check(cohort.truth)
         truth.check(cohort.truth)
     flat = [replace(blob("flat", f"{k}", 9.0 * k, 4.0 + k), volume_mm3=NAN) for k in range(2)]
     write_cohort(path, flat, {}, image_size=64, contrasts=tuple(Contrast), config={})
     with ExitStack() as stack:
         cohort = FollowedCohort.open(path, stack)
-        with pytest.raises(InputError, match="flat has no known volume_mm3 before the last scan"):
+        with pytest.raises(InputError, match="flat has no known volume_mm3"):
             SizeSource(TargetMode.ODE, GROWTH).aim(cohort.known, cohort.follow("flat", 1), BASE)
     write_cohort(path, sessions[-1:], {}, image_size=64, contrasts=tuple(Contrast), config=config)
     with ExitStack() as stack, pytest.raises(InputError, match="no patient has two scans"):
@@ -284,7 +284,7 @@ def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypat
     [
         (("--target", "tomorrow"), "--target tomorrow: allowed are truth, ode"),
         (("--grid", "levels = [1]"), "unknown key 'levels'"),
-        (("--grid", "noise_level = [400]"), "noise_level = 400 exceeds the 350 levels that the model was trained for"),
+        (("--grid", "noise_level = [400]"), "noise_level = 400 exceeds the 350"),
         (("--grid", "members = [0, 2]"), "members = 0"),
     ],
 )
