@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 from tests.evaluation.conftest import SETTINGS, Still
 from tumorcast.cli.experiment import experiment as commands
 from tumorcast.cli.experiment.contrasts import names_of
-from tumorcast.data.cohort import write_cohort
+from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import InputError, TumorcastError
-from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.contrasts import Contender, ContrastsExperiment
-from tumorcast.evaluation.experiments.judged import MEASURES
-from tumorcast.evaluation.experiments.later import FollowedCohort, SizeSource
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES
+from tumorcast.evaluation.followup import TargetSize
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.records import Contrast, Session
 
-SIZES = SizeSource.shipped(TargetMode.TRUTH)
+TARGETS = TargetSource.shipped(TargetSize.TRUE)
 ONE, FOUR = "one (t1n)", "four (t1n, t1c, t2w, t2f)"
 
 
@@ -53,12 +53,10 @@ def stack() -> Iterator[ExitStack]:
 
 
 def experiment(stack: ExitStack, *cohorts: Path) -> ContrastsExperiment:
-    opened = [FollowedCohort.open(path, stack) for path in cohorts]
-    names = (ONE, FOUR) if len(opened[0].truth.contrasts) == 1 else (FOUR, ONE)
-    contenders = [
-        Contender(name, one, engine_of(len(one.truth.contrasts))) for name, one in zip(names, opened, strict=False)
-    ]
-    return ContrastsExperiment(tuple(contenders), SIZES, SETTINGS)
+    opened = [stack.enter_context(Cohort.open(path)) for path in cohorts]
+    names = (ONE, FOUR) if len(opened[0].contrasts) == 1 else (FOUR, ONE)
+    contenders = [Contender(name, one, engine_of(len(one.contrasts))) for name, one in zip(names, opened, strict=False)]
+    return ContrastsExperiment(tuple(contenders), TARGETS, SETTINGS)
 
 
 def test_contenders_are_judged_on_the_same_slices(stack: ExitStack, single: Path, blob_cohort: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
+from tumorcast.data.cohort import Cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.experiments.base import Findings, Row
-from tumorcast.evaluation.experiments.judged import judged_together, mean_figures
-from tumorcast.evaluation.experiments.later import Aim, Followed, FollowedCohort, SizeSource, check_levels
+from tumorcast.evaluation.experiments.followup_source import by_unit, check_levels, followed_units
+from tumorcast.evaluation.experiments.forecast_measures import mean_measures, measure_forecasts
 from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
     BLIND,
@@ -25,6 +26,9 @@ from tumorcast.evaluation.experiments.settings_selection_report import (
     true_score,
 )
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown
+from tumorcast.evaluation.followup import FollowUp, area_ratio, forecast_followups, last_followups
+from tumorcast.evaluation.targets import TargetDraw, TargetSource
+from tumorcast.forecasting.plan import PatientPlan
 from tumorcast.forecasting.select import SEEDS, PatientCase, Point, Scores, SelectGrid, Selection, TrialStore, select
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
@@ -75,17 +79,18 @@ class TrialSettings:
 class RememberingCase(PatientCase):
     """A case whose forecasts ahead are kept, to be judged by the later scan.
 
-    Nothing of that scan enters them but its day, and under TargetMode.TRUTH the size.
+    Nothing of that scan enters them but its day, and under TargetSize.TRUE the size.
     """
 
-    aim: Aim
-    followed: Followed
+    targets: TargetDraw
+    followups: tuple[FollowUp, ...]
     made: dict[ForecastSettings, list[SliceForecast]] = field(default_factory=dict)
 
     def ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
         """The forecast under these settings, made once."""
         if settings not in self.made:
-            self.made[settings] = self.followed.forecast(self.engine, self.aim.draw(settings), settings)
+            targets = self.targets.draw(settings)
+            self.made[settings] = forecast_followups(self.followups, targets, self.engine, settings)
         return self.made[settings]
 
 
@@ -93,9 +98,9 @@ class RememberingCase(PatientCase):
 class SettingsSelectionExperiment:
     """One unit is a patient. patients: at most so many, spread over the cohort; None takes all."""
 
-    cohort: FollowedCohort
+    cohort: Cohort
     engine: Engine
-    sizes: SizeSource
+    targets: TargetSource
     settings: TrialSettings
     patients: int | None = None
     name: ClassVar[str] = "hindsight"
@@ -103,16 +108,16 @@ class SettingsSelectionExperiment:
     def provenance(self) -> dict[str, Any]:
         """See Experiment."""
         return {
-            "cohort_sha256": self.cohort.truth.sha256,
+            "cohort_sha256": self.cohort.sha256,
             "model_sha256": self.engine.info.sha256,
             "engine": str(self.engine.provider),
-            "sizes": self.sizes.as_dict(),
+            "sizes": self.targets.as_dict(),
             "settings": self.settings.as_dict(),
         }
 
     def units(self) -> Sequence[str]:
         """The patients with a later scan."""
-        return list(self.cohort.units(self.patients))
+        return followed_units(self.cohort, self.patients)
 
     def measure(self, unit: str, pictures: Path) -> Row:
         """A patient's points, each with its blind scores and its true one. Raises as in Experiment."""
@@ -120,7 +125,7 @@ class SettingsSelectionExperiment:
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """See Experiment."""
-        return findings(rows, pictures, self.sizes.mode)
+        return findings(rows, pictures, self.targets.target)
 
 
 @dataclass(frozen=True)
@@ -137,10 +142,12 @@ class _Trial:
     def open(cls, experiment: SettingsSelectionExperiment, unit: str, pictures: Path) -> "_Trial":
         """Choose the patient's settings blindly."""
         cohort, settings = experiment.cohort, experiment.settings
-        followed = cohort.follow(cohort.units(None)[unit], settings.slices)
-        aim = experiment.sizes.aim(cohort.known, followed, settings.forecast)
-        base = aim.settings.model_copy(update={"keep_members": True})
-        case = RememberingCase(cohort.known, experiment.engine, None, followed.plan, aim, followed)
+        followups = last_followups(cohort, by_unit(cohort.patient_ids())[unit], settings.slices)
+        targets = experiment.targets.of(cohort, followups, settings.forecast)
+        base = targets.settings.model_copy(update={"keep_members": True})
+        first, slices = followups[0], tuple(followup.planned for followup in followups)
+        plan = PatientPlan(first.patient_id, first.session_id, slices)
+        case = RememberingCase(cohort.before_last_scan(), experiment.engine, None, plan, targets, followups)
         store = TrialStore(pictures / "scores.json", {})  # begun anew: what was tried must be judged too
         return cls(case, base, settings, select(case, base, settings.grid, store, lambda *_: None), pictures)
 
@@ -152,13 +159,13 @@ class _Trial:
         if self.settings.paper_members:
             paper = self._true_figures(self._paper, PAPER_SEEDS)
         self._draw(grid)
-        followed = self.case.followed
+        followups, first = self.case.followups, self.case.followups[0]
         return {
-            "session": followed.plan.session_id,
-            "later_session": followed.pairs[0].later_id,
-            "slices": [pair.place.source_slice for pair in followed.pairs],
-            "days": followed.later_day - followed.day,
-            "ratio": followed.ratio,
+            "session": first.session_id,
+            "later_session": first.later_id,
+            "slices": [followup.planned.source_slice for followup in followups],
+            "days": first.later_day - first.day,
+            "ratio": area_ratio(followups),
             "grid": grid,
             "more_members": [row for row in tried if row["members"] != self.settings.fewest],
             "chosen": self.chosen.chosen.name,
@@ -185,7 +192,7 @@ class _Trial:
         """Means over slices and seeds of figures against the later scan, and the score they make."""
         runs = [self.case.ahead(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
         engine, batch = self.case.engine, settings.batch
-        figures = mean_figures([judged_together(self.case.followed, run, engine, batch=batch) for run in runs])
+        figures = mean_measures([measure_forecasts(self.case.followups, run, engine, batch=batch) for run in runs])
         return figures | {"score": true_score(figures)}
 
     def _draw(self, grid: list[Row]) -> None:
@@ -200,4 +207,4 @@ class _Trial:
         channel = channel_shown(self.case.cohort.contrasts)
         forecasts = {name: self.case.ahead(settings)[0] for name, settings in choices.items()}
         images = {name: (forecast.mean[channel], forecast.tumour) for name, forecast in forecasts.items()}
-        SliceExample.of(self.case.followed.pairs[0], images, channel).save(self.pictures)
+        SliceExample.of(self.case.followups[0], images, channel).save(self.pictures)

@@ -1,4 +1,4 @@
-"""Figures of a forecast slice against the scan that came, for experiments that compare ways of making it."""
+"""Measures of forecasts against the later scan, for experiments that compare ways of making them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,13 +9,12 @@ from tumorcast.archive.maps import SliceForecast
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.archive_methods import SliceMaps, slice_maps
 from tumorcast.evaluation.experiments.base import Measure
-from tumorcast.evaluation.experiments.later import Followed
+from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.judging import members_of, outside_tumour
 from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.metrics import ssim
-from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.slice_figures import image_figures, method_figures
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import patient_mean
 
 Channels = Sequence[int] | slice
 EVERY_CONTRAST = slice(None)
@@ -47,72 +46,72 @@ NOTE = (
 )
 
 
-def judged(
-    pair: Pair,
-    forecast: SliceForecast,
-    engine: Engine,
-    *,
-    batch: int,
-    channels: Channels = EVERY_CONTRAST,
-) -> dict[str, float]:
-    """The figures of MEASURES, NaN for those that have no value here; see NOTE and docs/evaluation.md.
-
-    forecast: made with keep_members. channels: of the contrasts that images are compared in.
-    """
-    maps = slice_maps(pair, forecast, (), (), None)
-    found = method_figures(pair, maps, int((pair.later.labels > 0).sum()))
-    growth = found[Method.PRODUCT]
-    images = found.get(Method.GENERATED, growth)  # of a model without progression network they are one map
-    figures = {"ap_changed": found[Method.CHANGED]["ap"], "size_error": size_error(pair, forecast)}
-    for name, one in (("", growth), ("_images", images)):
-        figures |= {f"ap{name}": one["ap"], f"dice{name}": one["dice"], f"hd95{name}_mm": one["hd95_mm"]}
-    return figures | _image_likeness(pair, forecast, engine, batch=batch, channels=channels)
-
-
-def size_error(pair: Pair, forecast: SliceForecast) -> float:
-    """See NOTE; NaN where no tumour is left. What the segmenter misreads in the present scan cancels out."""
-    gained = float(np.median(forecast.reached_mm2)) - forecast.present_segmented_mm2
-    true = pair.later.area_mm2
-    return abs(forecast.present_mm2 + gained - true) / true if true > 0 else float("nan")
-
-
-def _image_likeness(
-    pair: Pair, forecast: SliceForecast, engine: Engine, *, batch: int, channels: Channels
-) -> dict[str, float]:
-    members = members_of(forecast)
-    outside = outside_tumour(pair, members, engine, batch)
-    seen = replace(
-        pair,
-        now=replace(pair.now, image=pair.now.image[channels]),
-        later=replace(pair.later, image=pair.later.image[channels]),
-    )
-    kept = [ssim(one[channels], seen.now.image, mask) for one, mask in zip(members, outside, strict=True)]
-    likeness = image_figures(seen, replace(forecast, mean=forecast.mean[channels]), NO_MAPS)["forecast"]
-    return {
-        "ssim_outside": patient_mean(kept),
-        "ssim_later": likeness["ssim_brain"],
-        "psnr_later_db": likeness["psnr_db_brain"],
-        **{name: likeness[name] for name in ("ssim_changed", "ssim_unchanged")},
-    }
-
-
-def judged_together(
-    followed: Followed,
+def measure_forecasts(
+    followups: Sequence[FollowUp],
     forecasts: Sequence[SliceForecast],
     engine: Engine,
     *,
     batch: int,
     channels: Channels = EVERY_CONTRAST,
 ) -> dict[str, float]:
-    """Means over a patient's slices, of those that have a value."""
-    return mean_figures(
+    """The MEASURES of a patient: means over the slices that have a value."""
+    return mean_measures(
         [
-            judged(pair, forecast, engine, batch=batch, channels=channels)
-            for pair, forecast in zip(followed.pairs, forecasts, strict=True)
+            measure_slice(followup, forecast, engine, batch=batch, channels=channels)
+            for followup, forecast in zip(followups, forecasts, strict=True)
         ]
     )
 
 
-def mean_figures(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure over those that have it, NaN where none has."""
-    return {name: patient_mean([one[name] for one in figures]) for name in figures[0]}
+def mean_measures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each measure over the rows that have it, NaN where none has."""
+    return {name: patient_mean([row[name] for row in rows]) for name in rows[0]}
+
+
+def measure_slice(
+    followup: FollowUp,
+    forecast: SliceForecast,
+    engine: Engine,
+    *,
+    batch: int,
+    channels: Channels = EVERY_CONTRAST,
+) -> dict[str, float]:
+    """The MEASURES of a slice, NaN for those that have no value here; see NOTE and docs/evaluation.md.
+
+    forecast: made with keep_members. channels: of the contrasts that images are compared in.
+    """
+    maps = slice_maps(followup, forecast, (), (), None)
+    of_maps = method_figures(followup, maps, int((followup.later.labels > 0).sum()))
+    growth = of_maps[Method.PRODUCT]
+    images = of_maps.get(Method.GENERATED, growth)  # of a model without progression network they are one map
+    row = {"ap_changed": of_maps[Method.CHANGED]["ap"], "size_error": size_error(followup, forecast)}
+    for suffix, of_map in (("", growth), ("_images", images)):
+        row |= {f"ap{suffix}": of_map["ap"], f"dice{suffix}": of_map["dice"], f"hd95{suffix}_mm": of_map["hd95_mm"]}
+    return row | _image_likeness(followup, forecast, engine, batch=batch, channels=channels)
+
+
+def size_error(followup: FollowUp, forecast: SliceForecast) -> float:
+    """See NOTE; NaN where no tumour is left. What the segmenter misreads in the present scan cancels out."""
+    gained = float(np.median(forecast.reached_mm2)) - forecast.present_segmented_mm2
+    true = followup.later.area_mm2
+    return abs(forecast.present_mm2 + gained - true) / true if true > 0 else float("nan")
+
+
+def _image_likeness(
+    followup: FollowUp, forecast: SliceForecast, engine: Engine, *, batch: int, channels: Channels
+) -> dict[str, float]:
+    members = members_of(forecast)
+    outside = outside_tumour(followup, members, engine, batch)
+    compared = replace(
+        followup,
+        now=replace(followup.now, image=followup.now.image[channels]),
+        later=replace(followup.later, image=followup.later.image[channels]),
+    )
+    kept = [ssim(member[channels], compared.now.image, mask) for member, mask in zip(members, outside, strict=True)]
+    likeness = image_figures(compared, replace(forecast, mean=forecast.mean[channels]), NO_MAPS)["forecast"]
+    return {
+        "ssim_outside": patient_mean(kept),
+        "ssim_later": likeness["ssim_brain"],
+        "psnr_later_db": likeness["psnr_db_brain"],
+        **{name: likeness[name] for name in ("ssim_changed", "ssim_unchanged")},
+    }
