@@ -4,7 +4,7 @@
 
 Each patient's last scan is forecast from the scans before it, aimed at the true size and at a forecast one, and judged
 by `tumorcast evaluate`, whose pages go into --out/truth and --out/aimed; README.md and figures.json beside them tell
-the goals, and what the networks do by themselves. Finished patients are kept in --rows (by default OUT.rows, beside it):
+the goals, and what the networks do by themselves. Finished patients are kept in --rows (by default OUT.rows): if
 started again, it goes on with the next. The machine that the page names is the one that ended it.
 """
 
@@ -21,7 +21,6 @@ import numpy as np
 from last_scans import LastScans, OtherMaps, evaluated, folder_of, largest_slices
 from machine import describe
 from regressor import r_squared, regressor_sizes
-from tumorcast.evaluation.experiments.base import spread_evenly
 
 from tumorcast.archive.maps import MapArchive
 from tumorcast.data.cohort import Cohort
@@ -31,6 +30,7 @@ from tumorcast.engines.protocol import Engine, check_same_images
 from tumorcast.errors import TumorcastError
 from tumorcast.evaluation.aggregate import Summaries
 from tumorcast.evaluation.baselines import Method, unguided
+from tumorcast.evaluation.experiments.base import spread_evenly
 from tumorcast.evaluation.failure_flags import reach_of
 from tumorcast.evaluation.followup import FollowUp, TargetSize, followed_patients
 from tumorcast.evaluation.metrics import AP, HD95, SSIM, Metric, ssim

@@ -62,9 +62,3 @@ def followup(blob_cohort: Path) -> FollowUp:
         (found,) = grown_followups(cohort, "A", 1)
     texture = 0.2 * np.random.default_rng(0).standard_normal(found.now.image.shape).astype(np.float32)
     return replace(found, now=replace(found.now, image=found.now.image + texture * found.now.brain))
-
-
-@pytest.fixture
-def pair(followup: FollowUp) -> FollowUp:
-    """The old name of `followup`."""
-    return followup
