@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tumorcast.cli.export import A_BUNDLE
+from tumorcast.cli.forecast_options import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.opening import MODELS, images_of, locate, locate_all, runs_in, shipped_names
 from tumorcast.engines.protocol import ModelImages

@@ -1,37 +1,13 @@
-"""The command export (also `tumorcast-export`), and the options by which an engine is chosen: parse, call, print."""
+"""The command export (also `tumorcast-export`): parse, call, print."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
 from tumorcast.cli.options import Json, choice, print_result, progress
 from tumorcast.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from tumorcast.engines.opening import EngineChoice
-
-A_BUNDLE = "An engine bundle, or the name of a shipped one (demo128, t1c128)"
-A_MODEL = f"{A_BUNDLE}; or RUN folders, or a folder of them: repeat as needed."
-
-ProviderName = Annotated[
-    str, typer.Option("--provider", help="torch, or for a bundle: cpu, cuda, tensorrt. Default: cpu, torch for RUNs.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
-EngineCache = Annotated[
-    Path | None, typer.Option("--engine-cache", help="Where TensorRT engines lie; default BUNDLE/tensorrt.")
-]
-
-
-def engine_choice(
-    models: list[Path], provider: str, device: str | None, *, rows: int | None = None, cache: Path | None = None
-) -> "EngineChoice":
-    """What the options ask for."""
-    from tumorcast.engines.opening import EngineChoice
-    from tumorcast.settings import Provider
-
-    named = choice(Provider, "--provider", provider) if provider else None
-    return EngineChoice(tuple(models), named, device, rows, cache)
 
 
 def export(
