@@ -73,7 +73,7 @@ def _make(folders: list[Path], out: Path, precision: str, max_batch: int, cohort
 
 
 def _check(
-    bundle: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None
+    bundle_folder: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None
 ) -> dict[str, object]:
     from tumorcast.engines.make import check_bundle
     from tumorcast.engines.opening import device_index
@@ -83,16 +83,16 @@ def _check(
     if named is Provider.TORCH:
         raise UsageError("--provider torch: it is what a bundle is compared with; give cpu, cuda or tensorrt")
     with progress("comparisons", "nothing was changed") as tell:
-        parity = check_bundle(bundle, cohort, named, tell, device=device_index(named, device), cache=cache)
-    told = {name: part.model_dump() for name, part in parity.items()}
-    return {"bundle": str(bundle), "provider": str(named), "parity": told}
+        parity = check_bundle(bundle_folder, cohort, named, tell, device=device_index(named, device), cache=cache)
+    differences = {name: part.model_dump() for name, part in parity.items()}
+    return {"bundle": str(bundle_folder), "provider": str(named), "parity": differences}
 
 
-def _build(bundle: Path, device: str | None, cache: Path | None) -> dict[str, object]:
+def _build(bundle_folder: Path, device: str | None, cache: Path | None) -> dict[str, object]:
     from tumorcast.engines.make import build_tensorrt
     from tumorcast.engines.opening import device_index
     from tumorcast.settings import Provider
 
     with progress("graphs", "finished engines are kept; start it again") as tell:
-        built_for = build_tensorrt(bundle, device_index(Provider.TENSORRT, device), cache, tell)
-    return {"bundle": str(bundle), "built_for": built_for}
+        built_for = build_tensorrt(bundle_folder, device_index(Provider.TENSORRT, device), cache, tell)
+    return {"bundle": str(bundle_folder), "built_for": built_for}

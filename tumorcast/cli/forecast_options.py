@@ -1,4 +1,4 @@
-"""Options by which forecasts are asked for, shared by commands: the model, what computes, the ensemble, the sampler."""
+"""Options of forecasts, shared by commands: the model, what computes, the ensemble, the sampler."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,14 +43,14 @@ LARGE_CHANGE = 2.0  # of area: above it one may have meant per cent
 
 
 def engine_choice(
-    models: list[Path], provider: str, device: str | None, *, rows: int | None = None, cache: Path | None = None
+    model_paths: list[Path], provider: str, device: str | None, *, rows: int | None = None, cache: Path | None = None
 ) -> "EngineChoice":
     """What the options ask for."""
     from tumorcast.engines.opening import EngineChoice
     from tumorcast.settings import Provider
 
     named = choice(Provider, "--provider", provider) if provider else None
-    return EngineChoice(tuple(models), named, device, rows, cache)
+    return EngineChoice(tuple(model_paths), named, device, rows, cache)
 
 
 def forecast_settings(options: dict[str, Any]) -> "ForecastSettings":
