@@ -53,8 +53,8 @@ def locate(model_path: Path) -> Path:
     else:
         fault = f"holds no engine bundle ({MANIFEST_FILE}) and, in it or one folder below, no RUN ({RUN_FILE})"
     raise InputError(
-        f"{model_path}: {fault}; give a bundle of `tumorcast export`, RUN folders of `tumorcast train`, or the name of a "
-        f"shipped model: {', '.join(shipped_names())}"
+        f"{model_path}: {fault}; give a bundle of `tumorcast export`, RUN folders of `tumorcast train`, or the name of "
+        f"a shipped model: {', '.join(shipped_names())}"
     )
 
 

@@ -115,8 +115,8 @@ def check_same_images(cohort: "Cohort", model_images: ModelImages) -> None:
     cohort_images = ModelImages(cohort.image_size, tuple(str(contrast) for contrast in cohort.contrasts))
     if cohort_images != model_images:
         raise InputError(
-            f"{cohort.path}: its slices are {cohort_images}, but the model takes {model_images}; prepare the scans again with "
-            "`tumorcast prepare --model`, or take another model"
+            f"{cohort.path}: its slices are {cohort_images}, but the model takes {model_images}; prepare the scans "
+            "again with `tumorcast prepare --model`, or take another model"
         )
 
 
