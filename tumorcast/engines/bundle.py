@@ -49,7 +49,7 @@ class NetworkEntry(Settings):
     provenance: dict[str, Any]
 
 
-class Schedule(Settings):
+class NoiseSchedule(Settings):
     """The diffusion schedule that the networks were trained for (β linear from first to last)."""
 
     steps: int = 1000
@@ -77,7 +77,7 @@ class Manifest(Settings):
     format_version: Literal[1] = FORMAT_VERSION
     contrasts: tuple[str, ...]
     intensities: str = "percentiles .5 to 99.5 of the brain mapped to [-1, 1], background -1 (`tumorcast prepare`)"
-    schedule: Schedule = Schedule()
+    schedule: NoiseSchedule = NoiseSchedule()
     networks: dict[str, NetworkEntry]
     size_reader: NetworkKind = Field(alias="judge")  # the name that it has in manifest.json
     precision: Precision

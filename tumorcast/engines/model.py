@@ -59,7 +59,7 @@ def load_model_set(folders: list[Path]) -> ModelSet:
     networks = [load_network(run) for folder in folders for run in runs_in(locate(folder))]
     denoiser = _only(networks, (NetworkKind.DENOISER,), folders)
     regressor = _only(networks, REGRESSORS, folders)
-    _check_same_images(networks)
+    _check_alike(networks)
     given = _at_most_one(networks, NetworkKind.SEGMENTER, folders)
     if given is None:
         log.warning("no segmenter given: the regressor that guides also reads the sizes, which flatters them")
@@ -143,7 +143,7 @@ def _for_planes(progression: TrainedNetwork | None) -> ProgressionNetwork | None
     return progression.module
 
 
-def _check_same_images(networks: list[TrainedNetwork]) -> None:
+def _check_alike(networks: list[TrainedNetwork]) -> None:
     first = networks[0]
     for other in networks[1:]:
         for name, a, b in (
