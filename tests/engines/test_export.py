@@ -258,5 +258,5 @@ def test_bf16_is_compared_in_torch_and_the_manifest_says_so(
     assert made.parity["encode.x_next"].limit == parity.DENOISED[Precision.BF16]
     assert max(made.parity[name].difference for name in ("size.size", "progress.probability")) < 1e-5
     monkeypatch.setattr(make.Bundle, "open", lambda folder: Bundle(folder, made))
-    with pytest.raises(EngineError, match="bfloat16.*--provider cuda"):
+    with pytest.raises(EngineError, match=r"bfloat16.*--provider cuda"):
         make.check_bundle(tmp_path / "bundle", None, make.Provider.CPU)
