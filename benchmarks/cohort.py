@@ -4,7 +4,7 @@
 
 Efficiency: the same real units on one rank and on two, one thread each, from the first unit begun to the last one
 written; and, since two threads may share one core's memory and clock, two runs beside each other that know nothing of
-each other, which is what the machine can give. Overhead: empty units on 2 and 16 ranks through the desk of rank 0, and
+each other, which is what the machine can give. Overhead: empty units on 2 and 16 ranks through the queue of rank 0, and
 through a counter in an MPI window (which does not tell rank 0 what is done). Memory: a thousand units in one process.
 """
 
@@ -30,12 +30,11 @@ from tumorcast.engines.opening import EngineChoice
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan, plan_patient
 from tumorcast.running import forecast_run
-from tumorcast.running.events import read_events
 from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_cohort
-from tumorcast.running.ledger import Ledger
+from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.merging import account
 from tumorcast.running.ranks import Ranks, open_ranks
-from tumorcast.running.work_queue import Counter, Desk, News
+from tumorcast.running.work_queue import Progress, QueueClient, WorkQueue
 from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 RANKS_OF_OVERHEAD = (2, 16)
@@ -94,21 +93,21 @@ def efficiency(cohort: Path, model: Path, repeats: int, folder: Path) -> dict[st
     }
 
 
-def through_the_desk(ranks: Ranks, units: int) -> None:
+def through_the_queue(ranks: Ranks, units: int) -> None:
     """Every unit taken and told as done."""
 
-    def work(take: Callable[[News], Any]) -> None:
-        news = News()
-        while take(news).unit >= 0:
-            news = News(done=1)
-        take(News(last=True))
+    def work(take: Callable[[Progress], Any]) -> None:
+        progress = Progress()
+        while take(progress).unit >= 0:
+            progress = Progress(done=1)
+        take(Progress(last=True))
 
     if ranks.is_root:
-        with Desk(np.arange(units), ranks) as desk:
-            work(desk.take)
-            desk.wait_for_the_others()
+        with WorkQueue(np.arange(units), ranks) as queue:
+            work(queue.take)
+            queue.wait_for_ranks()
     else:
-        work(Counter(ranks).take)
+        work(QueueClient(ranks).take)
 
 
 def through_a_window(ranks: Ranks, units: int) -> None:
@@ -131,7 +130,7 @@ def dispatch_rank(units: int) -> None:
     """What each rank of the overhead's measurement does."""
     with open_ranks() as ranks:
         told = {}
-        for way in (through_the_desk, through_a_window):
+        for way in (through_the_queue, through_a_window):
             ranks.barrier()
             began = time.perf_counter()
             way(ranks, units)

@@ -30,7 +30,7 @@ from tumorcast.forecasting.reader import UnitInputs, UnitReader
 from tumorcast.records import Contrast, Session, Status
 from tumorcast.running.forecast_run import RunOptions
 from tumorcast.running.merging import merge_run, verify_run
-from tumorcast.running.run_status import run_status
+from tumorcast.running.status import run_status
 
 SOURCE = Path(__file__).with_name("rank.py")
 PATIENTS, TIMED = 8, 6

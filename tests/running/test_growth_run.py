@@ -10,7 +10,7 @@ import pytest
 from tumorcast.archive.growth_file import read_growth
 from tumorcast.errors import InputError, StorageError
 from tumorcast.records import FitStatus, GrowthFit, LawName, PatientOutcome, SizeSeries, Status
-from tumorcast.running.growth_run import deal, fit_cohort_to
+from tumorcast.running.growth_job import fit_cohort_to
 from tumorcast.running.ranks import Ranks
 
 ALONE = Ranks()
@@ -117,13 +117,6 @@ def test_the_same_run_writes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.h5", "b.h5"):
         fit_cohort_to(tmp_path / name, patients, lambda one: fake_fit(one, replicates=200_000), {}, ALONE)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
-
-
-def test_patients_are_dealt_by_their_scans() -> None:
-    patients = [series("P1", 2), series("P2", 9), series("P3", 4), series("P4", 3)]
-    assert deal(patients, 2) == [1, 0, 1, 1]
-    assert deal(patients, 1) == [0] * 4
-    assert sorted(deal(patients, 6)) == [0, 1, 2, 3]
 
 
 def test_a_million_replicates_a_patient_are_held_one_patient_at_a_time(tmp_path: Path) -> None:

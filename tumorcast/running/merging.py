@@ -11,8 +11,7 @@ from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, Unit
 from tumorcast.provenance import commit
 from tumorcast.records import PatientOutcome, Status
-from tumorcast.running.events import read_events
-from tumorcast.running.ledger import Ledger
+from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.outcomes import status_table_of, write_outcomes
 
 NO_TUMOUR = "the last scan has no slice with a tumour mask"

@@ -27,7 +27,7 @@ LAUNCHERS = {
     "PMI_SIZE": "a PMI launcher (mpirun of MPICH, srun --mpi=pmi2)",
     "SLURM_STEP_NUM_TASKS": "srun",
 }
-DONE_TAG, NEWS_TAG, ANSWER_TAG = 1, 2, 3
+DONE_TAG, PROGRESS_TAG, ANSWER_TAG = 1, 2, 3
 POLL_SECONDS = 1e-4  # between two looks for an answer, at first; a blocking call of MPI would keep a core busy
 LONGEST_POLL_SECONDS = 5e-3
 MOST_CORES = 4096  # of a machine
@@ -99,11 +99,11 @@ class Ranks:
 
         return MPI.Status()
 
-    def tell_root(self) -> None:
+    def report_done(self) -> None:
         """Tell rank 0 that one more piece of work is done; does not wait for it to listen."""
         self.send([], to=0, tag=DONE_TAG)
 
-    def heard(self, *, wait: bool = False) -> int:
+    def poll(self, *, wait: bool = False) -> int:
         """How many pieces of work the others told rank 0 of since it last asked; with `wait`, at least one."""
         if self._world is None:
             return 0

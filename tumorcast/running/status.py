@@ -10,8 +10,7 @@ from tumorcast.archive.maps import MapArchive
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan
 from tumorcast.records import Status, count_by_status
-from tumorcast.running.events import read_events
-from tumorcast.running.ledger import Ledger
+from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.merging import account
 from tumorcast.running.outcomes import archive_of
 from tumorcast.settings import ForecastSettings
