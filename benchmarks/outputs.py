@@ -69,7 +69,7 @@ experiment timepoints cohort.h5 --size-column area_mm2 --replicates 50 --out tim
 experiment grid cohort.h5 {images} --noise-level 100 --scale 50000 --members 1 --out grid
 experiment consistency cohort.h5 {images} --members 2 --seeds 2 --out consistency
 experiment failures cohort.h5 {images} --members 2 --out failures
-experiment hindsight cohort.h5 {images} --grid points.toml --out hindsight
+experiment hindsight cohort.h5 {images} --grid points.toml --paper-members 0 --out hindsight
 select early.h5 --model demo128 --patient {patient} --grid points.toml --steps 2 --relative-change 0.25 --out select
 """
 PARTS = {

@@ -16,7 +16,7 @@ def show(
 ) -> None:
     """Draw every slice of an archive: scan, forecast, maps over the scan, and growth curve."""
     from tumorcast.archive.maps import MapArchive
-    from tumorcast.report.figures import show_archive, slice_figures
+    from tumorcast.report.plots import show_archive, slice_figures
 
     with MapArchive.open(maps) as archive:
         _make_folder(out)
