@@ -29,11 +29,11 @@ import numpy.typing as npt
 from machine import describe, installed
 from scipy.ndimage import gaussian_filter
 
-from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, write_shard
+from tumorcast.archive.verify import digest, verify
 from tumorcast.records import PatientOutcome, Status
 
 Map = npt.NDArray[np.float32]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import tumorcast.archive.merge as module
-from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.maps import MapArchive, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, header, open_shard, write_shard
+from tumorcast.archive.verify import digest, verify
 from tumorcast.errors import InputError, StorageError
 from tumorcast.records import PatientOutcome, Status
 

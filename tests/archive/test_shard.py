@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tumorcast.archive.seal import USER_BLOCK
+from tumorcast.archive.integrity import USER_BLOCK
 from tumorcast.archive.shard import ShardKey, header, is_whole, open_shard, write_shard
 from tumorcast.errors import InputError, StorageError
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.maps import MapArchive
+from tumorcast.archive.verify import digest, verify
 from tumorcast.data.cohort import write_cohort
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.forecasting.inputs import UnitInputs, UnitReader

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.info import describe
 from tumorcast.archive.maps import MapArchive, SliceForecast
 from tumorcast.archive.packing import Packing
-from tumorcast.archive.unpack import unpack
+from tumorcast.archive.repack import unpack
+from tumorcast.archive.verify import digest, verify
 from tumorcast.errors import InputError, StorageError
 
 Maker = Callable[..., Any]

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from tumorcast.archive.bids_export import export_bids
-from tumorcast.archive.bids_names import CONTRASTS, labels_of
+from tumorcast.archive.bids_layout import CONTRASTS, labels_of
 from tumorcast.archive.maps import MapArchive, PatientForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.nifti import Space

@@ -19,14 +19,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tumorcast.archive import growth_file, maps
-from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.growth_file import write_growth
+from tumorcast.archive.info import layout_of
 from tumorcast.archive.maps import PatientForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.repack import repack
-from tumorcast.archive.schema import layout_of
 from tumorcast.archive.shard import ShardKey, write_shard
+from tumorcast.archive.verify import digest, verify
 from tumorcast.cli.archive import archive
 from tumorcast.data import cohort as cohort_file
 from tumorcast.data.cohort import Cohort, bent, write_cohort
