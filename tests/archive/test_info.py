@@ -29,7 +29,7 @@ from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.archive.verify import digest, verify
 from tumorcast.cli.archive import archive
 from tumorcast.data import cohort as cohort_file
-from tumorcast.data.cohort import Cohort, bent, write_cohort
+from tumorcast.data.cohort import Cohort, deformed, write_cohort
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.errors import InputError, UsageError
@@ -101,7 +101,7 @@ def cohort(blob: Maker, tmp_path: Path) -> Path:
     treatments = {"B": Treatment((RadiotherapyCourse(10.0, 52.0),))}
     lattice = Grid((6, 5, 4), (32.0, 32.0, 20.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     still = [blob("A", "000", 0.0, 4.0), blob("B", "000", 0.0, 5.0)]
-    moved = bent(blob("B", "001", 60.0, 6.0), Displacement(np.ones((4, 5, 6, 3), np.float32), lattice))
+    moved = deformed(blob("B", "001", 60.0, 6.0), Displacement(np.ones((4, 5, 6, 3), np.float32), lattice))
     path = tmp_path / "cohort.h5"
     write_cohort(path, [*still, moved], treatments, image_size=64, contrasts=tuple(Contrast), config={})
     return path
