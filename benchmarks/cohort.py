@@ -34,7 +34,7 @@ from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_
 from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.merging import account
 from tumorcast.running.ranks import Ranks, open_ranks
-from tumorcast.running.work_queue import Progress, QueueClient, WorkQueue
+from tumorcast.running.work_queue import QueueClient, RankProgress, WorkQueue
 from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 RANKS_OF_OVERHEAD = (2, 16)
@@ -96,11 +96,11 @@ def efficiency(cohort: Path, model: Path, repeats: int, folder: Path) -> dict[st
 def through_the_queue(ranks: Ranks, units: int) -> None:
     """Every unit taken and told as done."""
 
-    def work(take: Callable[[Progress], Any]) -> None:
-        progress = Progress()
+    def work(take: Callable[[RankProgress], Any]) -> None:
+        progress = RankProgress()
         while take(progress).unit >= 0:
-            progress = Progress(done=1)
-        take(Progress(last=True))
+            progress = RankProgress(done=1)
+        take(RankProgress(last=True))
 
     if ranks.is_root:
         with WorkQueue(np.arange(units), ranks) as queue:

@@ -14,7 +14,7 @@ import pytest
 from tumorcast.errors import StoppedError
 from tumorcast.running import work_queue
 from tumorcast.running.ranks import PROGRESS_TAG, Ranks
-from tumorcast.running.work_queue import NONE_LEFT, STOPPED, Progress, QueueClient, Tally, WorkQueue
+from tumorcast.running.work_queue import NONE_LEFT, STOPPED, QueueClient, RankProgress, Tally, WorkQueue
 
 Mail = dict[tuple[int, int], "queue.SimpleQueue[tuple[int, list[int]]]"]
 
@@ -42,15 +42,15 @@ def ranks(size: int) -> list[Posted]:
 
 def work(source: Any, done: list[int], *, stop_after: int | None = None, unit_seconds: float = 0.0) -> int:
     """Take units until there are none; returns the last answer."""
-    progress = Progress()
+    progress = RankProgress()
     while True:
         assignment = source.take(progress)
         if assignment.unit < 0:
-            source.take(Progress(last=True))
+            source.take(RankProgress(last=True))
             return int(assignment.unit)
         time.sleep(unit_seconds)
         done.append(assignment.unit)
-        progress = Progress(done=1, longest_ms=7, stopping=len(done) == stop_after)
+        progress = RankProgress(done=1, longest_ms=7, stopping=len(done) == stop_after)
 
 
 def test_every_unit_is_given_once_and_all_are_counted() -> None:
@@ -111,7 +111,7 @@ def test_a_rank_that_is_lost_is_told_and_not_waited_for_forever(monkeypatch: pyt
 def test_a_silent_rank_0_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_queue, "SILENCE_SECONDS", 0.05)
     with pytest.raises(StoppedError, match="rank 0 has not answered"):
-        QueueClient(ranks(2)[1]).take(Progress())
+        QueueClient(ranks(2)[1]).take(RankProgress())
 
 
 def test_a_fault_of_the_queue_is_raised_where_rank_0_waits() -> None:
@@ -119,7 +119,7 @@ def test_a_fault_of_the_queue_is_raised_where_rank_0_waits() -> None:
         raise RuntimeError("no room for a line")
 
     everyone = ranks(2)
-    everyone[1].send(Progress(done=1).to_message(), to=0, tag=PROGRESS_TAG)
+    everyone[1].send(RankProgress(done=1).to_message(), to=0, tag=PROGRESS_TAG)
     with (
         WorkQueue(np.arange(4), everyone[0], broken) as units,
         pytest.raises(RuntimeError, match="no room for a line"),
@@ -128,5 +128,5 @@ def test_a_fault_of_the_queue_is_raised_where_rank_0_waits() -> None:
 
 
 def test_news_come_as_they_were_sent() -> None:
-    progress = Progress(3, 1, 250, stopping=True, last=False)
-    assert Progress.from_message(progress.to_message()) == progress
+    progress = RankProgress(3, 1, 250, stopping=True, last=False)
+    assert RankProgress.from_message(progress.to_message()) == progress

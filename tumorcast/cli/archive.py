@@ -77,11 +77,11 @@ def digest(maps: Archive, as_json: Json = False) -> None:
     """One SHA-256 over what the archive says, the same however the run was spread, interrupted or packed."""
     from tumorcast.archive.verify import digest as digest_of
 
-    found = digest_of(maps)
+    sha256 = digest_of(maps)
     if as_json:
-        print_result(as_json, {"archive": str(maps), "digest": found})
+        print_result(as_json, {"archive": str(maps), "digest": sha256})
     else:
-        typer.echo(found)
+        typer.echo(sha256)
 
 
 @archive.command()

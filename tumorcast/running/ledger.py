@@ -149,14 +149,14 @@ class Ledger:
         path = self.folder / "run.json"
         if path.exists():
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                provenance = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise InputError(
                     f"{path}: not the record of a run; remove {self.folder}, or give another --out"
                 ) from None
             if self.shards():
-                refuse_other(self.folder, found, self.provenance)
-            other = difference(found, self.provenance)
+                refuse_other(self.folder, provenance, self.provenance)
+            other = difference(provenance, self.provenance)
             if other is None:
                 return
             log.warning("%s: no unit is finished there, so the run is begun anew (%s)", self.folder, other)

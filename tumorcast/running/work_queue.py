@@ -26,7 +26,7 @@ UNITS_OF_PATIENCE = 10
 
 
 @dataclass(frozen=True)
-class Progress:
+class RankProgress:
     """What a rank reports when it asks for a unit: units done and failed since it last did, the longest so far.
 
     stopping: it got a signal to stop, and all shall; last: it asks for no more.
@@ -60,7 +60,7 @@ class Assignment:
 class UnitSource(Protocol):
     """Where a rank gets its units: the queue itself on rank 0, a client of it on the others."""
 
-    def take(self, progress: Progress) -> Assignment:
+    def take(self, progress: RankProgress) -> Assignment:
         """Report what was done, and take the next unit."""
 
 
@@ -113,7 +113,7 @@ class WorkQueue:
         if self._thread.is_alive():
             self._thread.join()
 
-    def take(self, progress: Progress) -> Assignment:
+    def take(self, progress: RankProgress) -> Assignment:
         """Count a rank's progress; the next unit."""
         with self._lock:
             self._count(progress)
@@ -138,7 +138,7 @@ class WorkQueue:
         if self._fault is not None:
             raise self._fault
 
-    def _count(self, progress: Progress) -> None:
+    def _count(self, progress: RankProgress) -> None:
         self.tally.done += progress.done
         self.tally.failed += progress.failed
         self.longest_ms = max(self.longest_ms, progress.longest_ms)
@@ -161,16 +161,16 @@ class WorkQueue:
             self._fault = fault
 
     def _answer_message(self) -> bool:
-        message = self.ranks.received(len(Progress().to_message()), PROGRESS_TAG)
+        message = self.ranks.received(len(RankProgress().to_message()), PROGRESS_TAG)
         if message is None:
             return False
-        rank, progress = message[0], Progress.from_message(message[1])
+        rank, progress = message[0], RankProgress.from_message(message[1])
         self._last_message = time.monotonic()
         assignment = self.take(progress) if not progress.last else self._rank_finished(rank, progress)
         self.ranks.send([assignment.unit, assignment.left], to=rank, tag=ANSWER_TAG)
         return True
 
-    def _rank_finished(self, rank: int, progress: Progress) -> Assignment:
+    def _rank_finished(self, rank: int, progress: RankProgress) -> Assignment:
         with self._lock:
             self._count(progress)
             self._working.discard(rank)
@@ -183,7 +183,7 @@ class QueueClient:
 
     ranks: Ranks
 
-    def take(self, progress: Progress) -> Assignment:
+    def take(self, progress: RankProgress) -> Assignment:
         """Send rank 0 the progress; the next unit. Raises StoppedError if it does not answer."""
         self.ranks.send(progress.to_message(), to=0, tag=PROGRESS_TAG)
         answer = self.ranks.await_message(2, ANSWER_TAG, SILENCE_SECONDS)

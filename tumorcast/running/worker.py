@@ -19,7 +19,7 @@ from tumorcast.records import PatientOutcome
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping
-from tumorcast.running.work_queue import STOPPED, Progress, QueueClient, Tally, UnitSource, WorkQueue
+from tumorcast.running.work_queue import STOPPED, QueueClient, RankProgress, Tally, UnitSource, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -167,9 +167,9 @@ class Worker(Generic[Inputs, Product]):
         self._done += 1
         self.record_event("written", unit=self.job.name(unit))
 
-    def _progress(self, *, last: bool = False) -> Progress:
+    def _progress(self, *, last: bool = False) -> RankProgress:
         """What was done since the last time."""
         stopping = self.stopping.requested
-        progress = Progress(self._done, self._failed, round(1000 * self._longest), stopping=stopping, last=last)
+        progress = RankProgress(self._done, self._failed, round(1000 * self._longest), stopping=stopping, last=last)
         self._done = self._failed = 0
         return progress
