@@ -214,7 +214,7 @@ def test_what_cannot_be_repacked_is_refused(blob_cohort: Path, archived: Path, g
         repack(archived, archived)
     with pytest.raises(UsageError, match="leave --blosc2 out"):
         repack(blob_cohort, tmp_path / "copy.h5", packing=Packing.BLOSC2)
-    with pytest.raises(InputError, match="format tumorcast-growth, expected tumorcast-maps"):
+    with pytest.raises(InputError, match=r"tumorcast-growth, .*tumorcast-maps"):
         repack(growth, tmp_path / "copy.h5")
     (tmp_path / "text.h5").write_text("no")
     with pytest.raises(InputError, match="is no HDF5 file"):

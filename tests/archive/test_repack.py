@@ -53,7 +53,7 @@ def test_a_patient_has_the_same_digest_in_either_packing(maps: Path, tmp_path: P
 
 @pytest.mark.parametrize(("patient_id", "why"), [("P9", "failed: no fit"), ("P7", "no patient of this run")])
 def test_a_patient_without_forecast_is_refused(maps: Path, patient_id: str, why: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"no forecast of --patient {patient_id} \({why}\)"):
+    with pytest.raises(InputError, match=rf"--patient {patient_id} \({why}\)"):
         unpack(maps, tmp_path / "out", ["P1", patient_id])
     assert not (tmp_path / "out").exists()
 

@@ -134,7 +134,7 @@ def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
-    with pytest.raises(UsageError, match=r"settings\.members = 3 there, but 4 now"):
+    with pytest.raises(UsageError, match=r"settings\.members = 3 .*4"):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
 
 
@@ -203,7 +203,7 @@ def test_a_finished_archive_is_kept(inputs: ForecastInputs, whole: tuple[Path, F
     written = maps.stat().st_mtime_ns
     assert forecast_cohort(inputs, maps, SETTINGS) == first
     assert maps.stat().st_mtime_ns == written
-    with pytest.raises(UsageError, match=r"settings\.seed = 0 there, but 1 now"):
+    with pytest.raises(UsageError, match=r"settings\.seed = 0 .*1"):
         forecast_cohort(inputs, maps, SETTINGS.model_copy(update={"seed": 1}))
 
 
@@ -349,7 +349,7 @@ def test_a_device_that_is_not_there_is_an_engine_error(
     inputs: ForecastInputs, tiny_model: Path, tmp_path: Path
 ) -> None:
     nowhere = dataclasses.replace(inputs, engine=EngineChoice((tiny_model,), device="cuda:99"))
-    with pytest.raises(EngineError, match="device cuda:99: not available"):
+    with pytest.raises(EngineError, match="cuda:99"):
         forecast_cohort(nowhere, tmp_path / "maps.h5", SETTINGS)
 
 

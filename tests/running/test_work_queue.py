@@ -103,7 +103,7 @@ def test_a_rank_that_is_lost_is_told_and_not_waited_for_forever(monkeypatch: pyt
         other = threading.Thread(target=work, args=(QueueClient(everyone[2]), []))
         other.start()
         assert work(units, []) == NONE_LEFT
-        with pytest.raises(StoppedError, match="nothing heard of rank 1 for 0 s"):
+        with pytest.raises(StoppedError, match="rank 1 "):
             units.wait_for_ranks()
         other.join()
 
