@@ -1,4 +1,4 @@
-"""The job of `tumorcast fit` on one rank: every patient is fitted, forecast and drawn, or has a reason. Ranks: tests/mpi.
+"""The job of `tumorcast fit` on one rank: every patient is fitted, forecast and drawn, or has a reason (ranks: mpi).
 
 Only one fit is in memory at a time.
 """
