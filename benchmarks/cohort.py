@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from machine import describe
 
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan, plan_patient
@@ -66,9 +68,9 @@ def start(ranks: int, cohort: Path, model: Path, out: Path) -> "subprocess.Popen
 def work_seconds(out: Path) -> float:
     """From the first unit begun to the last one written."""
     times: dict[str, list[float]] = {"begun": [], "written": []}
-    for _, told in read_events(out.with_name(out.name.removesuffix(".h5") + ".events")):
-        if told["event"] in times:
-            times[told["event"]].append(told["time"])
+    for _, event in read_events(out.with_name(out.name.removesuffix(".h5") + ".events")):
+        if event["event"] in times:
+            times[event["event"]].append(event["time"])
     return max(times["written"]) - min(times["begun"])
 
 
@@ -94,7 +96,7 @@ def efficiency(cohort: Path, model: Path, repeats: int, folder: Path) -> dict[st
 
 
 def through_the_queue(ranks: Ranks, units: int) -> None:
-    """Every unit taken and told as done."""
+    """Every unit taken and reported as done."""
 
     def work(take: Callable[[RankProgress], Any]) -> None:
         progress = RankProgress()
@@ -129,28 +131,28 @@ def through_a_window(ranks: Ranks, units: int) -> None:
 def dispatch_rank(units: int) -> None:
     """What each rank of the overhead's measurement does."""
     with open_ranks() as ranks:
-        told = {}
+        microseconds = {}
         for way in (through_the_queue, through_a_window):
             ranks.barrier()
             began = time.perf_counter()
             way(ranks, units)
             ranks.barrier()
-            told[way.__name__] = 1e6 * (time.perf_counter() - began) / units
+            microseconds[way.__name__] = 1e6 * (time.perf_counter() - began) / units
         if ranks.is_root:
-            print(json.dumps(told))
+            print(json.dumps(microseconds))
 
 
 def overhead(units: int, repeats: int) -> dict[str, Any]:
     """Microseconds a unit, by ranks and way: wall time over units."""
-    found: dict[str, Any] = {}
+    medians: dict[str, Any] = {}
     for ranks in RANKS_OF_OVERHEAD:
         command = [str(MPIRUN), "--oversubscribe", "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__]
         runs = []
         for _ in range(repeats):
-            told = subprocess.check_output([*command, "--dispatch", str(units)], env=os.environ | ENVIRONMENT)
-            runs.append(json.loads(told))
-        found[f"{ranks} ranks"] = {way: statistics.median(run[way] for run in runs) for way in runs[0]}
-    return found
+            line = subprocess.check_output([*command, "--dispatch", str(units)], env=os.environ | ENVIRONMENT)
+            runs.append(json.loads(line))
+        medians[f"{ranks} ranks"] = {way: statistics.median(run[way] for run in runs) for way in runs[0]}
+    return medians
 
 
 class Empty:
@@ -160,11 +162,11 @@ class Empty:
     provider = Provider.CPU
     device = "cpu"
 
-    def encode_step(self, x: Array, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """What it was given."""
         return x, x
 
-    def guided_step(self, x: Array, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         """What it was given."""
         return x, x
 
@@ -174,7 +176,11 @@ class Empty:
 
     def segment(self, images: Array) -> Array:
         """Something."""
-        return images[:, 0] > 0.5
+        return np.asarray(images[:, 0] > 0.5, np.float32)
+
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """The present outline: the model has no such network."""
+        return outline
 
 
 def memory(cohort: Path, folder: Path) -> dict[str, Any]:
@@ -184,7 +190,6 @@ def memory(cohort: Path, folder: Path) -> dict[str, Any]:
     members = -(-MEMORY_UNITS // max(slices, 1)) * 2
     sampler = SamplerSettings(steps=2)
     settings = ForecastSettings(relative_change=0.25, members=members, block=2, batch=2, sampler=sampler)
-    forecast_run.open_engine = lambda _: Empty()
     seen: dict[int, float] = {}
 
     def look(tally: Any) -> None:
@@ -192,7 +197,8 @@ def memory(cohort: Path, folder: Path) -> dict[str, Any]:
             seen[tally.done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     inputs = ForecastInputs(cohort, EngineChoice(()), None)
-    forecast_cohort(inputs, folder / "memory.h5", settings, RunOptions(merge=False), report=look)
+    with mock.patch.object(forecast_run, "open_engine", lambda _: Empty()):
+        forecast_cohort(inputs, folder / "memory.h5", settings, RunOptions(merge=False), report=look)
     return {"peak_mb_by_units": seen}
 
 

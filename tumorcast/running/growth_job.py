@@ -135,7 +135,7 @@ def fit_cohort_to(
         return attempt(series.patient_id, partial(fit_patient, series))
 
     keep = partial(_write_fits, shards.path(ranks.rank), header)
-    outcomes: list[PatientOutcome] = map_over_ranks(patients, fit, ranks, keep=keep, weights=weights, report=report)
+    outcomes = map_over_ranks(patients, fit, ranks, keep=keep, weights=weights, report=report)
     if not ranks.is_root:
         return []
     owners = deal(weights, ranks.size)

@@ -7,15 +7,39 @@ kept unit by unit and resumed goes through the work queue (worker.py).
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from tumorcast.running.outcomes import parts_of
 from tumorcast.running.ranks import Ranks
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Kept = TypeVar("Kept")
 Report = Callable[[int, int], None]
 LEFT_BY_RANKS = ("rank-*.h5", "rank-*.status.tsv", ".rank-*.partial")  # the tables: of a version that wrote them
+
+
+@overload
+def map_over_ranks(
+    items: Sequence[Item],
+    work: Callable[[Item], Result],
+    ranks: Ranks,
+    *,
+    weights: Sequence[int] | None = None,
+    report: Report = ...,
+) -> list[Result]: ...
+
+
+@overload
+def map_over_ranks(
+    items: Sequence[Item],
+    work: Callable[[Item], Result],
+    ranks: Ranks,
+    *,
+    keep: Callable[[Iterator[Result]], Sequence[Kept]],
+    weights: Sequence[int] | None = None,
+    report: Report = ...,
+) -> list[Kept]: ...
 
 
 def map_over_ranks(

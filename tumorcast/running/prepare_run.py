@@ -40,7 +40,7 @@ def prepare_over_ranks(
     plan: CohortPlan = ranks.from_root(make_plan() if ranks.is_root else None)
     shards, weights = RankShards(out), [len(piece) for piece in plan.pieces]
     write = partial(_write_scans, shards.path(ranks.rank), plan)
-    failures: list[Failures] = map_over_ranks(plan.pieces, plan.task.results, ranks, keep=write, weights=weights)
+    failures = map_over_ranks(plan.pieces, plan.task.results, ranks, keep=write, weights=weights)
     if not ranks.is_root:
         return None
     with ExitStack() as stack:
