@@ -21,7 +21,7 @@ from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive, PatientFo
 from tumorcast.archive.nifti import Placement, Space, write_nifti
 from tumorcast.archive.seal import read_seal
 from tumorcast.data.cohort import Cohort
-from tumorcast.data.native import BENT, NATIVE, NativeImage, WayHome, native_image
+from tumorcast.data.native import BENT, NATIVE, NativeImage, native_image
 from tumorcast.durable import written_whole
 from tumorcast.errors import EngineError, InputError, StorageError, UsageError
 from tumorcast.provenance import difference
@@ -240,7 +240,7 @@ class Known:
     """What is known of a patient's scan: for the sidecars, and its way home, None where it did not move."""
 
     told: dict[str, Any]
-    home: WayHome | None
+    home: NativeImage | None
 
 
 def _known_of(export: Export, patient: PatientForecast) -> Known:
@@ -252,12 +252,12 @@ def _known_of(export: Export, patient: PatientForecast) -> Known:
         return Known({}, _told_by_archive(patient) if Space.NATIVE in export.spaces else None)
     with Cohort.open(export.cohort) as cohort:
         source = cohort.source(patient.patient_id, patient.session_id)
-        bent = cohort.displacement(patient.patient_id, patient.session_id)
+        displacement = cohort.displacement(patient.patient_id, patient.session_id)
     told = {"SourceSha256": source.get("files", {}), "IntensityWindows": source.get("windows", {})}
-    return Known(told, WayHome(native_image(source), bent) if NATIVE in source else None)
+    return Known(told, native_image(source, displacement=displacement) if NATIVE in source else None)
 
 
-def _told_by_archive(patient: PatientForecast) -> WayHome | None:
+def _told_by_archive(patient: PatientForecast) -> NativeImage | None:
     way = patient.source_grid.get(NATIVE)
     if way is None:
         return None
@@ -266,7 +266,7 @@ def _told_by_archive(patient: PatientForecast) -> WayHome | None:
             f"{patient.patient_id}: its scan was bent onto the patient's first, and only the cohort file tells how; "
             "give --cohort, or --space cohort"
         )
-    return WayHome(NativeImage.from_dict(way))
+    return NativeImage.from_dict(way)
 
 
 def _of_space(export: Export, scan: ScanName, picture: Picture, space: Space) -> dict[str, Any]:

@@ -159,8 +159,8 @@ def _print_balance(balance: Any) -> None:
 
 def _list_scans(source: Path, settings: Any, told: dict[str, Any]) -> None:
     """Print what there is of each patient, and write it as a table where one was named."""
+    from tumorcast.data.inventory import Wanted, take_inventory, write_table
     from tumorcast.data.prepare import Register, SliceChoice
-    from tumorcast.data.readers.inventory import Wanted, take_inventory, write_table
 
     wanted = Wanted(
         settings.contrasts,

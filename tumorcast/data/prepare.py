@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from tumorcast.data.balance import Balance
+from tumorcast.data.brain import BRAIN_MASK, rooted
 from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
-from tumorcast.data.imaging.brain_extraction import rooted
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.registration_qc import quality_rows, write_quality
-from tumorcast.data.prepare_settings import PrepareSettings, Register, SliceChoice, TumourPart
+from tumorcast.data.patient_space import REGISTRATION
 from tumorcast.data.readers.clinical import DatedSessions
 from tumorcast.data.readers.layouts import Layout
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.ready import BRAIN_MASK, LABELS
-from tumorcast.data.registered import REGISTRATION
+from tumorcast.data.readers.volumes import LABELS
 from tumorcast.data.session import prepare_session
+from tumorcast.data.settings import PrepareSettings, Register, SliceChoice, TumourPart
 from tumorcast.data.survey import survey
 from tumorcast.data.work import Failure, Piece, Result, Share, Task, over_processes
 from tumorcast.durable import sha256_of

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from tumorcast.data.prepare_settings import PrepareSettings, Register
+from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.registered import PatientSpace
-from tumorcast.data.session import Space, prepare_session
+from tumorcast.data.session import prepare_session
+from tumorcast.data.settings import PrepareSettings, Register
 from tumorcast.errors import EngineError, InputError, TumorcastError
 from tumorcast.records import Session
 
@@ -84,7 +84,7 @@ def _use_one_thread() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
-def _attempt(source: SourceSession, settings: PrepareSettings, space: Space | None) -> Result:
+def _attempt(source: SourceSession, settings: PrepareSettings, space: PatientSpace | None) -> Result:
     try:
         return prepare_session(source, settings, space)
     except InputError as error:

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from tumorcast.data.imaging.geometry import Grid, Interpolation
 from tumorcast.data.imaging.registration import RegistrationImage
-from tumorcast.data.imaging.transforms import Matrix, carried
+from tumorcast.data.imaging.transforms import Affine, resample
 from tumorcast.simulation.cohort import simulate_cohort
 
 KINDS = ("t1n", "t1c", "t2w", "t2f")
@@ -23,15 +23,15 @@ OTHER_GRID = Grid(
 )
 
 
-def rigid(degrees: float, mm: float, centre: np.ndarray, seed: int) -> Matrix:
-    """(4, 4) RAS: a turn by so much about a random axis through `centre`, then a random shift by so much."""
+def rigid(degrees: float, mm: float, centre: np.ndarray, seed: int) -> Affine:
+    """A turn by so much about a random axis through `centre`, then a random shift by so much."""
     rng = np.random.default_rng(seed)
     axis, shift = rng.standard_normal(3), rng.standard_normal(3)
     turned = Rotation.from_rotvec(np.radians(degrees) * axis / np.linalg.norm(axis)).as_matrix()
     matrix = np.eye(4)
     matrix[:3, :3] = turned
     matrix[:3, 3] = centre - turned @ centre + mm * shift / np.linalg.norm(shift)
-    return matrix
+    return Affine(matrix)
 
 
 def phantom_picture(kind: str = "t1c", *, tumour_mm: float = 14.0, seed: int = 0) -> RegistrationImage:
@@ -47,18 +47,9 @@ def phantom_picture(kind: str = "t1c", *, tumour_mm: float = 14.0, seed: int = 0
     return RegistrationImage(grid.image(values.astype(np.float32)), brain, tumour & brain)
 
 
-def moved_image(image: sitk.Image, matrix: Matrix, grid: Grid, *, mask: bool = False) -> sitk.Image:
-    """The image where `matrix` puts each of its points, on `grid`."""
-    way = Interpolation.NEAREST if mask else Interpolation.LINEAR
-    return carried(image, grid, np.linalg.inv(matrix), interpolation=way)
-
-
-def moved_picture(picture: RegistrationImage, matrix: Matrix) -> RegistrationImage:
-    masks = [
-        sitk.GetArrayFromImage(moved_image(picture.grid.image(mask.astype("u1")), matrix, picture.grid, mask=True)) > 0
-        for mask in (picture.brain, picture.tumour)
-    ]
-    return RegistrationImage(moved_image(picture.image, matrix, picture.grid), *masks)
+def moved_picture(picture: RegistrationImage, transform: Affine) -> RegistrationImage:
+    """All of it where the transform puts each of its points."""
+    return picture.resampled(picture.grid, ~transform)
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class MovedCohort:
 
     folder: Path
     still: Path
-    truth: dict[tuple[str, str], Matrix]
+    truth: dict[tuple[str, str], Affine]
     patient_id: str
 
 
@@ -89,19 +80,20 @@ def moved_cohort(tmp_path_factory: pytest.TempPathFactory) -> MovedCohort:
         (moved / scan.name).mkdir(parents=True)
         for place, kind in enumerate((*KINDS, "seg")):
             image = sitk.ReadImage(str(scan / f"{scan.name}-{kind}.nii.gz"))
-            own = np.eye(4) if kind in {"t1c", "seg"} else rigid(6.0, 8.0, centre, 10 * number + place + 2)
+            own = Affine.identity() if kind in {"t1c", "seg"} else rigid(6.0, 8.0, centre, 10 * number + place + 2)
             truth[scan.name[-3:], kind] = own @ whole
             grid = _around(image, own @ whole) if kind == "t2f" else Grid.of(image)
-            placed = moved_image(image, own @ whole, grid, mask=kind == "seg")
+            interpolation = Interpolation.NEAREST if kind == "seg" else Interpolation.LINEAR
+            placed = resample(image, grid, ~(own @ whole), interpolation=interpolation)
             sitk.WriteImage(placed, str(moved / scan.name / f"{scan.name}-{kind}.nii.gz"))
     return MovedCohort(moved, still, truth, "SIM-00001")
 
 
-def _around(image: sitk.Image, matrix: Matrix) -> Grid:
+def _around(image: sitk.Image, transform: Affine) -> Grid:
     """OTHER_GRID, moved so that its middle lies where the image's middle is put."""
     affine, target = OTHER_GRID.affine(), Grid.of(image).affine()
     middle = affine @ [*((side - 1) / 2 for side in OTHER_GRID.size), 1.0]
-    wanted = matrix @ target @ [*((side - 1) / 2 for side in image.GetSize()), 1.0]
+    wanted = transform.matrix @ target @ [*((side - 1) / 2 for side in image.GetSize()), 1.0]
     shift = (wanted - middle)[:3] * [-1.0, -1.0, 1.0]
     origin = tuple(float(value) for value in np.array(OTHER_GRID.origin) + shift)
     return Grid(OTHER_GRID.size, OTHER_GRID.spacing, origin, OTHER_GRID.direction)
@@ -113,7 +105,7 @@ def phantom() -> Callable[..., RegistrationImage]:
 
 
 @pytest.fixture(scope="session")
-def turned() -> Callable[..., Matrix]:
+def turned() -> Callable[..., Affine]:
     return rigid
 
 
@@ -123,11 +115,11 @@ def put() -> Callable[..., RegistrationImage]:
 
 
 def write_phantom(folder: Path, scan: str, kinds: tuple[str, ...] = ("t1c",), **given: object) -> Path:
-    """A phantom's scan in BraTS layout; `given` as `phantom_picture` and, of matrix, as `moved_picture` take it."""
-    matrix = given.pop("matrix", np.eye(4))
+    """A phantom's scan in BraTS layout; `given` as `phantom_picture` and, of transform, as `moved_picture` take it."""
+    transform = given.pop("transform", Affine.identity())
     (folder / scan).mkdir(parents=True, exist_ok=True)
     for kind in kinds:
-        picture = moved_picture(phantom_picture(kind, **given), matrix)
+        picture = moved_picture(phantom_picture(kind, **given), transform)
         sitk.WriteImage(picture.image, str(folder / scan / f"{scan}-{kind}.nii.gz"))
     mask = picture.grid.image(np.where(picture.tumour, 3, 0).astype(np.uint8))
     sitk.WriteImage(mask, str(folder / scan / f"{scan}-seg.nii.gz"))

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tumorcast.cli.main import app
-from tumorcast.data.readers.inventory import Wanted, take_inventory, write_table
+from tumorcast.data.inventory import Wanted, take_inventory, write_table
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast

@@ -67,8 +67,8 @@ class PrepareSettings:
 
     contrasts: None takes those that every scan has. min_tumour_mm2: the least tumour area of a slice chosen for it.
     tumour: the labels that count; the others become 0.
-    register, deformable: see tumorcast.data.registered. n4: correct bias. brain_mask: where the masks of brains lie,
-    and brain_tool: the command that makes them (data.imaging.brain_extraction); they take the place of `brain`.
+    register, deformable: see tumorcast.data.patient_space. n4: correct bias. brain_mask: where the masks of brains lie,
+    and brain_tool: the command that makes them (data.brain); they take the place of `brain`.
     labels: what the labels of masks mean, where no table says it; None asks where a mask cannot tell.
     """
 

@@ -17,12 +17,12 @@ import SimpleITK as sitk
 
 from tumorcast.data.balance import Balance
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
-from tumorcast.data.prepare_settings import TumourPart
 from tumorcast.data.readers import dicom, nifti
 from tumorcast.data.readers.labels import LabelScheme, read_labels
 from tumorcast.data.readers.layouts import LABELS, Layout
 from tumorcast.data.readers.source_session import SEG, SourceSession
 from tumorcast.data.readers.volumes import read_image, require_same_grid
+from tumorcast.data.settings import TumourPart
 from tumorcast.data.survey import Survey, survey
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, UsageError
