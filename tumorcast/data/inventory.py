@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from tumorcast.data.balance import Balance
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
 from tumorcast.data.readers import dicom, nifti
 from tumorcast.data.readers.labels import LabelScheme, read_labels
@@ -23,7 +22,7 @@ from tumorcast.data.readers.layouts import LABELS, Layout
 from tumorcast.data.readers.source_session import SEG, SourceSession
 from tumorcast.data.readers.volumes import read_image, require_same_grid
 from tumorcast.data.settings import TumourPart
-from tumorcast.data.survey import Survey, survey
+from tumorcast.data.survey import SourceBalance, Survey, survey
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast
@@ -99,7 +98,7 @@ class Inventory:
     scans: tuple[FoundScan, ...]
     warnings: tuple[str, ...]
     survey: Survey
-    balance: Balance
+    balance: SourceBalance
 
     @property
     def usable(self) -> int:

@@ -8,7 +8,6 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from tumorcast.data.balance import Balance
 from tumorcast.data.brain import BRAIN_MASK, rooted
 from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
 from tumorcast.data.imaging.brain_mask import BrainMask
@@ -21,7 +20,7 @@ from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import LABELS
 from tumorcast.data.session import prepare_session
 from tumorcast.data.settings import PrepareSettings, Register, SliceChoice, TumourPart
-from tumorcast.data.survey import survey
+from tumorcast.data.survey import SourceBalance, survey
 from tumorcast.data.work import Failure, Piece, Result, Share, Task, over_processes
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, StorageError, UsageError
@@ -70,7 +69,7 @@ class CohortReport:
     contrasts: tuple[Contrast, ...]
     outcomes: tuple[SessionOutcome, ...]
     warnings: tuple[str, ...]
-    balance: Balance
+    balance: SourceBalance
 
     def count(self, status: Status) -> int:
         """Scans that ended so."""
@@ -85,7 +84,7 @@ class CohortReport:
 class NothingUsableError(InputError):
     """No scan at all could be used; `balance` says what became of each."""
 
-    def __init__(self, message: str, balance: Balance) -> None:
+    def __init__(self, message: str, balance: SourceBalance) -> None:
         super().__init__(message)
         self.balance = balance
 
@@ -100,7 +99,7 @@ class CohortPlan:
     contrasts: tuple[Contrast, ...]
     recorded: dict[str, Any]
     warnings: tuple[str, ...]
-    balance: Balance
+    balance: SourceBalance
 
     @property
     def accepted(self) -> list[SourceSession]:
@@ -222,7 +221,7 @@ class _CohortRun:
         self._plan = plan
         self._on_outcome = on_outcome
 
-    def balance(self) -> Balance:
+    def balance(self) -> SourceBalance:
         """The plan's balance with what became of the scans."""
         reasons = [(one.patient_id, one.session_id, one.reason or None) for one in self.outcomes]
         return self._plan.balance.with_scans(reasons).with_reading(self._labels, self._brains, self._grids)

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 from tumorcast.data.inventory import take_inventory, write_table
 from tumorcast.data.prepare import PrepareSettings, prepare_cohort
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
-from tumorcast.data.readers.dicom_series import contrast_of
+from tumorcast.data.readers.dicom_scans import contrast_of
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
