@@ -10,8 +10,8 @@ from tumorcast.archive.content import sum_of
 from tumorcast.archive.faults import damaged_parts, faults_within
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive
 from tumorcast.archive.seal import fault_of, has_seal
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import UNREADABLE
 
 
 def digest(path: Path) -> str:

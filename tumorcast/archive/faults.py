@@ -12,8 +12,8 @@ from tumorcast.archive.content import SUM, sum_of, text_of
 from tumorcast.archive.maps import PROVENANCE, RECORD, MapArchive
 from tumorcast.archive.packing import READING
 from tumorcast.archive.writing import record_sum
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.records import Status
 
 SEARCH = "import sys; from tumorcast.archive.faults import tell_faults; tell_faults(sys.argv[1])"

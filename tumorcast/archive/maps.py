@@ -18,9 +18,9 @@ import numpy.typing as npt
 from tumorcast.archive.content import SLICES, SUM, array_line, attribute_line, content_sum, put_text, sum_of, text_of
 from tumorcast.archive.packing import READING, Packing, load_all, store
 from tumorcast.archive.seal import read_seal
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.durable import why_unreadable
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.records import FloatArray, PatientOutcome, Status
 
 FORMAT, FORMAT_VERSION = "tumorcast-maps", 2

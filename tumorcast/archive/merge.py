@@ -12,8 +12,8 @@ from tumorcast.archive.content import SLICES, SUM
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import PACKED, PATIENT, ShardKey, open_shard
 from tumorcast.archive.writing import NewArchive, new_archive
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.records import PatientOutcome, Status
 
 Shard = tuple[Path, ShardKey]

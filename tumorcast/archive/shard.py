@@ -16,9 +16,9 @@ from tumorcast.archive.content import SLICES
 from tumorcast.archive.maps import PatientForecast, SliceForecast, write_patient, write_slice
 from tumorcast.archive.packing import READING, Packing
 from tumorcast.archive.seal import USER_BLOCK, block_of, has_right_sum, read_seal, told_by
-from tumorcast.data.damage import LIBRARY, UNREADABLE
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import LIBRARY, UNREADABLE
 
 FORMAT, FORMAT_VERSION = "tumorcast-shard", 1
 PATIENT = "patient"

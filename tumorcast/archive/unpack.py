@@ -7,8 +7,8 @@ from tumorcast.archive.content import SUM, sum_of, text_of
 from tumorcast.archive.maps import MapArchive
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.writing import NewArchive, new_archive
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import UNREADABLE
 
 
 def unpack(

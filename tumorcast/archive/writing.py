@@ -14,10 +14,9 @@ from tumorcast.archive.content import SLICES, SUM, put_text
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, GROWTH, PACKING, PATIENTS, PROVENANCE, RECORD
 from tumorcast.archive.packing import Packing, copy_attributes, copy_group
 from tumorcast.archive.seal import USER_BLOCK, seal_file
-from tumorcast.data.damage import LIBRARY
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
-from tumorcast.hdf5_file import hdf5_at
+from tumorcast.hdf5_file import LIBRARY, hdf5_at
 from tumorcast.records import PatientOutcome
 
 
