@@ -119,7 +119,7 @@ def write_cohort(
     if path.is_dir():
         raise InputError(f"{path}: a folder; give --out the name of a file")
     header = {"image_size": image_size, "pixel_mm": pixel_mm(image_size), "contrasts": [str(c) for c in contrasts]}
-    with written_whole(path) as temporary, _full_disk_told(path), hdf5_at(temporary, libver=LIBRARY) as new:
+    with written_whole(path) as temporary, _full_disk_reported(path), hdf5_at(temporary, libver=LIBRARY) as new:
         file = new.root
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, tumorcast_version=VERSION, **header)
         patients = file.create_group(PATIENTS, track_order=True)
@@ -140,7 +140,7 @@ def _some_of(group: h5py.Group) -> str:
 
 
 @contextmanager
-def _full_disk_told(path: Path) -> Iterator[None]:
+def _full_disk_reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -373,10 +373,10 @@ class Cohort:
 def _check_header(path: Path, file: h5py.File) -> None:
     """Raises InputError if a file is no cohort file of this version, or does not say what holds for all of it."""
     with _reading(path, "its header"):
-        found = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
-    if found != (FORMAT, FORMAT_VERSION):
+        version = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
+    if version != (FORMAT, FORMAT_VERSION):
         raise InputError(
-            f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]}); "
+            f"{path}: not a cohort file of version {FORMAT_VERSION} (found {version[0]} {version[1]}); "
             "make it with `tumorcast prepare`"
         )
     with _reading(path, "its header"):

@@ -16,7 +16,7 @@ from tumorcast.data.readers.clinical import TREATMENT, ClinicalTable, DatedSessi
 from tumorcast.data.readers.conventions import like_timepoints
 from tumorcast.data.readers.files import LeftOutGroup, grouped
 from tumorcast.data.readers.labels import SCHEMES, LabelRule, LabelScheme
-from tumorcast.data.readers.layouts import Found, Layout, find
+from tumorcast.data.readers.layouts import Layout, SourceContents, find
 from tumorcast.data.readers.names import UnmatchedRow
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import InputError
@@ -77,7 +77,7 @@ class SourceBalance:
         self, labels: Sequence[Mapping[str, Any]], brains: Sequence[str] | None, grids: Mapping[tuple[str, str], Grid]
     ) -> "SourceBalance":
         """With what reading told: each mask's record, where each brain is from, and each scan's grid."""
-        counted = Counter((one["scheme"], bool(one["assumed"])) for one in labels if one)
+        counted = Counter((record["scheme"], bool(record["assumed"])) for record in labels if record)
         heads = None if brains is None else sum(brain == BrainMask.HEAD for brain in brains)
         return replace(self, labels=counted, heads=heads, apart=tuple(apart(grids)))
 
@@ -93,19 +93,19 @@ class SourceBalance:
             "columns": self.columns,
             "radiotherapy": {"known": self.radiotherapy, "patients": self.patients},
             "like_timepoints": self.like_timepoints,
-            "labels": [{"scheme": name, "assumed": told, "masks": n} for (name, told), n in self.labels.items()],
+            "labels": [{"scheme": name, "assumed": assumed, "masks": n} for (name, assumed), n in self.labels.items()],
             "heads": self.heads,
             "apart": self.apart,
         }
 
     def kept(self) -> dict[str, Any]:
         """What the cohort file keeps: numbers, and names of patients and scans, no names of files and no row's text."""
-        told = self.as_dict()
+        account = self.as_dict()
         names = ("files", "undated", "radiotherapy", "like_timepoints", "labels", "heads")
         left_out: Counter[tuple[str, bool]] = Counter()
         for group in self.left_out:
             left_out[group.place, group.lost] += group.count
-        return {name: told[name] for name in names} | {
+        return {name: account[name] for name in names} | {
             "left_out": [{"place": place, "lost": lost, "count": n} for (place, lost), n in sorted(left_out.items())],
             "unusable": {patient: list(sessions) for patient, sessions in self.unusable.items()},
             "unmatched_rows": len(self.unmatched),
@@ -122,7 +122,7 @@ class SourceBalance:
             f"({plain} of them no images); "
             f"{scans} of {total} scans of {self.patients} patients"
         )
-        yield from _some(f"  left out{_of(group.place)}: {group.line()}" for group in self._told_of())
+        yield from _some(f"  left out{_of(group.place)}: {group.line()}" for group in self._reported_groups())
         for patient, sessions in self.unusable.items():
             yield from (f"  not used: {patient} {session}: {reason}" for session, reason in sessions.items())
         yield from _some(
@@ -140,9 +140,9 @@ class SourceBalance:
         )
         yield from self._assumptions()
 
-    def _told_of(self) -> list[LeftOutGroup]:
+    def _reported_groups(self) -> list[LeftOutGroup]:
         """The groups worth a line, those that may be lost first; what is no image is only counted."""
-        return sorted((one for one in self.left_out if one.reason not in PLAIN), key=lambda one: not one.lost)
+        return sorted((group for group in self.left_out if group.reason not in PLAIN), key=lambda group: not group.lost)
 
     def _assumptions(self) -> Iterator[str]:
         for (name, assumed), count in sorted(self.labels.items()):
@@ -171,10 +171,10 @@ def apart(grids: Mapping[tuple[str, str], Grid]) -> Iterator[str]:
 
 
 def _some(lines: Iterator[str]) -> Iterator[str]:
-    told = list(lines)
-    yield from told[:SHOWN]
-    if len(told) > SHOWN:
-        yield f"  … and {len(told) - SHOWN} more lines of this kind (--json has all)"
+    shown = list(lines)
+    yield from shown[:SHOWN]
+    if len(shown) > SHOWN:
+        yield f"  … and {len(shown) - SHOWN} more lines of this kind (--json has all)"
 
 
 def _of(place: str) -> str:
@@ -189,7 +189,7 @@ class Survey:
     """
 
     source: Path
-    found: Found
+    contents: SourceContents
     dated: DatedSessions
     table: ClinicalTable | None
     contrasts: tuple[Contrast, ...]
@@ -198,7 +198,7 @@ class Survey:
     @property
     def unmatched(self) -> tuple[UnmatchedRow, ...]:
         """Rows of all tables that fit no scan."""
-        return (*self.found.unmatched, *self.dated.unmatched)
+        return (*self.contents.unmatched, *self.dated.unmatched)
 
     def refuse_unmatched(self) -> None:
         """Raise InputError if rows of tables fit no scan."""
@@ -215,12 +215,13 @@ class Survey:
         patients = {session.patient_id for session in self.dated.sessions}
         treated = sum(bool(self.dated.treatments[name].radiotherapy) for name in patients & {*self.dated.treatments})
         read = ("patient_id", "session_id", "day", *TREATMENT.of_treatment())
-        undated = [one for one in self.dated.sessions if one.patient_id in self.dated.undated]
+        undated = [session for session in self.dated.sessions if session.patient_id in self.dated.undated]
         return SourceBalance(
-            taken=self.found.taken,
-            left_out=grouped(self.source, self.found.left_out),
+            taken=self.contents.taken,
+            left_out=grouped(self.source, self.contents.left_out),
             undated={
-                name: [one.session_id for one in undated if one.patient_id == name] for name in self.dated.undated
+                name: [session.session_id for session in undated if session.patient_id == name]
+                for name in self.dated.undated
             },
             unmatched=tuple(map(str, self.unmatched)),
             columns=() if self.table is None else tuple(hints(self.table.header, read)),
@@ -256,16 +257,16 @@ def survey(
     contrasts: None for those that every scan has; labels: the scheme of all masks whose table says no other.
     Raises InputError as layouts.find and read_clinical do.
     """
-    found = find(source, layout)
+    contents = find(source, layout)
     table = None if clinical is None else read_clinical(clinical)
-    dated = date_sessions((_with_labels(session, labels) for session in found.sessions), table)
+    dated = date_sessions((_with_labels(session, labels) for session in contents.sessions), table)
     having = [set(session.images) for session in dated.sessions if session.images]
     anywhere = tuple(contrast for contrast in Contrast if any(contrast in images for images in having))
     everywhere = tuple(contrast for contrast in anywhere if all(contrast in images for images in having))
     used = () if clinical is None else (clinical.resolve(),)
-    left_out = tuple(one for one in found.left_out if not used or one.path.resolve() not in used)
-    found = replace(found, taken=found.taken + len(found.left_out) - len(left_out), left_out=left_out)
-    return Survey(source, found, dated, table, contrasts or everywhere, contrasts or anywhere)
+    left_out = tuple(file for file in contents.left_out if not used or file.path.resolve() not in used)
+    contents = replace(contents, taken=contents.taken + len(contents.left_out) - len(left_out), left_out=left_out)
+    return Survey(source, contents, dated, table, contrasts or everywhere, contrasts or anywhere)
 
 
 def _with_labels(session: SourceSession, labels: LabelScheme | None) -> SourceSession:

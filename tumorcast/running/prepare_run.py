@@ -12,13 +12,13 @@ from pathlib import Path
 
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.data.prepare import CohortPlan, CohortReport, SessionOutcome, write_plan
-from tumorcast.data.work import Failure, Piece, Result, Task, over_processes
+from tumorcast.data.scan_tasks import FailedScan, Piece, Result, Task, over_processes
 from tumorcast.errors import UsageError
 from tumorcast.records import Session
 from tumorcast.running.outcomes import parts_of
 from tumorcast.running.ranks import Ranks
 
-Failures = dict[tuple[str, str], Failure]  # by patient and session
+Failures = dict[tuple[str, str], FailedScan]  # by patient and session
 
 
 def prepare_over_ranks(
@@ -95,7 +95,7 @@ class _Run:
             if owner != self.ranks.rank:
                 continue
             for scan, result in zip(piece, self.plan.task.results(piece), strict=True):
-                if isinstance(result, Failure):
+                if isinstance(result, FailedScan):
                     failures[scan.patient_id, scan.session_id] = result
                 else:
                     yield result

@@ -20,7 +20,7 @@ from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.prepare import CohortReport, PrepareSettings, Register, SliceChoice, prepare_cohort, prepare_session
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.work import Task
+from tumorcast.data.scan_tasks import Task
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.records import Contrast, Session
 

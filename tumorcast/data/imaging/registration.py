@@ -128,8 +128,8 @@ class _Level:
 
     def best_of(self, starts: list[sitk.Euler3DTransform]) -> sitk.Euler3DTransform:
         """The best end of the FOLLOWED starts that begin best."""
-        begun = sorted((self.value(start), place) for place, start in enumerate(starts))
-        ends = [self.climb(starts[place]) for value, place in begun[:FOLLOWED] if np.isfinite(value)]
+        begun = sorted((self.value(start), index) for index, start in enumerate(starts))
+        ends = [self.climb(starts[index]) for value, index in begun[:FOLLOWED] if np.isfinite(value)]
         if not ends:
             raise InputError("the two brains cannot be laid on each other")
         return min(ends, key=lambda end: end[1])[0]
