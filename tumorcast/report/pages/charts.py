@@ -97,13 +97,31 @@ def inline_svg(text: ChartText, draw: Callable[[Axes], None], tooltips: Mapping[
 
 
 def _add_tooltips(root: ElementTree.Element, tooltips: Mapping[str, Sequence[str]]) -> None:
+    """Put a title in a group round each marker of an artist, or in the artist's own group where it has no markers."""
     for gid, texts in tooltips.items():
-        groups = [group for group in root.iter(f"{{{SVG}}}g") if group.get("id") == gid]
-        shapes = [shape for group in groups for shape in group.iter(f"{{{SVG}}}use")] or groups
-        for shape, told in zip(shapes, texts, strict=True):
-            title = ElementTree.Element(f"{{{SVG}}}title")
-            title.text = told
-            shape.insert(0, title)
+        artists = [group for group in root.iter(f"{{{SVG}}}g") if group.get("id") == gid]
+        groups = [_grouped(parent, use) for artist in artists for parent, use in _markers(artist)] or artists
+        for group, text in zip(groups, texts, strict=True):
+            group.insert(0, _element("title", text))
+
+
+def _markers(artist: ElementTree.Element) -> list[tuple[ElementTree.Element, ElementTree.Element]]:
+    """The markers, each with its parent."""
+    return [(parent, use) for parent in artist.iter() for use in parent.findall(f"{{{SVG}}}use")]
+
+
+def _grouped(parent: ElementTree.Element, element: ElementTree.Element) -> ElementTree.Element:
+    """A new group in the element's place, with the element in it."""
+    group = ElementTree.Element(f"{{{SVG}}}g")
+    parent[list(parent).index(element)] = group
+    group.append(element)
+    return group
+
+
+def _element(tag: str, text: str, **attributes: str) -> ElementTree.Element:
+    element = ElementTree.Element(f"{{{SVG}}}{tag}", attributes)
+    element.text = text
+    return element
 
 
 def _name(root: ElementTree.Element, text: ChartText) -> None:
@@ -118,10 +136,8 @@ def _name(root: ElementTree.Element, text: ChartText) -> None:
     root.set("role", "img")
     root.set("style", "stroke-linejoin: round")
     root.set("aria-labelledby", f"{text.name}-title {text.name}-desc")
-    for place, (tag, told) in enumerate((("title", text.title), ("desc", text.description))):
-        element = ElementTree.Element(f"{{{SVG}}}{tag}", id=f"{text.name}-{tag}")
-        element.text = told
-        root.insert(place, element)
+    root.insert(0, _element("title", text.title, id=f"{text.name}-title"))
+    root.insert(1, _element("desc", text.description, id=f"{text.name}-desc"))
 
 
 @dataclass(frozen=True)
