@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.forecasting.growing_engine import GrowingEngine
+from tests.fakes import ThresholdEngine
 from tumorcast.cli.forecast_options import forecast_settings
 from tumorcast.cli.main import app
 from tumorcast.engines.protocol import ModelInfo
@@ -19,8 +19,8 @@ BASE = ForecastSettings(relative_change=0.4, batch=4, sampler=SamplerSettings(st
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> GrowingEngine:
-    made = GrowingEngine()
+def engine(monkeypatch: pytest.MonkeyPatch) -> ThresholdEngine:
+    made = ThresholdEngine()
     monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: made)
     return made
 
@@ -31,7 +31,7 @@ def run(cohort: Path, out: Path, *options: object) -> Result:
 
 
 def test_the_command_writes_settings_that_forecast_reads(
-    blob_cohort: Path, tmp_path: Path, engine: GrowingEngine
+    blob_cohort: Path, tmp_path: Path, engine: ThresholdEngine
 ) -> None:
     (tmp_path / "grid.toml").write_text("noise_level = [100, 300]\ngain = [0.25, 0.5]\nmembers = [2, 3]\n")
     wanted = ("--patient", "A", "--relative-change", 0.4, "--grid", tmp_path / "grid.toml")
@@ -46,9 +46,9 @@ def test_the_command_writes_settings_that_forecast_reads(
     settings = forecast_settings({"config": tmp_path / "out" / "forecast.toml"})
     assert settings == Point(100, Guidance.NORMALISED, 0.5, 2).settings(BASE.model_copy(update={"batch": 16}))
     assert settings.max_slices is None  # those tried were for the choice alone
-    images = len(engine.seen)
+    images = len(engine.batches)
     assert run(blob_cohort, tmp_path / "out", *wanted).stdout == result.stdout
-    assert len(engine.seen) == images
+    assert len(engine.batches) == images
     other = run(blob_cohort, tmp_path / "out", *wanted, "--seed", 1)
     assert "settings.seed = 0 there, but 1 now" in str(other.exception)
 
@@ -74,7 +74,7 @@ def test_a_mistake_is_told_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_for_other_images_is_refused(blob_cohort: Path, tmp_path: Path, engine: GrowingEngine) -> None:
+def test_a_model_for_other_images_is_refused(blob_cohort: Path, tmp_path: Path, engine: ThresholdEngine) -> None:
     engine.info = ModelInfo(("t1c",), 128, 350, NetworkKind.SEGMENTER, "f00")
     fault = run(blob_cohort, tmp_path / "out", "--patient", "A", "--relative-change", 0.2).exception
     assert isinstance(fault, InputError)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.archive.conftest import images_of, slice_of
-from tests.forecasting.growing_engine import GrowingEngine
+from tests.fakes import ThresholdEngine
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.forecasting.plan import plan_patient
@@ -109,11 +109,11 @@ def test_scores_of_a_patient_with_and_without_a_past(blob_cohort: Path) -> None:
     weak = Point(100, Guidance.NORMALISED, 0.25, 2).settings(BASE)
     loud = Point(300, Guidance.NORMALISED, 0.5, 2).settings(BASE)
     with Cohort.open(blob_cohort) as cohort:
-        case = PatientCase.of(cohort, GrowingEngine(), None, plan_patient(cohort, "A", 2))
+        case = PatientCase.of(cohort, ThresholdEngine(), None, plan_patient(cohort, "A", 2))
         assert [(part.session_id, part.planned.index) for part in case.earlier] == [("001", 0), ("001", 1)]
         good, small, bright = (case.scores(settings) for settings in (quiet, weak, loud))
         (first,) = (info for info in cohort.sessions("C"))
-        alone = PatientCase.of(cohort, GrowingEngine(), None, replace(plan_patient(cohort, "A", 1), patient_id="C"))
+        alone = PatientCase.of(cohort, ThresholdEngine(), None, replace(plan_patient(cohort, "A", 1), patient_id="C"))
         assert first.n_slices and alone.earlier == []
     assert good.size > 0.8 and small.size == 0.0
     assert good.preservation == pytest.approx(0.95, abs=0.01)  # the noise of σ = 0.01 alone

@@ -21,7 +21,7 @@ from tumorcast.cli.forecast_options import (
 from tumorcast.cli.options import ConfigFile, Json, print_result
 
 if TYPE_CHECKING:
-    from tumorcast.running.estimate import Estimate
+    from tumorcast.running.estimate import RunEstimate
 
 
 def plan(
@@ -62,7 +62,7 @@ def plan(
 
 
 def _plan_figures(
-    run_estimate: "Estimate", hours: float, gpus_per_node: int, cohort: Path, model: Path
+    run_estimate: "RunEstimate", hours: float, gpus_per_node: int, cohort: Path, model: Path
 ) -> dict[str, Any]:
     ranks = run_estimate.ranks_for(hours)
     nodes = -(-ranks // gpus_per_node)
