@@ -15,7 +15,7 @@ from tumorcast.cli.experiment.launch import (
     launch_opened,
     of_followups,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
 from tumorcast.cli.options import ConfigFile, Json, Out
 
 

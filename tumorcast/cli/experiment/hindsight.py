@@ -19,7 +19,7 @@ from tumorcast.cli.experiment.launch import (
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli.options import ConfigFile, Json, Out
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli.export import A_MODEL, engine_choice
-from tumorcast.cli.forecast import forecast_settings
+from tumorcast.cli.forecast_options import A_MODEL, engine_choice, forecast_settings
 from tumorcast.cli.options import exit_if_failed, print_result, stoppable, tell_fate
 from tumorcast.cli.progress import CohortProgress
 from tumorcast.errors import StoppedError, UsageError
