@@ -188,7 +188,7 @@ class GrowthFit:
 
     series: the sizes, with the resections that were inferred from sudden drops among its treatment.
     parameters: (P,) best fit, replicates: (B, P) one row a bootstrap replicate, both in the order of `parameter_names`.
-    replicate_status: (B,) uint8, each the place of its status among FitStatus.
+    replicate_status: (B,) uint8, each its code, the index of its status in FitStatus.
     loss: of the best fit, in the units of `loss_name` (docs/commands/fit.md).
     origin_day: the day whose size is the parameter initial_size.
     doses: whether a course's dose weighs its effect (laws.dose_weight).

@@ -13,7 +13,7 @@ from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.pairs import Pair, pairs_of
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, GrowthFit, SizeSeries
 from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
@@ -73,7 +73,7 @@ def engine() -> Still:
 
 @pytest.fixture
 def comparison(engine: Still, blob_cohort: Path) -> Iterator[Comparison]:
-    growth = Noting(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+    growth = Noting(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
     with Cohort.open(blob_cohort) as cohort:
         yield Comparison(cohort, engine, growth, ComparisonSettings(SETTINGS, regressor_slices=4))
 

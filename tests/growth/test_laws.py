@@ -181,8 +181,8 @@ def test_events_are_put_in_order_and_scans_keep_their_places() -> None:
     timeline = timeline_of(Treatment(courses, resection_days=(90.0, 15.0)), 3.0, np.array([300.0, 3.0, 50.0]))
     assert np.all(np.diff(timeline.days) >= 0)
     assert timeline.days[timeline.kinds == kernels.RADIOTHERAPY].tolist() == [28.0, 200.0]
-    assert timeline.places[timeline.kinds == kernels.SCAN].tolist() == [1, 2, 0]
-    assert timeline.places[timeline.kinds == kernels.RESECTION].tolist() == [1, 0]
+    assert timeline.indices[timeline.kinds == kernels.SCAN].tolist() == [1, 2, 0]
+    assert timeline.indices[timeline.kinds == kernels.RESECTION].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

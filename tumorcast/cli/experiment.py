@@ -203,13 +203,13 @@ def consistency(
     """What seeds change of one image, and with how many members the map stands still: how many are enough."""
     from tumorcast.evaluation.comparison import TargetMode
     from tumorcast.evaluation.experiments.consistency import Consistency
-    from tumorcast.growth.model import GrowthModel, fixed
+    from tumorcast.growth.model import GrowthModel, fixed_prior
     from tumorcast.growth.prior import shipped_prior
     from tumorcast.growth.settings import FitSettings
     from tumorcast.records import Forecaster
 
     mode = choice(TargetMode, "--target", target)
-    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
+    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed_prior(shipped_prior()))
     launch_opened(
         of_cases(context.params, lambda source: Consistency(source, seeds, mode, growth)), out, as_json, so_far=so_far
     )

@@ -150,8 +150,8 @@ def _sizes(told: dict[str, Any]) -> tuple[Any, Any]:
 
     from tumorcast.durable import sha256_of
     from tumorcast.evaluation.experiments.size_scores import SizeData
-    from tumorcast.growth.balance import Balance
     from tumorcast.growth.settings import FitSettings
+    from tumorcast.growth.size_table import SizeBalance
 
     if told["prior"] == NO_PRIOR:
         raise UsageError(
@@ -163,7 +163,7 @@ def _sizes(told: dict[str, Any]) -> tuple[Any, Any]:
     columns = size_columns(told | {"companion_column": companion})
     table = read_size_source(told["source"], columns)
     tell_hints(told["source"], hints_of(table, columns, told))
-    tell_balance(told["source"], Balance.of(table, table.outcomes))
+    tell_balance(told["source"], SizeBalance.of(table, table.outcomes))
     digest = sha256_of(told["source"])
     if prior is not None and digest in prior.source:
         raise UsageError(

@@ -107,7 +107,7 @@ def fit(
 
     Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast fit …
     """
-    from tumorcast.growth.balance import Balance
+    from tumorcast.growth.size_table import SizeBalance
     from tumorcast.running.growth_job import run_growth_job
     from tumorcast.running.ranks import limit_threads, open_ranks
 
@@ -122,7 +122,7 @@ def fit(
             from tumorcast.report.growth_figures import draw_study
 
             draw_study(result.tables, min_scans / "min_scans.png")
-        balance = Balance.of(table, result.outcomes, hints)
+        balance = SizeBalance.of(table, result.outcomes, hints)
         _tell_patients(source, result.outcomes, balance)
         told = {"version": VERSION, "size": size_column} | result.figures
         print_result(as_json, told | ({"balance": balance.record()} if as_json else {}))
@@ -196,9 +196,9 @@ def fit_prior(
 ) -> None:
     """Estimate from a cohort what it tells of the next patient: growth laws, members that share information."""
     from tumorcast.durable import sha256_of
-    from tumorcast.growth.balance import Balance
-    from tumorcast.growth.learning import learn
+    from tumorcast.growth.estimate_prior import estimate_prior
     from tumorcast.growth.prior import PopulationPrior
+    from tumorcast.growth.size_table import SizeBalance
 
     check_outputs({"--out": out}, [source])
     sizes, failed, companions = {}, 0, _companions(companion or [], size_column)
@@ -208,9 +208,9 @@ def fit_prior(
             columns = size_columns(context.params | names)
             table = read_size_source(source, columns)
             tell_hints(source, hints_of(table, columns, context.params))
-            _tell_patients(source, table.outcomes, Balance.of(table, table.outcomes))
+            _tell_patients(source, table.outcomes, SizeBalance.of(table, table.outcomes))
             failed = max(failed, sum(outcome.status == "failed" for outcome in table.outcomes))
-            sizes[name] = learn(table.series, companion=companions.get(name), seed=seed)
+            sizes[name] = estimate_prior(table.series, companion=companions.get(name), seed=seed)
             tell(number + 1, len(size_column))
     told = f"{source.name} (SHA-256 {sha256_of(source)}), tumorcast {VERSION}, seed {seed}"
     PopulationPrior(source=told, default_size=size_column[-1], sizes=sizes).write(out)
@@ -261,7 +261,7 @@ def growth_model_of(settings: Any, told: dict[str, Any]) -> tuple[Callable[[Sequ
 
     Without options it is the shipped prior and the pooled forecaster; fits that take no prior forecast by themselves.
     """
-    from tumorcast.growth.model import GrowthModel, check_forecaster, fixed, leaving_out
+    from tumorcast.growth.model import GrowthModel, check_forecaster, fixed_prior, leave_one_out_prior
     from tumorcast.growth.prior import read_prior, shipped_prior
     from tumorcast.records import Forecaster
 
@@ -281,5 +281,5 @@ def growth_model_of(settings: Any, told: dict[str, Any]) -> tuple[Callable[[Sequ
         companion = prior.companion_of(told["size_column"]) if prior else ""
     companion = "" if companion == NO_COMPANION else companion
     if source == LEAVE_ONE_OUT:
-        return lambda cohort: GrowthModel(settings, forecaster, leaving_out(cohort, settings)), None, companion
-    return lambda cohort: GrowthModel(settings, forecaster, fixed(prior)), prior, companion
+        return lambda cohort: GrowthModel(settings, forecaster, leave_one_out_prior(cohort, settings)), None, companion
+    return lambda cohort: GrowthModel(settings, forecaster, fixed_prior(prior)), prior, companion

@@ -9,8 +9,7 @@ from tumorcast.cli.options import choice
 from tumorcast.errors import InputError
 
 if TYPE_CHECKING:
-    from tumorcast.growth.balance import Balance
-    from tumorcast.growth.table import SizeColumns, SizeTable
+    from tumorcast.growth.size_table import SizeBalance, SizeColumns, SizeTable
 
 COLUMNS = {
     "size": "size_column",
@@ -29,7 +28,7 @@ COLUMNS = {
 
 def size_columns(told: dict[str, Any]) -> "SizeColumns":
     """The columns that the options name."""
-    from tumorcast.growth.table import SizeColumns
+    from tumorcast.growth.size_table import SizeColumns
 
     return SizeColumns(**{name: told[option] for name, option in COLUMNS.items() if option in told})
 
@@ -41,7 +40,7 @@ def is_table(source: Path) -> bool:
 
 def read_size_source(source: Path, columns: "SizeColumns") -> "SizeTable":
     """The sizes of every patient that has some, and why the others have none."""
-    from tumorcast.growth.table import read_sizes
+    from tumorcast.growth.size_table import read_sizes
 
     if is_table(source):
         return read_sizes(source, columns)
@@ -55,7 +54,7 @@ def read_size_source(source: Path, columns: "SizeColumns") -> "SizeTable":
 
 def _of_cohort(source: Path, size: str) -> "SizeTable":
     from tumorcast.data.cohort import Cohort, SizeMeasure
-    from tumorcast.growth.table import PatientScans, SizeTable
+    from tumorcast.growth.size_table import PatientScans, SizeTable
     from tumorcast.records import PatientOutcome, Status
 
     measure = choice(SizeMeasure, "--size-column", size)
@@ -94,7 +93,7 @@ def tell_hints(source: Path, found: list[str]) -> None:
         typer.echo(f"warning: {source}: {hint}", err=True)
 
 
-def tell_balance(source: Path, balance: "Balance") -> None:
+def tell_balance(source: Path, balance: "SizeBalance") -> None:
     """What became of the scans, on stderr."""
     for line in balance.lines():
         typer.echo(f"{source}: {line}", err=True)

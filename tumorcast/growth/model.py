@@ -1,13 +1,13 @@
-"""What a cohort is fitted and forecast with: settings, a forecaster, and the prior that each patient gets."""
+"""The growth model: how a cohort is fitted and forecast, with which settings, prior and forecaster."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from tumorcast.errors import UsageError
+from tumorcast.growth.estimate_prior import estimate_prior
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
-from tumorcast.growth.learning import learn
 from tumorcast.growth.prior import PopulationPrior, SizePrior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, GrowthFit, SizeSeries
@@ -17,7 +17,10 @@ PriorFor = Callable[[SizeSeries], SizePrior | None]
 
 @dataclass(frozen=True)
 class GrowthModel:
-    """prior_for: what is known of a patient before any scan; None fits the growth law to that patient alone."""
+    """Settings of the fit, how forecasts go on from it, and what is known of a patient before any scan.
+
+    prior_for: the prior of a patient; None fits the growth law to that patient alone.
+    """
 
     settings: FitSettings
     forecaster: Forecaster
@@ -35,18 +38,18 @@ class GrowthModel:
         return GrowthForecast(self.fit(series), self.prior_for(series), self.forecaster)
 
 
-def fixed(prior: PopulationPrior | None) -> PriorFor:
+def fixed_prior(prior: PopulationPrior | None) -> PriorFor:
     """The same prior for every patient."""
     return lambda series: None if prior is None else prior.for_size(series.size_name)
 
 
-def leaving_out(cohort: Sequence[SizeSeries], settings: FitSettings) -> PriorFor:
-    """For each patient the prior that the others tell, by the same steps as that of a whole cohort."""
+def leave_one_out_prior(cohort: Sequence[SizeSeries], settings: FitSettings) -> PriorFor:
+    """For each patient the prior estimated from the others, by the same steps as that of a whole cohort."""
 
     @cache
     def without(patient_id: str) -> SizePrior:
         others = [other for other in cohort if other.patient_id != patient_id]
-        return learn(others, [settings.law], seed=settings.seed)
+        return estimate_prior(others, [settings.law], seed=settings.seed)
 
     return lambda series: without(series.patient_id)
 

@@ -15,7 +15,7 @@ PILOT_FINALISTS, PILOT_STEPS = 12, 100
 PROMISE = 4.0  # of a replicate's scout: the loss over the best one, above which it is not followed
 
 
-class Method(StrEnum):
+class FitMethod(StrEnum):
     """What fits: tumorcast's own kernels, or lmfit as the reference that users know."""
 
     NATIVE = "native"
@@ -34,7 +34,7 @@ class FitSettings(Settings):
     """
 
     law: LawName = LawName.EXPONENTIAL
-    method: Method = Method.NATIVE
+    method: FitMethod = FitMethod.NATIVE
     bounds: BoundsPreset = BoundsPreset.DEFAULT
     noise: Noise = Noise.LOGNORMAL
     spread: float = Field(0.1, ge=0, le=1)
@@ -52,12 +52,12 @@ class FitSettings(Settings):
     @classmethod
     def paper(cls) -> Self:
         """The fit of arXiv 2509.09610: one start, its bounds, fourth powers, and noise that only shrinks."""
-        return cls(method=Method.LMFIT, bounds=BoundsPreset.PAPER, noise=Noise.PAPER, starts=1, drop_ratio=None)
+        return cls(method=FitMethod.LMFIT, bounds=BoundsPreset.PAPER, noise=Noise.PAPER, starts=1, drop_ratio=None)
 
     @property
     def takes_prior(self) -> bool:
         """Whether the fit can be hierarchical: a prior tells of log sizes within the default bounds."""
-        native = self.method is Method.NATIVE and self.bootstrap is Bootstrap.MEASUREMENT
+        native = self.method is FitMethod.NATIVE and self.bootstrap is Bootstrap.MEASUREMENT
         return native and self.noise is Noise.LOGNORMAL and self.bounds is BoundsPreset.DEFAULT
 
     @property

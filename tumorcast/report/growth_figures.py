@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tumorcast.durable import written_whole
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.population.equivalents import from_log
+from tumorcast.growth.population.history import from_log
 from tumorcast.records import SizeSeries
 from tumorcast.report.figures import DISCLAIMER, FORECAST_COLOUR, size_label
 

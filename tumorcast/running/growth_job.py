@@ -12,7 +12,7 @@ from tumorcast.archive.growth_file import read_growth
 from tumorcast.durable import sha256_of
 from tumorcast.growth.heldout import HeldOut, HeldOutForecast, forecast_held_out, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.study import Table, forecast_from_fewer, study_tables, write_study
+from tumorcast.growth.scan_count import Table, forecast_from_fewer, scan_count_tables, write_scan_counts
 from tumorcast.provenance import commit, is_made_already
 from tumorcast.records import FitStatus, PatientOutcome, SizeSeries, Status
 from tumorcast.running.growth_run import fit_cohort_to
@@ -76,9 +76,9 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> JobResult:
     if job.held_out is not None:
         figures |= _hold_out(job, job.held_out, ranks, fates)
     if job.min_scans is not None:
-        tables = study_tables(_over_ranks(job, ranks, partial(forecast_from_fewer, job.model), fates))
+        tables = scan_count_tables(_over_ranks(job, ranks, partial(forecast_from_fewer, job.model), fates))
         if ranks.is_root:
-            write_study(job.min_scans, tables)
+            write_scan_counts(job.min_scans, tables)
     if job.draw is not None:
         _over_ranks(job, ranks, partial(_drawn, job.draw), fates)
     return _closing(job, fates, figures, tables)

@@ -16,13 +16,13 @@ from tumorcast.evaluation.experiments.cases import CaseSource
 from tumorcast.evaluation.experiments.consistency import Consistency, convergence, member_maps, seed_figures
 from tumorcast.evaluation.experiments.consistency_report import CHANGED, GROWTH, IMAGES, MEMBERS, Curve, findings
 from tumorcast.evaluation.experiments.run import run_experiment
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=4, batch=3, sampler=SamplerSettings(steps=2, noise_level=10))
-GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 
 
 @pytest.fixture

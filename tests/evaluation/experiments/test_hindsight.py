@@ -35,12 +35,12 @@ from tumorcast.evaluation.experiments.judged import MEASURES, judged, size_error
 from tumorcast.evaluation.experiments.later import FollowedCohort, KnownCohort, SizeSource
 from tumorcast.evaluation.experiments.shown import Shown
 from tumorcast.forecasting.select import PatientCase, SelectGrid, TrialStore, select
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session, Treatment
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
-GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 BASE = ForecastSettings(relative_change=0, batch=4, sampler=SamplerSettings(steps=2, noise_level=100))
 GRID = SelectGrid(noise_level=(100, 300), gain=(0.25, 0.5), members=(2, 3))
 NAN = float("nan")

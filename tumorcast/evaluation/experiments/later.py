@@ -23,7 +23,7 @@ from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, Unit, plan_patient
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.forecast import GrowthForecast
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import SHIPPED, shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster
@@ -193,7 +193,7 @@ class SizeSource:
     @classmethod
     def shipped(cls, mode: TargetMode) -> Self:
         """Sizes are forecast by the pooled forecaster with the prior that tumorcast has with it."""
-        return cls(mode, GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior())))
+        return cls(mode, GrowthModel(FitSettings(), Forecaster.POOLED, fixed_prior(shipped_prior())))
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""

@@ -18,7 +18,7 @@ from tumorcast.evaluation.paired import Estimate, difference, estimate, known, m
 from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
 from tumorcast.forecasting.targets import growth_curve
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.population.equivalents import to_log
+from tumorcast.growth.population.history import to_log
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,7 +76,7 @@ class LastScan:
         return {
             "patient_id": series.patient_id,
             "size_name": series.size_name,
-            "scans": scan.given,
+            "scans": scan.scans_given,
             "day": scan.day,
             "days_ahead": scan.day - float(before.days[-1]),
             "last": scan.persistence,

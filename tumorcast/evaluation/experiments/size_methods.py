@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.growth.heldout import HeldOutForecast, forecast_scan
-from tumorcast.growth.model import GrowthModel, fixed
-from tumorcast.growth.population.equivalents import to_log
-from tumorcast.growth.population.history import log_sizes
+from tumorcast.growth.model import GrowthModel, fixed_prior
+from tumorcast.growth.population.history import log_sizes, to_log
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, SizeSeries
 
@@ -67,18 +66,18 @@ def forecast_by(
 ) -> SizeForecasts:
     """The scan at `place` forecast from those of `first` … place - 1. model: its settings and prior are used."""
     scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, place, first)
-    assert scan.persisted is not None, "a model with a prior"
+    assert scan.persistence_log_quantiles is not None, "a model with a prior"
     said: dict[SizeMethod, Floats] = {}
     for method in methods:
         match method:
             case SizeMethod.POOLED:
-                said[method] = scan.said
+                said[method] = scan.log_quantiles
             case SizeMethod.PERSISTENCE:
-                said[method] = scan.persisted
+                said[method] = scan.persistence_log_quantiles
             case SizeMethod.LINE:
                 said[method] = np.array([straight_line(series.part(first, place), scan.day)])
             case SizeMethod.MECHANISTIC | SizeMethod.ALONE | SizeMethod.PAPER:
-                said[method] = forecast_scan(_growth_law(method, model), series, place, first).said
+                said[method] = forecast_scan(_growth_law(method, model), series, place, first).log_quantiles
             case _:
                 assert_never(method)
     return SizeForecasts(scan, said)
@@ -92,7 +91,7 @@ def _growth_law(method: SizeMethod, model: GrowthModel) -> GrowthModel:
     if method is SizeMethod.PAPER:
         told = {"replicates": settings.replicates, "seed": settings.seed, "law": settings.law}
         settings = FitSettings.paper().model_copy(update=told)
-    return GrowthModel(settings, Forecaster.MECHANISTIC, fixed(None))
+    return GrowthModel(settings, Forecaster.MECHANISTIC, fixed_prior(None))
 
 
 def straight_line(known: SizeSeries, day: float) -> float:

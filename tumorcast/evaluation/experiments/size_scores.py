@@ -20,7 +20,7 @@ from tumorcast.evaluation.paired import Estimate, difference
 from tumorcast.evaluation.summary import patient_mean
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import INTERVAL_90
-from tumorcast.growth.population.equivalents import from_log
+from tumorcast.growth.population.history import from_log
 from tumorcast.growth.scores import crps
 from tumorcast.records import PatientOutcome, SizeSeries
 

@@ -15,7 +15,7 @@ from tumorcast.evaluation.experiments.size_scores import cell, compared, mean_wi
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate, difference, mean_of
 from tumorcast.evaluation.summary import patient_mean
-from tumorcast.growth.study import IRREGULAR, REGULAR
+from tumorcast.growth.scan_count import IRREGULAR, REGULAR
 
 Floats = npt.NDArray[np.float64]
 Patients = Sequence[list[Figures]]  # the forecasts of each

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tumorcast.errors import InputError
-from tumorcast.growth.table import PatientScans, SizeColumns, SizeTable, read_sizes
+from tumorcast.growth.size_table import PatientScans, SizeColumns, SizeTable, read_sizes
 from tumorcast.records import ChemotherapyCourse, RadiotherapyCourse, SizeSeries, Status
 
 HEADER = "patient_id,day,area_mm2,rt_start_day,rt_end_day\n"
