@@ -30,7 +30,7 @@ from scipy.spatial.transform import Rotation
 
 from tumorcast.data.imaging.deformation import deformation_between
 from tumorcast.data.imaging.geometry import Interpolation
-from tumorcast.data.imaging.registration import Picture, one_thread, rigid_between
+from tumorcast.data.imaging.registration import RegistrationImage, one_thread, rigid_between
 from tumorcast.data.imaging.registration_qc import dice
 from tumorcast.data.imaging.transforms import Displacement, Matrix, carried, moved_mm
 from tumorcast.simulation.cohort import simulate_cohort
@@ -45,14 +45,16 @@ class Scan:
     """A scan of one patient, upright. pictures: by contrast, all with the mask's tumour."""
 
     name: str
-    pictures: dict[str, Picture]
+    pictures: dict[str, RegistrationImage]
 
 
 def read(folder: Path) -> Scan:
     """A folder in BraTS layout."""
     images = {kind: _upright(folder / f"{folder.name}-{kind}.nii.gz") for kind in (*KINDS, "seg")}
     tumour = sitk.GetArrayFromImage(images.pop("seg")) > 0
-    pictures = {kind: Picture(image, sitk.GetArrayFromImage(image) > 0, tumour) for kind, image in images.items()}
+    pictures = {
+        kind: RegistrationImage(image, sitk.GetArrayFromImage(image) > 0, tumour) for kind, image in images.items()
+    }
     return Scan(folder.name, pictures)
 
 
@@ -60,7 +62,7 @@ def _upright(path: Path) -> sitk.Image:
     return sitk.Cast(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"), sitk.sitkFloat32)
 
 
-def transforms(picture: Picture, count: int, rng: np.random.Generator) -> Iterator[Matrix]:
+def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator) -> Iterator[Matrix]:
     """(4, 4) RAS: turns about random axes through the brain's centre, and random shifts, in growing size."""
     centre = picture.brain_points().mean(axis=0)
     for number in range(count):
@@ -73,20 +75,20 @@ def transforms(picture: Picture, count: int, rng: np.random.Generator) -> Iterat
         yield matrix
 
 
-def put(picture: Picture, way: Matrix | Displacement) -> Picture:
+def put(picture: RegistrationImage, way: Matrix | Displacement) -> RegistrationImage:
     """The picture where a matrix puts its points, or where a field that leads back found them."""
     matrix, field = (np.eye(4), way) if isinstance(way, Displacement) else (np.linalg.inv(way), None)
     masks = (_mask_through(picture, mask, matrix, field) for mask in (picture.brain, _tumour(picture)))
-    return Picture(carried(picture.image, picture.grid, matrix, field), *masks)
+    return RegistrationImage(carried(picture.image, picture.grid, matrix, field), *masks)
 
 
-def _tumour(picture: Picture) -> np.ndarray[Any, Any]:
+def _tumour(picture: RegistrationImage) -> np.ndarray[Any, Any]:
     assert picture.tumour is not None
     return picture.tumour
 
 
 def _mask_through(
-    picture: Picture, mask: np.ndarray[Any, Any], matrix: Matrix, field: Displacement | None = None
+    picture: RegistrationImage, mask: np.ndarray[Any, Any], matrix: Matrix, field: Displacement | None = None
 ) -> np.ndarray[Any, Any]:
     image = picture.grid.image(mask.astype(np.uint8))
     return sitk.GetArrayFromImage(
@@ -94,7 +96,7 @@ def _mask_through(
     ).astype(bool)
 
 
-def off_voxels(found: Matrix, true: Matrix, picture: Picture) -> float:
+def off_voxels(found: Matrix, true: Matrix, picture: RegistrationImage) -> float:
     """The largest distance in the brain, in voxels."""
     return float(moved_mm(np.linalg.inv(true) @ found, picture.brain_points()).max() / min(picture.grid.spacing))
 

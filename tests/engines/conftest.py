@@ -11,9 +11,8 @@ import torch
 
 from tumorcast.engines.bundle import Graph
 from tumorcast.engines.export import ExportSettings
-from tumorcast.engines.gpu import Gpu
 from tumorcast.engines.make import make_bundle
-from tumorcast.engines.providers import Target
+from tumorcast.engines.providers import Gpu, SessionTarget
 from tumorcast.settings import Architecture, NetworkKind, Provider
 from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.networks import build, default_architecture
@@ -116,7 +115,7 @@ def shaken_graph(request: pytest.FixtureRequest) -> tuple[Path, Graph]:
 
 
 @pytest.fixture(scope="session")
-def gpu_target() -> Target:
+def gpu_target() -> SessionTarget:
     """A batch of 4 on a GPU that is not here."""
     gpu = Gpu(1, "NVIDIA H100 80GB HBM3", "sm90", "570.86.15", 80 * 2**30, 79 * 2**30)
-    return Target(Provider.CUDA, gpu, 4)
+    return SessionTarget(Provider.CUDA, gpu, 4)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tumorcast.data.cohort import Cohort
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.pairs import Pair, pairs_of
@@ -35,12 +35,12 @@ class Still:
     provider = Provider.TORCH
     device = "cpu"
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         return x, x
 
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
-        self.windows.append(float(maps["window"].max()))
-        return np.asarray(x + 0.5 * (maps["window"][:, None] > 0.9) * maps["brain"][:, None], np.float32), x
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
+        self.windows.append(float(guidance.window.max()))
+        return np.asarray(x + 0.5 * (guidance.window[:, None] > 0.9) * guidance.brain[:, None], np.float32), x
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """Right on clean slices, off by one part in a hundred of the brain on noisy ones."""
@@ -50,7 +50,7 @@ class Still:
     def segment(self, images: Array) -> Array:
         return np.asarray(images[:, 0] > 0.7, np.float32)
 
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """The outline, and everywhere the ratio wanted over ten."""
         return np.asarray(np.maximum(outline, np.exp(log_ratio)[:, None, None] / 10), np.float32)
 

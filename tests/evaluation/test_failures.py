@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from tumorcast.archive.maps import PatientForecast, SliceForecast
 from tumorcast.evaluation.failures import LEAST_OVERLAP, Failure, Signs, flags_of, reach_of
-from tumorcast.report.figures import draw_slice
+from tumorcast.report.plots import draw_slice
 
 PIXEL_MM, SIDE = 2.0, 96
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import TumorcastError
@@ -43,12 +43,12 @@ class Cheap:
     def info(self) -> ModelInfo:
         return ModelInfo(("t1n", "t1c", "t2w", "t2f"), 64, 350, NetworkKind.SEGMENTER, self.model)
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         return np.asarray(0.9 * x, np.float32), x
 
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         time.sleep(self.sleep_seconds)
-        return np.asarray(x / 0.9 + target[:, None, None, None] * maps["window"][:, None], np.float32), x
+        return np.asarray(x / 0.9 + guidance.target[:, None, None, None] * guidance.window[:, None], np.float32), x
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         return np.zeros(len(x), np.float32)

@@ -25,8 +25,8 @@ from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.maps import MapArchive
 from tumorcast.data.cohort import write_cohort
 from tumorcast.errors import InputError, StorageError, UsageError
+from tumorcast.forecasting.inputs import UnitInputs, UnitReader
 from tumorcast.forecasting.plan import Unit
-from tumorcast.forecasting.reader import UnitInputs, UnitReader
 from tumorcast.records import Contrast, Session, Status
 from tumorcast.running.forecast_run import RunOptions
 from tumorcast.running.merging import merge_run, verify_run

@@ -15,8 +15,8 @@ from tumorcast.archive.maps import SliceForecast
 from tumorcast.cli.forecast import forecast_settings
 from tumorcast.cli.main import app
 from tumorcast.data.cohort import Cohort, CohortSlice
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import InputError, TumorcastError, UsageError
 from tumorcast.forecasting.plan import plan_patient
@@ -215,13 +215,15 @@ class Growing:
     provider = Provider.TORCH
     device = "cpu"
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         return x, x
 
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         self.seen.append(len(x))
-        near = maps["window"][:, None] > 0.9
-        return np.asarray(x + near * (max(law.strength) >= 0.5) + ~near * 0.1 * (step.t > 150), np.float32), x
+        near = guidance.window[:, None] > 0.9
+        return np.asarray(
+            x + near * (max(guidance.gain, guidance.scale) >= 0.5) + ~near * 0.1 * (step.t > 150), np.float32
+        ), x
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         return np.zeros(len(x), np.float32)
@@ -229,7 +231,7 @@ class Growing:
     def segment(self, images: Array) -> Array:
         return np.asarray(images[:, 0] > 0.7, np.float32)
 
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         raise AssertionError("the model has no progression network")
 
 

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tumorcast.cli.main import app
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle
-from tumorcast.engines.protocol import ModelInfo
+from tumorcast.engines.protocol import EngineWrapper
 from tumorcast.errors import EngineError, UsageError
 from tumorcast.running import doctor, machine
 from tumorcast.running.machine import Check, Found
@@ -108,31 +108,17 @@ def test_without_torch_the_cpu_is_not_checked(random_bundle: Path, monkeypatch: 
     assert (check.status, check.told) == (Found.ABSENT, "not checked: torch is not installed")
 
 
-class Off:
+class Off(EngineWrapper):
     """An engine whose numbers are another's, times `factor`: stands in for a GPU that computes otherwise."""
 
     def __init__(self, bundle: Path, factor: float) -> None:
-        self.other, self.factor = doctor.Asked(bundle).open(2), np.float32(factor)
-        self.info: ModelInfo = self.other.info
+        super().__init__(doctor.Asked(bundle).open(2))
+        self.factor = np.float32(factor)
         self.provider, self.device = Provider.CUDA, "cuda:0 fake"
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
-        return self.other.encode_step(x, step, clamp=clamp, last=last)
-
-    def guided_step(
-        self, x: Array, step: Step, law: GuidanceLaw, target: Array, **rest: Array | None
-    ) -> tuple[Array, Array]:
-        x_next, eps = self.other.guided_step(x, step, law, target, **rest)  # type: ignore[arg-type]
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
+        x_next, eps = super().guided_step(x, step, previous_eps, guidance)
         return x_next * self.factor, eps
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        return self.other.sizes(x, t, brain)
-
-    def segment(self, images: Array) -> Array:
-        return self.other.segment(images)
-
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
-        return self.other.progress(images, outline, log_ratio)
 
 
 @pytest.fixture

@@ -303,7 +303,7 @@ def test_targets_and_curve_are_of_the_growth_files_own_forecaster(inputs: Foreca
     days = patient.curve["days"]
     wanted = pooled.quantiles(days, np.array([0.05, 0.5, 0.95]))
     np.testing.assert_allclose([patient.curve[name] for name in ("q05", "q50", "q95")], wanted)
-    targets = PatientTargets.drawn(pooled, 120.0, told).area_ratio
+    targets = PatientTargets.drawn(pooled, 120.0, told).target_ratio
     assert drawn.aimed_mm2.max() < 0.5 * drawn.brain.sum() * 16.0  # none is held back
     np.testing.assert_allclose(drawn.aimed_mm2 / drawn.present_mm2, targets, rtol=1e-5)
     mechanistic = GrowthForecast(fits[0]).quantiles(days[-1:], np.array([0.5]))

@@ -119,7 +119,7 @@ def fit(
             result = run_growth_job(job, ranks, tell)
     if ranks.is_root:
         if min_scans is not None:
-            from tumorcast.report.growth_figures import draw_study
+            from tumorcast.report.plots import draw_study
 
             draw_study(result.tables, min_scans / "min_scans.png")
         balance = SizeBalance.of(table, result.outcomes, hints)
@@ -235,7 +235,7 @@ def _drawing(model: Any, plots: Path | None) -> Callable[[Any], Any] | None:
     """What draws a patient, where plots are asked for."""
     if plots is None:
         return None
-    from tumorcast.report.growth_figures import draw_patient
+    from tumorcast.report.plots import draw_patient
 
     return partial(draw_patient, model, plots)
 

@@ -1,11 +1,13 @@
-"""The command line: parse, call, print. No science. Heavy imports happen in the command that needs them."""
+"""The command line: every command under one name, and what goes wrong as one line and an exit code.
+
+A command parses, calls and prints; it holds no science, and imports what is heavy within its function.
+"""
 
 import logging
 import os
 import sys
 import tempfile
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -22,20 +24,14 @@ from tumorcast.cli.export_maps import export_maps
 from tumorcast.cli.fit import fit, fit_prior
 from tumorcast.cli.forecast import forecast, plan, status
 from tumorcast.cli.import_adm import import_adm
-from tumorcast.cli.options import (
-    Jobs,
-    Json,
-    Out,
-    print_result,
-    progress,
-    span,
-)
 from tumorcast.cli.prepare import prepare
 from tumorcast.cli.reader_study import reader_study
 from tumorcast.cli.report import report
 from tumorcast.cli.select import select
+from tumorcast.cli.show import show
+from tumorcast.cli.simulate import simulate
 from tumorcast.cli.train import train
-from tumorcast.errors import EngineError, InputError, StorageError, TumorcastError
+from tumorcast.errors import EngineError, StorageError, TumorcastError
 from tumorcast.version import VERSION
 
 app = Commands(
@@ -67,78 +63,28 @@ def _options(
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-@app.command()
-def simulate(
-    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    patients: Annotated[int, typer.Option(help="How many patients.")] = 10,
-    seed: Annotated[int, typer.Option(help="Patient k depends on this and on k alone.")] = 0,
-    sessions: Annotated[str, typer.Option(help="Scans a patient: a number, or FEWEST-MOST.")] = "3-5",
-    voxel_mm: Annotated[float, typer.Option(help="Voxel side; 1 gives 240 x 240 x 155 voxels.")] = 1.0,
-    jobs: Jobs = 1,
-    as_json: Json = False,
-) -> None:
-    """Write a simulated longitudinal cohort in BraTS layout, with clinical.csv and its truth."""
-    from tumorcast.simulation.cohort import simulate_cohort
-
-    with progress("patients", f"{out} is not whole; remove it and start again") as tell:
-        simulate_cohort(
-            out,
-            patients=patients,
-            seed=seed,
-            sessions=span("--sessions", sessions),
-            voxel_mm=voxel_mm,
-            jobs=jobs,
-            progress=tell,
-        )
-    print_result(as_json, {"out": str(out), "patients": patients, "seed": seed})
-
-
-app.command()(prepare)
-app.command()(fit)
-app.command()(fit_prior)
-
-
-app.command()(train)
-app.command()(import_adm)
-app.command()(export)
-app.command()(doctor)
-app.command()(demo)
-
-
-app.command()(plan)
-app.command()(forecast)
-app.command()(select)
-app.command()(status)
-app.command()(evaluate)
-app.command()(report)
-app.command()(export_maps)
-app.add_typer(archive, name="archive")
-app.add_typer(experiment, name="experiment")
-app.add_typer(reader_study, name="reader-study")
-
-
-@app.command()
-def show(
-    maps: Annotated[Path, typer.Argument(help="maps.h5 of `tumorcast forecast`.")],
-    out: Out,
-    as_json: Json = False,
-) -> None:
-    """Draw every slice of an archive: scan, forecast, maps over the scan, and growth curve."""
-    from tumorcast.archive.maps import MapArchive
-    from tumorcast.report.figures import show_archive, slice_figures
-
-    with MapArchive.open(maps) as archive:
-        _make_folder(out)
-        paths = show_archive(archive, out)
-        figures = {"slices": slice_figures(archive)} if as_json else {}
-    print_result(as_json, {"out": str(out), "pictures": len(paths)} | figures)
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(f"{out}: cannot be made ({fault.strerror}); give --out a folder that can be written") from None
+for command in (
+    simulate,
+    prepare,
+    fit,
+    fit_prior,
+    train,
+    import_adm,
+    export,
+    doctor,
+    demo,
+    plan,
+    forecast,
+    select,
+    status,
+    evaluate,
+    report,
+    export_maps,
+    show,
+):
+    app.command()(command)
+for name, group in {"archive": archive, "experiment": experiment, "reader-study": reader_study}.items():
+    app.add_typer(group, name=name)
 
 
 def export_main() -> None:
@@ -159,10 +105,10 @@ def main() -> None:
     except ModuleNotFoundError as fault:
         remedy = "install tumorcast[train,simulate] (in a checkout: bin/setup full)"
         _end(f"error: {fault.name} is not installed; {remedy}", EngineError.exit_code)
-    except Exception as fault:  # a fault of ours: told as such, with the way to see more
+    except Exception as fault:  # a fault of ours: said to be one, with the way to see more
         if not _has_temporary_folder():
-            told = f"no folder for temporary files can be written (TMPDIR={os.environ.get('TMPDIR', '')}, /tmp)"
-            _end(f"error: {told}; set TMPDIR to one that can", StorageError.exit_code)
+            message = f"no folder for temporary files can be written (TMPDIR={os.environ.get('TMPDIR', '')}, /tmp)"
+            _end(f"error: {message}; set TMPDIR to one that can", StorageError.exit_code)
         _end(f"fault in tumorcast: {type(fault).__name__}: {fault}; `tumorcast --debug …` shows where", OWN_FAULT)
 
 

@@ -109,7 +109,7 @@ def _images_of_model(told: dict[str, Any]) -> tuple[int | None, Any]:
     asked_size, asked = told["image_size"], contrasts_of(told["contrasts"]) or None
     if told["model"] is None:
         return asked_size, asked
-    from tumorcast.engines.locating import images_of, locate
+    from tumorcast.engines.opening import images_of, locate
 
     images = images_of(locate(Path(told["model"])))
     if asked_size not in {None, images.image_size}:

@@ -9,12 +9,13 @@ import numpy.typing as npt
 from tumorcast.data.imaging.brain_extraction import given_brain
 from tumorcast.data.imaging.brain_mask import BoolArray, BrainMask, brain_mask, resolve
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
-from tumorcast.data.imaging.registration import Picture
+from tumorcast.data.imaging.registration import RegistrationImage
 from tumorcast.data.prepare_settings import PrepareSettings
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import SourceVolume, read_image, read_session
 from tumorcast.data.ready import BIAS_FIELD, BRAIN_MASK, LABELS, reference_of, without_bias
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 Volumes = dict[Contrast, SourceVolume]
 
@@ -36,7 +37,7 @@ class AcquiredScan:
     """
 
     reference: Contrast
-    pictures: dict[Contrast, Picture]
+    pictures: dict[Contrast, RegistrationImage]
     grids: dict[Contrast, Grid]
     mask: Mask | None
     brains: dict[Contrast, BoolArray]
@@ -64,7 +65,7 @@ def read_acquired(source: SourceSession, contrasts: tuple[Contrast, ...], settin
         volumes, told = _without_bias(volumes, outlines)
         record |= told
     pictures = {
-        contrast: Picture(volume.grid.canonical().image(volume.images[contrast]), outlines[contrast])
+        contrast: RegistrationImage(volume.grid.canonical().image(volume.images[contrast]), outlines[contrast])
         for contrast, volume in volumes.items()
     }
     grids = {contrast: volume.grid for contrast, volume in volumes.items()}

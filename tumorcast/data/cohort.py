@@ -88,7 +88,7 @@ class CohortSlice:
 
 
 @dataclass(frozen=True)
-class BentSession(Session):
+class DeformedSession(Session):
     """A scan that was bent onto the patient's first, see tumorcast.data.imaging.deformation.
 
     displacement: of points of the cohort's space, before the rigid way to the scan.
@@ -97,9 +97,9 @@ class BentSession(Session):
     displacement: Displacement | None = None
 
 
-def bent(session: Session, displacement: Displacement) -> BentSession:
+def deformed(session: Session, displacement: Displacement) -> DeformedSession:
     """The session with how it was bent."""
-    return BentSession(
+    return DeformedSession(
         **{item.name: getattr(session, item.name) for item in fields(session)}, displacement=displacement
     )
 
@@ -198,7 +198,7 @@ def _write_session(patient: h5py.Group, session: Session) -> None:
     for name in VECTORS:
         group.create_dataset(name, data=getattr(session, name))
     group.create_dataset("affine", data=session.affine)
-    if isinstance(session, BentSession) and session.displacement is not None:
+    if isinstance(session, DeformedSession) and session.displacement is not None:
         field = session.displacement
         data = group.create_dataset(DISPLACEMENT, data=field.vectors, chunks=field.vectors.shape, **_compression())
         data.attrs["grid"] = json.dumps(field.grid.as_dict())
@@ -307,7 +307,7 @@ class Cohort:
         source = self.source(patient_id, session_id)
         session = Session(patient_id, session_id, day, self.contrasts, volume_mm3=volume, source=source, **arrays)
         displacement = self.displacement(patient_id, session_id)
-        return session if displacement is None else bent(session, displacement)
+        return session if displacement is None else deformed(session, displacement)
 
     def source(self, patient_id: str, session_id: str) -> dict[str, Any]:
         """Where a scan came from: files, checksums, grid, windows."""
@@ -315,7 +315,7 @@ class Cohort:
         with reading(self.path, f"the source of {patient_id}, session {session_id}"):
             return dict(json.loads(group.attrs["source"]))
 
-    def is_bent(self, patient_id: str, session_id: str) -> bool:
+    def is_deformed(self, patient_id: str, session_id: str) -> bool:
         """Whether a scan was bent onto the patient's first."""
         return DISPLACEMENT in self._session(patient_id, session_id)
 

@@ -17,6 +17,7 @@ from tumorcast.data.imaging.registration_qc import quality_rows, write_quality
 from tumorcast.data.prepare_settings import PrepareSettings, Register, SliceChoice, TumourPart
 from tumorcast.data.readers.clinical import DatedSessions
 from tumorcast.data.readers.layouts import Layout
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.ready import BRAIN_MASK, LABELS
 from tumorcast.data.registered import REGISTRATION
 from tumorcast.data.session import prepare_session
@@ -25,7 +26,7 @@ from tumorcast.data.work import Failure, Piece, Result, Share, Task, over_proces
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.provenance import is_made_already
-from tumorcast.records import Contrast, Session, SourceSession, Status
+from tumorcast.records import Contrast, Session, Status
 
 QUALITY_TABLE = "qc.csv"
 __all__ = [

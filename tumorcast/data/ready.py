@@ -9,10 +9,10 @@ from tumorcast.data.imaging.brain_mask import BoolArray, brain_mask, resolve
 from tumorcast.data.imaging.registration import one_thread
 from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.data.prepare_settings import PrepareSettings, Register
-from tumorcast.data.readers.scans import SlicedSession
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import SourceVolume, read_session
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 BRAIN_MASK = "brain_mask"  # in a session's `source`: nonzero, head, inner, file or tool
 LABELS = "labels"  # the same: by which scheme the mask was read (labels.TakenLabels.record)
@@ -70,7 +70,7 @@ def refuse_slices(source: SourceSession, settings: PrepareSettings) -> None:
         "--brain-tool": settings.brain_tool is not None,
     }
     options = [option for option, given in asked.items() if given]
-    if options and isinstance(source, SlicedSession):
+    if options and source.slices:
         raise InputError(
             f"{source.patient_id}/{source.session_id}: single slices, but {options[0]} needs a volume; leave it out"
         )

@@ -14,15 +14,22 @@ from tumorcast.data.acquired import AcquiredScan, read_acquired
 from tumorcast.data.imaging.brain_mask import BoolArray
 from tumorcast.data.imaging.deformation import deformation_between
 from tumorcast.data.imaging.geometry import Grid, Interpolation
-from tumorcast.data.imaging.registration import Picture, one_thread, rigid_between
-from tumorcast.data.imaging.registration_qc import Alignment, Bend, judge, judge_bend, volume_flags
+from tumorcast.data.imaging.registration import RegistrationImage, one_thread, rigid_between
+from tumorcast.data.imaging.registration_qc import (
+    Alignment,
+    DeformationQuality,
+    judge_alignment,
+    judge_deformation,
+    volume_flags,
+)
 from tumorcast.data.imaging.transforms import Displacement, Matrix, carried
 from tumorcast.data.native import NATIVE, NativeImage, native_record
 from tumorcast.data.prepare_settings import PrepareSettings
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import SourceVolume
 from tumorcast.data.ready import ReadyVolume, refuse_slices
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 REGISTRATION = "registration"  # in a session's `source`
 
@@ -33,7 +40,7 @@ class _Anchor:
 
     session_id: str
     grid: Grid
-    picture: Picture
+    picture: RegistrationImage
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class _Way:
     between: Matrix = field(default_factory=lambda: np.eye(4))
     session: Alignment | None = None
     displacement: Displacement | None = None
-    bend: Bend | None = None
+    bend: DeformationQuality | None = None
     flags: tuple[str, ...] = ()
 
     @property
@@ -89,7 +96,7 @@ class PatientSpace:
                 _draw(self._pictures, source, scan, way, anchor)
         return ready
 
-    def _lay_on_anchor(self, source: SourceSession, way: _Way, picture: Picture, anchor: _Anchor) -> _Way:
+    def _lay_on_anchor(self, source: SourceSession, way: _Way, picture: RegistrationImage, anchor: _Anchor) -> _Way:
         fixed = anchor.picture
         names = (source.session_id, anchor.session_id)
         alignment, between = _aligned(source, fixed, picture, names)
@@ -99,7 +106,7 @@ class PatientSpace:
         if fixed.tumour is None or picture.tumour is None:
             return replace(way, flags=("not bent, as not both scans have a tumour mask to keep out of it",))
         bent = deformation_between(fixed, picture, between)
-        bend = judge_bend(fixed, picture, between, bent)
+        bend = judge_deformation(fixed, picture, between, bent)
         return replace(way, displacement=bent if bend.kept else None, bend=bend)
 
 
@@ -114,10 +121,10 @@ def _lay_contrasts(source: SourceSession, scan: AcquiredScan) -> _Way:
 
 
 def _aligned(
-    source: SourceSession, fixed: Picture, moving: Picture, names: tuple[str, str]
+    source: SourceSession, fixed: RegistrationImage, moving: RegistrationImage, names: tuple[str, str]
 ) -> tuple[Alignment, Matrix]:
     try:
-        return judge(fixed, moving, rigid_between(fixed, moving), names)
+        return judge_alignment(fixed, moving, rigid_between(fixed, moving), names)
     except (InputError, RuntimeError) as error:  # ITK's own say where no voxel of one lies in the other
         why = str(error).strip().splitlines()[-1]
         raise InputError(
@@ -126,7 +133,7 @@ def _aligned(
         ) from None
 
 
-def _picture_of_reference(scan: AcquiredScan, way: _Way, settings: PrepareSettings) -> Picture:
+def _picture_of_reference(scan: AcquiredScan, way: _Way, settings: PrepareSettings) -> RegistrationImage:
     """The reference with its tumour; where the brain was given, that alone: jaw and neck move by themselves."""
     picture = replace(scan.pictures[scan.reference], tumour=_tumour_on_reference(scan, way))
     if not settings.brain_is_given:
@@ -211,17 +218,17 @@ def _record(
 
 def _draw(folder: Path, source: SourceSession, scan: AcquiredScan, way: _Way, anchor: _Anchor) -> None:
     """The picture of a scan; one that has nothing to be registered has none."""
-    from tumorcast.data.imaging.registration_qc_figures import draw_pairs, pair_of  # noqa: PLC0415 - matplotlib, only where asked for
+    from tumorcast.data.imaging.registration_qc_figures import compared_volumes, draw_comparisons  # noqa: PLC0415 - matplotlib, only where asked for
 
     reference = scan.pictures[scan.reference]
     pairs = [
-        pair_of(alignment.summary(), reference, scan.pictures[contrast], way.within[contrast])
+        compared_volumes(alignment.summary(), reference, scan.pictures[contrast], way.within[contrast])
         for contrast, alignment in way.contrasts.items()
     ]
     if way.session is not None:
-        pairs.append(pair_of(way.session.summary(), anchor.picture, reference, way.between, way.displacement))
+        pairs.append(compared_volumes(way.session.summary(), anchor.picture, reference, way.between, way.displacement))
     if pairs:
-        draw_pairs(picture_of(folder, source), f"{source.patient_id}, session {source.session_id}", pairs)
+        draw_comparisons(picture_of(folder, source), f"{source.patient_id}, session {source.session_id}", pairs)
 
 
 def picture_of(folder: Path, source: SourceSession) -> Path:

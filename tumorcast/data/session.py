@@ -6,15 +6,15 @@ from typing import Any, Protocol, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.cohort import SLICE_AREAS, bent
+from tumorcast.data.cohort import SLICE_AREAS, deformed
 from tumorcast.data.imaging.brain_mask import BoolArray, Window, window_of
 from tumorcast.data.imaging.geometry import PreparedGrid
 from tumorcast.data.prepare_settings import PrepareSettings, SliceChoice, TumourPart
-from tumorcast.data.readers.scans import SlicedSession
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import SourceVolume
 from tumorcast.data.ready import BRAIN_MASK, ReadyVolume, as_scanned
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, FloatArray, Session, SourceSession
+from tumorcast.records import Contrast, FloatArray, Session
 
 OTHERS_SHARE = 0.5  # of the slices with tumour: how many others `balanced` adds
 LEAST_BRAIN_SHARE = 0.1  # of the largest slice's brain: `all` leaves out the tips, where there is nothing to learn
@@ -57,7 +57,7 @@ def prepare_session(source: SourceSession, settings: PrepareSettings, space: Spa
         volume_mm3=_volume_mm3(source, area_mm2, plane) if ready.volume_mm3 is None else ready.volume_mm3,
         source=_provenance(volume, windows, area_mm2, ready.record),
     )
-    return session if ready.displacement is None else bent(session, ready.displacement)
+    return session if ready.displacement is None else deformed(session, ready.displacement)
 
 
 def _followed(volume: SourceVolume, part: TumourPart) -> SourceVolume:
@@ -87,7 +87,7 @@ def _areas(volume: SourceVolume, pixel_area: float) -> FloatArray:
 
 def _volume_mm3(source: SourceSession, area_mm2: FloatArray, plane: PreparedGrid) -> float:
     """NaN without a mask, and for single slices: nothing tells how thick they are and what lies between them."""
-    return np.nan if isinstance(source, SlicedSession) else float(area_mm2.sum() * plane.canonical.spacing[2])
+    return np.nan if source.slices else float(area_mm2.sum() * plane.canonical.spacing[2])
 
 
 def _in_view(volume: SourceVolume, plane: PreparedGrid) -> BoolArray:

@@ -12,9 +12,9 @@ from tumorcast.data.readers.files import grouped
 from tumorcast.data.readers.labels import LabelRule, LabelScheme
 from tumorcast.data.readers.layouts import Found, Layout, find
 from tumorcast.data.readers.names import UnmatchedRow
-from tumorcast.data.readers.scans import FoundSession
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 UNMATCHED_SHOWN = 10
 
@@ -107,6 +107,6 @@ def survey(
 
 
 def _with_labels(session: SourceSession, labels: LabelScheme | None) -> SourceSession:
-    if labels is None or not isinstance(session, FoundSession) or session.labels_given:
+    if labels is None or session.labels_given:
         return session
     return replace(session, labels=LabelRule.only(labels))

@@ -13,10 +13,11 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from tumorcast.data.prepare_settings import PrepareSettings, Register
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.registered import PatientSpace
 from tumorcast.data.session import Space, prepare_session
 from tumorcast.errors import EngineError, InputError, TumorcastError
-from tumorcast.records import Session, SourceSession
+from tumorcast.records import Session
 
 AHEAD = 2  # pieces in flight a worker; bounds the memory of the parent
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorcast.diffusion.plan import Normalised, Step
-from tumorcast.diffusion.schedule import alpha_bars
+from tumorcast.diffusion.sampler import StepGuidance
+from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, TensorParity, is_bundle
-from tumorcast.engines.locating import MODELS, locate
 from tumorcast.engines.onnx_engine import OnnxEngine
-from tumorcast.engines.opening import EngineChoice, device_index, open_engine
+from tumorcast.engines.opening import MODELS, EngineChoice, device_index, locate, open_engine
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.running import machine
@@ -187,7 +186,7 @@ def guided_step(opened: Engine, batch: int) -> float:
     images, brains = (np.resize(rows, (batch, *rows.shape[1:])) for rows in (part.images, part.brains))
     time_asked = min(TIME, info.noise_levels - 1)
     step = Step(time_asked, abar[time_asked], abar[max(time_asked - parity.STRIDE, 0)])
-    target = np.full(batch, 0.1, np.float32)
+    guidance = StepGuidance(np.full(batch, 0.1, np.float32), brain=brains, window=brains, gain=0.5)
     began = time.perf_counter()
-    opened.guided_step(images, step, Normalised(0.5), target, brain=brains, window=brains)
+    opened.guided_step(images, step, np.zeros_like(images), guidance)
     return time.perf_counter() - began

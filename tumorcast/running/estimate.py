@@ -5,21 +5,22 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.data.cohort import Cohort
-from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.protocol import Engine
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
+from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.errors import InputError
 from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.inputs import UnitReader, slices_of
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
-from tumorcast.forecasting.reader import UnitReader, slices_of
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings
 
@@ -30,36 +31,32 @@ KIB = 1024
 Result = TypeVar("Result")
 
 
-@dataclass
-class TimedEngine:
+class TimedEngine(EngineWrapper):
     """An engine that counts the seconds of each of its steps."""
 
-    engine: Engine
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.seconds: dict[str, float] = {}
 
-    def __post_init__(self) -> None:
-        """It is for the same model on the same device."""
-        self.info, self.provider, self.device = self.engine.info, self.engine.provider, self.engine.device
-
-    def encode_step(self, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """The engine's."""
-        return self._timed("encoding", partial(self.engine.encode_step, *told, **named))
+        return self._timed("encoding", partial(super().encode_step, x, step, previous_eps))
 
-    def guided_step(self, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         """The engine's."""
-        return self._timed("guided steps", partial(self.engine.guided_step, *told, **named))
+        return self._timed("guided steps", partial(super().guided_step, x, step, previous_eps, guidance))
 
-    def sizes(self, *told: Any) -> Array:
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """The engine's."""
-        return self._timed("sizes", partial(self.engine.sizes, *told))
+        return self._timed("sizes", partial(super().sizes, x, t, brain))
 
     def segment(self, images: Array) -> Array:
         """The engine's."""
-        return self._timed("segmentation", partial(self.engine.segment, images))
+        return self._timed("segmentation", partial(super().segment, images))
 
-    def progress(self, *told: Any) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """The engine's."""
-        return self._timed("progression", partial(self.engine.progress, *told))
+        return self._timed("progression", partial(super().predict_progression, images, outline, log_ratio))
 
     def _timed(self, name: str, work: Callable[[], Result]) -> Result:
         began = time.perf_counter()

@@ -18,12 +18,12 @@ from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.packing import Packing
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
-from tumorcast.engines.gpu import visible_count
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.protocol import Engine, ModelInfo, check_same_images
+from tumorcast.engines.providers import visible_count
 from tumorcast.errors import InputError, UsageError
+from tumorcast.forecasting.inputs import NOT_FITTED, UnitReader
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
-from tumorcast.forecasting.reader import NOT_FITTED, UnitReader
 from tumorcast.forecasting.targets import area_power, fitted_day
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.running.events import EventLog
@@ -168,7 +168,7 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings
         "model_sha256": engine.info.sha256,
         "contrasts": list(engine.info.contrasts),
         "engine": str(engine.provider),
-        "judge": str(engine.info.judge),
+        "judge": str(engine.info.size_reader),
     }
 
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tumorcast.engines.gpu import Gpu, gpus
 from tumorcast.engines.onnx_engine import first_line, threads
-from tumorcast.engines.providers import TENSORRT_PACKAGES, onnxruntime
+from tumorcast.engines.providers import TENSORRT_PACKAGES, Gpu, gpus, onnxruntime
 from tumorcast.errors import TumorcastError
 from tumorcast.extra import how_to_install
 from tumorcast.running.ranks import mpi_library, open_ranks

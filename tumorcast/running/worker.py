@@ -10,8 +10,8 @@ from tumorcast.archive.shard import write_shard
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import StoppedError
 from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.inputs import UnitInputs, UnitReader
 from tumorcast.forecasting.plan import RunPlan, Unit
-from tumorcast.forecasting.reader import UnitInputs, UnitReader
 from tumorcast.records import PatientOutcome
 from tumorcast.running.events import EventLog
 from tumorcast.running.ledger import Ledger

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from tumorcast.data.imaging.geometry import Grid, Interpolation
-from tumorcast.data.imaging.registration import Picture
+from tumorcast.data.imaging.registration import RegistrationImage
 from tumorcast.data.imaging.transforms import Matrix, carried
 from tumorcast.simulation.cohort import simulate_cohort
 
@@ -34,7 +34,7 @@ def rigid(degrees: float, mm: float, centre: np.ndarray, seed: int) -> Matrix:
     return matrix
 
 
-def phantom_picture(kind: str = "t1c", *, tumour_mm: float = 14.0, seed: int = 0) -> Picture:
+def phantom_picture(kind: str = "t1c", *, tumour_mm: float = 14.0, seed: int = 0) -> RegistrationImage:
     """A brain of 4 mm voxels with a texture that each contrast shows in its own way, and a round bright tumour."""
     grid, rng = PHANTOM_GRID, np.random.default_rng(seed)
     z, y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * MM for n in grid.size[::-1]), indexing="ij")
@@ -44,7 +44,7 @@ def phantom_picture(kind: str = "t1c", *, tumour_mm: float = 14.0, seed: int = 0
     shown = {"t1c": texture, "t2f": -texture, "t1n": np.abs(texture), "t2w": texture**2}[kind]
     noise = np.random.default_rng([seed, KINDS.index(kind)]).normal(0.0, 0.03, brain.shape)
     values = np.where(brain, np.maximum(400 + 150 * (shown + noise) + 300 * tumour, 1.0), 0.0)
-    return Picture(grid.image(values.astype(np.float32)), brain, tumour & brain)
+    return RegistrationImage(grid.image(values.astype(np.float32)), brain, tumour & brain)
 
 
 def moved_image(image: sitk.Image, matrix: Matrix, grid: Grid, *, mask: bool = False) -> sitk.Image:
@@ -53,12 +53,12 @@ def moved_image(image: sitk.Image, matrix: Matrix, grid: Grid, *, mask: bool = F
     return carried(image, grid, np.linalg.inv(matrix), interpolation=way)
 
 
-def moved_picture(picture: Picture, matrix: Matrix) -> Picture:
+def moved_picture(picture: RegistrationImage, matrix: Matrix) -> RegistrationImage:
     masks = [
         sitk.GetArrayFromImage(moved_image(picture.grid.image(mask.astype("u1")), matrix, picture.grid, mask=True)) > 0
         for mask in (picture.brain, picture.tumour)
     ]
-    return Picture(moved_image(picture.image, matrix, picture.grid), *masks)
+    return RegistrationImage(moved_image(picture.image, matrix, picture.grid), *masks)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _around(image: sitk.Image, matrix: Matrix) -> Grid:
 
 
 @pytest.fixture(scope="session")
-def phantom() -> Callable[..., Picture]:
+def phantom() -> Callable[..., RegistrationImage]:
     return phantom_picture
 
 
@@ -118,7 +118,7 @@ def turned() -> Callable[..., Matrix]:
 
 
 @pytest.fixture(scope="session")
-def put() -> Callable[..., Picture]:
+def put() -> Callable[..., RegistrationImage]:
     return moved_picture
 
 

@@ -10,12 +10,12 @@ import SimpleITK as sitk
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.imaging import bias_field as bias
 from tumorcast.data.imaging.bias_field import corrected
-from tumorcast.data.imaging.registration import Picture, one_thread
+from tumorcast.data.imaging.registration import RegistrationImage, one_thread
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.errors import InputError
 
 
-def biased(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+def biased(picture: RegistrationImage) -> tuple[np.ndarray, np.ndarray]:
     """The image with a field from .6 to 1.4, and that field."""
     values = sitk.GetArrayFromImage(picture.image)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in values.shape), indexing="ij")
@@ -27,7 +27,7 @@ def test_a_field_is_found(phantom: Callable, monkeypatch: pytest.MonkeyPatch) ->
     """On every second voxel of the phantom, which is enough for a field as smooth as this."""
     monkeypatch.setattr(bias, "LEVELS", (20, 10))
     fine = phantom()
-    picture = Picture(fine.image[::2, ::2, ::2], fine.brain[::2, ::2, ::2])
+    picture = RegistrationImage(fine.image[::2, ::2, ::2], fine.brain[::2, ::2, ::2])
     values, field = biased(picture)
     with one_thread():
         plain, (low, high) = corrected(values, picture.brain, picture.grid)

@@ -12,8 +12,8 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.data.imaging import deformation
 from tumorcast.data.imaging.deformation import MARGIN_MM, deformation_between
 from tumorcast.data.imaging.geometry import Interpolation
-from tumorcast.data.imaging.registration import Picture, one_thread
-from tumorcast.data.imaging.registration_qc import judge_bend
+from tumorcast.data.imaging.registration import RegistrationImage, one_thread
+from tumorcast.data.imaging.registration_qc import judge_deformation
 from tumorcast.data.imaging.transforms import Displacement, carried
 from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, prepare_cohort
 
@@ -21,19 +21,19 @@ KINDS = ("t1c", "seg")
 WITHIN = 0.02  # of the tumour's true volume
 
 
-def warped(picture: Picture, field: Displacement) -> Picture:
+def warped(picture: RegistrationImage, field: Displacement) -> RegistrationImage:
     """The scan as it is where everything has moved by a field (which leads back)."""
     masks = (moved_mask(picture, mask, field) for mask in (picture.brain, picture.tumour))
-    return Picture(carried(picture.image, picture.grid, np.eye(4), field), *masks)
+    return RegistrationImage(carried(picture.image, picture.grid, np.eye(4), field), *masks)
 
 
-def moved_mask(picture: Picture, mask: np.ndarray, field: Displacement) -> np.ndarray:
+def moved_mask(picture: RegistrationImage, mask: np.ndarray, field: Displacement) -> np.ndarray:
     image = picture.grid.image(mask.astype(np.uint8))
     moved = carried(image, picture.grid, np.eye(4), field, interpolation=Interpolation.NEAREST)
     return np.asarray(sitk.GetArrayFromImage(moved) > 0)
 
 
-def smooth_field(picture: Picture, largest_mm: float) -> Displacement:
+def smooth_field(picture: RegistrationImage, largest_mm: float) -> Displacement:
     """Smooth over some 24 mm, and zero within 24 mm of the tumour."""
     grid, rng = picture.grid, np.random.default_rng(3)
     vectors = np.stack([ndimage.gaussian_filter(rng.standard_normal(grid.size[::-1]), 6.0) for _ in range(3)], axis=-1)
@@ -49,13 +49,13 @@ def vectors_at(field: Displacement, points: np.ndarray) -> np.ndarray:
     return np.array([way.TransformPoint(point) for point in lps.tolist()]) - lps
 
 
-def simulated(moved_cohort, session: str) -> Picture:
+def simulated(moved_cohort, session: str) -> RegistrationImage:
     folder = moved_cohort.still / f"{moved_cohort.patient_id}-{session}"
     image, mask = (
         sitk.DICOMOrient(sitk.ReadImage(str(folder / f"{folder.name}-{kind}.nii.gz")), "LPS") for kind in KINDS
     )
     values = sitk.GetArrayFromImage(image)
-    return Picture(sitk.Cast(image, sitk.sitkFloat32), values > 0, sitk.GetArrayFromImage(mask) > 0)
+    return RegistrationImage(sitk.Cast(image, sitk.sitkFloat32), values > 0, sitk.GetArrayFromImage(mask) > 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +67,7 @@ def fewer_iterations() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bent(moved_cohort) -> tuple[Picture, Picture, Displacement, Displacement]:
+def bent(moved_cohort) -> tuple[RegistrationImage, RegistrationImage, Displacement, Displacement]:
     """Two simulated scans, the brain of the second moved by up to 12 mm; the true way back and the one found."""
     fixed, grown = simulated(moved_cohort, "000"), simulated(moved_cohort, "001")
     field = smooth_field(grown, 12.0)
@@ -76,7 +76,9 @@ def bent(moved_cohort) -> tuple[Picture, Picture, Displacement, Displacement]:
         return fixed, moving, field.inverse(), deformation_between(fixed, moving, np.eye(4))
 
 
-def test_the_surroundings_are_bent_back(bent: tuple[Picture, Picture, Displacement, Displacement]) -> None:
+def test_the_surroundings_are_bent_back(
+    bent: tuple[RegistrationImage, RegistrationImage, Displacement, Displacement],
+) -> None:
     """Where the brain has moved by more than 2 mm, less than 60 % of that is left; voxels measure 4 mm."""
     fixed, moving, true, found = bent
     points = fixed.brain_points()
@@ -88,11 +90,13 @@ def test_the_surroundings_are_bent_back(bent: tuple[Picture, Picture, Displaceme
     assert left[moves].mean() < 0.6 * moved[moves].mean()
     assert left[~moves].mean() < moved[~moves].mean()
     with one_thread():
-        bend = judge_bend(fixed, moving, np.eye(4), found)
+        bend = judge_deformation(fixed, moving, np.eye(4), found)
     assert bend.kept and bend.nmi_deformed > bend.nmi_rigid and bend.least_jacobian > 0.3
 
 
-def test_the_tumour_keeps_its_growth(bent: tuple[Picture, Picture, Displacement, Displacement]) -> None:
+def test_the_tumour_keeps_its_growth(
+    bent: tuple[RegistrationImage, RegistrationImage, Displacement, Displacement],
+) -> None:
     """The tumour that has grown keeps its volume, and even its voxels; nothing next to it moves."""
     fixed, moving, _, found = bent
     after = moved_mask(moving, moving.tumour, found)
@@ -137,14 +141,14 @@ def test_a_scan_that_did_not_move_is_hardly_bent(moved_cohort) -> None:
 def test_an_unknown_tumour_is_an_error(phantom: Callable) -> None:
     picture = phantom()
     with pytest.raises(ValueError, match="the tumour must be known"):
-        deformation_between(picture, Picture(picture.image, picture.brain), np.eye(4))
+        deformation_between(picture, RegistrationImage(picture.image, picture.brain), np.eye(4))
 
 
 def test_what_folds_is_not_used(phantom: Callable) -> None:
     fixed = phantom()
     vectors = np.zeros((*fixed.brain.shape, 3), np.float32)
     vectors[20, 20:23, 20:23] = 40.0
-    bend = judge_bend(fixed, fixed, np.eye(4), Displacement(vectors, fixed.grid))
+    bend = judge_deformation(fixed, fixed, np.eye(4), Displacement(vectors, fixed.grid))
     assert not bend.kept
     assert any("not bent, as that left -" in flag for flag in bend.flags)
     assert any("no more like the first scan" in flag for flag in bend.flags)

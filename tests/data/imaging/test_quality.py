@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.data.imaging.registration import Picture
+from tumorcast.data.imaging.registration import RegistrationImage
 from tumorcast.data.imaging.registration_qc import (
     COLUMNS,
     dice,
-    judge,
+    image_similarity,
+    judge_alignment,
     normalised_mutual_information,
-    overlap,
     volume_flags,
 )
 from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, prepare_cohort
@@ -43,7 +43,7 @@ def test_dice() -> None:
 
 def test_better_than_the_headers(phantom: Callable, put: Callable, turned: Callable) -> None:
     fixed, true = phantom("t1c"), turned(8.0, 10.0, np.zeros(3), 1)
-    alignment, used = judge(fixed, put(phantom("t2f"), true), true, NAMES)
+    alignment, used = judge_alignment(fixed, put(phantom("t2f"), true), true, NAMES)
     np.testing.assert_array_equal(used, true)
     assert (alignment.used, alignment.flags) == ("found", ())
     assert alignment.nmi_after > alignment.nmi_before + 0.02
@@ -55,7 +55,7 @@ def test_better_than_the_headers(phantom: Callable, put: Callable, turned: Calla
 
 def test_worse_than_the_headers_is_not_used(phantom: Callable, turned: Callable) -> None:
     fixed = phantom("t1c")
-    alignment, used = judge(fixed, phantom("t2f"), turned(8.0, 10.0, np.zeros(3), 1), NAMES)
+    alignment, used = judge_alignment(fixed, phantom("t2f"), turned(8.0, 10.0, np.zeros(3), 1), NAMES)
     np.testing.assert_array_equal(used, np.eye(4))
     assert (alignment.used, alignment.nmi_after) == ("headers", alignment.nmi_before)
     assert alignment.flags == ("nothing better than the headers was found",)
@@ -63,19 +63,19 @@ def test_worse_than_the_headers_is_not_used(phantom: Callable, turned: Callable)
 
 def test_what_is_suspicious_is_flagged(phantom: Callable, put: Callable, turned: Callable) -> None:
     fixed, true = phantom("t1c"), turned(40.0, 70.0, np.zeros(3), 2)
-    alignment, _ = judge(fixed, put(phantom("t2f"), true), true, NAMES)
+    alignment, _ = judge_alignment(fixed, put(phantom("t2f"), true), true, NAMES)
     assert any("turned by 40 degrees, more than 30" in flag for flag in alignment.flags)
     assert any("mm, more than 60" in flag for flag in alignment.flags)
     moving = phantom("t2f")
     image = moving.image[:, :, 22:]
-    half = Picture(image, moving.brain[22:])
-    told = overlap(fixed, half, np.eye(4))
+    half = RegistrationImage(image, moving.brain[22:])
+    told = image_similarity(fixed, half, np.eye(4))
     assert told.in_view == pytest.approx(0.45, abs=0.1)
     assert told.dice > 0.95  # of what was scanned
-    alignment, _ = judge(fixed, half, np.eye(4), NAMES)
+    alignment, _ = judge_alignment(fixed, half, np.eye(4), NAMES)
     assert any(flag.startswith("covers 4") and "less than 90%" in flag for flag in alignment.flags)
-    small = Picture(moving.image, moving.brain & (np.arange(40) < 18)[:, None, None])
-    alignment, _ = judge(fixed, small, np.eye(4), NAMES)
+    small = RegistrationImage(moving.image, moving.brain & (np.arange(40) < 18)[:, None, None])
+    alignment, _ = judge_alignment(fixed, small, np.eye(4), NAMES)
     assert any("brains overlap by 0." in flag for flag in alignment.flags)
 
 

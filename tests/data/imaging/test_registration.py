@@ -13,25 +13,26 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.data.imaging import bias_field as bias
 from tumorcast.data.imaging import deformation
 from tumorcast.data.imaging.geometry import Grid, Interpolation, PreparedGrid
-from tumorcast.data.imaging.registration import Picture, one_thread, rigid_between
+from tumorcast.data.imaging.registration import RegistrationImage, one_thread, rigid_between
 from tumorcast.data.imaging.transforms import carried, moved_mm, rotation_degrees
 from tumorcast.data.native import native_image
 from tumorcast.data.prepare import CohortReport, PrepareSettings, Register, SliceChoice, prepare_cohort, prepare_session
 from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.registered import PatientSpace
 from tumorcast.data.work import Task
 from tumorcast.errors import InputError, StorageError, UsageError
-from tumorcast.records import Contrast, Session, SourceSession
+from tumorcast.records import Contrast, Session
 
 RIGID = PrepareSettings(image_size=64, register=Register.RIGID, slices=SliceChoice.ALL)
 
 
-def found(fixed: Picture, moving: Picture) -> np.ndarray:
+def found(fixed: RegistrationImage, moving: RegistrationImage) -> np.ndarray:
     with one_thread():
         return rigid_between(fixed, moving)
 
 
-def error_mm(found: np.ndarray, true: np.ndarray, picture: Picture) -> float:
+def error_mm(found: np.ndarray, true: np.ndarray, picture: RegistrationImage) -> float:
     """How far the found transform is off at most in the brain."""
     return float(moved_mm(np.linalg.inv(true) @ found, picture.brain_points()).max())
 
@@ -52,7 +53,7 @@ def test_two_brains_far_apart_are_laid_on_each_other(phantom: Callable, put: Cal
     """Headers of two scanners may have nothing to do with each other; the turn is as the starts have it."""
     fixed = phantom("t1c")
     moving = phantom("t2f")
-    far = Picture(sitk.Image(moving.image), moving.brain, moving.tumour)
+    far = RegistrationImage(sitk.Image(moving.image), moving.brain, moving.tumour)
     far.image.SetOrigin((900.0, -400.0, 300.0))
     true = turned(0.0, 0.0, np.zeros(3), 0)
     true[:3, 3] = (far.grid.affine() - moving.grid.affine())[:3, 3]
@@ -66,10 +67,10 @@ def test_a_growing_tumour_is_not_taken_for_a_motion(phantom: Callable) -> None:
 
 def test_no_brain_cannot_be_registered(phantom: Callable) -> None:
     fixed = phantom()
-    empty = Picture(fixed.image, np.zeros_like(fixed.brain))
+    empty = RegistrationImage(fixed.image, np.zeros_like(fixed.brain))
     with pytest.raises(InputError, match="its brain is empty"):
         found(fixed, empty)
-    flat = Picture(fixed.grid.image(fixed.brain.astype(np.float32)), fixed.brain)
+    flat = RegistrationImage(fixed.grid.image(fixed.brain.astype(np.float32)), fixed.brain)
     with pytest.raises(InputError, match="one value only"):
         found(fixed, flat)
 

@@ -29,12 +29,12 @@ def source(engine: Any, blob_cohort: Path) -> Iterator[CaseSource]:
     class Steered(type(engine)):  # type: ignore[misc]
         """Brightens by half the gain where the window is open, wider for more gain, and all by the level encoded to."""
 
-        def encode_step(self, x: Any, step: Any, *, clamp: bool, last: Any = None) -> tuple[Any, Any]:
+        def encode_step(self, x: Any, step: Any, previous_eps: Any) -> tuple[Any, Any]:
             return np.asarray(x + 1e-4 * step.t, np.float32), x
 
-        def guided_step(self, x: Any, step: Any, law: Any, target: Any, **maps: Any) -> tuple[Any, Any]:
-            gain, _ = law.strength
-            return np.asarray(x + 0.5 * gain * (maps["window"][:, None] > 0.9 - 0.2 * gain), np.float32), x
+        def guided_step(self, x: Any, step: Any, previous_eps: Any, guidance: Any) -> tuple[Any, Any]:
+            open_enough = guidance.window[:, None] > 0.9 - 0.2 * guidance.gain
+            return np.asarray(x + 0.5 * guidance.gain * open_enough, np.float32), x
 
     with Cohort.open(blob_cohort) as cohort:
         yield CaseSource(cohort, Steered(), SETTINGS)

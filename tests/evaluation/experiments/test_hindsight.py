@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from tests.evaluation.conftest import Still
 from tumorcast.cli.experiment_models import experiment as commands
 from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.hindsight import Hindsight, HindsightSettings
@@ -52,10 +52,12 @@ class Stepwise(Still):
 
     images: int = 0
 
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         self.images += len(x)
-        near = maps["window"][:, None] > 0.8
-        return np.asarray(x + near * min(max(law.strength), 1.0) + ~near * 0.1 * (step.t > 150), np.float32), x
+        near = guidance.window[:, None] > 0.8
+        return np.asarray(
+            x + near * min(max(guidance.gain, guidance.scale), 1.0) + ~near * 0.1 * (step.t > 150), np.float32
+        ), x
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_a_patient_is_followed_from_the_last_scan_but_one(cohort: FollowedCohort
     assert (followed.day, followed.later_day) == (60.0, 120.0)
     assert followed.ratio == followed.pairs[0].ratio > 1.1
     aim = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE)
-    np.testing.assert_allclose(aim.draw(aim.settings).area_ratio, followed.ratio)
+    np.testing.assert_allclose(aim.draw(aim.settings).target_ratio, followed.ratio)
     ahead = SizeSource(TargetMode.ODE, GROWTH).aim(cohort.known, followed, BASE).settings
     assert (ahead.horizon_days, ahead.relative_change) == (60.0, None)
 

@@ -19,9 +19,9 @@ import SimpleITK as sitk
 from tumorcast.data.imaging.brain_mask import BoolArray, filled
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
 from tumorcast.data.prepare_settings import PrepareSettings
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import read_image
 from tumorcast.errors import EngineError, InputError, UsageError
-from tumorcast.records import SourceSession
 from tumorcast.tables import read_table
 
 PLACEHOLDERS = ("folder", "patient", "session")

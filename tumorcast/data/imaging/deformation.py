@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from tumorcast.data.imaging.brain_mask import BoolArray
 from tumorcast.data.imaging.geometry import Grid, Interpolation
-from tumorcast.data.imaging.registration import Picture, coarse, scaled
+from tumorcast.data.imaging.registration import RegistrationImage, coarse, scaled
 from tumorcast.data.imaging.transforms import Displacement, Matrix, carried
 from tumorcast.records import FloatArray
 
@@ -31,7 +31,7 @@ RAMP_MM = 16.0
 EDGE_MM = 8.0  # from the edge of the field, over which it fades
 
 
-def deformation_between(fixed: Picture, moving: Picture, matrix: Matrix) -> Displacement:
+def deformation_between(fixed: RegistrationImage, moving: RegistrationImage, matrix: Matrix) -> Displacement:
     """How far each point of `fixed` moves before `matrix` leads it to `moving`; both need their tumour.
 
     On a lattice over the brain's box; zero within MARGIN_MM of either tumour. Call it within `registration.one_thread`.
@@ -48,22 +48,24 @@ def deformation_between(fixed: Picture, moving: Picture, matrix: Matrix) -> Disp
     return Displacement((sitk.GetArrayFromImage(kept) * weights[..., None]).astype(np.float32), lattice)
 
 
-def _tumour_of(picture: Picture) -> BoolArray:
+def _tumour_of(picture: RegistrationImage) -> BoolArray:
     if picture.tumour is None:
         raise ValueError("the tumour must be known, or it would be bent too")
     return picture.tumour
 
 
-def _read(picture: Picture, grid: Grid, matrix: Matrix) -> Picture:
+def _read(picture: RegistrationImage, grid: Grid, matrix: Matrix) -> RegistrationImage:
     """The picture on another grid."""
     masks = [
         carried(picture.grid.image(mask.astype(np.uint8)), grid, matrix, interpolation=Interpolation.NEAREST)
         for mask in (picture.brain, _tumour_of(picture))
     ]
-    return Picture(carried(picture.image, grid, matrix), *(sitk.GetArrayFromImage(mask) > 0 for mask in masks))
+    return RegistrationImage(
+        carried(picture.image, grid, matrix), *(sitk.GetArrayFromImage(mask) > 0 for mask in masks)
+    )
 
 
-def _contrast(picture: Picture, compared: BoolArray) -> sitk.Image:
+def _contrast(picture: RegistrationImage, compared: BoolArray) -> sitk.Image:
     """Each voxel's deviation from its surroundings, in their standard deviations; 0 where nothing is compared."""
     values, counted = sitk.GetArrayFromImage(scaled(picture)), compared.astype(np.float32)
     reach = [SURROUNDINGS_MM / spacing for spacing in reversed(picture.grid.spacing)]

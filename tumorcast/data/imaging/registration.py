@@ -33,7 +33,7 @@ ITERATIONS, LEAST_STEP_MM, RELAXATION = 150, 0.005, 0.6
 
 
 @dataclass(frozen=True)
-class Picture:
+class RegistrationImage:
     """A volume to be registered.
 
     image: float32, on an upright (LPS) grid; brain: (Z, Y, X); tumour: (Z, Y, X), what must not count; None: nothing.
@@ -53,7 +53,7 @@ class Picture:
         middle = np.argwhere(self.brain).mean(axis=0)[::-1]
         return np.array(self.image.TransformContinuousIndexToPhysicalPoint(middle.tolist()))
 
-    def cropped(self) -> "Picture":
+    def cropped(self) -> "RegistrationImage":
         """The part that holds the brain and its rim."""
         voxels = np.argwhere(self.brain)
         if not voxels.size:
@@ -62,7 +62,7 @@ class Picture:
         low, high = np.maximum(voxels.min(axis=0) - rim, 0), np.minimum(voxels.max(axis=0) + rim + 1, self.brain.shape)
         part = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
         tumour = None if self.tumour is None else self.tumour[part]
-        return Picture(self.image[part[::-1]], self.brain[part], tumour)
+        return RegistrationImage(self.image[part[::-1]], self.brain[part], tumour)
 
     def brain_points(self, count: int = 4000) -> FloatArray:
         """(N, 3) voxels of the brain evenly picked, RAS mm; about `count`."""
@@ -82,7 +82,7 @@ def one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def rigid_between(fixed: Picture, moving: Picture) -> Matrix:
+def rigid_between(fixed: RegistrationImage, moving: RegistrationImage) -> Matrix:
     """(4, 4) RAS: where each point of `fixed` lies in `moving`. Call it within `one_thread`.
 
     Raises InputError if a brain is empty or has one value, or no start puts one brain on the other.
@@ -94,7 +94,7 @@ def rigid_between(fixed: Picture, moving: Picture) -> Matrix:
     return matrix_of(found)
 
 
-def _starts(fixed: Picture, moving: Picture) -> list[sitk.Euler3DTransform]:
+def _starts(fixed: RegistrationImage, moving: RegistrationImage) -> list[sitk.Euler3DTransform]:
     """As the headers have it, brain centre on brain centre, and the latter turned about one axis either way."""
     centre, nothing = fixed.centre(), np.zeros(3)
     shift = moving.centre() - centre
@@ -174,7 +174,7 @@ class _Level:
         return float(sitk.GetArrayViewFromImage(seen)[inside].mean()) if inside.any() else 0.0
 
 
-def _levels(fixed: Picture, moving: Picture) -> list[_Level]:
+def _levels(fixed: RegistrationImage, moving: RegistrationImage) -> list[_Level]:
     """From coarse to fine; each is thinned from the next finer one."""
     images = scaled(fixed), scaled(moving)
     masks = region_of(fixed), None if moving.tumour is None else moving.grid.image((~moving.tumour).astype("u1"))
@@ -186,7 +186,7 @@ def _levels(fixed: Picture, moving: Picture) -> list[_Level]:
     return levels
 
 
-def region_of(picture: Picture, *, rim_mm: float = RIM_MM) -> sitk.Image:
+def region_of(picture: RegistrationImage, *, rim_mm: float = RIM_MM) -> sitk.Image:
     """uint8: the brain with a rim, without the tumour."""
     reach = [2 * round(rim_mm / spacing) + 1 for spacing in reversed(picture.grid.spacing)]
     region = ndimage.maximum_filter(picture.brain.astype(np.uint8), reach)
@@ -195,7 +195,7 @@ def region_of(picture: Picture, *, rim_mm: float = RIM_MM) -> sitk.Image:
     return picture.grid.image(region)
 
 
-def scaled(picture: Picture) -> sitk.Image:
+def scaled(picture: RegistrationImage) -> sitk.Image:
     """The image with the brain's robust window as 0 to 1, clipped: bright vessels and fat would take most bins."""
     window = window_of(sitk.GetArrayViewFromImage(picture.image), picture.brain)
     if window is None:

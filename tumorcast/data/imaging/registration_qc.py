@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from tumorcast.data.imaging.brain_mask import BoolArray, window_of
 from tumorcast.data.imaging.geometry import Grid, Interpolation
-from tumorcast.data.imaging.registration import LEAST_VOXELS, Picture, region_of
+from tumorcast.data.imaging.registration import LEAST_VOXELS, RegistrationImage, region_of
 from tumorcast.data.imaging.transforms import Displacement, Matrix, carried, moved_mm, rotation_degrees
 from tumorcast.durable import written_whole
 from tumorcast.records import FloatArray
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Overlap:
+class ImageSimilarity:
     """How two volumes agree. nmi: normalised mutual information, from 1 (nothing in common) to 2; dice: of the brains,
     where the moving volume was scanned; in_view: the share of the fixed brain that it covers.
     """
@@ -82,7 +82,7 @@ class Alignment:
 
 
 @dataclass(frozen=True)
-class Bend:
+class DeformationQuality:
     """A deformation as it is recorded. kept: whether it is used; least_jacobian: the least it leaves of a volume."""
 
     kept: bool
@@ -101,10 +101,12 @@ def _rounded(record: dict[str, Any]) -> dict[str, Any]:
     return {key: round(value, DECIMALS) if isinstance(value, float) else value for key, value in record.items()}
 
 
-def judge(fixed: Picture, moving: Picture, found: Matrix, names: tuple[str, str]) -> tuple[Alignment, Matrix]:
+def judge_alignment(
+    fixed: RegistrationImage, moving: RegistrationImage, found: Matrix, names: tuple[str, str]
+) -> tuple[Alignment, Matrix]:
     """What `found` is worth beside the headers, and the matrix to use. names: what was laid on what."""
     pair = softened(fixed), softened(moving)
-    before, after = (overlap(*pair, matrix) for matrix in (np.eye(4), found))
+    before, after = (image_similarity(*pair, matrix) for matrix in (np.eye(4), found))
     points = fixed.brain_points()
     still = float(moved_mm(found, points).max()) <= min(fixed.grid.spacing) / 2
     better = after.nmi > before.nmi
@@ -128,20 +130,22 @@ def judge(fixed: Picture, moving: Picture, found: Matrix, names: tuple[str, str]
     return alignment, found if used is after else np.eye(4)
 
 
-def judge_bend(fixed: Picture, moving: Picture, matrix: Matrix, field: Displacement) -> Bend:
+def judge_deformation(
+    fixed: RegistrationImage, moving: RegistrationImage, matrix: Matrix, field: Displacement
+) -> DeformationQuality:
     """Whether a deformation makes two scans more alike, without a fold."""
     pair = softened(fixed), softened(moving)
-    rigid, bent = overlap(*pair, matrix), overlap(*pair, matrix, field)
+    rigid, bent = image_similarity(*pair, matrix), image_similarity(*pair, matrix, field)
     jacobian = field.least_jacobian()
     flags = []
     if bent.nmi <= rigid.nmi:
         flags.append("not bent, as that made it no more like the first scan")
     if jacobian < LEAST_JACOBIAN:
         flags.append(f"not bent, as that left {jacobian:.2f} of a volume, less than {LEAST_JACOBIAN:g}")
-    return Bend(not flags, rigid.nmi, bent.nmi, field.largest_mm(), jacobian, tuple(flags))
+    return DeformationQuality(not flags, rigid.nmi, bent.nmi, field.largest_mm(), jacobian, tuple(flags))
 
 
-def _flags(used: Overlap, shift_mm: float, turn_degrees: float) -> list[str]:
+def _flags(used: ImageSimilarity, shift_mm: float, turn_degrees: float) -> list[str]:
     flags = []
     if used.dice < LEAST_DICE:
         flags.append(f"brains overlap by {used.dice:.2f} (Dice), less than {LEAST_DICE:g}")
@@ -163,7 +167,7 @@ def volume_flags(native_mm3: float, cohort_mm3: float) -> list[str]:
     return [told] if abs(change) > LARGEST_VOLUME_CHANGE else []
 
 
-def softened(picture: Picture) -> Picture:
+def softened(picture: RegistrationImage) -> RegistrationImage:
     """The picture smoothed by a voxel, so that what is read between voxels is no smoother than what is read on them.
 
     Else two scans on one grid would look more alike unmoved than well moved.
@@ -175,7 +179,9 @@ def softened(picture: Picture) -> Picture:
     return replace(picture, image=image)
 
 
-def overlap(fixed: Picture, moving: Picture, matrix: Matrix, displacement: Displacement | None = None) -> Overlap:
+def image_similarity(
+    fixed: RegistrationImage, moving: RegistrationImage, matrix: Matrix, displacement: Displacement | None = None
+) -> ImageSimilarity:
     """How `moving`, read through the transform, agrees with `fixed`."""
     plain = checked_grid(fixed.cropped().grid)
     region = _on(region_of(fixed), plain)
@@ -189,7 +195,7 @@ def overlap(fixed: Picture, moving: Picture, matrix: Matrix, displacement: Displ
     value = sitk.GetArrayFromImage(carried(moving.image, plain, matrix, displacement))
     other = sitk.GetArrayFromImage(carried(fixed.image, plain, np.eye(4)))
     counted = region & seen
-    return Overlap(
+    return ImageSimilarity(
         nmi=normalised_mutual_information(other[counted], value[counted]),
         dice=dice(brain & seen, moved),
         in_view=float(seen[brain].mean()) if brain.any() else 0.0,

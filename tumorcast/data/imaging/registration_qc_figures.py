@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tumorcast.data.imaging.brain_mask import BoolArray, window_of
 from tumorcast.data.imaging.geometry import Interpolation
-from tumorcast.data.imaging.registration import Picture
+from tumorcast.data.imaging.registration import RegistrationImage
 from tumorcast.data.imaging.registration_qc import checked_grid
 from tumorcast.data.imaging.transforms import Displacement, Matrix, carried
 from tumorcast.durable import written_whole
@@ -23,7 +23,7 @@ PLANES = (("axial", 0), ("coronal", 1), ("sagittal", 2))
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedVolumes:
     """Two volumes (Z, Y, X) on one upright (LPS) grid. spacing: mm, of z, y, x; brain: the fixed one's."""
 
     title: str
@@ -33,9 +33,13 @@ class Pair:
     spacing: tuple[float, ...]
 
 
-def pair_of(
-    title: str, fixed: Picture, moving: Picture, matrix: Matrix, displacement: Displacement | None = None
-) -> Pair:
+def compared_volumes(
+    title: str,
+    fixed: RegistrationImage,
+    moving: RegistrationImage,
+    matrix: Matrix,
+    displacement: Displacement | None = None,
+) -> ComparedVolumes:
     """Both volumes on the thinned grid of the fixed brain."""
     grid = checked_grid(fixed.cropped().grid)
     brain = carried(
@@ -43,10 +47,10 @@ def pair_of(
     )
     images = carried(fixed.image, grid, np.eye(4)), carried(moving.image, grid, matrix, displacement)
     one, other = (sitk.GetArrayFromImage(image) for image in images)
-    return Pair(title, one, other, sitk.GetArrayFromImage(brain) > 0, grid.spacing[::-1])
+    return ComparedVolumes(title, one, other, sitk.GetArrayFromImage(brain) > 0, grid.spacing[::-1])
 
 
-def draw_pairs(path: Path, title: str, pairs: list[Pair]) -> None:
+def draw_comparisons(path: Path, title: str, pairs: list[ComparedVolumes]) -> None:
     """Write a PNG with a row a pair: the chequerboard of an axial slice, and the moved edges on the fixed image."""
     figure = Figure(figsize=(12, 0.6 + 3.2 * len(pairs)), layout="constrained")
     panels = figure.subplots(len(pairs), 1 + len(PLANES), squeeze=False)
@@ -77,7 +81,7 @@ def _cut(volume: FloatArray, brain: BoolArray, axis: int) -> FloatArray:
     return plane if axis == 0 else plane[::-1]
 
 
-def _aspect(pair: Pair, axis: int) -> float:
+def _aspect(pair: ComparedVolumes, axis: int) -> float:
     """Height of a pixel over its width."""
     rows, columns = (pair.spacing[other] for other in range(3) if other != axis)
     return rows / columns

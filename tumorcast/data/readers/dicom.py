@@ -14,11 +14,9 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.imaging.geometry import Grid
-from tumorcast.data.readers.absent import is_dangling, why_absent
 from tumorcast.data.readers.dicom_header import DicomHeader, has_mark, read_header
 from tumorcast.data.readers.dicom_series import TAGS, number
-from tumorcast.data.readers.files import is_debris
-from tumorcast.data.readers.scans import LARGEST_VOXELS, is_file, is_folder
+from tumorcast.data.readers.files import LARGEST_VOXELS, is_dangling, is_debris, is_file, is_folder, why_absent
 from tumorcast.errors import InputError
 
 DATES = (0x0008_0020, 0x0008_0021, 0x0008_0022)  # of the study, the series, the acquisition

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 
-from tumorcast.data.readers.scans import is_file
+from tumorcast.data.readers.files import is_file
 from tumorcast.errors import InputError
 
 PREAMBLE = 128

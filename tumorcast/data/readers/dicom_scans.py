@@ -25,8 +25,8 @@ from tumorcast.data.readers.dicom import (
 )
 from tumorcast.data.readers.dicom_header import DicomHeader, has_mark
 from tumorcast.data.readers.dicom_series import TAGS, contrast_of, number
-from tumorcast.data.readers.files import LeftOut, is_debris
-from tumorcast.data.readers.scans import SEG, FoundSession, counted, folders_in, found_session, several_masks
+from tumorcast.data.readers.files import LeftOut, folders_in, is_debris
+from tumorcast.data.readers.source_session import SEG, SourceSession, counted, several_masks
 from tumorcast.records import Contrast
 
 FEWEST_IMAGES = 5  # fewer are a localizer, a report or a screen
@@ -103,7 +103,7 @@ def has_dicom(source: Path) -> bool:
 class DicomFind:
     """Scans of DICOM series, with the files that were taken and those that were not."""
 
-    sessions: list[FoundSession] = field(default_factory=list)
+    sessions: list[SourceSession] = field(default_factory=list)
     taken: set[Path] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
 
@@ -133,7 +133,7 @@ def _new_folders(place: Path, seen: set[Path]) -> list[Path]:
     return found
 
 
-def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[FoundSession]:
+def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[SourceSession]:
     contents = {folder: series_in(folder) for folder in _folders(patient, seen)}
     series = [_Series.of(headers) for one in contents.values() for headers in one.series.values()]
     dates = sorted({one.day for one in series if one.day is not None})
@@ -184,7 +184,7 @@ def _first_of_each(series: list[_Series]) -> list[_Series]:
     return list({one.contrast: one for one in series if one.contrast is not None}.values())
 
 
-def _account(session: FoundSession, series: list[_Series], found: DicomFind) -> None:
+def _account(session: SourceSession, series: list[_Series], found: DicomFind) -> None:
     """Put the files of the scan's series, and its mask, among those that were taken."""
     firsts = set(session.images.values())
     found.taken |= {path for one in series if one.path in firsts for path in one.files}
@@ -210,14 +210,14 @@ def _date(text: str) -> date | None:
         return None
 
 
-def _session(patient: Path, name: str, series: list[_Series], folders: set[Path]) -> FoundSession:
+def _session(patient: Path, name: str, series: list[_Series], folders: set[Path]) -> SourceSession:
     """A scan of these series. folders: those in which a mask is that of this scan."""
     files: dict[str, Path] = {}
     for one in sorted(series, key=lambda one: one.rank):
         if one.contrast is not None:
             files.setdefault(one.contrast, one.path)
     masks = _masks(folders)
-    found = found_session(patient.name, name, files | ({SEG: masks[0]} if masks else {}))
+    found = SourceSession.of_files(patient.name, name, files | ({SEG: masks[0]} if masks else {}))
     return replace(found, fault=several_masks(*masks[:2])) if len(masks) > 1 else found
 
 

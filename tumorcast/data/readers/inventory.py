@@ -21,12 +21,12 @@ from tumorcast.data.prepare_settings import TumourPart
 from tumorcast.data.readers import dicom, nifti
 from tumorcast.data.readers.labels import LabelScheme, read_labels
 from tumorcast.data.readers.layouts import LABELS, Layout
-from tumorcast.data.readers.scans import SEG, FoundSession, SlicedSession
-from tumorcast.data.readers.volumes import label_rule, read_image, require_same_grid
+from tumorcast.data.readers.source_session import SEG, SourceSession
+from tumorcast.data.readers.volumes import read_image, require_same_grid
 from tumorcast.data.survey import Survey, survey
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, UsageError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 Size = tuple[int, ...]
 
@@ -239,7 +239,7 @@ class _Look:
         header = nifti.read_header(path)
         for note in header.notes:
             self.notes.setdefault(note, []).append(kind)
-        if isinstance(self.session, SlicedSession):
+        if self.session.slices:
             self.sizes[kind] = _volume(header.dims, len(self.session.slices))
             return
         self.sizes[kind] = _volume(header.dims)
@@ -250,7 +250,7 @@ class _Look:
 
     def _read_mask(self, path: Path) -> None:
         image = read_image(path).image
-        taken = read_labels(path, sitk.GetArrayViewFromImage(image), label_rule(self.session))
+        taken = read_labels(path, sitk.GetArrayViewFromImage(image), self.session.labels)
         self.labels = taken.record()
         found = [int(label) for label in np.unique(taken.labels) if label]
         if found and not set(found) & set(self.wanted.part.labels):
@@ -312,7 +312,7 @@ def write_table(path: Path, inventory: Inventory) -> None:
     A scan without a date has no day there, which is to be filled in; a DICOM series is named by one of its files.
     Raises UsageError for single slices, which a table cannot name.
     """
-    if any(isinstance(session, SlicedSession) for session in inventory.sessions):
+    if any(session.slices for session in inventory.sessions):
         raise UsageError(f"--table {path}: single slices cannot be named in a table; leave the option out")
     with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -324,6 +324,6 @@ def write_table(path: Path, inventory: Inventory) -> None:
 def _row(folder: Path, session: SourceSession, *, dated: bool) -> list[str]:
     named = [*(session.images.get(contrast) for contrast in Contrast), session.mask]
     files = ["" if file is None else os.path.relpath(file, folder) for file in named]
-    rule = session.labels if isinstance(session, FoundSession) else None
-    labels = str(rule.usual[0]) if rule is not None and len(rule.usual) == 1 and not rule.others else ""
+    rule = session.labels
+    labels = str(rule.usual[0]) if len(rule.usual) == 1 and not rule.others else ""
     return [session.patient_id, session.session_id, f"{session.day:g}" if dated else "", *files, labels]

@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
 from tumorcast.data.readers import nifti
 from tumorcast.data.readers.dicom import is_dicom, read_series
-from tumorcast.data.readers.labels import ANY, LabelRule, read_labels
-from tumorcast.data.readers.scans import SEG, FoundSession, SlicedSession
+from tumorcast.data.readers.labels import read_labels
+from tumorcast.data.readers.source_session import SEG, SourceSession
 from tumorcast.errors import InputError
-from tumorcast.records import Contrast, FloatArray, SourceSession
+from tumorcast.records import Contrast, FloatArray
 
 LARGEST_NEGATIVE = 0.25  # of the largest value; interpolation rings less, z-scored volumes are far beyond
 LARGEST_INTENSITY = 1e9  # beyond, a number was read for another
@@ -70,7 +70,7 @@ def read_session(source: SourceSession, contrasts: tuple[Contrast, ...]) -> Sour
     first = parts[0]
     upright = first.grid.canonical()
     voxels = {part.role: _laid_on(part, upright, first) for part in parts}
-    taken = None if mask is None else read_labels(mask.path, voxels[SEG], label_rule(source))
+    taken = None if mask is None else read_labels(mask.path, voxels[SEG], source.labels)
     return SourceVolume(
         {contrast: _intensities(part.path, voxels[part.role]) for contrast, part in images.items()},
         None if taken is None else taken.labels,
@@ -80,11 +80,6 @@ def read_session(source: SourceSession, contrasts: tuple[Contrast, ...]) -> Sour
         (*_told_once(parts), *(taken.notes if taken else ())),
         taken.record() if taken else {},
     )
-
-
-def label_rule(source: SourceSession) -> LabelRule:
-    """What the labels of a scan's mask may mean."""
-    return source.labels if isinstance(source, FoundSession) else ANY
 
 
 def _told_once(parts: Sequence[_Part]) -> tuple[str, ...]:
@@ -144,7 +139,7 @@ def _plane_of(voxels: np.ndarray[Any, Any], header: nifti.NiftiHeader) -> sitk.I
 def _read_part(source: SourceSession, contrast: Contrast | None) -> _Part:
     """One contrast of the scan, or its mask when `contrast` is None."""
     role = SEG if contrast is None else str(contrast)
-    if isinstance(source, SlicedSession):
+    if source.slices:
         paths = {files.number: files.mask if contrast is None else files.images[contrast] for files in source.slices}
         return _stack({number: path for number, path in paths.items() if path is not None}, role)
     path = source.mask if contrast is None else source.images[contrast]
@@ -185,14 +180,14 @@ def _size(array: np.ndarray[Any, Any]) -> str:
 
 
 def _slice_numbers(source: SourceSession, depth: int) -> npt.NDArray[np.int64]:
-    if isinstance(source, SlicedSession):
+    if source.slices:
         return np.array([files.number for files in source.slices], np.int64)
     return np.arange(depth, dtype=np.int64)
 
 
 def _full_grid(source: SourceSession, part: _Part) -> Grid:
     """The source's grid; for single slices, the volume up to the last of them."""
-    if isinstance(source, SlicedSession):
+    if source.slices:
         size = (*part.grid.size[:2], source.slices[-1].number + 1)
         return Grid(size, part.grid.spacing, part.grid.origin, part.grid.direction)
     return part.grid

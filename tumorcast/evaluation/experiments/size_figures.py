@@ -16,7 +16,7 @@ from tumorcast.evaluation.experiments.size_methods import SizeMethod
 from tumorcast.evaluation.experiments.size_scores import column
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate
-from tumorcast.report.figures import DISCLAIMER, FORECAST_COLOUR, size_label
+from tumorcast.growth.plot import DISCLAIMER, FORECAST_COLOUR, size_label
 
 LINEAR_BELOW = 100.0  # of the axes of sizes
 TRUE_COLOUR, PAST_COLOUR = "tab:blue", "0.4"

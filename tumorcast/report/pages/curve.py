@@ -7,8 +7,8 @@ import numpy as np
 
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import PatientForecast
+from tumorcast.growth.plot import size_label
 from tumorcast.records import RadiotherapyCourse, SizeSeries, Treatment
-from tumorcast.report.figures import size_label
 from tumorcast.report.pages import words
 from tumorcast.report.pages.svg import Frame, Numbers
 

@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.report.figures import PREFERRED
+from tumorcast.report.plots import PREFERRED_CONTRASTS
 
 MARGIN = 3  # pixels round the brain
 SHOWN_CONTRASTS = 2
@@ -113,7 +113,9 @@ def likely(forecast: SliceForecast) -> tuple[str, Array]:
 
 def shown_contrasts(contrasts: Sequence[str]) -> list[str]:
     """The contrasts that are drawn, the one that shows most first."""
-    return [name for name in PREFERRED if name in contrasts][:SHOWN_CONTRASTS] or list(contrasts[:SHOWN_CONTRASTS])
+    return [name for name in PREFERRED_CONTRASTS if name in contrasts][:SHOWN_CONTRASTS] or list(
+        contrasts[:SHOWN_CONTRASTS]
+    )
 
 
 def chosen(flagged: Sequence[bool], most: int) -> list[int]:

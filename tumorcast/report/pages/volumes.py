@@ -18,8 +18,8 @@ from matplotlib import colormaps
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.records import FloatArray
-from tumorcast.report.figures import PREFERRED
 from tumorcast.report.pages.pictures import COLOURS, LEAST_SHOWN, Box, byte_of, outline
+from tumorcast.report.plots import PREFERRED_CONTRASTS
 
 LEAST_FOR_PLANES = 8  # slices: of fewer, a cut along the body shows nothing
 STOPS = 16  # of the colour scale
@@ -82,7 +82,10 @@ def viewer_volumes(forecasts: Sequence[SliceForecast], contrasts: Sequence[str])
     box = Box.round([one.brain for one in forecasts])
     volume = _Volume(numbers, box, forecasts[0].affine)
     images = []
-    for name in sorted(contrasts, key=lambda one: PREFERRED.index(one) if one in PREFERRED else len(PREFERRED)):
+    for name in sorted(
+        contrasts,
+        key=lambda one: PREFERRED_CONTRASTS.index(one) if one in PREFERRED_CONTRASTS else len(PREFERRED_CONTRASTS),
+    ):
         channel = contrasts.index(name)
         scans = [byte_of((one.image[channel] + 1) / 2) for one in forecasts]
         means = [byte_of((one.mean[channel] + 1) / 2) for one in forecasts]

@@ -1,20 +1,64 @@
+"""PNG pictures: a slice with and without a growth curve, with one and four contrasts; growth; a study of counts."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.archive.conftest import images_of, patient_of, slice_of, write_run
+from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.merge import merge
 from tumorcast.growth.model import GrowthModel, fixed_prior
+from tumorcast.growth.plot import DISCLAIMER, save_figure
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.scan_count import forecast_from_fewer, scan_count_tables
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import ChemotherapyCourse, Forecaster, RadiotherapyCourse, SizeSeries, Treatment
-from tumorcast.report.growth_figures import draw_patient, draw_study
+from tumorcast.report.plots import draw_patient, draw_slice, draw_study, show_archive
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
 TREATED = Treatment(
     (RadiotherapyCourse(-60.0, -20.0),), (ChemotherapyCourse(-60.0, 90.0), ChemotherapyCourse(100.0, np.inf))
 )
 DAYS = np.array([0.0, 60.0, 130.0, 180.0])
+CURVE = {name: np.linspace(1, 2, 5) for name in ("days", "q05", "q50", "q95", "observed_days", "observed_sizes")}
+
+
+def slice_forecast() -> SliceForecast:
+    return slice_of(images_of(7, 3, 8), 7)
+
+
+def texts(figure: object) -> str:
+    from matplotlib.text import Text
+
+    return "\n".join(text.get_text() for text in figure.findobj(Text))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("contrasts", [["t1c"], ["t1n", "t1c", "t2w", "t2f"]])
+def test_a_slice_is_drawn_with_its_sizes_and_the_disclaimer(contrasts: list[str], tmp_path: Path) -> None:
+    with_curve = PatientForecast("P1", "000", 5.0, 35.0, "area_mm2", CURVE, {})
+    figure = draw_slice(with_curve, slice_forecast(), contrasts)
+    save_figure(figure, tmp_path / "slice.png")
+    told = texts(figure)
+    assert DISCLAIMER in told
+    assert "P1, scan of day 5, slice 7, forecast for day 35" in told
+    assert "area (mm²)" in told
+    assert ("scan, t2f" in told) is ("t2f" in contrasts)
+
+
+def test_without_growth_the_panel_says_so() -> None:
+    assert "no growth curve" in texts(
+        draw_slice(patient_of(curve=False), slice_forecast(), ["t1n", "t1c", "t2w", "t2f"])
+    )
+
+
+def test_an_archive_becomes_a_picture_a_slice(tmp_path: Path) -> None:
+    shards = write_run(tmp_path / "parts", {"P1": {7: [3]}}, curve=False)
+    merge(tmp_path / "maps.h5", shards, {"contrasts": ["t1n"] * 4}, [])
+    with MapArchive.open(tmp_path / "maps.h5") as archive:
+        (path,) = show_archive(archive, tmp_path)
+    assert path.name == "P1_0007.png"
+    assert path.read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("forecaster", list(Forecaster))

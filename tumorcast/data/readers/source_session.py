@@ -1,4 +1,4 @@
-"""What the readers find of a scan: which file is which contrast, on which day. Nothing of it has been read yet."""
+"""The files of a scan: which is which contrast, of which day. None of them has been opened yet."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from tumorcast.data.readers.absent import is_dangling
 from tumorcast.data.readers.labels import ANY, LabelRule, rule_of
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 
 SEG = "seg"
 # Of files that are named as scans are; of these .nii and .nii.gz are read, the others are refused by name.
 IMAGE_END = r"\.(nii(\.gz)?|hdr|mha|mhd|nrrd|mgz|mgh)"
 ONLY_SESSION = "000"
-LARGEST_VOXELS = 2**29  # 800 cubed: no scanner makes more, and a header that says more is damaged
 
 
 @dataclass(frozen=True)
@@ -27,41 +25,40 @@ class SliceFiles:
 
 
 @dataclass(frozen=True)
-class FoundSession(SourceSession):
-    """A scan of whole volumes, with what its layout knows beside the files.
+class SourceSession:
+    """The files of one scan of one patient, as a reader found them (nothing has been opened yet).
 
+    day: days on the patient's own clock; mask: the tumour labels, None where the source has none.
     dated: False where the layout has no date of it; `day` then counts the patient's scans 0, 1, 2 ….
     fault: why the scan cannot be used; day_fault: why it cannot, unless a clinical table dates it. Empty where all is
     well.
     labels: what the mask's labels may mean; labels_given: whether a table says so for this scan.
+    slices: of a scan that lies on disk slice by slice, in the order of slice numbers. `images` then holds the first
+    slice's files of the contrasts that every slice has, `mask` the first slice's mask if every slice has one, so that
+    both say what the whole session has.
     """
 
+    patient_id: str
+    session_id: str
+    day: float
+    images: dict[Contrast, Path]
+    mask: Path | None
     dated: bool = True
     fault: str = ""
     day_fault: str = ""
     labels: LabelRule = ANY
     labels_given: bool = False
-
-
-@dataclass(frozen=True)
-class SlicedSession(FoundSession):
-    """A scan that lies on disk slice by slice, in the order of slice numbers.
-
-    `images` holds the first slice's files of the contrasts that every slice has, `mask` the first slice's mask if every
-    slice has one, so that both say what the whole session has.
-    """
-
     slices: tuple[SliceFiles, ...] = ()
 
+    @classmethod
+    def of_files(cls, patient: str, session: str, files: Mapping[str, Path]) -> "SourceSession":
+        """A scan of these files, by contrast and `seg`; undated until a day is put in."""
+        images = {contrast: files[contrast] for contrast in Contrast if contrast in files}
+        rule = rule_of(patient.removeprefix("sub-"))
+        return cls(patient, session, 0.0, images, files.get(SEG), dated=False, labels=rule)
 
-def found_session(patient: str, session: str, files: Mapping[str, Path]) -> FoundSession:
-    """A scan of these files, by contrast and `seg`; undated until a day is put in."""
-    images = {contrast: files[contrast] for contrast in Contrast if contrast in files}
-    rule = rule_of(patient.removeprefix("sub-"))
-    return FoundSession(patient, session, 0.0, images, files.get(SEG), dated=False, labels=rule)
 
-
-def counted(sessions: Iterable[FoundSession]) -> list[FoundSession]:
+def counted(sessions: Iterable[SourceSession]) -> list[SourceSession]:
     """Each patient's scans in the order of their names, counted 0, 1, 2 …: a layout without dates has no days."""
     ordered = sorted(sessions, key=lambda session: (session.patient_id, in_time(session.session_id)))
     return [
@@ -88,34 +85,6 @@ def natural(name: str) -> list[tuple[int, str]]:
     """
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def folders_in(place: Path) -> list[Path]:
-    """The folders in a folder, by name; hidden ones are left out."""
-    if not place.is_dir():
-        return []
-    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is an ordinary file of that name; False for a name that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_named_file(path: Path) -> bool:
-    """Whether a file bears the name, be it a link to one that is not here: reading it says so."""
-    return is_file(path) or is_dangling(path)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is a folder of that name; False for a name that no folder can have."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def several_masks(mask: Path, other: Path) -> str:

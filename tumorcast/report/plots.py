@@ -1,4 +1,4 @@
-"""A picture a slice: the scan, its forecast, the growth maps over the scan, and the growth curve with its band."""
+"""PNG pictures: of an archive's slices (`show`), a patient's growth (`fit --plots`), and a study of scan counts."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,17 @@ from matplotlib.figure import Figure
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.evaluation.failures import flags_of, reach_of
+from tumorcast.growth.forecast import LEVELS, GrowthForecast
+from tumorcast.growth.model import GrowthModel
+from tumorcast.growth.plot import FORECAST_COLOUR, GrowthCurve, add_legend, plot_growth, save_figure, size_label
+from tumorcast.growth.population.history import from_log
+from tumorcast.records import SizeSeries
 
-DISCLAIMER = "For research. Not a medical device."
-PREFERRED = ("t2f", "t1c", "t2w", "t1n")
+PREFERRED_CONTRASTS = ("t2f", "t1c", "t2w", "t1n")
 MARGIN = 2.5  # pixels round the brain
-PRESENT_COLOUR, FORECAST_COLOUR = "cyan", "orangered"
+PRESENT_OUTLINE, FORECAST_OUTLINE = "cyan", "orangered"  # on grey
+SYMLOG_FROM = 100.0
+COMPARED_AFTER_DAYS = 90.0  # after the last scan, where the forecaster's components are compared
 
 Array = npt.NDArray[np.float32]
 
@@ -25,9 +31,8 @@ def show_archive(archive: MapArchive, out: Path) -> list[Path]:
     paths = []
     for patient in archive.patients():
         for forecast in archive.slices(patient.patient_id):
-            figure = draw_slice(patient, forecast, contrasts)
             paths.append(out / f"{patient.patient_id}_{forecast.source_slice:04d}.png")
-            figure.savefig(paths[-1], dpi=110)
+            save_figure(draw_slice(patient, forecast, contrasts), paths[-1])
     return paths
 
 
@@ -63,7 +68,7 @@ def draw_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: lis
     """Two rows of four panels; radiological convention: the patient's right is on the left."""
     figure = Figure(figsize=(14, 7.4), layout="constrained")
     panels = figure.subplots(2, 4)
-    shown = [name for name in PREFERRED if name in contrasts][:2]
+    shown = [name for name in PREFERRED_CONTRASTS if name in contrasts][:2]
     for row, name in enumerate(shown):
         channel = contrasts.index(name)
         _draw_image(panels[row, 0], forecast.image[channel], forecast, f"scan, {name}")
@@ -79,7 +84,6 @@ def draw_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: lis
     for axes in panels[1, :2] if len(shown) == 1 else ():
         axes.axis("off")
     figure.suptitle(_title(patient, forecast), fontsize=11)
-    figure.text(0.005, 0.004, DISCLAIMER, ha="left", fontsize=8, color="0.4")
     return figure
 
 
@@ -95,8 +99,8 @@ def _title(patient: PatientForecast, forecast: SliceForecast) -> str:
 
 def _draw_image(axes: Axes, image: Array, forecast: SliceForecast, title: str) -> None:
     axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-    _outline(axes, forecast.labels > 0, 0.5, PRESENT_COLOUR)
-    _outline(axes, forecast.tumour, 0.5, FORECAST_COLOUR)
+    _outline(axes, forecast.labels > 0, 0.5, PRESENT_OUTLINE)
+    _outline(axes, forecast.tumour, 0.5, FORECAST_OUTLINE)
     _frame(axes, forecast, title)
 
 
@@ -105,7 +109,7 @@ def _draw_map(axes: Axes, values: Array, base: Array, forecast: SliceForecast, t
     drawn = axes.imshow(
         np.ma.masked_less(values, 0.02), cmap="inferno", vmin=0, vmax=1, alpha=0.75, interpolation="nearest"
     )
-    _outline(axes, forecast.labels > 0, 0.5, PRESENT_COLOUR)
+    _outline(axes, forecast.labels > 0, 0.5, PRESENT_OUTLINE)
     axes.figure.colorbar(drawn, ax=axes, shrink=0.75)
     _frame(axes, forecast, title)
 
@@ -130,31 +134,83 @@ def _draw_curve(axes: Axes, patient: PatientForecast) -> None:
         axes.text(0.5, 0.5, "sizes were asked for,\nno growth curve", ha="center", va="center")
         axes.axis("off")
         return
-    curve = patient.curve
-    axes.fill_between(curve["days"], curve["q05"], curve["q95"], color=FORECAST_COLOUR, alpha=0.25, label="5–95 %")
-    axes.plot(curve["days"], curve["q50"], color=FORECAST_COLOUR, label="median")
-    axes.plot(curve["observed_days"], curve["observed_sizes"], "o", color="black", label="measured")
-    axes.set_ylim(0, 1.15 * max(curve["q95"].max(), curve["observed_sizes"].max(), 1.0))
-    axes.set(xlabel="day", ylabel=size_label(patient.size_name), title="growth")
-    axes.legend(fontsize=8, loc="upper left")
-
-
-def size_label(size_name: str | None) -> str:
-    """A label with its unit.
-
-    >>> size_label("area_mm2")
-    'area (mm²)'
-    """
-    name, _, unit = (size_name or "size").rpartition("_")
-    return f"{name.replace('_', ' ')} ({unit.replace('2', '²').replace('3', '³')})" if name else unit
+    marked = {} if patient.target_day is None else {"aimed at": float(patient.target_day)}
+    plot_growth(axes, GrowthCurve.from_columns(patient.curve, patient.size_name or "size"), marked_days=marked)
+    axes.set_title("growth", pad=16)
+    add_legend(axes, loc="upper left")
 
 
 def _draw_sizes(axes: Axes, forecast: SliceForecast) -> None:
-    axes.plot(forecast.aimed_mm2, forecast.reached_mm2, "o", color=FORECAST_COLOUR, alpha=0.7, label="members")
+    axes.plot(forecast.aimed_mm2, forecast.reached_mm2, "o", color=FORECAST_OUTLINE, alpha=0.7, label="members")
     axes.plot(
-        forecast.present_mm2, forecast.present_segmented_mm2, "x", color=PRESENT_COLOUR, markeredgewidth=2, label="now"
+        forecast.present_mm2, forecast.present_segmented_mm2, "x", color=PRESENT_OUTLINE, markeredgewidth=2, label="now"
     )
     top = 1.1 * max(forecast.aimed_mm2.max(), forecast.reached_mm2.max(), forecast.present_mm2, 1.0)
     axes.plot([0, top], [0, top], color="0.7", linewidth=0.8)
     axes.set(xlabel="aimed at (mm²)", ylabel="reached, by the segmenter (mm²)", title="tumour area", aspect="equal")
     axes.legend(fontsize=8, loc="upper left")
+
+
+def draw_patient(model: GrowthModel, folder: Path, series: SizeSeries) -> Path:
+    """The patient's growth forecast as a PNG in `folder`; returns its path."""
+    path = folder / f"{series.patient_id}.png"
+    save_figure(draw_forecast(model.forecast(series)), path)
+    return path
+
+
+def draw_forecast(forecast: GrowthForecast) -> Figure:
+    """The growth curve, and beside it what each component of the forecaster predicts for one day."""
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    curve, components = figure.subplots(1, 2, width_ratios=[2.4, 1])
+    plot_growth(curve, GrowthCurve.from_forecast(forecast))
+    add_legend(curve, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False)
+    _draw_components(components, forecast)
+    fit = forecast.fit
+    title = f"{fit.series.patient_id}: {fit.series.days.size} scans, fit {fit.status}, forecast {forecast.forecaster}"
+    figure.suptitle("\n".join([title, "; ".join(fit.notes)]).strip(), fontsize=11)
+    return figure
+
+
+def _draw_components(axes: Axes, forecast: GrowthForecast) -> None:
+    """The 90 % interval and median of the whole forecaster, if it has several components, and of each component."""
+    series = forecast.fit.series
+    day = float(series.days[-1]) + COMPARED_AFTER_DAYS
+    components = forecast.contributions(day)
+    levels = [0.05, 0.5, 0.95]
+    rows = [("all", forecast.predicted(day, np.array(levels)))] if len(components) > 1 else []
+    for component in components:
+        sizes = from_log(np.interp(levels, LEVELS, component.quantiles), series.size_name)
+        rows.append((f"{component.name} ({component.weight:.0%})", sizes))
+    for row, (_, (low, median, high)) in enumerate(rows):
+        colour = FORECAST_COLOUR if row == 0 else "0.5"
+        axes.plot([low, high], [-row, -row], color=colour, linewidth=2)
+        axes.plot(median, -row, "o", color=colour)
+    axes.axvline(float(series.sizes[-1]), color="black", linewidth=0.8, linestyle="--")
+    axes.set_yticks(-np.arange(len(rows)), [name for name, _ in rows], fontsize=8)
+    axes.set_xscale("symlog", linthresh=SYMLOG_FROM)
+    axes.set(
+        xlabel=size_label(series.size_name), xlim=(0, None), title=f"{COMPARED_AFTER_DAYS:g} days after the last scan"
+    )
+
+
+def draw_study(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Error, width and coverage by the number of scans given, and by their spacing."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for name, rows in tables.items():
+        if name == "spacing" or not rows:
+            continue
+        given = [row["scans_given"] for row in rows]
+        panels[0].plot(given, [row["crps"] for row in rows], "o-", label=name)
+        panels[1].plot(given, [row["coverage90"] for row in rows], "o-", label=name)
+    panels[0].set(xlabel="scans given", ylabel="CRPS of log size", title="error")
+    panels[1].set(xlabel="scans given", ylabel="coverage of the 90 % interval", title="coverage", ylim=(0.5, 1.02))
+    panels[1].axhline(0.9, color="0.6", linewidth=0.8)
+    if panels[0].lines:
+        panels[0].legend(fontsize=8)
+    rows = tables["spacing"]
+    panels[2].bar(
+        [f"{row['spacing']}\n{row['scans_scored']} scans" for row in rows], [row["crps"] for row in rows], color="0.6"
+    )
+    panels[2].set(ylabel="CRPS of log size", title="spacing of the scans given")
+    save_figure(figure, path)

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorcast.diffusion.blocks import AttentionBlock, AttentionPool, Downsample, ResBlock, Upsample
-from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
-from tumorcast.diffusion.reverse import (
+from tumorcast.diffusion.pullback import (
     size_and_gradient,
     through_attention,
     through_layer,
@@ -14,6 +13,7 @@ from tumorcast.diffusion.reverse import (
     through_res_block,
     through_unet,
 )
+from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.settings import Architecture
 

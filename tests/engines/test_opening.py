@@ -1,4 +1,4 @@
-"""The model that a user named: a path before a shipped name, and nothing opened to find it."""
+"""The model that a user named: a path before a shipped name, nothing opened to find it; and what opens it."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tumorcast.cli.export import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
-from tumorcast.engines.locating import MODELS, images_of, locate, locate_all, runs_in, shipped_names
+from tumorcast.engines.opening import MODELS, images_of, locate, locate_all, runs_in, shipped_names
 from tumorcast.engines.protocol import ModelImages
 from tumorcast.errors import InputError, UsageError
 
