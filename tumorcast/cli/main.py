@@ -12,7 +12,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from tumorcast.cli import experiment_models, experiment_sizes  # noqa: F401 - they add commands to `experiment`
 from tumorcast.cli.archive import archive
 from tumorcast.cli.commands import Commands
 from tumorcast.cli.demo import demo

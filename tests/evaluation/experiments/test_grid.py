@@ -11,9 +11,17 @@ import pytest
 
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.experiments.cases import CaseSource, case_of, spread_evenly
-from tumorcast.evaluation.experiments.grid import Grid, cell_settings, cells_of
-from tumorcast.evaluation.experiments.grid_report import Cell, Line, best_of, findings
+from tumorcast.evaluation.experiments.base import spread_evenly
+from tumorcast.evaluation.experiments.cases import CaseSource, case_of
+from tumorcast.evaluation.experiments.grid import (
+    CellSummary,
+    GridCell,
+    GridExperiment,
+    best_of,
+    cell_settings,
+    cells_of,
+    findings,
+)
 from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.evaluation.paired import Estimate
 from tumorcast.records import Contrast, Session
@@ -46,7 +54,7 @@ def test_the_case_is_the_latest_growth_or_the_last_scan(
     with Cohort.open(blob_cohort) as cohort:
         case = case_of(cohort, "A", 0.25)
         assert case is not None and case.known
-        assert case.told() == {
+        assert case.as_row() == {
             "patient_id": "A",
             "session": "001",
             "later_session": "002",
@@ -59,7 +67,7 @@ def test_the_case_is_the_latest_growth_or_the_last_scan(
     with Cohort.open(tmp_path / "c.h5") as cohort:
         case = case_of(cohort, "D", -0.5)
     assert case is not None and not case.known
-    assert (case.ratio, case.told()["session"], case.told()["later_session"]) == (0.5, "001", None)
+    assert (case.ratio, case.as_row()["session"], case.as_row()["later_session"]) == (0.5, "001", None)
 
 
 def test_patients_are_spread_evenly() -> None:
@@ -68,7 +76,7 @@ def test_patients_are_spread_evenly() -> None:
 
 
 def test_a_grid_on_a_cohort(source: CaseSource, tmp_path: Path) -> None:
-    result = run_experiment(Grid(source, CELLS), tmp_path / "grid")
+    result = run_experiment(GridExperiment(source, CELLS), tmp_path / "grid")
     assert (result.done, result.failed) == (8, {})
     told = json.loads((tmp_path / "grid" / "figures.json").read_text())
     cells = {(one["noise_level"], one["strength"]): one for one in told["figures"]["cells"]}
@@ -90,10 +98,10 @@ def test_a_grid_on_a_cohort(source: CaseSource, tmp_path: Path) -> None:
 
 
 def test_a_grid_is_widened_without_doing_it_again(source: CaseSource, tmp_path: Path) -> None:
-    run_experiment(Grid(replace(source, patients=1), CELLS[:1]), tmp_path / "grid")
+    run_experiment(GridExperiment(replace(source, patients=1), CELLS[:1]), tmp_path / "grid")
     row = tmp_path / "grid" / "rows" / "A.NL10-g0.25.json"
     before = row.stat().st_mtime_ns
-    assert run_experiment(Grid(source, CELLS[:2]), tmp_path / "grid").done == 4
+    assert run_experiment(GridExperiment(source, CELLS[:2]), tmp_path / "grid").done == 4
     assert row.stat().st_mtime_ns == before
     assert (tmp_path / "grid" / "table-1.csv").read_text().count("\n") == 3
 
@@ -105,7 +113,7 @@ def test_without_a_later_scan_there_is_nothing_to_judge_by(
         tmp_path / "c.h5", [blob("D", "000", 0.0, 6.0)], {}, image_size=64, contrasts=tuple(Contrast), config={}
     )
     with Cohort.open(tmp_path / "c.h5") as cohort:
-        grid = Grid(replace(source, cohort=cohort), CELLS[:1])
+        grid = GridExperiment(replace(source, cohort=cohort), CELLS[:1])
         run_experiment(grid, tmp_path / "grid")
     told = json.loads((tmp_path / "grid" / "figures.json").read_text())
     assert set(told["units"]["D.NL10-g0.25"]) == {
@@ -120,8 +128,8 @@ def test_a_cohort_without_tumours_is_refused(source: CaseSource, blob: Callable[
     write_cohort(
         tmp_path / "c.h5", [blob("D", "000", 0.0, 0.0)], {}, image_size=64, contrasts=tuple(Contrast), config={}
     )
-    with Cohort.open(tmp_path / "c.h5") as cohort, pytest.raises(InputError, match="no last scan shows a tumour"):
-        run_experiment(Grid(replace(source, cohort=cohort), CELLS), tmp_path / "grid")
+    with Cohort.open(tmp_path / "c.h5") as cohort, pytest.raises(InputError, match=r"c\.h5: no last scan"):
+        run_experiment(GridExperiment(replace(source, cohort=cohort), CELLS), tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
 
 
@@ -134,18 +142,18 @@ def test_the_papers_cells_are_the_papers_sampler() -> None:
 
 
 def test_cells_that_cannot_be_are_refused_before_anything_is_done(source: CaseSource) -> None:
-    with pytest.raises(UsageError, match="noise level 400 exceeds the 350"):
-        Grid(source, cells_of((10, 400), Guidance.NORMALISED, (0.5,)))
-    with pytest.raises(UsageError, match="takes every step; leave out"):
-        Grid(source, cells_of((100,), Guidance.PAPER, (5e4,)))
+    with pytest.raises(UsageError, match="noise level 400"):
+        GridExperiment(source, cells_of((10, 400), Guidance.NORMALISED, (0.5,)))
+    with pytest.raises(UsageError, match=r"--scale.*--steps"):
+        GridExperiment(source, cells_of((100,), Guidance.PAPER, (5e4,)))
     with pytest.raises(UsageError, match=r"grid, NL 2, gain 0\.5: sampler\.noise_level = 2"):
-        Grid(source, cells_of((2,), Guidance.NORMALISED, (0.5,)))
+        GridExperiment(source, cells_of((2,), Guidance.NORMALISED, (0.5,)))
 
 
 def test_the_best_cell_preserves_most_of_those_that_reach() -> None:
-    def line(reach: float, kept: float) -> Line:
+    def line(reach: float, kept: float) -> CellSummary:
         figures = {"reach": replace(SURE, value=reach), "ssim_outside": replace(SURE, value=kept)}
-        return Line(Cell(100, Guidance.NORMALISED, reach), 2, figures)
+        return CellSummary(GridCell(100, Guidance.NORMALISED, reach), 2, figures)
 
     lines = [line(0.1, 0.99), line(0.8, 0.9), line(1.2, 0.95), line(2.0, 0.98)]
     assert best_of(lines) is lines[2]
@@ -153,5 +161,5 @@ def test_the_best_cell_preserves_most_of_those_that_reach() -> None:
 
 
 def test_nothing_measured_is_told() -> None:
-    with pytest.raises(InputError, match="no cell of the grid was measured"):
+    with pytest.raises(InputError, match="no cell"):
         findings({CELLS[0]: {}}, Path())

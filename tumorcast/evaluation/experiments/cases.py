@@ -1,15 +1,13 @@
 """The slice of a patient that an experiment forecasts from, and the size aimed at: the true one, where it is known."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
+from tumorcast.evaluation.experiments.base import Row, spread_evenly
 from tumorcast.evaluation.methods import Ratios
 from tumorcast.evaluation.pairs import Pair, pairs_of
 from tumorcast.forecasting.ensemble import forecast_unit
@@ -17,8 +15,6 @@ from tumorcast.forecasting.plan import plan_patient
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings
 from tumorcast.version import VERSION
-
-Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,8 @@ class Case:
     ratio: float
     known: bool
 
-    def told(self) -> dict[str, Any]:
-        """What a row says of it."""
+    def as_row(self) -> Row:
+        """Which slice it is, for a unit's row."""
         return {
             "patient_id": self.pair.patient_id,
             "session": self.pair.session_id,
@@ -112,8 +108,8 @@ class CaseSource:
                 f"noise level {noise_level} exceeds the {levels} that the model was trained for; lower --noise-level"
             )
 
-    def made_of(self) -> dict[str, Any]:
-        """What every row depends on. The number of patients and another device of the same kind do not enter."""
+    def provenance(self) -> dict[str, Any]:
+        """All that a row depends on. The number of patients and another device of the same kind do not enter."""
         return {
             "version": VERSION,
             "settings": self.settings.model_dump(mode="json", exclude={"keep_members", "max_slices", "horizon_days"}),
@@ -121,13 +117,3 @@ class CaseSource:
             "model_sha256": self.engine.info.sha256,
             "engine": str(self.engine.provider),
         }
-
-
-def spread_evenly(names: Sequence[Name], count: int | None) -> list[Name]:
-    """`count` of them, the first and the last among them, or all.
-
-    >>> spread_evenly("abcde", 3), spread_evenly("ab", None)
-    (['a', 'c', 'e'], ['a', 'b'])
-    """
-    places = np.linspace(0, len(names) - 1, min(count or len(names), len(names))).astype(int)
-    return [names[place] for place in places]

@@ -1,13 +1,14 @@
 """Figures of a forecast slice against the scan that came, for experiments that compare ways of making it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.archive_methods import SliceMaps, slice_maps
+from tumorcast.evaluation.experiments.base import Measure
 from tumorcast.evaluation.experiments.later import Followed
 from tumorcast.evaluation.judging import members_of, outside_tumour
 from tumorcast.evaluation.methods import Method
@@ -19,15 +20,6 @@ from tumorcast.evaluation.summary import patient_mean
 Channels = Sequence[int] | slice
 EVERY_CONTRAST = slice(None)
 NO_MAPS = SliceMaps({}, None)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure in the tables of experiments. told: in words; digits: after the point."""
-
-    name: str
-    told: str
-    digits: int = 3
 
 
 MEASURES = (

@@ -15,8 +15,7 @@ from tumorcast.durable import sha256_of
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.cases import spread_evenly
-from tumorcast.evaluation.experiments.folder import unit_name
+from tumorcast.evaluation.experiments.base import spread_evenly, unit_name
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.truth import AFFINE_TOLERANCE_MM
 from tumorcast.forecasting.ensemble import forecast_unit

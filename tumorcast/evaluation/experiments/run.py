@@ -1,4 +1,4 @@
-"""Run an experiment on any number of ranks: each unit's row is written as it is found, and rank 0 reports on them all.
+"""Run an experiment on any number of ranks: each unit's row is written when measured, and rank 0 reports on them all.
 
 The report is the same on any number of ranks, however often the run was stopped and started again.
 """
@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from tumorcast.errors import InputError, StoppedError
-from tumorcast.evaluation.experiments.experiment import Experiment, Findings
-from tumorcast.evaluation.experiments.folder import ResultFolder, check_names
-from tumorcast.evaluation.experiments.page import write_report
-from tumorcast.evaluation.judging import Figures
+from tumorcast.evaluation.experiments.base import Experiment, Findings, Row, check_unit_names
+from tumorcast.evaluation.experiments.result_folder import ResultFolder, write_report
 from tumorcast.records import PatientOutcome
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
@@ -38,8 +36,8 @@ ALONE = Ranks()
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What came of a run; of ranks other than 0, `stopped` alone.
+class ExperimentResult:
+    """The result of a run; of ranks other than 0, `stopped` alone.
 
     findings: None where it was stopped before its end, and is resumed by starting it again. failed: reasons by unit.
     """
@@ -52,10 +50,10 @@ class RunResult:
 
 def run_experiment(
     experiment: Experiment, out: Path, ranks: Ranks = ALONE, report: Report = lambda _: None
-) -> RunResult:
-    """Measure every unit whose row does not stand, then write the report to `out`. Every rank must call it.
+) -> ExperimentResult:
+    """Measure every unit that has no row, then write the report to `out`. Every rank must call it.
 
-    Raises UsageError if `out` was made of something else or another run writes there, InputError if no unit could be
+    Raises UsageError if `out` has another provenance or another run writes there, InputError if no unit could be
     measured.
     """
     folder = ResultFolder(out)
@@ -66,7 +64,7 @@ def run_experiment(
         worker = partial(_Worker, experiment, folder, units, stopping)
         with stopping.heeded():
             if not ranks.is_root:
-                return RunResult(worker(Counter(ranks)).work())
+                return ExperimentResult(worker(Counter(ranks)).work())
             patience_ms = round(1000 * LONGEST_UNIT_SECONDS / UNITS_OF_PATIENCE)
             with Desk(np.array(left, np.int64), ranks, report, longest_ms=patience_ms) as desk:
                 stopped = worker(desk).work()
@@ -74,27 +72,29 @@ def run_experiment(
         return _settled(experiment, folder, units, stopped=stopped or desk.stopping)
 
 
-def report_so_far(experiment: Experiment, out: Path) -> RunResult:
+def report_so_far(experiment: Experiment, out: Path) -> ExperimentResult:
     """Measure nothing: report to `out`/so-far on the units that are done, also while a run is at work on the others.
 
-    Raises UsageError if `out` was made of something else, InputError if nothing was begun or no unit is done.
+    Raises UsageError if `out` has another provenance, InputError if nothing was begun or no unit is done.
     """
     folder = ResultFolder(out)
     if not folder.record.exists():
         raise InputError(f"{out}: no experiment was begun there; leave out --so-far")
-    folder.open(_record_of(experiment))
-    found = _Found.of(folder, experiment.units())
-    if not found.rows:
-        raise InputError(f"{out}: none of {len(found.units)} units is done yet; wait, or start again without --so-far")
-    return _reported(experiment, folder, found, folder.so_far)
+    folder.open(_provenance_of(experiment))
+    results = _UnitResults.of(folder, experiment.units())
+    if not results.rows:
+        raise InputError(
+            f"{out}: none of {len(results.units)} units is done yet; wait, or start again without --so-far"
+        )
+    return _reported(experiment, folder, results, folder.so_far)
 
 
 def _begin(experiment: Experiment, folder: ResultFolder, until_the_end: ExitStack) -> tuple[list[str], list[int]]:
     """Hold the folder for all ranks. Returns every unit, and the numbers of those that are left to do."""
     units = list(experiment.units())
-    check_names(units)
+    check_unit_names(units)
     until_the_end.enter_context(folder.held())
-    folder.open(_record_of(experiment))
+    folder.open(_provenance_of(experiment))
     folder.forget_failures()
     return units, [number for number, unit in enumerate(units) if folder.row(unit) is None]
 
@@ -119,24 +119,24 @@ class _Worker:
                 if unit < 0:
                     break
                 began = time.monotonic()
-                failed = self._one(self.units[unit])
+                failed = self._measure(self.units[unit])
                 longest = max(longest, time.monotonic() - began)
-                told = self.stopping.requested
-                news = News(int(not failed), int(failed), round(1000 * longest), stopping=told)
+                stop = self.stopping.requested
+                news = News(int(not failed), int(failed), round(1000 * longest), stopping=stop)
         except StoppedError as dropped:
             log.debug("%s", dropped)
         requested = self.stopping.requested
         self.tickets.take(replace(news, stopping=requested, last=True))
         return requested or unit == STOPPED
 
-    def _one(self, unit: str) -> bool:
+    def _measure(self, unit: str) -> bool:
         """Measure a unit and write its row, or why it failed; returns whether it failed."""
         with self.stopping.unit_in_hand():
-            found = attempt(unit, partial(self._row, unit))
-        if isinstance(found, PatientOutcome):
-            self.folder.write_failure(unit, found.reason)
+            row = attempt(unit, partial(self._row, unit))
+        if isinstance(row, PatientOutcome):
+            self.folder.write_failure(unit, row.reason)
             return True
-        self.folder.write_row(unit, found)
+        self.folder.write_row(unit, row)
         return False
 
     def _row(self, unit: str) -> str:
@@ -144,20 +144,20 @@ class _Worker:
             return json.dumps(self.experiment.measure(unit, pictures))
 
 
-def _record_of(experiment: Experiment) -> dict[str, Any]:
-    return {"experiment": experiment.name, "version": VERSION} | experiment.made_of()
+def _provenance_of(experiment: Experiment) -> dict[str, Any]:
+    return {"experiment": experiment.name, "version": VERSION} | experiment.provenance()
 
 
 @dataclass(frozen=True)
-class _Found:
-    """By unit, the rows that stand, and why others failed."""
+class _UnitResults:
+    """By unit, the rows that were measured, and why others failed."""
 
     units: Sequence[str]
-    rows: dict[str, Figures]
+    rows: dict[str, Row]
     failed: dict[str, str]
 
     @classmethod
-    def of(cls, folder: ResultFolder, units: Sequence[str]) -> "_Found":
+    def of(cls, folder: ResultFolder, units: Sequence[str]) -> "_UnitResults":
         rows = {unit: row for unit in units if (row := folder.row(unit)) is not None}
         failed = {unit: why for unit in units if (why := folder.reason_of_failure(unit)) is not None}
         return cls(units, rows, failed)
@@ -167,21 +167,21 @@ class _Found:
         return len(self.units) - len(self.rows) - len(self.failed)
 
 
-def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str], *, stopped: bool) -> RunResult:
-    """What came of all units, and the report if they are all through. Raises InputError if none could be measured."""
-    found = _Found.of(folder, units)
-    if stopped or found.missing > 0:
-        return RunResult(True, len(found.rows), found.failed)
-    if not found.rows:
-        shown = "; ".join(f"{unit}: {found.failed[unit]}" for unit in list(found.failed)[:SHOWN_REASONS])
+def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str], *, stopped: bool) -> ExperimentResult:
+    """The result of all units, and the report if they are all through. Raises InputError if none could be measured."""
+    results = _UnitResults.of(folder, units)
+    if stopped or results.missing > 0:
+        return ExperimentResult(True, len(results.rows), results.failed)
+    if not results.rows:
+        shown = "; ".join(f"{unit}: {results.failed[unit]}" for unit in list(results.failed)[:SHOWN_REASONS])
         raise InputError(
             f"{folder.out}: none of {len(units)} units could be measured; {shown or 'give other patients'}"
         )
-    return _reported(experiment, folder, found, folder.out)
+    return _reported(experiment, folder, results, folder.out)
 
 
-def _reported(experiment: Experiment, folder: ResultFolder, found: _Found, out: Path) -> RunResult:
+def _reported(experiment: Experiment, folder: ResultFolder, results: _UnitResults, out: Path) -> ExperimentResult:
     """Write the report of what there is to `out`."""
-    findings = experiment.report(found.rows, folder.rows)
-    write_report(out, experiment, findings, found.rows, found.failed, missing=found.missing)
-    return RunResult(False, len(found.rows), found.failed, findings)
+    findings = experiment.report(results.rows, folder.rows)
+    write_report(out, experiment, findings, results.rows, results.failed, missing=results.missing)
+    return ExperimentResult(False, len(results.rows), results.failed, findings)

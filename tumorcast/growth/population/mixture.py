@@ -1,4 +1,4 @@
-"""NormalMixture autoregression (Wong & Li 2000): the next size goes on from the last, or is drawn anew round a level.
+"""Mixture autoregression (Wong & Li 2000): the next size goes on from the last, or is drawn anew round a level.
 
 y' ~ (1 - π) N(y + a, σ₁²) + π N(μ_i + e, σ₂² (1 + 1/(n + κ))),   μ_i = m + Σ(y_j - m) / (n + κ)
 logit π = p + p₁ (y - m)/s,   both means + a₁ after a first scan, + d g

@@ -9,13 +9,19 @@ import pytest
 from sklearn.metrics import r2_score
 from typer.testing import CliRunner
 
-from tumorcast.cli.experiment_sizes import experiment
+from tumorcast.cli.experiment import experiment
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.experiments.ode import LastScan, summary_of
 from tumorcast.evaluation.experiments.run import run_experiment
-from tumorcast.evaluation.experiments.size_methods import SizeForecasts, SizeMethod, forecast_by, straight_line
-from tumorcast.evaluation.experiments.size_scores import SizeData, scored
+from tumorcast.evaluation.experiments.size_forecasts import SizeForecastExperiment, summary_of
+from tumorcast.evaluation.experiments.size_methods import (
+    SizeData,
+    SizeForecasts,
+    SizeMethod,
+    forecast_by,
+    scored,
+    straight_line,
+)
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOutForecast, forecast_scan
 from tumorcast.growth.model import GrowthModel, fixed_prior
@@ -91,8 +97,8 @@ def test_methods_are_the_forecasters_of_fit() -> None:
         "alone": alone.log_quantiles,
         "persistence": pooled.persistence_log_quantiles,
     }
-    assert {str(method) for method in found.said} == set(expected)
-    for method, said in found.said.items():
+    assert {str(method) for method in found.quantiles} == set(expected)
+    for method, said in found.quantiles.items():
         np.testing.assert_array_equal(said, expected[str(method)])
     assert found.scan.observed == 15_000.0
 
@@ -101,7 +107,7 @@ def test_the_last_scan_is_not_seen(tmp_path: Path) -> None:
     told = []
     for last in (15_000.0, 150.0):
         one = SizeData([series("P", [9000.0, 12_000, 14_000, last])], {})
-        row = LastScan(one, MODEL).measure("P", tmp_path)
+        row = SizeForecastExperiment(one, MODEL).measure("P", tmp_path)
         told.append({name: figures["median"] for name, figures in row["methods"].items()})
         assert (row["observed"], row["last"], row["scans"], row["days_ahead"]) == (last, 14_000.0, 3, 50.0)
     assert told[0] == told[1]
@@ -136,10 +142,10 @@ def test_summaries_are_over_patients() -> None:
 
 def test_a_report_tells_methods_pairs_and_who_is_left_out(tmp_path: Path) -> None:
     methods = (SizeMethod.POOLED, SizeMethod.PERSISTENCE, SizeMethod.LINE)
-    result = run_experiment(LastScan(DATA, MODEL, methods), tmp_path / "out")
+    result = run_experiment(SizeForecastExperiment(DATA, MODEL, methods), tmp_path / "out")
     assert result.findings is not None and result.done == 3
     near, sure, paired, left_out = result.findings.tables
-    assert [row[0] for row in near.rows] == [method.told for method in methods]
+    assert [row[0] for row in near.rows] == [method.label for method in methods]
     assert sure.rows[2][1:4] == ("–", "–", "–")  # a line has no interval
     assert len(paired.rows) == 3 and "minus" in paired.rows[0][0]
     assert left_out.rows == [("P5", "line 7: bad"), ("P4", "fewer than 3 scans with a known size")]
@@ -153,7 +159,7 @@ def test_a_report_tells_methods_pairs_and_who_is_left_out(tmp_path: Path) -> Non
 
 def test_patients_are_limited_evenly_and_some_must_have_three_scans() -> None:
     assert list(replace(DATA, most=2).units()) == ["P_201", "P3"]
-    with pytest.raises(InputError, match="none of 1 patients has 3 scans"):
+    with pytest.raises(InputError, match="none of 1 patients"):
         SizeData(PATIENTS[3:], {}).units()
 
 

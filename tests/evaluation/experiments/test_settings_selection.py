@@ -12,14 +12,16 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evaluation.conftest import Still
-from tumorcast.cli.experiment_models import experiment as commands
+from tumorcast.cli.experiment import experiment as commands
 from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.hindsight import Hindsight, HindsightSettings
-from tumorcast.evaluation.experiments.hindsight_report import (
+from tumorcast.evaluation.experiments.judged import MEASURES, judged, size_error
+from tumorcast.evaluation.experiments.later import FollowedCohort, KnownCohort, SizeSource
+from tumorcast.evaluation.experiments.settings_selection import SettingsSelectionExperiment, TrialSettings
+from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
     BLIND,
     DEFAULT,
@@ -29,11 +31,9 @@ from tumorcast.evaluation.experiments.hindsight_report import (
     WITH_MEMBERS,
     Choices,
     findings,
-    truth_score,
+    true_score,
 )
-from tumorcast.evaluation.experiments.judged import MEASURES, judged, size_error
-from tumorcast.evaluation.experiments.later import FollowedCohort, KnownCohort, SizeSource
-from tumorcast.evaluation.experiments.shown import Shown
+from tumorcast.evaluation.experiments.slice_plots import SliceExample
 from tumorcast.forecasting.select import PatientCase, SelectGrid, TrialStore, select
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
@@ -66,9 +66,11 @@ def cohort(blob_cohort: Path) -> Iterator[FollowedCohort]:
         yield FollowedCohort.open(blob_cohort, stack)
 
 
-def experiment(cohort: FollowedCohort, mode: TargetMode = TargetMode.ODE, **changes: Any) -> Hindsight:
-    settings = HindsightSettings(BASE, GRID, **({"paper_members": 0} | changes))
-    return Hindsight(cohort, Stepwise(), SizeSource(mode, GROWTH), settings)
+def experiment(
+    cohort: FollowedCohort, mode: TargetMode = TargetMode.ODE, **changes: Any
+) -> SettingsSelectionExperiment:
+    settings = TrialSettings(BASE, GRID, **({"paper_members": 0} | changes))
+    return SettingsSelectionExperiment(cohort, Stepwise(), SizeSource(mode, GROWTH), settings)
 
 
 def test_nothing_of_the_last_scan_can_be_read(blob_cohort: Path) -> None:
@@ -82,7 +84,7 @@ def test_nothing_of_the_last_scan_can_be_read(blob_cohort: Path) -> None:
             lambda: known.source("A", "002"),
         ]
         for reading in readings:
-            with pytest.raises(ValueError, match="A, session 002: not known before the last scan"):
+            with pytest.raises(ValueError, match="A, session 002"):
                 reading()
 
 
@@ -112,19 +114,19 @@ def test_what_cannot_be_followed_is_told(blob: Callable[..., Session], tmp_path:
     write_cohort(path, sessions, {}, image_size=64, contrasts=tuple(Contrast), config=config)
     with ExitStack() as stack:
         cohort = FollowedCohort.open(path, stack)
-        with pytest.raises(InputError, match="the last scan but one of bare shows no tumour"):
+        with pytest.raises(InputError, match="but one of bare"):
             cohort.follow("bare", 1)
         truth = SizeSource(TargetMode.TRUTH, GROWTH)
-        with pytest.raises(InputError, match="gone: the tumour's area comes to 0 times"):
+        with pytest.raises(InputError, match=r"gone: .* 0 times"):
             truth.aim(cohort.known, cohort.follow("gone", 1), BASE)
-        with pytest.raises(InputError, match="no dates, so sizes cannot be forecast"):
+        with pytest.raises(InputError, match="--clinical"):
             SizeSource(TargetMode.ODE, GROWTH).check(cohort.truth)
         truth.check(cohort.truth)
     flat = [replace(blob("flat", f"{k}", 9.0 * k, 4.0 + k), volume_mm3=NAN) for k in range(2)]
     write_cohort(path, flat, {}, image_size=64, contrasts=tuple(Contrast), config={})
     with ExitStack() as stack:
         cohort = FollowedCohort.open(path, stack)
-        with pytest.raises(InputError, match="flat has no known volume_mm3 before the last scan"):
+        with pytest.raises(InputError, match="flat has no known volume_mm3"):
             SizeSource(TargetMode.ODE, GROWTH).aim(cohort.known, cohort.follow("flat", 1), BASE)
     write_cohort(path, sessions[-1:], {}, image_size=64, contrasts=tuple(Contrast), config=config)
     with ExitStack() as stack, pytest.raises(InputError, match="no patient has two scans"):
@@ -182,16 +184,16 @@ def test_the_papers_settings_stand_beside_the_grid(cohort: FollowedCohort, tmp_p
     row = experiment(cohort, paper_members=1).measure("B", tmp_path)
     assert set(row["paper"]) == {"score", *(one.name for one in MEASURES)}
     assert row["paper"] != row["default"]
-    shown = Shown.read(tmp_path)
+    shown = SliceExample.read(tmp_path)
     assert shown.names.tolist() == [BEST, BLIND, DEFAULT, PAPER]
     assert shown.images.shape == shown.maps.shape == (4, 64, 64)
 
 
 def test_worth_by_hand() -> None:
     figures = {"ap_images": 0.8, "size_error": 1.5, "ssim_outside": 0.9, "ssim_changed": -0.1}
-    assert truth_score(figures) == pytest.approx((0.8 + 0 + 0.9 + 0) / 4)
-    assert truth_score(figures | {"ap_images": NAN}) == pytest.approx(0.9 / 3)
-    assert np.isnan(truth_score(dict.fromkeys(figures, NAN)))
+    assert true_score(figures) == pytest.approx((0.8 + 0 + 0.9 + 0) / 4)
+    assert true_score(figures | {"ap_images": NAN}) == pytest.approx(0.9 / 3)
+    assert np.isnan(true_score(dict.fromkeys(figures, NAN)))
 
 
 def row_of(worth: list[float], blind: list[float], *, more: float, paper: float | None = None) -> dict[str, Any]:
@@ -282,7 +284,7 @@ def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypat
     [
         (("--target", "tomorrow"), "--target tomorrow: allowed are truth, ode"),
         (("--grid", "levels = [1]"), "unknown key 'levels'"),
-        (("--grid", "noise_level = [400]"), "noise_level = 400 exceeds the 350 levels that the model was trained for"),
+        (("--grid", "noise_level = [400]"), "noise_level = 400 exceeds the 350"),
         (("--grid", "members = [0, 2]"), "members = 0"),
     ],
 )

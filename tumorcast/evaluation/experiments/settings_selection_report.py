@@ -1,8 +1,8 @@
-"""What the rows of all patients say of blind choices: what they were worth, what was lost, and what tells it before."""
+"""Report on blind choices of settings: their true scores, the regret, and how well the blind score predicts them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,28 @@ import numpy as np
 from scipy import stats
 
 from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.experiment import Findings, Picture, Table
-from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, Measure, mean_figures
-from tumorcast.evaluation.experiments.shown import examples
-from tumorcast.evaluation.experiments.variants import (
+from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table
+from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, mean_figures
+from tumorcast.evaluation.experiments.plots import draw_by_patient, draw_centred
+from tumorcast.evaluation.experiments.report_tables import (
     as_figures,
     differences_table,
     means_table,
     numbers,
     values_of,
 )
-from tumorcast.evaluation.judging import Figures
+from tumorcast.evaluation.experiments.slice_plots import examples_picture
 from tumorcast.evaluation.metrics import Floats
 from tumorcast.evaluation.paired import Estimate, difference, mean_of
 from tumorcast.evaluation.summary import mode_told
 
 BEST, BLIND, WITH_MEMBERS = "best with hindsight", "blind choice", "blind choice, with its members"
 DEFAULT, OTHERS, RANDOM, PAPER = "default", "best for the others", "random choice", "the paper's"
-SCORE = Measure("score", "worth")
+SCORE = Measure("score", "worth")  # the word that users see
 LOST = (0.01, 0.05)  # of the best point's worth: a choice that loses no more is near it
 BLIND_PARTS = ("score", "size", "preservation", "agreement", "past")
-FORESEEN = tuple(
-    one for one in (SCORE, *MEASURES) if one.name in {"score", "ap_images", "ssim_outside", "ssim_changed"}
+PREDICTED = tuple(
+    measure for measure in (SCORE, *MEASURES) if measure.name in {"score", "ap_images", "ssim_outside", "ssim_changed"}
 )
 SCORE_NOTE = (
     "Worth: mean of four figures in [0, 1], fixed before any of it was measured: AP of the segmented images, 1 − size "
@@ -42,8 +42,8 @@ SCORE_NOTE = (
 )
 
 
-def truth_score(figures: Mapping[str, float]) -> float:
-    """What a forecast turned out to be worth, see SCORE_NOTE; NaN where nothing has a value."""
+def true_score(figures: Mapping[str, float]) -> float:
+    """The score of a forecast against the later scan, see SCORE_NOTE; NaN where nothing has a value."""
     parts = [figures["ap_images"], 1 - figures["size_error"], figures["ssim_outside"], figures["ssim_changed"]]
     known = [max(part, 0.0) for part in parts if not np.isnan(part)]
     return float(np.mean(known)) if known else float("nan")
@@ -51,64 +51,63 @@ def truth_score(figures: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Choices:
-    """The rows of all patients, and what each way of choosing would have got. names: (G,) of the grid's points."""
+    """The rows of all patients, and the figures that each way of choosing would have got."""
 
-    rows: dict[str, Figures]
+    rows: dict[str, Row]
 
     @cached_property
     def names(self) -> list[str]:
-        """Of the grid's points, the same for every patient."""
-        return [one["point"] for one in next(iter(self.rows.values()))["grid"]]
+        """(G,) of the grid's points, the same for every patient."""
+        return [point["point"] for point in next(iter(self.rows.values()))["grid"]]
 
     @cached_property
-    def worth(self) -> Floats:
-        """(P, G) what each point was worth."""
+    def true_scores(self) -> Floats:
+        """(P, G) the score of each point against the later scan."""
         return self.of_grid("true", "score")
 
     @cached_property
-    def blind(self) -> Floats:
+    def blind_scores(self) -> Floats:
         """(P, G) the blind score of each point."""
         return self.of_grid("blind", "score")
 
     @property
     def picks(self) -> dict[str, list[int]]:
-        """(P,) places in the grid of those who choose one point of it."""
-        best = np.argmax(np.nan_to_num(self.worth, nan=-1), axis=1).tolist()
-        picked = {BEST: best, BLIND: np.argmax(self.blind, axis=1).tolist()}
+        """(P,) indices into the grid, by the ways of choosing that take a point of it."""
+        best = np.argmax(np.nan_to_num(self.true_scores, nan=-1), axis=1).tolist()
+        picks = {BEST: best, BLIND: np.argmax(self.blind_scores, axis=1).tolist()}
         if len(self.rows) > 1:
-            picked[OTHERS] = [
-                int(np.argmax(np.nanmean(np.delete(self.worth, k, axis=0), axis=0))) for k in range(len(self.rows))
-            ]
-        return picked
+            others = [np.delete(self.true_scores, k, axis=0) for k in range(len(self.rows))]
+            picks[OTHERS] = [int(np.argmax(np.nanmean(scores, axis=0))) for scores in others]
+        return picks
 
     def of_grid(self, side: str, name: str) -> Floats:
         """(P, G) a figure of every point; side: "blind" or "true"."""
-        return np.stack([numbers([one[side][name] for one in row["grid"]]) for row in self.rows.values()])
+        return np.stack([numbers(point[side][name] for point in row["grid"]) for row in self.rows.values()])
 
     def values(self) -> dict[str, dict[str, Floats]]:
-        """(P,) by choice and figure."""
+        """(P,) by choice and measure."""
         rows, picks = list(self.rows.values()), self.picks
-        found: dict[str, list[Any]] = {
-            name: [row["grid"][k]["true"] for row, k in zip(rows, places, strict=True)]
-            for name, places in picks.items()
+        chosen: dict[str, list[Any]] = {
+            name: [row["grid"][k]["true"] for row, k in zip(rows, indices, strict=True)]
+            for name, indices in picks.items()
         }
-        found[WITH_MEMBERS] = [_chosen(row) for row in rows]
-        found[DEFAULT] = [row["default"] for row in rows]
-        found[RANDOM] = [_mean_of_grid(row) for row in rows]
+        chosen[WITH_MEMBERS] = [_chosen(row) for row in rows]
+        chosen[DEFAULT] = [row["default"] for row in rows]
+        chosen[RANDOM] = [_mean_of_grid(row) for row in rows]
         if any(row["paper"] for row in rows):
-            found[PAPER] = [row["paper"] for row in rows]
+            chosen[PAPER] = [row["paper"] for row in rows]
         order = (BEST, BLIND, WITH_MEMBERS, DEFAULT, OTHERS, RANDOM, PAPER)
-        return {name: values_of(found[name], (SCORE, *MEASURES)) for name in order if name in found}
+        return {name: values_of(chosen[name], (SCORE, *MEASURES)) for name in order if name in chosen}
 
-    def most(self, name: str) -> Floats:
+    def highest(self, name: str) -> Floats:
         """(P,) the highest that any point of the grid has of a figure, NaN where none has it."""
-        found = self.of_grid("true", name)
-        return np.where(np.isnan(found).all(axis=1), np.nan, np.max(np.nan_to_num(found, nan=-np.inf), axis=1))
+        values = self.of_grid("true", name)
+        return np.where(np.isnan(values).all(axis=1), np.nan, np.max(np.nan_to_num(values, nan=-np.inf), axis=1))
 
     def correlations(self) -> dict[str, dict[str, Floats]]:
         """(P,) by part of the blind score and true figure, Spearman's ρ over the points of each patient's grid."""
         return {
-            part: {one.name: self._rank_correlations(part, one.name) for one in FORESEEN}
+            part: {measure.name: self._rank_correlations(part, measure.name) for measure in PREDICTED}
             for part in BLIND_PARTS
             if any(row["grid"][0]["blind"][part] is not None for row in self.rows.values())
         }
@@ -118,15 +117,15 @@ class Choices:
         return np.array([_rank_correlation(before, after) for before, after in pairs])
 
 
-def _chosen(row: Figures) -> Figures:
-    found = next(one for one in row["grid"] + row["more_members"] if one["point"] == row["chosen"])
-    return dict(found["true"])
+def _chosen(row: Row) -> Row:
+    point = next(point for point in row["grid"] + row["more_members"] if point["point"] == row["chosen"])
+    return dict(point["true"])
 
 
-def _mean_of_grid(row: Figures) -> Figures:
-    names = (SCORE.name, *(one.name for one in MEASURES))
+def _mean_of_grid(row: Row) -> Row:
+    names = (SCORE.name, *(measure.name for measure in MEASURES))
     return mean_figures(
-        [dict(zip(names, numbers([one["true"][n] for n in names]), strict=True)) for one in row["grid"]]
+        [dict(zip(names, numbers(point["true"][n] for n in names), strict=True)) for point in row["grid"]]
     )
 
 
@@ -137,13 +136,13 @@ def _rank_correlation(before: Floats, after: Floats) -> float:
     return float(stats.spearmanr(before, after).statistic)
 
 
-def findings(rows: dict[str, Figures], pictures: Path, mode: TargetMode) -> Findings:
+def findings(rows: dict[str, Row], pictures: Path, mode: TargetMode) -> Findings:
     """The tables, the pictures and the answer. mode: what all forecasts aimed at."""
     choices = Choices(rows)
     values, correlations = choices.values(), choices.correlations()
     measures = (SCORE, *MEASURES)
-    regrets = {name: values[BEST]["score"] - found["score"] for name, found in values.items()}
-    precision = {name: choices.most("ap_images") - found["ap_images"] for name, found in values.items()}
+    regrets = {name: values[BEST]["score"] - chosen["score"] for name, chosen in values.items()}
+    precision = {name: choices.highest("ap_images") - chosen["ap_images"] for name, chosen in values.items()}
     tables = [
         means_table("What each choice was worth", values, measures, f"{SCORE_NOTE} {NOTE}"),
         differences_table("Against the blind choice", values, BLIND, measures),
@@ -154,11 +153,11 @@ def findings(rows: dict[str, Figures], pictures: Path, mode: TargetMode) -> Find
     ]
     figures = {
         "choices": as_figures(values, BLIND, measures),
-        "regret": {name: mean_of(one) for name, one in regrets.items()},
-        "regret_of_ap_images": {name: mean_of(one) for name, one in precision.items()},
-        "near_the_best": {name: {str(lost): _near(one, lost) for lost in LOST} for name, one in regrets.items()},
+        "regret": {name: mean_of(lost) for name, lost in regrets.items()},
+        "regret_of_ap_images": {name: mean_of(lost) for name, lost in precision.items()},
+        "near_the_best": {name: {str(most): _near(lost, most) for most in LOST} for name, lost in regrets.items()},
         "rank_correlation": {
-            part: {name: mean_of(one) for name, one in found.items()} for part, found in correlations.items()
+            part: {name: mean_of(rho) for name, rho in of_part.items()} for part, of_part in correlations.items()
         },
     }
     return Findings(_answer(values, regrets, correlations, mode), figures, tables, _pictures(choices, values, pictures))
@@ -168,7 +167,7 @@ def _answer(
     values: Any, regrets: Mapping[str, Floats], correlations: Mapping[str, Mapping[str, Floats]], mode: TargetMode
 ) -> str:
     """The question and its answer."""
-    lost = {name: mean_of(one).told(3) for name, one in regrets.items()}
+    lost = {name: mean_of(regret).told(3) for name, regret in regrets.items()}
     against = difference(values[BLIND]["score"], values[DEFAULT]["score"])
     near = _near(regrets[BLIND], LOST[0])
     others = f", the point that was best for the other patients {lost[OTHERS]}" if OTHERS in lost else ""
@@ -193,12 +192,12 @@ def _regret_table(regrets: Mapping[str, Floats], precision: Mapping[str, Floats]
     rows = [
         (
             name,
-            mean_of(one).told(3),
-            *(_near(one, lost).told(2) for lost in LOST),
-            _better(name, choices),
+            mean_of(regret).told(3),
+            *(_near(regret, lost).told(2) for lost in LOST),
+            _share_that_is_better(name, choices),
             mean_of(precision[name]).told(3),
         )
-        for name, one in regrets.items()
+        for name, regret in regrets.items()
     ]
     near = (f"patients who lose {lost:g} or less" for lost in LOST)
     head = ("", "regret", *near, "share of the grid that is better", "regret, AP of the images alone")
@@ -210,24 +209,24 @@ def _regret_table(regrets: Mapping[str, Floats], precision: Mapping[str, Floats]
     return Table("What is lost", head, rows, note)
 
 
-def _better(name: str, choices: Choices) -> str:
+def _share_that_is_better(name: str, choices: Choices) -> str:
     if name not in choices.picks:
         return "–"
-    own = np.take_along_axis(choices.worth, np.array(choices.picks[name])[:, None], axis=1)
-    others = max(choices.worth.shape[1] - 1, 1)
-    return mean_of((choices.worth > own).sum(axis=1) / others).told(2)
+    own = np.take_along_axis(choices.true_scores, np.array(choices.picks[name])[:, None], axis=1)
+    others = max(choices.true_scores.shape[1] - 1, 1)
+    return mean_of((choices.true_scores > own).sum(axis=1) / others).told(2)
 
 
 def _correlation_table(correlations: Mapping[str, Mapping[str, Floats]]) -> Table:
     rows = [
-        (part, *(mean_of(found[one.name]).told(2, signed=True) for one in FORESEEN))
-        for part, found in correlations.items()
+        (part, *(mean_of(of_part[measure.name]).told(2, signed=True) for measure in PREDICTED))
+        for part, of_part in correlations.items()
     ]
     note = (
         "Spearman's ρ over the points of a patient's grid, mean over patients. Rows: the blind score and its parts, "
         "see docs/commands/select.md. 0: it tells nothing of which settings are better for this patient."
     )
-    return Table("What the blind score foretells", ("", *(one.told for one in FORESEEN)), rows, note)
+    return Table("What the blind score foretells", ("", *(measure.label for measure in PREDICTED)), rows, note)
 
 
 def _points_table(choices: Choices) -> Table:
@@ -235,12 +234,12 @@ def _points_table(choices: Choices) -> Table:
     rows: list[tuple[str, ...]] = [
         (
             name,
-            str(picks[BLIND].count(place)),
-            str(picks[BEST].count(place)),
-            mean_of(choices.worth[:, place]).told(3),
-            mean_of(choices.blind[:, place]).told(3),
+            str(picks[BLIND].count(k)),
+            str(picks[BEST].count(k)),
+            mean_of(choices.true_scores[:, k]).told(3),
+            mean_of(choices.blind_scores[:, k]).told(3),
         )
-        for place, name in enumerate(choices.names)
+        for k, name in enumerate(choices.names)
     ]
     return Table("The points", ("", "chosen blindly", "best with hindsight", "worth", "blind score"), rows)
 
@@ -252,10 +251,10 @@ def _patients_table(choices: Choices, values: Any) -> Table:
             unit,
             f"{row['ratio']:.2f}",
             row["chosen"],
-            choices.names[choices.picks[BEST][place]],
-            *(_cell(values[name]["score"][place]) for name in (BEST, BLIND, *others)),
+            choices.names[choices.picks[BEST][k]],
+            *(_cell(values[name]["score"][k]) for name in (BEST, BLIND, *others)),
         )
-        for place, (unit, row) in enumerate(choices.rows.items())
+        for k, (unit, row) in enumerate(choices.rows.items())
     ]
     head = ("patient", "area later / now", "chosen blindly", "best point", BEST, BLIND, *others)
     return Table("Every patient", head, rows, "Worth under each choice.")
@@ -265,23 +264,20 @@ def _cell(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.3f}"
 
 
-def _pictures(choices: Choices, values: Any, folder: Path) -> list[Picture]:
-    worths = {name: found["score"] for name, found in values.items() if name != WITH_MEMBERS}
-    regret = worths[BEST] - worths[BLIND]
+def _pictures(choices: Choices, values: Any, folder: Path) -> list[ReportPicture]:
+    scores = {name: chosen["score"] for name, chosen in values.items() if name != WITH_MEMBERS}
+    regret = scores[BEST] - scores[BLIND]
     titles = {unit: f"{unit}: regret {lost:.3f}" for unit, lost in zip(choices.rows, regret, strict=True)}
-
-    def draw_worths(path: Path) -> None:
-        from tumorcast.evaluation.experiments.charts import draw_by_patient  # noqa: PLC0415 - matplotlib is slow
-
-        draw_by_patient(list(choices.rows), worths, "worth", path)
-
-    def draw_points(path: Path) -> None:
-        from tumorcast.evaluation.experiments.charts import draw_centred  # noqa: PLC0415 - as above
-
-        draw_centred(choices.blind, choices.worth, ("blind score", "worth"), path)
-
     return [
-        Picture("worth", "What each choice was worth, patients in the order of their best point.", draw_worths),
-        Picture("foretold", "Every point of every patient, less that patient's mean over the grid.", draw_points),
-        examples("slices", "Patients from the least to the greatest regret.", folder, titles, regret),
+        ReportPicture(
+            "worth",
+            "What each choice was worth, patients in the order of their best point.",
+            partial(draw_by_patient, list(choices.rows), scores, "worth"),
+        ),
+        ReportPicture(
+            "foretold",
+            "Every point of every patient, less that patient's mean over the grid.",
+            partial(draw_centred, choices.blind_scores, choices.true_scores, ("blind score", "worth")),
+        ),
+        examples_picture("slices", "Patients from the least to the greatest regret.", folder, titles, regret),
     ]

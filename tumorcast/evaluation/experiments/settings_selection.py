@@ -1,4 +1,4 @@
-"""Settings chosen blindly by `select`, against what every point of its grid turned out to be worth.
+"""Settings chosen blindly by `select`, against the score that every point of its grid has with hindsight.
 
 The last scan of a patient is hidden while settings are chosen on the one before; then every forecast that was made for
 the choice is judged by it.
@@ -13,19 +13,18 @@ import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.engines.protocol import Engine
-from tumorcast.evaluation.experiments.experiment import Findings
-from tumorcast.evaluation.experiments.hindsight_report import (
+from tumorcast.evaluation.experiments.base import Findings, Row
+from tumorcast.evaluation.experiments.judged import judged_together, mean_figures
+from tumorcast.evaluation.experiments.later import Aim, Followed, FollowedCohort, SizeSource, check_levels
+from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
     BLIND,
     DEFAULT,
     PAPER,
     findings,
-    truth_score,
+    true_score,
 )
-from tumorcast.evaluation.experiments.judged import judged_together, mean_figures
-from tumorcast.evaluation.experiments.later import Aim, Followed, FollowedCohort, SizeSource, check_levels
-from tumorcast.evaluation.experiments.shown import Shown, channel_shown
-from tumorcast.evaluation.judging import Figures
+from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown
 from tumorcast.forecasting.select import SEEDS, PatientCase, Point, Scores, SelectGrid, Selection, TrialStore, select
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
@@ -33,8 +32,8 @@ PAPER_SEEDS = 1  # of 398 evaluations a member
 
 
 @dataclass(frozen=True)
-class HindsightSettings:
-    """What is tried and how. forecast: seed, batch and sampler of every point, its target and members are not used.
+class TrialSettings:
+    """The grid of settings to try. forecast: seed, batch and sampler of every point, target and members are not used.
 
     slices: at most of a patient; paper_members: of the paper's fixed settings, 0 leaves them out.
     """
@@ -67,9 +66,9 @@ class HindsightSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""
-        told = self.forecast.model_dump(mode="json", include={"seed", "batch", "change_threshold", "sampler"})
+        forecast = self.forecast.model_dump(mode="json", include={"seed", "batch", "change_threshold", "sampler"})
         more = {"grid": self.grid.model_dump(mode="json"), "slices": self.slices, "paper_members": self.paper_members}
-        return {"forecast": told} | more
+        return {"forecast": forecast} | more
 
 
 @dataclass(frozen=True)
@@ -91,17 +90,17 @@ class RememberingCase(PatientCase):
 
 
 @dataclass(frozen=True)
-class Hindsight:
+class SettingsSelectionExperiment:
     """One unit is a patient. patients: at most so many, spread over the cohort; None takes all."""
 
     cohort: FollowedCohort
     engine: Engine
     sizes: SizeSource
-    settings: HindsightSettings
+    settings: TrialSettings
     patients: int | None = None
     name: ClassVar[str] = "hindsight"
 
-    def made_of(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """See Experiment."""
         return {
             "cohort_sha256": self.cohort.truth.sha256,
@@ -115,11 +114,11 @@ class Hindsight:
         """The patients with a later scan."""
         return list(self.cohort.units(self.patients))
 
-    def measure(self, unit: str, pictures: Path) -> Figures:
-        """A patient's points, each with its blind scores and what they were worth. Raises as in Experiment."""
+    def measure(self, unit: str, pictures: Path) -> Row:
+        """A patient's points, each with its blind scores and its true one. Raises as in Experiment."""
         return _Trial.open(self, unit, pictures).figures()
 
-    def report(self, rows: dict[str, Figures], pictures: Path) -> Findings:
+    def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """See Experiment."""
         return findings(rows, pictures, self.sizes.mode)
 
@@ -130,12 +129,12 @@ class _Trial:
 
     case: RememberingCase
     base: ForecastSettings
-    settings: HindsightSettings
+    settings: TrialSettings
     chosen: Selection
     pictures: Path
 
     @classmethod
-    def open(cls, experiment: Hindsight, unit: str, pictures: Path) -> "_Trial":
+    def open(cls, experiment: SettingsSelectionExperiment, unit: str, pictures: Path) -> "_Trial":
         """Choose the patient's settings blindly."""
         cohort, settings = experiment.cohort, experiment.settings
         followed = cohort.follow(cohort.units(None)[unit], settings.slices)
@@ -145,13 +144,13 @@ class _Trial:
         store = TrialStore(pictures / "scores.json", {})  # begun anew: what was tried must be judged too
         return cls(case, base, settings, select(case, base, settings.grid, store, lambda *_: None), pictures)
 
-    def figures(self) -> Figures:
+    def figures(self) -> Row:
         """The row of the patient; pictures are saved beside it."""
         tried = [self._row(point, scores) for point, scores in self.chosen.tried]
         grid = [row for row in tried if row["members"] == self.settings.fewest]
-        default, paper = self._worth(self.settings.default.settings(self.base), SEEDS), None
+        default, paper = self._true_figures(self.settings.default.settings(self.base), SEEDS), None
         if self.settings.paper_members:
-            paper = self._worth(self._paper, PAPER_SEEDS)
+            paper = self._true_figures(self._paper, PAPER_SEEDS)
         self._draw(grid)
         followed = self.case.followed
         return {
@@ -172,33 +171,33 @@ class _Trial:
         fixed = {"sampler": SamplerSettings.paper(), "members": self.settings.paper_members}
         return self.base.model_copy(update=fixed)
 
-    def _row(self, point: Point, scores: Scores) -> Figures:
+    def _row(self, point: Point, scores: Scores) -> Row:
         return {
             "point": point.name,
             "noise_level": point.noise_level,
             "strength": point.strength,
             "members": point.members,
             "blind": asdict(scores) | {"score": scores.total},
-            "true": self._worth(point.settings(self.base), SEEDS),
+            "true": self._true_figures(point.settings(self.base), SEEDS),
         }
 
-    def _worth(self, settings: ForecastSettings, seeds: int) -> dict[str, float]:
-        """Means over slices and seeds of what forecasts turned out to be worth, and their score."""
+    def _true_figures(self, settings: ForecastSettings, seeds: int) -> dict[str, float]:
+        """Means over slices and seeds of figures against the later scan, and the score they make."""
         runs = [self.case.ahead(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
         engine, batch = self.case.engine, settings.batch
         figures = mean_figures([judged_together(self.case.followed, run, engine, batch=batch) for run in runs])
-        return figures | {"score": truth_score(figures)}
+        return figures | {"score": true_score(figures)}
 
-    def _draw(self, grid: list[Figures]) -> None:
+    def _draw(self, grid: list[Row]) -> None:
         """Keep the first slice's images under each choice."""
         points = [point for point, _ in self.chosen.tried]
         best = points[int(np.argmax(np.nan_to_num([row["true"]["score"] for row in grid], nan=-1)))]
         blind = points[int(np.argmax([row["blind"]["score"] for row in grid]))]
-        wanted = {name: one.settings(self.base) for name, one in ((BEST, best), (BLIND, blind))}
-        wanted[DEFAULT] = self.settings.default.settings(self.base)
+        choices = {name: point.settings(self.base) for name, point in ((BEST, best), (BLIND, blind))}
+        choices[DEFAULT] = self.settings.default.settings(self.base)
         if self.settings.paper_members:
-            wanted[PAPER] = self._paper
+            choices[PAPER] = self._paper
         channel = channel_shown(self.case.cohort.contrasts)
-        made = {name: self.case.ahead(settings)[0] for name, settings in wanted.items()}
-        images = {name: (one.mean[channel], one.tumour) for name, one in made.items()}
-        Shown.of(self.case.followed.pairs[0], images, channel).save(self.pictures)
+        forecasts = {name: self.case.ahead(settings)[0] for name, settings in choices.items()}
+        images = {name: (forecast.mean[channel], forecast.tumour) for name, forecast in forecasts.items()}
+        SliceExample.of(self.case.followed.pairs[0], images, channel).save(self.pictures)

@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tumorcast.cli.experiment_sizes import experiment
+from tumorcast.cli.experiment import experiment
 from tumorcast.evaluation.experiments.run import run_experiment
-from tumorcast.evaluation.experiments.size_methods import SizeMethod
-from tumorcast.evaluation.experiments.size_scores import SizeData
-from tumorcast.evaluation.experiments.timepoints import DRAWS, MOST_GIVEN, Timepoints, given_sets
-from tumorcast.evaluation.experiments.timepoints_summary import (
-    Kind,
+from tumorcast.evaluation.experiments.scan_count import (
+    DRAWS,
+    MOST_GIVEN,
+    GivenScans,
+    ScanCountExperiment,
     answer_of,
     by_choice,
     by_count,
     by_days,
     by_spacing,
     figures_of,
+    given_sets,
+    scores_of,
     tables_of,
-    values_of,
 )
+from tumorcast.evaluation.experiments.size_methods import SizeData, SizeMethod
 from tumorcast.growth.heldout import forecast_scan
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import shipped_prior
@@ -40,14 +42,14 @@ SERIES = SizeSeries("P", "enhancing_mm3", np.array([0.0, 60.0, 130.0, 180.0, 300
 @pytest.mark.parametrize("scans", [2, 3, 5, 9])
 def test_which_scans_are_given(scans: int) -> None:
     sets = list(given_sets(scans, "P", 0))
-    lasts = [places for kind, places in sets if kind is Kind.LAST]
+    lasts = [places for kind, places in sets if kind is GivenScans.LAST]
     counts = sorted({*range(1, min(scans, MOST_GIVEN) + 1), scans})
     assert lasts == [tuple(range(scans - count, scans)) for count in counts]
-    others = [places for kind, places in sets if kind is not Kind.LAST]
+    others = [places for kind, places in sets if kind is not GivenScans.LAST]
     assert len(set(others)) == len(others) and not set(others) & set(lasts)
     for kind, places in sets:
         assert list(places) == sorted(set(places)) and places[0] >= 0 and places[-1] < scans
-        assert (places[-1] == scans - 1) == (kind is not Kind.OLDER)
+        assert (places[-1] == scans - 1) == (kind is not GivenScans.OLDER)
     for count in counts[:-1]:
         assert 1 <= sum(len(places) == count for places in others) <= DRAWS
 
@@ -59,7 +61,7 @@ def test_they_are_drawn_by_the_patients_own_key() -> None:
 
 
 def test_scans_that_are_not_given_are_not_seen(tmp_path: Path) -> None:
-    row = Timepoints(SizeData([SERIES], {}), MODEL).measure("P", tmp_path)
+    row = ScanCountExperiment(SizeData([SERIES], {}), MODEL).measure("P", tmp_path)
     (all_given,) = (one for one in row["forecasts"] if one["given"] == 4)
     assert all_given["methods"]["pooled"]["median"] == forecast_scan(MODEL, SERIES, 4).quantiles(np.array([0.5]))[0]
     (two,) = (one for one in row["forecasts"] if one["kind"] == "last" and one["given"] == 2)
@@ -97,11 +99,11 @@ PATIENTS = [
 
 
 def test_a_patients_forecasts_are_averaged_first() -> None:
-    older = by_choice(PATIENTS)[Kind.OLDER, 1]
-    np.testing.assert_array_equal(values_of(PATIENTS, older, SizeMethod.POOLED, "crps"), [2.5, np.nan])
-    np.testing.assert_array_equal(values_of(PATIENTS, older, SizeMethod.POOLED, "error"), [2.5, np.nan])
+    older = by_choice(PATIENTS)[GivenScans.OLDER, 1]
+    np.testing.assert_array_equal(scores_of(PATIENTS, older, SizeMethod.POOLED, "crps"), [2.5, np.nan])
+    np.testing.assert_array_equal(scores_of(PATIENTS, older, SizeMethod.POOLED, "error"), [2.5, np.nan])
     two = by_count(PATIENTS)[2]
-    np.testing.assert_array_equal(values_of(PATIENTS, two, SizeMethod.POOLED, "crps"), [0.5, 0.2])
+    np.testing.assert_array_equal(scores_of(PATIENTS, two, SizeMethod.POOLED, "crps"), [0.5, 0.2])
 
 
 def test_fewer_scans_are_compared_with_all_of_the_same_patient() -> None:
@@ -140,7 +142,7 @@ def test_the_tables_and_the_answer() -> None:
 
 def test_a_report_of_real_forecasts(tmp_path: Path) -> None:
     data = SizeData([SERIES, SizeSeries("Q", "enhancing_mm3", SERIES.days[:3], SIZES[:3])], {"source_sha256": "f00"})
-    result = run_experiment(Timepoints(data, MODEL), tmp_path / "out")
+    result = run_experiment(ScanCountExperiment(data, MODEL), tmp_path / "out")
     assert result.findings is not None and result.done == 2
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())["figures"]
     assert figures["last"]["1"]["crps_pooled"]["patients"] == 2

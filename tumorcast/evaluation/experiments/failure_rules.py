@@ -1,4 +1,4 @@
-"""What is wrong with a forecast by rules that use no detector: against the scan that came and the unprovoked forecast.
+"""Failures of a forecast by rules that use no detector: against the later scan and the unprovoked forecast.
 
 Tumour is told by a classifier of the patient's own intensities, not by the segmenter that the detectors ask.
 """
@@ -45,7 +45,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class FailureTruth:
+class FailureRules:
     """The rules for one slice. unprovoked: its sound forecast, which by the rules has no fault but WRONG_WAY."""
 
     pair: Pair
@@ -63,7 +63,8 @@ class FailureTruth:
 
     def artefacts(self, forecast: SliceForecast) -> Mask:
         """(H, W) the pixels of the first rule."""
-        error, sound = (np.abs(one.mean - self.pair.later.image).mean(axis=0) for one in (forecast, self.unprovoked))
+        later = self.pair.later.image
+        error, sound = (np.abs(made.mean - later).mean(axis=0) for made in (forecast, self.unprovoked))
         worse = gaussian_filter((error - sound) * self._brain, 1.0)
         depth = distance_transform_edt(self.pair.now.brain) * self.pair.pixel_mm
         return np.asarray((worse > WORSE) & self._elsewhere & (depth <= PERIPHERY_MM))
@@ -94,9 +95,9 @@ class FailureTruth:
     def _looks_like_tumour(self, image: Map) -> Mask:
         """(H, W) of an image (C, H, W)."""
         brain = self.pair.now.brain
-        found = np.zeros(brain.shape, np.bool_)
-        found[brain] = self._classifier.predict(image[:, brain].T) > 0
-        return found
+        tumour = np.zeros(brain.shape, np.bool_)
+        tumour[brain] = self._classifier.predict(image[:, brain].T) > 0
+        return tumour
 
     def _size(self, image: Map) -> int:
         """Pixels that look like tumour about the present outline."""
@@ -119,8 +120,8 @@ class FailureTruth:
 
     def _image_finds(self, forecast: SliceForecast) -> float:
         """The share of the new tumour that looks like tumour."""
-        found = self._looks_like_tumour(forecast.mean) & self._new
-        return float(found.sum()) / max(int(self._new.sum()), 1)
+        seen = self._looks_like_tumour(forecast.mean) & self._new
+        return float(seen.sum()) / max(int(self._new.sum()), 1)
 
     def _largest_mm2(self, mask: Mask) -> float:
         patches, count = label(mask, EVERY_NEIGHBOUR)

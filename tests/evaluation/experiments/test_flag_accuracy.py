@@ -11,14 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.cli.experiment_sizes import experiment
+from tumorcast.cli.experiment import experiment
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.cases import Case, CaseSource
-from tumorcast.evaluation.experiments.failure_truth import JUDGED, FailureTruth
-from tumorcast.evaluation.experiments.failures import Failures
-from tumorcast.evaluation.experiments.failures_summary import (
+from tumorcast.evaluation.experiments.failure_rules import JUDGED, FailureRules
+from tumorcast.evaluation.experiments.flag_accuracy import (
+    FlagAccuracyExperiment,
     Outcome,
     answer_of,
     judge,
@@ -26,8 +26,16 @@ from tumorcast.evaluation.experiments.failures_summary import (
     summary_of,
     tables_of,
 )
-from tumorcast.evaluation.experiments.planting import Plant, mirrored, planted, seen_again
-from tumorcast.evaluation.experiments.provoked import CONTROL, TOLD, Astray, provoke
+from tumorcast.evaluation.experiments.induced_failures import (
+    CONTROL,
+    LABELS,
+    PlantedFault,
+    WrongSetting,
+    induce_failures,
+    mirrored,
+    plant,
+    reduce_again,
+)
 from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.evaluation.failures import Failure, Signs
 from tumorcast.evaluation.judging import members_of
@@ -71,7 +79,7 @@ def test_mirrored_is_about_the_middle_of_the_brain() -> None:
 def test_members_seen_again_are_the_forecast_they_came_from(
     case: Case, control: SliceForecast, foretelling: Any
 ) -> None:
-    again = seen_again(case.pair, control, members_of(control), foretelling, SETTINGS)
+    again = reduce_again(case.pair, control, members_of(control), foretelling, SETTINGS)
     for one in fields(SliceForecast):
         np.testing.assert_allclose(
             getattr(again, one.name), getattr(control, one.name), rtol=1e-5, atol=1e-6, err_msg=one.name
@@ -82,7 +90,7 @@ def test_a_planted_band_is_at_the_rim_alone(case: Case, control: SliceForecast, 
     depth = PIXEL_MM * (24 - np.hypot(*(np.mgrid[:64, :64] - 32)))
     shares = []
     for clear in (False, True):
-        found = planted(Plant.RING, case.pair, control, foretelling, SETTINGS, clear=clear)
+        found = plant(PlantedFault.RING, case.pair, control, foretelling, SETTINGS, clear=clear)
         assert found is not None
         added = members_of(found) - members_of(control)
         assert np.abs(added[:, :, depth > 20]).max() < 1e-3
@@ -96,7 +104,7 @@ def test_a_planted_band_is_at_the_rim_alone(case: Case, control: SliceForecast, 
 def test_a_planted_patch_is_far_from_tumour_and_as_bright_as_it(
     case: Case, control: SliceForecast, foretelling: Any
 ) -> None:
-    found = planted(Plant.BLOB, case.pair, control, foretelling, SETTINGS, clear=True)
+    found = plant(PlantedFault.BLOB, case.pair, control, foretelling, SETTINGS, clear=True)
     assert found is not None
     added = np.abs(members_of(found) - members_of(control)).max(axis=(0, 1)) > 0.3
     rows, columns = np.nonzero(added)
@@ -104,7 +112,9 @@ def test_a_planted_patch_is_far_from_tumour_and_as_bright_as_it(
     assert np.hypot(rows - 32, columns - 40).min() * PIXEL_MM > 6 * PIXEL_MM + 10  # the later tumour has six pixels
     assert Failure.SEPARATE_BLOB in Signs.of(found).flags()
     again, other = (
-        planted(Plant.BLOB, case.pair, control, foretelling, SETTINGS.model_copy(update={"seed": seed}), clear=True)
+        plant(
+            PlantedFault.BLOB, case.pair, control, foretelling, SETTINGS.model_copy(update={"seed": seed}), clear=True
+        )
         for seed in (0, 1)
     )
     assert again is not None and other is not None
@@ -118,7 +128,7 @@ def test_a_turned_map_is_all_that_is_turned(case: Case, control: SliceForecast, 
     growth[30:35, 46:50] = 0.9  # to the right of the tumour, whose centre is column 40
     told = replace(control, growth=growth)
     opposite, elsewhere = (
-        planted(Plant.TURNED, case.pair, told, foretelling, SETTINGS, clear=clear) for clear in (False, True)
+        plant(PlantedFault.TURNED, case.pair, told, foretelling, SETTINGS, clear=clear) for clear in (False, True)
     )
     for found, columns in ((opposite, slice(31, 35)), (elsewhere, slice(15, 19))):
         assert found is not None and found.growth is not None
@@ -127,7 +137,7 @@ def test_a_turned_map_is_all_that_is_turned(case: Case, control: SliceForecast, 
         np.testing.assert_array_equal(found.growth[control.labels > 0], growth[control.labels > 0])
         assert found.members is told.members
     without = replace(control, growth=None)
-    assert planted(Plant.TURNED, case.pair, without, foretelling, SETTINGS, clear=True) is None
+    assert plant(PlantedFault.TURNED, case.pair, without, foretelling, SETTINGS, clear=True) is None
 
 
 @dataclass(frozen=True)
@@ -145,26 +155,30 @@ class Noting(Case):
 
 def test_forecasts_are_led_astray_as_told(case: Case, control: SliceForecast, foretelling: Any) -> None:
     noting = Noting(case.pair, case.ratio, True, control)
-    made = list(provoke(noting, foretelling, SETTINGS))
-    assert [one.how for one in made] == [CONTROL, *Astray, *(str(plant) for plant in Plant for _ in range(2))]
+    made = list(induce_failures(noting, foretelling, SETTINGS))
+    assert [one.how for one in made] == [
+        CONTROL,
+        *WrongSetting,
+        *(str(fault) for fault in PlantedFault for _ in range(2)),
+    ]
     assert [one.clear for one in made[6:]] == [False, True] * 3
     assert [one.planted for one in made[6:]] == [Failure.RIM_CHANGE] * 2 + [Failure.SEPARATE_BLOB] * 2 + [None] * 2
     for one in made:  # what a reader is told is the aim and the outline of the control
         np.testing.assert_array_equal(one.forecast.aimed_mm2, np.full(4, case.ratio))
         np.testing.assert_array_equal(one.forecast.labels, case.pair.now.labels)
-    told = dict(zip((CONTROL, *Astray), noting.asked, strict=True))
+    told = dict(zip((CONTROL, *WrongSetting), noting.asked, strict=True))
     assert told[CONTROL] == (foretelling, SETTINGS, case.ratio, False)
-    assert told[Astray.STRONG][1].sampler.guidance is Guidance.PAPER
-    assert told[Astray.STRAY][2] == 4 * case.ratio
-    assert told[Astray.NOISY][1].sampler.noise_level == 600
-    assert [told[how][3] for how in Astray] == [False, False, False, True, False]
-    assert told[Astray.BACKWARDS][2] < 1 < case.ratio
+    assert told[WrongSetting.STRONG][1].sampler.guidance is Guidance.PAPER
+    assert told[WrongSetting.STRAY][2] == 4 * case.ratio
+    assert told[WrongSetting.NOISY][1].sampler.noise_level == 600
+    assert [told[how][3] for how in WrongSetting] == [False, False, False, True, False]
+    assert told[WrongSetting.BACKWARDS][2] < 1 < case.ratio
 
 
 def test_guidance_everywhere_acts_in_the_whole_brain(case: Case, foretelling: Any) -> None:
     control, strong = (
-        next(one.forecast for one in provoke(case, foretelling, SETTINGS) if one.how == how)
-        for how in (CONTROL, Astray.STRONG)
+        next(one.forecast for one in induce_failures(case, foretelling, SETTINGS) if one.how == how)
+        for how in (CONTROL, WrongSetting.STRONG)
     )
     far = case.pair.now.brain & (np.hypot(*(np.mgrid[:64, :64] - np.array([32, 40])[:, None, None])) > 12)
     moved = [np.abs(one.mean - case.pair.now.image)[:, far].mean() for one in (control, strong)]
@@ -179,7 +193,7 @@ def sound(case: Case, control: SliceForecast) -> SliceForecast:
 
 def test_what_is_wrong_is_told_by_what_came(case: Case, control: SliceForecast) -> None:
     good = sound(case, control)
-    truth = FailureTruth(case.pair, good)
+    truth = FailureRules(case.pair, good)
     rows, columns = np.mgrid[:64, :64]
     depth_mm = PIXEL_MM * (24 - np.hypot(rows - 32, columns - 32))
     bright = np.where((depth_mm > 0) & (depth_mm < 8) & (columns < 32), 0.25, 0).astype(np.float32)
@@ -247,15 +261,15 @@ def test_the_tables_count_by_provocation() -> None:
     assert (summaries["any flag"].wrong, summaries["any flag"].flagged) == (4, 5)
     assert summaries["any flag"].precision.value == pytest.approx(3 / 5)
     lines = {row[0]: row[1:] for row in provocations.rows}
-    assert lines[TOLD["blob"]] == ("2", "0 / 0 / 0", "2 / 1 / 1", "0 / 0 / 0", "0 / 0 / 0")
-    assert lines[TOLD["noisy"]][1:3] == ("1 / 1 / 1", "1 / 0 / 0")
+    assert lines[LABELS["blob"]] == ("2", "0 / 0 / 0", "2 / 1 / 1", "0 / 0 / 0", "0 / 0 / 0")
+    assert lines[LABELS["noisy"]][1:3] == ("1 / 1 / 1", "1 / 0 / 0")
     assert "In 6 cases of 2 patients" in answer_of(ROWS, summaries)
 
 
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longest."""
-    monkeypatch.setattr("tumorcast.evaluation.experiments.failures.EXAMPLES", 1)
+    monkeypatch.setattr("tumorcast.evaluation.experiments.flag_accuracy.EXAMPLES", 1)
 
 
 @pytest.fixture(scope="module")
@@ -280,13 +294,13 @@ def source(textured: Path, foretelling: Any) -> Iterator[CaseSource]:
 
 @pytest.mark.usefixtures("few_pictures")
 def test_a_run_over_patients_who_grew(source: CaseSource, tmp_path: Path) -> None:
-    asked = Failures(source)
+    asked = FlagAccuracyExperiment(source)
     assert asked.units() == ["A_201", "B"]
     result = run_experiment(asked, tmp_path / "out")
     assert result.findings is not None and result.failed == {}
     record = json.loads((tmp_path / "out" / "figures.json").read_text())
     cases = record["units"]["B"]["cases"]
-    assert [one["how"] for one in cases] == [CONTROL, *Astray, "ring", "ring", "blob", "blob", "turned", "turned"]
+    assert [one["how"] for one in cases] == [CONTROL, *WrongSetting, "ring", "ring", "blob", "blob", "turned", "turned"]
     assert [one["wrong"] for one in cases[6:10]] == [["rim_change"]] * 2 + [["separate_blob"]] * 2
     assert "rim_change" in cases[1]["wrong"]
     assert record["figures"]["rim_change"]["recall_clear"]["value"] == 1.0
@@ -297,8 +311,8 @@ def test_a_run_over_patients_who_grew(source: CaseSource, tmp_path: Path) -> Non
 def test_a_cohort_without_growth_is_refused(source: CaseSource, blob: Callable[..., Session], tmp_path: Path) -> None:
     sessions = [blob("C", f"{number:03d}", 60.0 * number, 6.0) for number in range(2)]
     write_cohort(tmp_path / "still.h5", sessions, {}, image_size=64, contrasts=tuple(Contrast), config={})
-    with Cohort.open(tmp_path / "still.h5") as cohort, pytest.raises(InputError, match="no patient's tumour grew"):
-        Failures(replace(source, cohort=cohort)).units()
+    with Cohort.open(tmp_path / "still.h5") as cohort, pytest.raises(InputError, match=r"still\.h5: no patient"):
+        FlagAccuracyExperiment(replace(source, cohort=cohort)).units()
 
 
 @pytest.mark.usefixtures("few_pictures")
