@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import Field
 
+from tumorcast.errors import UsageError
 from tumorcast.growth.bootstrap import Bootstrap, Noise, Resampling
 from tumorcast.growth.laws import BoundsPreset
 from tumorcast.growth.problem import Search
@@ -20,6 +21,20 @@ class FitMethod(StrEnum):
 
     NATIVE = "native"
     LMFIT = "lmfit"
+
+
+class Preset(StrEnum):
+    """Settings that go together: what is usual, or the fit of arXiv 2509.09610 with its faults."""
+
+    DEFAULT = "default"
+    PAPER = "paper"
+
+
+class SearchEffort(StrEnum):
+    """How thoroughly replicates are searched: as the settings have it, or as for a million of them."""
+
+    THOROUGH = "thorough"
+    QUICK = "quick"
 
 
 class FitSettings(Settings):
@@ -53,6 +68,22 @@ class FitSettings(Settings):
     def paper(cls) -> Self:
         """The fit of arXiv 2509.09610: one start, its bounds, fourth powers, and noise that only shrinks."""
         return cls(method=FitMethod.LMFIT, bounds=BoundsPreset.PAPER, noise=Noise.PAPER, starts=1, drop_ratio=None)
+
+    @classmethod
+    def of_preset(cls, preset: Preset, values: dict[str, object], origin: str) -> Self:
+        """The preset's settings, overruled by `values`, of which a drop_ratio of 0 stands for never.
+
+        Raises UsageError, naming `origin`, for values that are not allowed.
+        """
+        base = cls.paper().model_dump() if preset is Preset.PAPER else {}
+        never = {"drop_ratio": None} if values.get("drop_ratio") == 0 else {}
+        return cls.of(base | values | never, origin)
+
+    def searched(self, effort: SearchEffort) -> Self:
+        """The same with that effort. Raises UsageError for lmfit, which has one start."""
+        if self.method is FitMethod.LMFIT:
+            raise UsageError("--search is of --method native: lmfit has one start; leave one of them out")
+        return self.quick if effort is SearchEffort.QUICK else self
 
     @property
     def takes_prior(self) -> bool:
