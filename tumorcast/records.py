@@ -178,7 +178,7 @@ class GrowthFit:
     origin_day: the day whose size is the parameter initial_size.
     doses: whether a course's dose weighs its effect (laws.dose_weight).
     deviations: (B,) standard normal, where each replicate lies in what `errors` leave open; zeros without errors.
-    errors: how sizes depart from the law, where a population told it; None for a patient fitted alone.
+    errors: how sizes depart from the law, where a population has shown it; None for a patient fitted alone.
     notes: what a reader of the forecast should know, as a drop taken for a resection.
     intervals: by parameter, its (2.5 %, 97.5 %) confidence limits, where the method gives them (lmfit).
     """
