@@ -259,7 +259,7 @@ def test_killed_cells_grow_before_the_delay_and_die_after_it() -> None:
 def test_misuse_raises() -> None:
     with pytest.raises(ValueError, match=r"-1\.0 is negative"):
         size_after(Exponential(0.1), DAYS, -1.0)
-    with pytest.raises(ValueError, match="1 residuals for 0 resections"):
+    with pytest.raises(ValueError, match=r"1 .* 0 resections"):
         size_after(Exponential(0.1), DAYS, 1.0, residuals=(0.5,))
-    with pytest.raises(ValueError, match="0 residuals for 2 resections"):
+    with pytest.raises(ValueError, match=r"0 .* 2 resections"):
         size_after(Exponential(0.1), DAYS, 1.0, treatment=Treatment(resection_days=(1.0, 2.0)))

@@ -60,7 +60,7 @@ def test_where_tumours_follow_the_law_it_weighs(learnt: SizePrior) -> None:
 def test_a_small_cohort(cohort: list[SizeSeries]) -> None:
     few = estimate_prior(cohort[:12], [LawName.EXPONENTIAL])
     assert few.mechanistic_weights[LawName.EXPONENTIAL] == EQUAL_WEIGHT
-    with pytest.raises(InputError, match="9 patients with two scans of 'volume_mm3' or more: a prior needs 10"):
+    with pytest.raises(InputError, match=r"9 patients .*'volume_mm3'.* 10"):
         estimate_prior(cohort[:9])
     with pytest.raises(InputError, match="0 patients"):
         estimate_prior([one.part(0, 1) for one in cohort])
@@ -100,7 +100,7 @@ def test_a_file_comes_back(learnt: SizePrior, tmp_path: Path) -> None:
 
 
 def test_a_law_it_does_not_know_is_told(learnt: SizePrior) -> None:
-    with pytest.raises(InputError, match="the prior of 'volume_mm3' tells of exponential, not of gompertz"):
+    with pytest.raises(InputError, match=r"'volume_mm3'.*exponential.*gompertz"):
         learnt.law_for(LawName.GOMPERTZ, "volume_mm3")
 
 

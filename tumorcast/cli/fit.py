@@ -56,7 +56,8 @@ class FitOptions:
 
     def settings(self) -> "FitSettings":
         """The settings of the preset, overruled by the options. Raises UsageError for what is not allowed."""
-        from tumorcast.growth.settings import FitSettings, Preset, SearchEffort
+        from tumorcast.growth.settings import FitSettings, SearchEffort
+        from tumorcast.settings import Preset
 
         preset = choice(Preset, "--preset", self.preset or Preset.DEFAULT)
         values = only_given({name: value for name, value in vars(self).items() if name not in {"preset", "search"}})

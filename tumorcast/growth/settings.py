@@ -10,7 +10,7 @@ from tumorcast.growth.bootstrap import Bootstrap, Noise, Resampling
 from tumorcast.growth.laws import BoundsPreset
 from tumorcast.growth.problem import Search
 from tumorcast.records import LawName
-from tumorcast.settings import Settings
+from tumorcast.settings import Preset, Settings
 
 PILOT_FINALISTS, PILOT_STEPS = 12, 100
 PROMISE = 4.0  # of a replicate's scout: the loss over the best one, above which it is not followed
@@ -21,13 +21,6 @@ class FitMethod(StrEnum):
 
     NATIVE = "native"
     LMFIT = "lmfit"
-
-
-class Preset(StrEnum):
-    """Settings that go together: what is usual, or the fit of arXiv 2509.09610 with its faults."""
-
-    DEFAULT = "default"
-    PAPER = "paper"
 
 
 class SearchEffort(StrEnum):
