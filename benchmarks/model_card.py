@@ -24,7 +24,7 @@ from tumorcast.errors import TumorcastError
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.rows import RowStore
 from tumorcast.evaluation.run import compare_patients, summaries, write_card
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     machine = describe(threads=int(os.environ.get("OMP_NUM_THREADS", "2")))
     settings = settings_of(options)
     engine = open_engine(EngineChoice(tuple(options.model), options.provider, options.device))
-    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
+    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed_prior(shipped_prior()))
     with Cohort.open(options.cohort) as cohort:
         check_same_images(cohort, engine.info.images)  # before a folder of rows is begun for them
         made_of = {

@@ -43,7 +43,7 @@ from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.paired import difference, mean_of
 from tumorcast.evaluation.rows import RowStore
 from tumorcast.evaluation.run import plain
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.provenance import commit
@@ -101,7 +101,7 @@ def settings_of(options: argparse.Namespace) -> ForecastSettings:
 def measure(options: argparse.Namespace, rows: Path) -> tuple[list[Figures], list[PatientOutcome], dict[str, Any]]:
     """Every patient's figures by aim, how each fared, and what they were made of."""
     engine, settings = open_engine(EngineChoice((options.model,))), settings_of(options)
-    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
+    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed_prior(shipped_prior()))
     path = prepared(options, rows, engine.info.image_size)
     with Cohort.open(path) as cohort:
         check_same_images(cohort, engine.info.images)

@@ -11,7 +11,7 @@ from tests.fakes import RecordingGrowth, WindowEngine
 from tumorcast.data.cohort import Cohort
 from tumorcast.evaluation.comparison import Comparison, ComparisonSettings
 from tumorcast.evaluation.pairs import Pair, pairs_of
-from tumorcast.growth.model import fixed
+from tumorcast.growth.model import fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster
 from tumorcast.settings import ForecastSettings, SamplerSettings
@@ -28,7 +28,7 @@ def engine() -> WindowEngine:
 
 @pytest.fixture
 def comparison(engine: WindowEngine, blob_cohort: Path) -> Iterator[Comparison]:
-    growth = RecordingGrowth(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+    growth = RecordingGrowth(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
     with Cohort.open(blob_cohort) as cohort:
         yield Comparison(cohort, engine, growth, ComparisonSettings(SETTINGS, regressor_slices=4))
 

@@ -13,7 +13,7 @@ from tumorcast.evaluation.archive_methods import Baseline
 from tumorcast.evaluation.evaluate import EvaluationSettings
 from tumorcast.evaluation.followed import LastScan, LeavePatientOut
 from tumorcast.forecasting.pixel_model import PixelModelEngine
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster
@@ -35,7 +35,7 @@ def two_dates(blob: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(two_dates: Path, tiny_model: Path) -> LeavePatientOut:
-    growth = GrowthModel(FitSettings(replicates=40), Forecaster.POOLED, fixed(shipped_prior()))
+    growth = GrowthModel(FitSettings(replicates=40), Forecaster.POOLED, fixed_prior(shipped_prior()))
     engine = open_engine(EngineChoice((tiny_model,)))
     return LeavePatientOut(Cohort.open(two_dates), engine, growth, SETTINGS, FEW, slices=2)
 

@@ -22,14 +22,14 @@ from tumorcast.evaluation.followup import (
     same_slices,
 )
 from tumorcast.evaluation.targets import TargetSource, targets_from_past
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, GrowthFit, Session, SizeSeries
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
 from .conftest import Still
 
-GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 BASE = ForecastSettings(relative_change=0, members=2, batch=4, sampler=SamplerSettings(steps=2, noise_level=10))
 
 

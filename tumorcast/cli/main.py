@@ -20,7 +20,8 @@ from tumorcast.cli.evaluate import evaluate
 from tumorcast.cli.experiment import experiment
 from tumorcast.cli.export import export
 from tumorcast.cli.export_maps import export_maps
-from tumorcast.cli.fit import fit, fit_prior
+from tumorcast.cli.fit import fit
+from tumorcast.cli.fit_prior import fit_prior
 from tumorcast.cli.forecast import forecast
 from tumorcast.cli.import_adm import import_adm
 from tumorcast.cli.plan import plan

@@ -34,12 +34,12 @@ from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.plan import PatientPlan
 from tumorcast.forecasting.select import SelectGrid, select
 from tumorcast.forecasting.selection_scores import PatientCase
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session, Treatment
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
-GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 BASE = ForecastSettings(relative_change=0, batch=4, sampler=SamplerSettings(steps=2, noise_level=100))
 GRID = SelectGrid(noise_level=(100, 300), gain=(0.25, 0.5), members=(2, 3))
 NAN = float("nan")

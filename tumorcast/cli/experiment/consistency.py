@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from tumorcast.cli.experiment.follow_up import target_source
 from tumorcast.cli.experiment.launch import (
     Batch,
     Change,
@@ -19,7 +20,7 @@ from tumorcast.cli.experiment.launch import (
     of_followups,
 )
 from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
-from tumorcast.cli.options import ConfigFile, Json, Out, choice
+from tumorcast.cli.options import ConfigFile, Json, Out
 
 
 def consistency(
@@ -47,16 +48,12 @@ def consistency(
 ) -> None:
     """What seeds change of one image, and with how many members the map stands still: how many are enough."""
     from tumorcast.evaluation.experiments.consistency import ConsistencyExperiment
-    from tumorcast.evaluation.followup import TargetSize
-    from tumorcast.growth.model import GrowthModel, fixed
-    from tumorcast.growth.prior import shipped_prior
-    from tumorcast.growth.settings import FitSettings
-    from tumorcast.records import Forecaster
 
-    target_size = choice(TargetSize, "--target", target)
-    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
+    targets = target_source(target)
     launch_opened(
-        of_followups(context.params, lambda source: ConsistencyExperiment(source, seeds, target_size, growth)),
+        of_followups(
+            context.params, lambda source: ConsistencyExperiment(source, seeds, targets.target, targets.growth)
+        ),
         out,
         as_json,
         so_far=so_far,

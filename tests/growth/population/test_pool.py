@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from tumorcast.growth.population.history import History
-from tumorcast.growth.population.pooling import MECHANISTIC, Pool, pooled
+from tumorcast.growth.population.pool import MECHANISTIC, Pool, pooled
 
 LEVELS = np.linspace(0.02, 0.98, 25)
 
@@ -76,15 +76,15 @@ def test_weights_that_are_none_are_refused() -> None:
 def test_pool_beats_persistence_on_the_patients_it_is_made_for() -> None:
     """On patients with a level each, and noise, whom the pool never saw."""
     from tumorcast.growth import scores
-    from tumorcast.growth.population.members import Persistence
+    from tumorcast.growth.population.pool import Persistence
 
     rng = np.random.default_rng(8)
     sizes = [rng.normal(9.0, 1.0) + rng.normal(0.0, 0.7, 5) for _ in range(120)]
     histories = [History(np.arange(5) * 60.0, y, 0.0) for y in sizes]
-    train, held_out = histories[:60], scores.last_cases(histories[60:])
-    dense, truth = scores.dense_levels(), np.array([case.log_size for case in held_out])
+    train, held_out = histories[:60], histories[60:]
+    dense, truth = scores.dense_levels(), np.array([history.log_sizes[-1] for history in held_out])
     mean = {}
     for forecaster in (Persistence.fitted(train), Pool.fitted(train)):
-        quantiles = np.array([forecaster.quantiles(case.history, case.horizon_days, dense) for case in held_out])
+        quantiles = np.array([forecaster.quantiles(history.first(4), 60.0, dense) for history in held_out])
         mean[type(forecaster)] = scores.crps(quantiles, dense, truth).mean()
     assert mean[Pool] < 0.9 * mean[Persistence]

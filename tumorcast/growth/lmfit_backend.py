@@ -1,7 +1,7 @@
-"""A bounded least-squares fit through lmfit, the reference that users know, with its confidence intervals.
+"""Fit and bootstrap of one patient by lmfit, the reference that users know, with its confidence intervals.
 
-It knows no growth law: any residuals will do. Slow beside the kernels (one start, derivatives by differences), so it
-is imported only by `--method lmfit`.
+The same model as the kernels', from one start and with derivatives by differences: slow, and imported only by
+`--method lmfit`. `fit_with_lmfit` knows no growth law: any residuals will do.
 """
 
 import warnings
@@ -13,6 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student_t
 
+from tumorcast.growth.bootstrap import Noise, Resampling, Stream, draw, patient_rng
+from tumorcast.growth.laws import BoundsPreset
+from tumorcast.growth.problem import STATUS_CODES, PatientProblem
+from tumorcast.kernels import growth as kernels
+from tumorcast.records import FitStatus, GrowthFit
+
 Array = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
@@ -22,11 +28,12 @@ LARGEST_RESIDUAL = 1e6
 MARGIN = 1e-6  # of the range: on a bound itself the gradient of lmfit's sine transform is zero, and no search leaves it
 # What lmfit and the linear algebra below it raise where an interval or a step cannot be had.
 FAULTS = (lmfit.MinimizerException, np.linalg.LinAlgError, ArithmeticError, ValueError, TypeError, IndexError)
+WALL = 1e-4  # of the range: so near to a bound a parameter is at it
 
 
 @dataclass(frozen=True)
 class LmfitResult:
-    """What lmfit found.
+    """The end of a search by lmfit.
 
     parameters: (P,) in the order and unit of the start; loss: Σ residual² there.
     converged: whether leastsq says so; if not, the parameters are the best it has tried, and there are no intervals.
@@ -88,7 +95,7 @@ def _inside(value: float, low: float, high: float) -> float:
 
 
 def _row(space: lmfit.Parameters) -> Array:
-    return np.array([one.value for one in space.values()], dtype=np.float64)
+    return np.array([parameter.value for parameter in space.values()], dtype=np.float64)
 
 
 class _Search:
@@ -97,7 +104,7 @@ class _Search:
     def __init__(self, residuals: Callable[[Array], Array], space: lmfit.Parameters) -> None:
         self._residuals = residuals
         self._space = space
-        self._free = sum(one.vary for one in space.values())
+        self._free = sum(parameter.vary for parameter in space.values())
         self._best, self._least = _row(space), np.inf
         self._count = self._evaluate(space).size
         self._minimizer = lmfit.Minimizer(self._padded, space, max_nfev=MAX_EVALUATIONS)
@@ -107,26 +114,27 @@ class _Search:
         if self._free == 0:
             return self._result(converged=True, message="every parameter is fixed; nothing was fitted")
         try:
-            found = self._minimizer.leastsq()
+            minimum = self._minimizer.leastsq()
         except FAULTS as fault:
             return self._result(converged=False, message=f"leastsq failed ({fault})")
         # Before the profiles, which try further points: a better one among them is not what leastsq found.
         # lmfit's own message on a search that was stopped blames the tolerance.
-        said = f"Stopped after {MAX_EVALUATIONS} evaluations." if found.aborted else _one_line(found.message)
-        result = self._result(converged=bool(found.success), message=said)
+        stopped = f"Stopped after {MAX_EVALUATIONS} evaluations."
+        message = stopped if minimum.aborted else _one_line(minimum.message)
+        result = self._result(converged=bool(minimum.success), message=message)
         if not (intervals and result.converged):
             return result
-        limits, told = self._intervals(found)
-        return replace(result, intervals=limits, message=f"{result.message} {told}".strip())
+        limits, remarks = self._intervals(minimum)
+        return replace(result, intervals=limits, message=f"{result.message} {remarks}".strip())
 
     def _evaluate(self, space: lmfit.Parameters) -> Array:
         row = _row(space)
-        found = np.nan_to_num(self._residuals(row), nan=LARGEST_RESIDUAL, posinf=LARGEST_RESIDUAL)
-        found = np.clip(found, -LARGEST_RESIDUAL, LARGEST_RESIDUAL)
-        loss = float(np.sum(found**2))
+        residuals = np.nan_to_num(self._residuals(row), nan=LARGEST_RESIDUAL, posinf=LARGEST_RESIDUAL)
+        residuals = np.clip(residuals, -LARGEST_RESIDUAL, LARGEST_RESIDUAL)
+        loss = float(np.sum(residuals**2))
         if loss < self._least:
             self._best, self._least = row, loss
-        return found
+        return residuals
 
     def _padded(self, space: lmfit.Parameters) -> Array:
         """The residuals and, if they are fewer than the parameters, zeros: leastsq refuses fewer."""
@@ -135,42 +143,105 @@ class _Search:
     def _result(self, *, converged: bool, message: str) -> LmfitResult:
         return LmfitResult(self._best, self._least, converged, message)
 
-    def _intervals(self, found: lmfit.minimizer.MinimizerResult) -> tuple[dict[str, Interval], str]:
+    def _intervals(self, minimum: lmfit.minimizer.MinimizerResult) -> tuple[dict[str, Interval], str]:
         """The limits of each free parameter that has any, and what to say of the others."""
         if self._count <= self._free:
             return {}, f"No intervals: {self._count} residuals for {self._free} free parameters."
-        limits = _covariance_intervals(found)
-        told = []
+        limits = _covariance_intervals(minimum)
+        remarks = []
         try:
-            limits |= _profile_intervals(self._minimizer, found)
+            limits |= _profile_intervals(self._minimizer, minimum)
         except FAULTS as fault:
-            told.append(f"No profiles ({_one_line(fault)}): intervals from the covariance.")
-        missing = [name for name in found.var_names if name not in limits]
+            remarks.append(f"No profiles ({_one_line(fault)}): intervals from the covariance.")
+        missing = [name for name in minimum.var_names if name not in limits]
         if missing:
-            told.append(f"No interval: {', '.join(missing)}.")
-        return limits, " ".join(told)
+            remarks.append(f"No interval: {', '.join(missing)}.")
+        return limits, " ".join(remarks)
 
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def _covariance_intervals(found: lmfit.minimizer.MinimizerResult) -> dict[str, Interval]:
-    reach = float(student_t.ppf(0.5 + 0.5 * CONFIDENCE, found.nfree))
+def _covariance_intervals(minimum: lmfit.minimizer.MinimizerResult) -> dict[str, Interval]:
+    reach = float(student_t.ppf(0.5 + 0.5 * CONFIDENCE, minimum.nfree))
     limits = {}
-    for name in found.var_names:
-        one = found.params[name]
-        if one.stderr is not None and np.isfinite(one.stderr):
-            limits[name] = _within(one, one.value - reach * one.stderr, one.value + reach * one.stderr)
+    for name in minimum.var_names:
+        parameter = minimum.params[name]
+        if parameter.stderr is not None and np.isfinite(parameter.stderr):
+            margin = reach * parameter.stderr
+            limits[name] = _within(parameter, parameter.value - margin, parameter.value + margin)
     return limits
 
 
-def _profile_intervals(minimizer: lmfit.Minimizer, found: lmfit.minimizer.MinimizerResult) -> dict[str, Interval]:
+def _profile_intervals(minimizer: lmfit.Minimizer, minimum: lmfit.minimizer.MinimizerResult) -> dict[str, Interval]:
     """Of lmfit.conf_interval. A limit that it could not reach is infinite there, and the bound here."""
-    profiles = lmfit.conf_interval(minimizer, found, sigmas=[CONFIDENCE])
+    profiles = lmfit.conf_interval(minimizer, minimum, sigmas=[CONFIDENCE])
     ends = {name: (profile[0][1], profile[-1][1]) for name, profile in profiles.items()}
-    return {name: _within(found.params[name], *pair) for name, pair in ends.items() if not np.any(np.isnan(pair))}
+    return {name: _within(minimum.params[name], *pair) for name, pair in ends.items() if not np.any(np.isnan(pair))}
 
 
 def _within(parameter: lmfit.Parameter, low: float, high: float) -> Interval:
     return float(max(low, parameter.min)), float(min(high, parameter.max))
+
+
+def fit_by_lmfit(problem: PatientProblem, resampling: Resampling, replicates: int, seed: int) -> GrowthFit:
+    """The best fit with its intervals, and each replicate's, from the same start."""
+    best = _fit(problem, problem.series.sizes, np.ones_like(problem.series.sizes), intervals=True)
+    row = _in_unit_of_sizes(problem, [best], problem.series.sizes[None])[0]
+    rng = patient_rng(seed, problem.series.patient_id, Stream.NOISE)
+    drawn = draw(rng, replicates, problem.series.sizes, problem.sizes(row.reshape(1, -1))[0], resampling)
+    fits = [_fit(problem, *sample, intervals=False) for sample in zip(drawn.sizes, drawn.weights, strict=True)]
+    intervals = dict(best.intervals)
+    if "initial_size" in intervals:
+        low, high = intervals["initial_size"]
+        intervals["initial_size"] = (low * problem.scale, high * problem.scale)
+    return GrowthFit(
+        series=problem.series,
+        law=problem.law,
+        parameter_names=problem.names,
+        parameters=row,
+        replicates=_in_unit_of_sizes(problem, fits, drawn.sizes),
+        replicate_status=np.array([STATUS_CODES[_status(problem, fit)] for fit in fits], dtype=np.uint8),
+        loss=best.loss,
+        loss_name=str(problem.noise),
+        status=_status(problem, best),
+        origin_day=problem.origin_day,
+        deviations=np.zeros(replicates),
+        doses=problem.bounds is BoundsPreset.DEFAULT,
+        notes=(f"lmfit: {best.message}",),
+        intervals=intervals,
+    )
+
+
+def _fit(problem: PatientProblem, sizes: Array, weights: Array, *, intervals: bool) -> LmfitResult:
+    observed, roots = problem.observed(sizes), np.sqrt(weights)
+
+    def residuals(row: Array) -> Array:
+        model = problem.sizes(row.reshape(1, -1))[0]
+        match problem.noise:
+            case Noise.LOGNORMAL:
+                return np.asarray(roots * (np.log(model) - observed))
+            case Noise.ADDITIVE:
+                return np.asarray(roots * (model - observed))
+            case Noise.PAPER:
+                return np.asarray(roots * np.square(model - observed))
+
+    lower, upper = (np.array([getattr(bound, side) for bound in problem.columns]) for side in ("lower", "upper"))
+    return fit_with_lmfit(residuals, problem.names, lower, upper, problem.customary_start, intervals=intervals)
+
+
+def _in_unit_of_sizes(problem: PatientProblem, fits: Sequence[LmfitResult], sizes: Array) -> Array:
+    rows = np.stack([fit.parameters for fit in fits])
+    rows[:, [kernels.INITIAL_SIZE]] *= problem.scales(sizes)
+    return rows
+
+
+def _status(problem: PatientProblem, fit: LmfitResult) -> FitStatus:
+    if not fit.converged:
+        return FitStatus.NOT_CONVERGED
+    for value, (lower, upper) in zip(fit.parameters, problem.columns, strict=True):
+        near = WALL * (upper - lower)
+        if lower < upper and not lower + near < value < upper - near:
+            return FitStatus.AT_BOUND
+    return FitStatus.CONVERGED

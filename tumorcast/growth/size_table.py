@@ -1,15 +1,22 @@
-"""Sizes and treatments from a CSV or TSV file, one row a scan. One bad patient does not stop the others."""
+"""Sizes and treatments from a CSV or TSV file, one row a scan, with a balance of its scans.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+A patient with a fault does not stop the others.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from tumorcast.errors import InputError
 from tumorcast.records import PatientOutcome, SizeSeries, Status
 from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
+
+NO_SIZE = "no size"
+PATIENTS_NAMED = 5  # in a line; the record names all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +87,8 @@ def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> SizeTable:
     patients = rows_by_patient(rows, columns.patient_id)
     read = [_series_or_outcome(patient_id, of_patient, columns) for patient_id, of_patient in patients.items()]
     table = SizeTable(
-        tuple(one for one in read if isinstance(one, SizeSeries)),
-        tuple(one for one in read if isinstance(one, PatientOutcome)),
+        tuple(patient for patient in read if isinstance(patient, SizeSeries)),
+        tuple(patient for patient in read if isinstance(patient, PatientOutcome)),
         {patient_id: _count(of_patient, columns) for patient_id, of_patient in patients.items()},
         tuple(rows[0].cells),
     )
@@ -91,7 +98,7 @@ def read_sizes(path: Path, columns: SizeColumns = DEFAULT_COLUMNS) -> SizeTable:
 
 
 def _why_none(path: Path, columns: SizeColumns, outcomes: Iterable[PatientOutcome]) -> str:
-    reasons = [one.reason for one in outcomes if one.status is Status.FAILED]
+    reasons = [outcome.reason for outcome in outcomes if outcome.status is Status.FAILED]
     if not reasons:
         return f"{path}: no scan has a value in column '{columns.size}'; name another one"
     first, *others = reasons
@@ -149,3 +156,76 @@ def _companion(row: Row, columns: SizeColumns) -> float:
     if value is not None and value < 0:
         raise InputError(f"{row.where}: '{columns.companion}' is {value:g}; a size is zero or more; correct it")
     return np.nan if value is None else value
+
+
+@dataclass(frozen=True)
+class SizeBalance:
+    """Scans and patients of a source, and those that were used.
+
+    rows: of the table; None of a cohort file. left_out: by reason and patient, how many scans. known: by treatment, how
+    many of the patients used. hints: columns that are not read and look as if they should be.
+    """
+
+    rows: int | None
+    patients: int
+    patients_used: int
+    scans: int
+    scans_used: int
+    left_out: Mapping[str, Mapping[str, int]]
+    known: Mapping[str, int]
+    hints: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, table: SizeTable, outcomes: Sequence[PatientOutcome], hints: Sequence[str] = ()) -> Self:
+        """The balance of a table whose patients fared so; those without an outcome were used."""
+        fates = {outcome.patient_id: outcome.status for outcome in outcomes}
+        left_out: dict[str, dict[str, int]] = {}
+        for patient_id, counts in table.counts.items():
+            fate = fates.get(patient_id, Status.OK)
+            reason, lost = (NO_SIZE, counts.unmeasured) if fate is Status.OK else (f"patient {fate}", counts.scans)
+            if lost:
+                left_out.setdefault(reason, {})[patient_id] = lost
+        used = [each.treatment for each in table.series if fates.get(each.patient_id, Status.OK) is Status.OK]
+        scans = sum(counts.scans for counts in table.counts.values())
+        rows = [counts.rows for counts in table.counts.values() if counts.rows is not None]
+        return cls(
+            rows=sum(rows) if rows else None,
+            patients=len(table.counts),
+            patients_used=len(used),
+            scans=scans,
+            scans_used=scans - sum(sum(lost.values()) for lost in left_out.values()),
+            left_out=left_out,
+            known={
+                "radiotherapy": sum(bool(treatment.radiotherapy) for treatment in used),
+                "chemotherapy": sum(bool(treatment.chemotherapy) for treatment in used),
+                "resection": sum(bool(treatment.resection_days) for treatment in used),
+            },
+            hints=tuple(hints),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = "" if self.rows is None else f"{self.rows} rows read: "
+        first = (
+            f"{rows}{self.scans} scans of {self.patients} patients; "
+            f"{self.scans_used} scans of {self.patients_used} patients used"
+        )
+        lost = [f"{sum(of.values())} scans left out, {reason}: {_named(of)}" for reason, of in self.left_out.items()]
+        patients = f"of {self.patients_used} patients"
+        known = (f"{treatment} known for {count} {patients}" for treatment, count in self.known.items())
+        return [first, *lost, ", ".join(known)]
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    """Patients with their scans.
+
+    >>> _named({"P1": 2, "P2": 1})
+    'P1 (2), P2 (1)'
+    """
+    named = [f"{patient_id} ({count})" for patient_id, count in counts.items()]
+    more = [f"and {len(named) - PATIENTS_NAMED} more patients"] if len(named) > PATIENTS_NAMED else []
+    return ", ".join(named[:PATIENTS_NAMED] + more)

@@ -7,14 +7,14 @@ from tumorcast.growth.bootstrap import Noise, Stream, noise_factors, patient_rng
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.laws import PAPER_BOUNDS, BoundsPreset, Exponential, Response, size_after
-from tumorcast.growth.settings import FitSettings, Method
+from tumorcast.growth.settings import FitMethod, FitSettings
 from tumorcast.kernels import growth as kernels
 from tumorcast.records import FitStatus, LawName, RadiotherapyCourse, SizeSeries, Treatment
 
 DAYS = np.array([0.0, 30.0, 60.0, 90.0, 120.0, 150.0, 190.0, 230.0, 280.0, 340.0])
 TREATED = Treatment((RadiotherapyCourse(28.0, 70.0),))
 LAW = Exponential(0.012, Response(0.03, 70.0, 0.08, 0.08))
-LMFIT = FitSettings(method=Method.LMFIT, replicates=2)
+LMFIT = FitSettings(method=FitMethod.LMFIT, replicates=2)
 ODD = [[0.0, 0.0, 500.0, 1000.0], [1000.0, 0.0, 0.0], [1e-9, 1e9, 1e-9], [5.0] * 5, [100.0], [0.0] * 3]
 
 
@@ -37,8 +37,8 @@ def loss_of(settings: FitSettings, sizes: np.ndarray, model: np.ndarray) -> floa
 
 
 @pytest.mark.parametrize("noise", list(Noise))
-@pytest.mark.parametrize("method", list(Method))
-def test_the_loss_is_what_it_is_called(noise: Noise, method: Method) -> None:
+@pytest.mark.parametrize("method", list(FitMethod))
+def test_the_loss_is_what_it_is_called(noise: Noise, method: FitMethod) -> None:
     settings = FitSettings(method=method, noise=noise, replicates=1, pilots=4)
     sizes = noisy()
     fit = fit_growth(series(sizes, Treatment()), settings)
@@ -51,7 +51,8 @@ def test_both_methods_agree_where_there_is_one_minimum(noise: Noise) -> None:
     told = series(noisy(), Treatment())
     settings = FitSettings(noise=noise, replicates=1, pilots=4)
     native, reference = (
-        fit_growth(told, settings.model_copy(update={"method": method})) for method in (Method.NATIVE, Method.LMFIT)
+        fit_growth(told, settings.model_copy(update={"method": method}))
+        for method in (FitMethod.NATIVE, FitMethod.LMFIT)
     )
     assert native.status is reference.status is FitStatus.CONVERGED
     assert native.loss == pytest.approx(reference.loss, rel=1e-4)
@@ -64,7 +65,7 @@ def test_lmfit_is_never_better_than_our_search(noise: Noise) -> None:
     told = series(sizes * np.exp(np.random.default_rng(2).normal(0, 0.05, DAYS.size)))
     settings = FitSettings(noise=noise, replicates=1, pilots=4)
     native = fit_growth(told, settings)
-    reference = fit_growth(told, settings.model_copy(update={"method": Method.LMFIT}))
+    reference = fit_growth(told, settings.model_copy(update={"method": FitMethod.LMFIT}))
     assert native.loss <= reference.loss * (1 + 1e-4)
     assert reference.loss < 4 * native.loss
 
@@ -104,7 +105,7 @@ def test_the_papers_preset() -> None:
     """One start, its bounds, fourth powers, noise that only shrinks, nothing inferred: as the docstring says."""
     paper = FitSettings.paper()
     assert (paper.method, paper.bounds, paper.noise, paper.starts, paper.drop_ratio) == (
-        Method.LMFIT, BoundsPreset.PAPER, Noise.PAPER, 1, None,
+        FitMethod.LMFIT, BoundsPreset.PAPER, Noise.PAPER, 1, None,
     )  # fmt: skip
     assert not paper.takes_prior and FitSettings().takes_prior
     fit = fit_growth(series([375.0, 1380, 1195, 1045, 200, 1195]), paper.model_copy(update={"replicates": 3}))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student_t
 
-from tumorcast.growth.lmfit_reference import LmfitResult, fit_with_lmfit
+from tumorcast.growth.lmfit_backend import LmfitResult, fit_with_lmfit
 
 NAMES = ("initial_size", "rate_per_day")
 LOWER, UPPER = np.array([0.1, -0.1]), np.array([10.0, 0.1])

@@ -1,7 +1,7 @@
-"""How many scans a forecast needs, and what irregular spacing costs it: a question the paper leaves open.
+"""Forecasts by the number of scans they are made from, and by how irregular the spacing is (`fit --min-scans`).
 
-Every scan with one before it is forecast from its last one, two, three … earlier scans, as if the others had not been
-made.
+The paper leaves open how many scans are needed. Every scan with an earlier one is forecast from its last one, two,
+three … earlier scans, as if the others had not been made.
 """
 
 import csv
@@ -29,46 +29,49 @@ SPACINGS = ("regular", "uneven", "irregular")
 def forecast_from_fewer(model: GrowthModel, series: SizeSeries) -> list[HeldOutForecast]:
     """Each scan but the first, from its last 1, 2, … MOST_SCANS earlier ones."""
     return [
-        forecast_scan(model, series, place, place - given)
-        for place in range(1, series.days.size)
-        for given in range(1, min(place, MOST_SCANS) + 1)
+        forecast_scan(model, series, scan, scan - given)
+        for scan in range(1, series.days.size)
+        for given in range(1, min(scan, MOST_SCANS) + 1)
     ]
 
 
-def study_tables(forecasts: Sequence[HeldOutForecast]) -> dict[str, Table]:
+def scan_count_tables(forecasts: Sequence[HeldOutForecast]) -> dict[str, Table]:
     """The tables by name: by scans given, over all targets and over those with ALWAYS scans before them; by spacing."""
-    reach: dict[tuple[str, float], int] = {}
-    for one in forecasts:
-        key = (one.patient_id, one.day)
-        reach[key] = max(reach.get(key, 0), one.given)
-    same = [one for one in forecasts if reach[one.patient_id, one.day] >= ALWAYS and one.given <= ALWAYS]
-    longest = [one for one in forecasts if one.given == reach[one.patient_id, one.day] and one.given > 1]
+    most_given: dict[tuple[str, float], int] = {}
+    for forecast in forecasts:
+        most_given[_target(forecast)] = max(most_given.get(_target(forecast), 0), forecast.scans_given)
+    from_few = [each for each in forecasts if most_given[_target(each)] >= ALWAYS >= each.scans_given]
+    longest = [each for each in forecasts if most_given[_target(each)] == each.scans_given > 1]
     return {
-        "all targets": _by(forecasts, "scans_given", lambda one: one.given),
-        f"targets with {ALWAYS} scans before them": _by(same, "scans_given", lambda one: one.given),
+        "all targets": _by(forecasts, "scans_given", lambda forecast: forecast.scans_given),
+        f"targets with {ALWAYS} scans before them": _by(from_few, "scans_given", lambda forecast: forecast.scans_given),
         "spacing": sorted(_by(longest, "spacing", _spacing), key=lambda row: SPACINGS.index(row["spacing"])),
     }
 
 
-def _spacing(one: HeldOutForecast) -> str:
-    if one.irregularity < REGULAR:
+def _target(forecast: HeldOutForecast) -> tuple[str, float]:
+    return forecast.patient_id, forecast.day
+
+
+def _spacing(forecast: HeldOutForecast) -> str:
+    if forecast.irregularity < REGULAR:
         return "regular"
-    return "uneven" if one.irregularity < IRREGULAR else "irregular"
+    return "uneven" if forecast.irregularity < IRREGULAR else "irregular"
 
 
 def _by(forecasts: Sequence[HeldOutForecast], name: str, key: Callable[[HeldOutForecast], Any]) -> Table:
     groups: dict[Any, list[HeldOutForecast]] = {}
-    for one in forecasts:
-        groups.setdefault(key(one), []).append(one)
-    return [{name: value} | _figures(groups[value]) for value in sorted(groups)]
+    for forecast in forecasts:
+        groups.setdefault(key(forecast), []).append(forecast)
+    return [{name: value} | _scores(groups[value]) for value in sorted(groups)]
 
 
-def _figures(group: Sequence[HeldOutForecast]) -> dict[str, Any]:
-    errors = np.abs([np.interp(0.5, LEVELS, one.said) - one.truth for one in group])
+def _scores(group: Sequence[HeldOutForecast]) -> dict[str, Any]:
+    errors = np.abs([np.interp(0.5, LEVELS, forecast.log_quantiles) - forecast.truth for forecast in group])
     return scores(group) | {"median_error": float(np.median(errors))}
 
 
-def write_study(folder: Path, tables: dict[str, Table]) -> None:
+def write_scan_counts(folder: Path, tables: dict[str, Table]) -> None:
     """One CSV file, min_scans.csv, with a row a group; the column `table` names the table."""
     columns = ["table", "scans_given", "spacing", *scores([]), "median_error"]
     with (

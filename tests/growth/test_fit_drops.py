@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tumorcast.growth.drops import DROP_DAYS, with_sudden_drops
-from tumorcast.growth.fit import fit_growth
+from tumorcast.growth.fit import DROP_DAYS, fit_growth, with_sudden_drops
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings

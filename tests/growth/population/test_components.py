@@ -7,18 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tumorcast.growth.population.history import History, log_sizes, training_cases, volumes
-from tumorcast.growth.population.members import (
+from tumorcast.growth.population.history import History, log_sizes, size_changes, volumes
+from tumorcast.growth.population.mixture import NormalMixture
+from tumorcast.growth.population.pool import (
     POOLED,
+    ComponentModel,
     Drift,
-    Member,
+    MixtureAutoregression,
     Persistence,
-    Process,
-    Redraw,
     Regression,
-    fitted_members,
+    StudentTProcess,
+    fit_components,
 )
-from tumorcast.growth.population.mixture import Mixture
 
 LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
 EVERY = (Persistence, *POOLED)
@@ -37,12 +37,12 @@ def cohort(patients: int = 40, scans: int = 5, seed: int = 0, *, companion: bool
 
 
 COHORT = cohort()
-MEMBERS = (Persistence.fitted(COHORT), *fitted_members(COHORT))
-by_member = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+MODELS = (Persistence.fitted(COHORT), *fit_components(COHORT))
+by_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 
 
-def width(member: Member, history: History, horizon_days: float) -> float:
-    low, high = member.quantiles(history, horizon_days, np.array([0.05, 0.95]))
+def width(model: ComponentModel, history: History, horizon_days: float) -> float:
+    low, high = model.quantiles(history, horizon_days, np.array([0.05, 0.95]))
     return float(high - low)
 
 
@@ -55,45 +55,47 @@ def any_history(draw: st.DrawFn) -> History:
     return History(np.cumsum(gaps), np.array(sizes), rt_end_day)
 
 
-@by_member
+@by_model
 @settings(max_examples=60, deadline=None)
 @given(history=any_history(), horizon_days=st.floats(1.0, 3000.0))
-def test_quantiles_are_finite_and_rise_with_the_level(member: Member, history: History, horizon_days: float) -> None:
-    quantiles = member.quantiles(history, horizon_days, LEVELS)
+def test_quantiles_are_finite_and_rise_with_the_level(
+    model: ComponentModel, history: History, horizon_days: float
+) -> None:
+    quantiles = model.quantiles(history, horizon_days, LEVELS)
     assert np.all(np.isfinite(quantiles)) and np.all(np.diff(quantiles) > 0)
 
 
-@by_member
+@by_model
 @settings(max_examples=60, deadline=None)
 @given(history=any_history(), horizons=st.tuples(st.floats(1.0, 1500.0), st.floats(1.0, 1500.0)))
 def test_intervals_never_narrow_with_the_horizon(
-    member: Member, history: History, horizons: tuple[float, float]
+    model: ComponentModel, history: History, horizons: tuple[float, float]
 ) -> None:
     near, far = sorted(horizons)
-    assert width(member, history, near) <= width(member, history, far) * (1 + 1e-6)
+    assert width(model, history, near) <= width(model, history, far) * (1 + 1e-6)
 
 
-@by_member
-def test_zero_of_days_does_not_matter(member: Member) -> None:
+@by_model
+def test_zero_of_days_does_not_matter(model: ComponentModel) -> None:
     one = COHORT[3]
     assert one.rt_end_day is not None
     moved = History(one.days + 5000.0, one.log_sizes, one.rt_end_day + 5000.0)
-    np.testing.assert_allclose(member.quantiles(moved, 90.0, LEVELS), member.quantiles(one, 90.0, LEVELS), atol=1e-9)
+    np.testing.assert_allclose(model.quantiles(moved, 90.0, LEVELS), model.quantiles(one, 90.0, LEVELS), atol=1e-9)
 
 
-@by_member
-def test_no_radiotherapy_one_scan_and_a_complete_response_can_be_forecast(member: Member) -> None:
+@by_model
+def test_no_radiotherapy_one_scan_and_a_complete_response_can_be_forecast(model: ComponentModel) -> None:
     history = History(np.array([12.0]), log_sizes(np.array([0.0])))
-    quantiles = volumes(member.quantiles(history, 730.0, LEVELS))
+    quantiles = volumes(model.quantiles(history, 730.0, LEVELS))
     assert np.all(np.isfinite(quantiles)) and np.all(quantiles >= 0) and quantiles[-1] > 0
 
 
-@by_member
-def test_serialisation_keeps_every_number(member: Member) -> None:
-    text = json.dumps(member.model_dump(mode="json"))
-    read: Member = TypeAdapter(Member).validate_python(json.loads(text))
-    assert read == member
-    np.testing.assert_array_equal(read.quantiles(COHORT[0], 50.0, LEVELS), member.quantiles(COHORT[0], 50.0, LEVELS))
+@by_model
+def test_serialisation_keeps_every_number(model: ComponentModel) -> None:
+    text = json.dumps(model.model_dump(mode="json"))
+    read: ComponentModel = TypeAdapter(ComponentModel).validate_python(json.loads(text))
+    assert read == model
+    np.testing.assert_array_equal(read.quantiles(COHORT[0], 50.0, LEVELS), model.quantiles(COHORT[0], 50.0, LEVELS))
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
@@ -106,10 +108,10 @@ def test_persistence_is_the_last_size_with_the_spread_of_the_changes() -> None:
     rng = np.random.default_rng(1)
     steps = 0.5 * rng.standard_t(4, (800, 5))
     histories = [History(np.arange(5.0), 9 + np.cumsum(row)) for row in steps]
-    member = Persistence.fitted(histories)
-    assert np.exp(member.log_scale) == pytest.approx(0.5, rel=0.05)
-    assert np.exp(member.log_dof) == pytest.approx(4.0, rel=0.25)
-    assert member.quantiles(histories[0], 70.0, np.array([0.5]))[0] == pytest.approx(histories[0].log_sizes[-1])
+    model = Persistence.fitted(histories)
+    assert np.exp(model.log_scale) == pytest.approx(0.5, rel=0.05)
+    assert np.exp(model.log_dof) == pytest.approx(4.0, rel=0.25)
+    assert model.quantiles(histories[0], 70.0, np.array([0.5]))[0] == pytest.approx(histories[0].log_sizes[-1])
 
 
 def test_regression_recovers_what_made_the_sizes() -> None:
@@ -122,11 +124,11 @@ def test_regression_recovers_what_made_the_sizes() -> None:
             mean = y[-1] + 0.1 + 0.3 * first + 0.2 * (np.mean(before) - y[-1]) + 0.15 * (9.0 - y[-1])
             y.append(mean + 0.4 * rng.standard_t(5))
         histories.append(History(np.arange(6.0), np.array(y)))
-    member = Regression.fitted(histories)
-    shift_at_nine = member.shift + member.to_centre * (member.centre - 9.0)
-    assert [shift_at_nine, member.first_shift] == pytest.approx([0.1, 0.3], abs=0.04)
-    assert [member.to_past, member.to_centre] == pytest.approx([0.2, 0.15], abs=0.03)
-    assert np.exp(member.log_scale) == pytest.approx(0.4, rel=0.05)
+    model = Regression.fitted(histories)
+    shift_at_nine = model.shift + model.to_centre * (model.centre - 9.0)
+    assert [shift_at_nine, model.first_shift] == pytest.approx([0.1, 0.3], abs=0.04)
+    assert [model.to_past, model.to_centre] == pytest.approx([0.2, 0.15], abs=0.03)
+    assert np.exp(model.log_scale) == pytest.approx(0.4, rel=0.05)
 
 
 def test_drift_after_a_first_scan_is_its_own() -> None:
@@ -135,9 +137,9 @@ def test_drift_after_a_first_scan_is_its_own() -> None:
     for _ in range(400):
         steps = np.array([1.0, 0.2, 0.2]) + 0.1 * rng.standard_normal(3)
         histories.append(History(np.arange(4.0), 9 + np.append(0.0, np.cumsum(steps))))
-    member = Drift.fitted(histories)
-    later = member.quantiles(histories[0], 50.0, np.array([0.5]))[0] - histories[0].log_sizes[-1]
-    first = member.quantiles(histories[0].first(1), 50.0, np.array([0.5]))[0] - histories[0].log_sizes[0]
+    model = Drift.fitted(histories)
+    later = model.quantiles(histories[0], 50.0, np.array([0.5]))[0] - histories[0].log_sizes[-1]
+    first = model.quantiles(histories[0].first(1), 50.0, np.array([0.5]))[0] - histories[0].log_sizes[0]
     assert [first, later] == pytest.approx([1.0, 0.2], abs=0.03)
 
 
@@ -152,14 +154,14 @@ def test_companion_is_learnt_and_does_nothing_where_unknown() -> None:
     median = np.array([0.5])
     known = History(np.array([0.0, 1.0]), np.array([9.0, 9.0]), companion=np.array([10.0, 11.0]))
     unknown = History(known.days, known.log_sizes)
-    for member in (Drift.fitted(histories), Regression.fitted(histories), Redraw.fitted(histories)):
-        assert member.by_companion == pytest.approx(0.3, abs=0.03)
-        rise = member.quantiles(known, 30.0, median) - member.quantiles(unknown, 30.0, median)
+    for model in (Drift.fitted(histories), Regression.fitted(histories), MixtureAutoregression.fitted(histories)):
+        assert model.by_companion == pytest.approx(0.3, abs=0.03)
+        rise = model.quantiles(known, 30.0, median) - model.quantiles(unknown, 30.0, median)
         assert rise[0] == pytest.approx(0.3, abs=0.05)
     assert Drift.fitted(COHORT).by_companion == pytest.approx(0.0, abs=1e-6)
 
 
-def test_redraw_recovers_the_chance_and_spreads() -> None:
+def test_mixture_autoregression_recovers_the_chance_and_spreads() -> None:
     rng = np.random.default_rng(5)
     histories = []
     for _ in range(1500):
@@ -169,21 +171,21 @@ def test_redraw_recovers_the_chance_and_spreads() -> None:
             anew = rng.random() < 0.3
             y.append(level + rng.normal() if anew else y[-1] + 0.2 * rng.normal())
         histories.append(History(np.arange(6.0), np.array(y)))
-    member = Redraw.fitted(histories)
-    assert 1 / (1 + np.exp(-member.logit_chance)) == pytest.approx(0.3, abs=0.03)
-    assert np.exp(member.log_stay_sd) == pytest.approx(0.2, rel=0.1)
-    assert np.exp(member.log_redraw_sd) == pytest.approx(1.0, rel=0.1)
+    model = MixtureAutoregression.fitted(histories)
+    assert 1 / (1 + np.exp(-model.logit_chance)) == pytest.approx(0.3, abs=0.03)
+    assert np.exp(model.log_stay_sd) == pytest.approx(0.2, rel=0.1)
+    assert np.exp(model.log_redraw_sd) == pytest.approx(1.0, rel=0.1)
 
 
 def test_mixture_quantiles_invert_its_distribution() -> None:
-    mixture = Mixture(np.log([[0.7], [0.3]]), np.array([[0.0], [4.0]]), np.array([[1.0], [0.5]]))
+    mixture = NormalMixture(np.log([[0.7], [0.3]]), np.array([[0.0], [4.0]]), np.array([[1.0], [0.5]]))
     quantiles = mixture.quantiles(LEVELS)
     x = np.linspace(-12.0, 12.0, 200_001)
     below = np.cumsum(np.exp(mixture.log_density(x))) * (x[1] - x[0])
     np.testing.assert_allclose(np.interp(quantiles, x, below), LEVELS, atol=1e-4)
 
 
-def test_process_recovers_its_spreads_and_is_calibrated() -> None:
+def test_student_t_process_recovers_its_spreads_and_is_calibrated() -> None:
     rng = np.random.default_rng(6)
     histories, future = [], []
     for _ in range(500):
@@ -193,16 +195,16 @@ def test_process_recovers_its_spreads_and_is_calibrated() -> None:
         y = 9 + np.linalg.cholesky(K) @ rng.normal(size=6)
         histories.append(History(days[:5], y[:5], rt_end_day=0.0))
         future.append((days[5] - days[4], y[5]))
-    member = Process.fitted(histories)
-    assert np.exp(member.log_level_sd) == pytest.approx(1.0, rel=0.12)
-    assert np.exp(2 * member.log_wander_sd) + np.exp(2 * member.log_noise_sd) == pytest.approx(0.34, rel=0.15)
-    bounds = [member.quantiles(h, gap, np.array([0.05, 0.95])) for h, (gap, _) in zip(histories, future, strict=True)]
+    model = StudentTProcess.fitted(histories)
+    assert np.exp(model.log_level_sd) == pytest.approx(1.0, rel=0.12)
+    assert np.exp(2 * model.log_wander_sd) + np.exp(2 * model.log_noise_sd) == pytest.approx(0.34, rel=0.15)
+    bounds = [model.quantiles(h, gap, np.array([0.05, 0.95])) for h, (gap, _) in zip(histories, future, strict=True)]
     inside = [low <= y <= high for (low, high), (_, y) in zip(bounds, future, strict=True)]
     assert 0.86 < np.mean(inside) < 0.94
 
 
-def test_process_is_wider_for_a_patient_whose_sizes_leap_and_for_fewer_scans() -> None:
-    process = Process.fitted(COHORT)
+def test_student_t_process_is_wider_for_a_patient_whose_sizes_leap_and_for_fewer_scans() -> None:
+    process = StudentTProcess.fitted(COHORT)
     days = np.array([0.0, 60.0, 120.0, 180.0])
     calm, leaping = History(days, np.full(4, 9.0)), History(days, np.array([9.0, 6.0, 11.5, 9.0]))
     assert width(process, leaping, 60.0) > 1.3 * width(process, calm, 60.0)
@@ -212,9 +214,9 @@ def test_process_is_wider_for_a_patient_whose_sizes_leap_and_for_fewer_scans() -
 def test_mean_and_spread_hold_beyond_the_sizes_seen() -> None:
     """A tumour ten times the greatest seen is not forecast with an interval that has shrunk to nothing."""
     days = np.array([0.0, 60.0])
-    for member in MEMBERS:
+    for model in MODELS:
         usual, huge = History(days, np.array([9.0, 9.0])), History(days, np.array([14.5, 14.5]))
-        assert width(member, huge, 60.0) > 0.5 * width(member, usual, 60.0)
+        assert width(model, huge, 60.0) > 0.5 * width(model, usual, 60.0)
 
 
 def test_history_refuses_what_is_no_history() -> None:
@@ -236,19 +238,19 @@ def test_earlier_part_knows_no_later_radiotherapy() -> None:
     assert history.first(2).rt_end_day == 80.0
 
 
-def test_training_cases_are_all_changes() -> None:
-    cases = training_cases(COHORT)
-    assert len(cases) == 160
-    assert cases[0].history.days.size == 1 and cases[0].log_size == COHORT[0].log_sizes[1]
+def test_size_changes_are_all_changes() -> None:
+    changes = size_changes(COHORT)
+    assert len(changes) == 160
+    assert changes[0].history.days.size == 1 and changes[0].log_size == COHORT[0].log_sizes[1]
 
 
 def test_fit_and_forecast_are_quick() -> None:
     """Leaving each patient out in turn takes forty fits, and a figure thousands of forecasts."""
     started = time.perf_counter()
-    members = fitted_members(COHORT)
+    models = fit_components(COHORT)
     assert time.perf_counter() - started < 3.0
     started = time.perf_counter()
     for _ in range(100):
-        for member in members:
-            member.quantiles(COHORT[0], 60.0, LEVELS)
+        for model in models:
+            model.quantiles(COHORT[0], 60.0, LEVELS)
     assert time.perf_counter() - started < 1.0

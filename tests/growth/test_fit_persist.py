@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from tumorcast.growth.fit import fit_growth
+from tumorcast.growth.fit import PERSISTENCE_RATE_LIMIT, fit_growth, persist
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.settings import FitSettings
-from tumorcast.growth.unfitted import PERSISTENCE_RATE_LIMIT, persist
 from tumorcast.records import FitStatus, LawName, RadiotherapyCourse, SizeSeries, Treatment
 
 SETTINGS = FitSettings(replicates=400)
