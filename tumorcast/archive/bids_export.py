@@ -28,7 +28,7 @@ from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive, PatientFo
 from tumorcast.archive.nifti import Placement, Space, write_nifti
 from tumorcast.archive.verify import refuse_broken
 from tumorcast.data.cohort import Cohort
-from tumorcast.data.native import BENT, NATIVE, NativeImage, WayHome, native_image
+from tumorcast.data.native import BENT, NATIVE, NativeImage, native_image
 from tumorcast.durable import write_text
 from tumorcast.errors import EngineError, InputError, StorageError, UsageError
 from tumorcast.provenance import difference
@@ -245,7 +245,7 @@ class ScanSource:
     """What is known of a patient's scan: for the sidecars, and its way home, None where it did not move."""
 
     sidecar: dict[str, Any]
-    home: WayHome | None
+    home: NativeImage | None
 
 
 def _known_of(export: Export, patient: PatientForecast) -> ScanSource:
@@ -257,12 +257,13 @@ def _known_of(export: Export, patient: PatientForecast) -> ScanSource:
         return ScanSource({}, _way_home_of_archive(patient) if Space.NATIVE in export.spaces else None)
     with Cohort.open(export.cohort) as cohort:
         source = cohort.source(patient.patient_id, patient.session_id)
-        bent = cohort.displacement(patient.patient_id, patient.session_id)
+        displacement = cohort.displacement(patient.patient_id, patient.session_id)
     sidecar = {"SourceSha256": source.get("files", {}), "IntensityWindows": source.get("windows", {})}
-    return ScanSource(sidecar, WayHome(native_image(source), bent) if NATIVE in source else None)
+    home = native_image(source, displacement=displacement) if NATIVE in source else None
+    return ScanSource(sidecar, home)
 
 
-def _way_home_of_archive(patient: PatientForecast) -> WayHome | None:
+def _way_home_of_archive(patient: PatientForecast) -> NativeImage | None:
     way = patient.source_grid.get(NATIVE)
     if way is None:
         return None
@@ -271,7 +272,7 @@ def _way_home_of_archive(patient: PatientForecast) -> WayHome | None:
             f"{patient.patient_id}: its scan was bent onto the patient's first, and only the cohort file tells how; "
             "give --cohort, or --space cohort"
         )
-    return WayHome(NativeImage.from_dict(way))
+    return NativeImage.from_dict(way)
 
 
 def _of_space(export: Export, scan: ScanName, image: ForecastImage, space: Space) -> dict[str, Any]:

@@ -15,12 +15,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.cohort import treatment_attributes, treatment_from
 from tumorcast.durable import why_unreadable
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import PopulationPrior, parse_prior
-from tumorcast.hdf5_file import NewFile, new_hdf5
+from tumorcast.hdf5_file import NewFile, new_hdf5, treatment_attributes, treatment_from
 from tumorcast.records import ErrorModel, FitStatus, Forecaster, GrowthFit, LawName, SizeSeries
 
 FORMAT, FORMAT_VERSION = "tumorcast-growth", 2

@@ -30,10 +30,9 @@ from tumorcast.archive.integrity import (
     text_of,
 )
 from tumorcast.archive.packing import READING, Packing, copy_attributes, copy_group, load_all, store
-from tumorcast.data.damage import LIBRARY, UNREADABLE
 from tumorcast.durable import why_unreadable, written_whole
 from tumorcast.errors import InputError
-from tumorcast.hdf5_file import hdf5_at
+from tumorcast.hdf5_file import LIBRARY, UNREADABLE, hdf5_at
 from tumorcast.records import FloatArray, PatientOutcome, Status
 
 FORMAT, FORMAT_VERSION = "tumorcast-maps", 2

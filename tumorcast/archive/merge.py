@@ -18,8 +18,8 @@ from tumorcast.archive.integrity import SLICES, SUM, bytes_of, line
 from tumorcast.archive.maps import NewArchive, SliceForecast, new_archive, write_slice
 from tumorcast.archive.packing import Packing, growing, load_all
 from tumorcast.archive.shard import PACKED, PATIENT, ShardKey, open_shard
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.kernels.maps import add_moments, add_share, add_votes
 from tumorcast.records import PatientOutcome, Status
 

@@ -14,9 +14,8 @@ from tumorcast.archive.integrity import SUM, sum_of, text_of
 from tumorcast.archive.maps import MapArchive, NewArchive, new_archive
 from tumorcast.archive.packing import GZIP_LEVEL, Packing, copy_attributes
 from tumorcast.data.cohort import FORMAT as COHORT
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError, UsageError
-from tumorcast.hdf5_file import new_hdf5
+from tumorcast.hdf5_file import UNREADABLE, new_hdf5
 
 Report = Callable[[int, int], None]
 GZIP = {"compression": "gzip", "compression_opts": GZIP_LEVEL, "shuffle": True, "fletcher32": True}

@@ -15,9 +15,9 @@ import h5py
 from tumorcast.archive.integrity import SLICES, USER_BLOCK, block_of, has_right_sum, read_seal, record_of
 from tumorcast.archive.maps import PatientForecast, SliceForecast, write_patient, write_slice
 from tumorcast.archive.packing import READING, Packing
-from tumorcast.data.damage import LIBRARY, UNREADABLE
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import LIBRARY, UNREADABLE
 
 FORMAT, FORMAT_VERSION = "tumorcast-shard", 1
 PATIENT = "patient"

@@ -15,8 +15,8 @@ import h5py
 from tumorcast.archive.integrity import SUM, fault_of, has_seal, sum_of, text_of
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, PROVENANCE, RECORD, MapArchive, record_sum
 from tumorcast.archive.packing import READING
-from tumorcast.data.damage import UNREADABLE
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.records import Status
 
 SEARCH = "import sys; from tumorcast.archive.verify import print_faults; print_faults(sys.argv[1])"

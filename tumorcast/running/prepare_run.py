@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.data.prepare import CohortPlan, CohortReport, SessionOutcome, write_plan
-from tumorcast.data.work import Failure, Piece, Result, Task, over_processes
+from tumorcast.data.scan_tasks import FailedScan, Piece, Result, Task, over_processes
 from tumorcast.errors import UsageError
 from tumorcast.records import Session
 from tumorcast.running.map_over_ranks import RankShards, deal, map_over_ranks
 from tumorcast.running.ranks import Ranks
 
-Failures = list[Failure | None]  # of the scans of a piece
+Failures = list[FailedScan | None]  # of the scans of a piece
 
 
 def prepare_over_ranks(
@@ -57,8 +57,8 @@ def _write_scans(shard: Path, plan: CohortPlan, results: Iterator[list[Result]])
 
     def sessions() -> Iterator[Session]:
         for piece in results:
-            failures.append([result if isinstance(result, Failure) else None for result in piece])
-            yield from (result for result in piece if not isinstance(result, Failure))
+            failures.append([result if isinstance(result, FailedScan) else None for result in piece])
+            yield from (result for result in piece if not isinstance(result, FailedScan))
 
     size, contrasts = plan.task.settings.image_size, plan.contrasts
     write_cohort(shard, sessions(), {}, image_size=size, contrasts=contrasts, config=plan.recorded)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.imaging.brain_mask import BrainMask
-from tumorcast.data.imaging.transforms import moved_mm
+from tumorcast.data.imaging.transforms import Affine
 from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, prepare_cohort
 from tumorcast.errors import EngineError, InputError, UsageError
 
@@ -83,8 +83,8 @@ def test_given_brains_are_what_is_registered(
     asked = PrepareSettings(image_size=64, slices=SliceChoice.ALL, register=Register.RIGID, brain_mask=BESIDE)
     prepare_cohort(tmp_path, tmp_path / "c.h5", asked)
     with Cohort.open(tmp_path / "c.h5") as cohort:
-        found = np.array(cohort.source("P1", "001")["native"]["from_cohort"])
-    assert moved_mm(np.linalg.inv(true) @ found, still.brain_points()).max() < 2.0
+        found = Affine(np.array(cohort.source("P1", "001")["native"]["from_cohort"]))
+    assert (~true @ found).distances_mm(still.brain_points()).max() < 2.0
 
 
 def test_a_table_of_masks(scans: Path) -> None:

@@ -1,4 +1,4 @@
-"""The work of `tumorcast prepare` in pieces, and how processes share it. What fails costs no more than one scan."""
+"""Scans as pieces of work that processes or ranks share. What fails costs no more than one scan."""
 
 import multiprocessing
 import traceback
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from tumorcast.data.prepare_settings import PrepareSettings, Register
+from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.registered import PatientSpace
-from tumorcast.data.session import Space, prepare_session
+from tumorcast.data.session import prepare_session
+from tumorcast.data.settings import PrepareSettings, Register
 from tumorcast.errors import EngineError, InputError, TumorcastError
 from tumorcast.records import Session
 
@@ -23,7 +23,7 @@ AHEAD = 2  # pieces in flight a worker; bounds the memory of the parent
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedScan:
     """Why a scan could not be prepared; `trace` is the traceback of what was not foreseen."""
 
     reason: str
@@ -31,16 +31,16 @@ class Failure:
 
 
 Piece = tuple[SourceSession, ...]  # scans that are prepared together
-Result = Session | Failure
+Result = Session | FailedScan
 Share = Callable[[Sequence[Piece], "Task"], Iterator[list[Result]]]  # a list a piece, in the order of the pieces
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every scan is prepared with. pictures: the folder of those of the registration, None for none."""
+    """What every scan is prepared with. figures: the folder of those of the registration, None for none."""
 
     settings: PrepareSettings
-    pictures: Path | None = None
+    figures: Path | None = None
 
     def pieces(self, scans: Sequence[SourceSession]) -> list[Piece]:
         """The scans, ordered by patient, as pieces: a scan each, or a patient's where they are registered."""
@@ -51,7 +51,7 @@ class Task:
     def results(self, piece: Piece) -> list[Result]:
         """What becomes of each scan of a piece."""
         registers = self.settings.register is not Register.NONE
-        space = PatientSpace(self.settings, self.pictures) if registers else None
+        space = PatientSpace(self.settings, self.figures) if registers else None
         return [_attempt(scan, self.settings, space) for scan in piece]
 
 
@@ -84,13 +84,13 @@ def _use_one_thread() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
-def _attempt(source: SourceSession, settings: PrepareSettings, space: Space | None) -> Result:
+def _attempt(source: SourceSession, settings: PrepareSettings, space: PatientSpace | None) -> Result:
     try:
         return prepare_session(source, settings, space)
     except InputError as error:
-        return Failure(str(error))
+        return FailedScan(str(error))
     except TumorcastError:
         raise
     except Exception as error:  # whatever ITK, numpy or the disk finds wrong with one scan must not cost the others
         text = " ".join(str(error).split())  # ITK's messages have several lines
-        return Failure(f"{type(error).__name__}: {text}", traceback.format_exc())
+        return FailedScan(f"{type(error).__name__}: {text}", traceback.format_exc())

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tumorcast.cli.main import app
-from tumorcast.data.readers.inventory import Wanted, take_inventory, write_table
+from tumorcast.data.inventory import ScanRequirements, take_inventory, write_table
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
@@ -51,10 +51,10 @@ def test_what_is_wanted_decides_what_is_usable(tmp_path: Path, scan: Callable, m
     scan(tmp_path, "P1", skip="seg")
     scan(tmp_path, "P2", skip="t2w", t1c=make_phantom("t1c")[:5])
     asked = {
-        "default": Wanted(),
-        "all slices": Wanted(mask=False),
-        "one contrast": Wanted((Contrast.T2W,), mask=False),
-        "registered": Wanted(mask=False, one_grid=False),
+        "default": ScanRequirements(),
+        "all slices": ScanRequirements(mask=False),
+        "one contrast": ScanRequirements((Contrast.T2W,), mask=False),
+        "registered": ScanRequirements(mask=False, one_grid=False),
     }
     usable = {
         name: [one.usable for one in take_inventory(tmp_path, wanted=wanted).scans] for name, wanted in asked.items()

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.imaging.geometry import Grid, Interpolation
-from tumorcast.data.imaging.transforms import Displacement, carried, matrix_of, transform_of
-from tumorcast.data.native import NativeImage, native_image, sent_home, to_native
+from tumorcast.data.imaging.transforms import Affine, Displacement, resample
+from tumorcast.data.native import NativeImage, native_image, to_native
 from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, prepare_cohort
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast
@@ -24,8 +24,8 @@ EVERY_SLICE = {"slices": SliceChoice.ALL}
 def registered(phantom_scan: Callable, turned: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two scans of a phantom, the second turned by 12 degrees and shifted by 9 mm, in T1c and T2-FLAIR."""
     folder = tmp_path_factory.mktemp("native")
-    for name, matrix in (("P1-000", np.eye(4)), ("P1-001", turned(12.0, 9.0, np.zeros(3), 4))):
-        phantom_scan(folder / "scans", name, kinds=("t1c", "t2f"), matrix=matrix)
+    for name, transform in (("P1-000", Affine.identity()), ("P1-001", turned(12.0, 9.0, np.zeros(3), 4))):
+        phantom_scan(folder / "scans", name, kinds=("t1c", "t2f"), transform=transform)
     settings = PrepareSettings(register=Register.RIGID, image_size=64, **EVERY_SLICE)
     prepare_cohort(folder / "scans", folder / "c.h5", settings)
     return folder
@@ -54,7 +54,7 @@ def test_a_smooth_map_returns_where_it_belongs(registered: Path) -> None:
         image = native_image(session.source)
         z, y, x = np.meshgrid(*(np.arange(n) for n in session.labels.shape), indexing="ij")
         shared = np.stack([x, y, session.source_slice[z], np.ones_like(x)], axis=-1) @ session.affine.T
-        there = shared @ image.from_cohort.T
+        there = shared @ image.from_cohort.matrix.T
         for axis in range(3):
             home = to_native(there[..., axis], cohort, "P1", "001", outside=np.nan)
             values = sitk.GetArrayFromImage(home)
@@ -105,12 +105,26 @@ def test_what_there_is_not(registered: Path) -> None:
             to_native(labels, cohort, "P1", "000")
 
 
-def test_matrices_and_simpleitk_say_the_same(turned: Callable) -> None:
-    matrix = turned(20.0, 30.0, np.array([5.0, -7.0, 11.0]), 2)
-    np.testing.assert_allclose(matrix_of(transform_of(matrix)), matrix, atol=1e-12)
-    point = np.array([3.0, 4.0, 5.0])
-    lps = transform_of(matrix).TransformPoint((-point * [1, 1, -1]).tolist())
-    np.testing.assert_allclose(lps * np.array([-1, -1, 1]), matrix[:3, :3] @ point + matrix[:3, 3], atol=1e-12)
+def test_transforms_and_simpleitk_say_the_same(turned: Callable) -> None:
+    affine = turned(20.0, 30.0, np.array([5.0, -7.0, 11.0]), 2)
+    np.testing.assert_allclose(Affine.of_itk(affine.itk()).matrix, affine.matrix, atol=1e-12)
+    point = np.array([[3.0, 4.0, 5.0]])
+    lps = affine.itk().TransformPoint((point[0] * [-1, -1, 1]).tolist())
+    np.testing.assert_allclose(lps * np.array([-1, -1, 1]), affine.map(point)[0], atol=1e-12)
+
+
+def test_transforms_compose_from_right_to_left(phantom: Callable, turned: Callable) -> None:
+    """A product maps a point as its factors do one after the other, as SimpleITK's composite does too."""
+    picture = phantom()
+    first, second = turned(20.0, 30.0, np.zeros(3), 2), turned(5.0, 3.0, np.zeros(3), 3)
+    rng, points = np.random.default_rng(0), picture.brain_points(50)
+    field = Displacement(rng.normal(size=(*picture.brain.shape, 3)).astype(np.float32), picture.grid)
+    np.testing.assert_allclose((second @ first).map(points), second.map(first.map(points)), atol=1e-9)
+    chain = second @ first @ field
+    np.testing.assert_allclose(chain.map(points), second.map(first.map(field.map(points))), atol=1e-9)
+    lps = [chain.itk().TransformPoint(point) for point in (points * [-1, -1, 1]).tolist()]
+    np.testing.assert_allclose(np.array(lps) * [-1, -1, 1], chain.map(points), atol=1e-6)
+    np.testing.assert_allclose((~first @ first).matrix, np.eye(4), atol=1e-12)
 
 
 def test_a_bent_scan_returns_through_the_inverse(phantom: Callable, turned: Callable) -> None:
@@ -120,18 +134,17 @@ def test_a_bent_scan_returns_through_the_inverse(phantom: Callable, turned: Call
     vectors = np.stack([ndimage.gaussian_filter(rng.standard_normal(grid.size[::-1]), 6.0) for _ in range(3)], axis=-1)
     field = Displacement((6.0 * vectors / np.abs(vectors).max()).astype(np.float32), grid)
     assert field.largest_mm() > 5.0 and field.least_jacobian() > 0.5
-    matrix = turned(10.0, 6.0, np.zeros(3), 5)
+    rigid = turned(10.0, 6.0, np.zeros(3), 5)
     blob = np.zeros(grid.size[::-1], np.float32)
     blob[20, 30, 22] = 1.0
     native = grid.image(ndimage.gaussian_filter(blob, 2.0))
-    there = carried(native, grid, matrix, field)
-    home = sent_home(there, NativeImage(grid, matrix), field)
+    transform = NativeImage(grid, rigid, field).transform
+    there = resample(native, grid, transform)
+    home = resample(there, grid, ~transform)
     assert np.hypot(*(centre(there) - centre(native))[:2]) > 2.0
     np.testing.assert_allclose(centre(home), centre(native), atol=0.4)
-    points = picture.brain_points(200) * [-1.0, -1.0, 1.0]
-    way, back = field.transform(), field.inverse().transform()
-    again = np.array([back.TransformPoint(way.TransformPoint(point)) for point in points.tolist()])
-    assert np.linalg.norm(again - points, axis=1).max() < 0.05
+    points = picture.brain_points(200)
+    assert np.linalg.norm((~field).map(field.map(points)) - points, axis=1).max() < 0.05
 
 
 def centre(image: sitk.Image) -> np.ndarray:

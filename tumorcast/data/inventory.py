@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from tumorcast.data.balance import Balance
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
-from tumorcast.data.prepare_settings import TumourPart
 from tumorcast.data.readers import dicom, nifti
 from tumorcast.data.readers.labels import LabelScheme, read_labels
 from tumorcast.data.readers.layouts import LABELS, Layout
 from tumorcast.data.readers.source_session import SEG, SourceSession
 from tumorcast.data.readers.volumes import read_image, require_same_grid
-from tumorcast.data.survey import Survey, survey
+from tumorcast.data.settings import TumourPart
+from tumorcast.data.survey import SourceBalance, Survey, survey
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast
@@ -32,7 +31,7 @@ Size = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ScanRequirements:
     """What a scan must have.
 
     contrasts: None for those that every scan has; one_grid: all files lie on one grid; labels: the scheme of its mask;
@@ -48,7 +47,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class FoundScan:
+class ListedScan:
     """One scan: its files by contrast and seg, relative to the source, and what keeps it from being used, if anything.
 
     size: voxels along x, y and z of its first image, None where its header cannot be read. missing: contrasts that
@@ -96,17 +95,17 @@ class Inventory:
     layout: Layout
     contrasts: tuple[Contrast, ...]
     sessions: tuple[SourceSession, ...]
-    scans: tuple[FoundScan, ...]
+    scans: tuple[ListedScan, ...]
     warnings: tuple[str, ...]
     survey: Survey
-    balance: Balance
+    balance: SourceBalance
 
     @property
     def usable(self) -> int:
         """How many scans can be used."""
         return sum(scan.usable for scan in self.scans)
 
-    def patients(self) -> Iterator[tuple[str, list[FoundScan]]]:
+    def patients(self) -> Iterator[tuple[str, list[ListedScan]]]:
         """Each patient with the scans."""
         for patient_id, group in groupby(self.scans, key=lambda scan: scan.patient_id):
             yield patient_id, list(group)
@@ -142,7 +141,7 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _line(scan: FoundScan) -> str:
+def _line(scan: ListedScan) -> str:
     day = f"day {scan.day:g}" if scan.dated else f"no date (counted {scan.day:g})"
     size = "" if scan.size is None else "  " + "x".join(map(str, scan.size))
     missing = f"  missing {', '.join(scan.missing)}" if scan.missing else ""
@@ -150,52 +149,60 @@ def _line(scan: FoundScan) -> str:
 
 
 def take_inventory(
-    source: Path, layout: Layout = Layout.AUTO, clinical: Path | None = None, wanted: Wanted | None = None
+    source: Path, layout: Layout = Layout.AUTO, clinical: Path | None = None, required: ScanRequirements | None = None
 ) -> Inventory:
     """What there is below `source`. Raises InputError as survey does."""
-    wanted = wanted or Wanted()
-    surveyed = survey(source, layout=layout, clinical=clinical, contrasts=wanted.contrasts, labels=wanted.labels)
-    looks = [_Look(surveyed, wanted, session) for session in surveyed.dated.sessions]
-    scans = tuple(_with_tumour([(look, look.scan()) for look in looks], wanted))
-    whole = {(look.session.patient_id, look.session.session_id): look for look in looks}
-    grids = {names: next(iter(look.grids.values())) for names, look in whole.items() if look.grids}
+    required = required or ScanRequirements()
+    surveyed = survey(source, layout=layout, clinical=clinical, contrasts=required.contrasts, labels=required.labels)
+    checks = [_ScanCheck(surveyed, required, session) for session in surveyed.dated.sessions]
+    scans = tuple(_with_tumour([(check, check.scan()) for check in checks], required))
+    whole = {(check.session.patient_id, check.session.session_id): check for check in checks}
+    grids = {names: next(iter(check.grids.values())) for names, check in whole.items() if check.grids}
     balance = (
         surveyed.balance()
         .with_scans([(scan.patient_id, scan.session_id, "; ".join(scan.faults) or None) for scan in scans])
-        .with_reading([look.labels for look in looks], None, grids if wanted.one_grid else {})
+        .with_reading([check.labels for check in checks], None, grids if required.one_grid else {})
     )
-    found = surveyed.found
+    contents = surveyed.contents
     return Inventory(
-        found.layout, surveyed.contrasts, surveyed.dated.sessions, scans, tuple(surveyed.warnings()), surveyed, balance
+        contents.layout,
+        surveyed.contrasts,
+        surveyed.dated.sessions,
+        scans,
+        tuple(surveyed.warnings()),
+        surveyed,
+        balance,
     )
 
 
-def _with_tumour(looks: list[tuple["_Look", FoundScan]], wanted: Wanted) -> Iterator[FoundScan]:
+def _with_tumour(checks: list[tuple["_ScanCheck", ListedScan]], required: ScanRequirements) -> Iterator[ListedScan]:
     """The scans; those of a patient without enough tumour in any slice, which prepare skips, cannot be used."""
-    for _, group in groupby(looks, key=lambda pair: pair[1].patient_id):
+    for _, group in groupby(checks, key=lambda pair: pair[1].patient_id):
         patient = list(group)
-        largest = [look.largest_mm2 for look, _ in patient]
-        shown = any(area is None or area >= wanted.least_mm2 for area in largest)
-        for look, scan in patient:
-            if shown or not wanted.mask or look.largest_mm2 is None:
+        largest = [check.largest_mm2 for check, _ in patient]
+        shown = any(area is None or area >= required.least_mm2 for area in largest)
+        for check, scan in patient:
+            if shown or not required.mask or check.largest_mm2 is None:
                 yield scan
                 continue
-            if look.absence:
-                yield replace(scan, faults=(*scan.faults, look.absence))
+            if check.absence:
+                yield replace(scan, faults=(*scan.faults, check.absence))
                 continue
             why = (
-                f"the largest tumour slice has {look.largest_mm2:.3g} mm²" if look.largest_mm2 else "its mask is empty"
+                f"the largest tumour slice has {check.largest_mm2:.3g} mm²"
+                if check.largest_mm2
+                else "its mask is empty"
             )
-            reason = f"{why}, less than {wanted.least_mm2:g} mm²; use --slices all or a smaller --min-tumour-mm2"
+            reason = f"{why}, less than {required.least_mm2:g} mm²; use --slices all or a smaller --min-tumour-mm2"
             yield replace(scan, faults=(*scan.faults, reason))
 
 
 @dataclass
-class _Look:
-    """A look at one scan; sizes, grids (by contrast and seg), notes and labels fill as its headers are read."""
+class _ScanCheck:
+    """One scan looked at; sizes, grids (by contrast and seg), notes and labels fill as its headers are read."""
 
     survey: Survey
-    wanted: Wanted
+    required: ScanRequirements
     session: SourceSession
     sizes: dict[str, Size] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
@@ -204,14 +211,14 @@ class _Look:
     largest_mm2: float | None = None
     absence: str = ""
 
-    def scan(self) -> FoundScan:
+    def scan(self) -> ListedScan:
         """What is known of it."""
         session, survey = self.session, self.survey
         folder = survey.source if survey.source.is_dir() else survey.source.parent
         files: dict[str, Path] = {str(contrast): path for contrast, path in session.images.items()}
         files |= {} if session.mask is None else {SEG: session.mask}
         unreadable = list(self._read({kind: files[kind] for kind in (*survey.contrasts, SEG) if kind in files}))
-        return FoundScan(
+        return ListedScan(
             session.patient_id,
             session.session_id,
             session.day,
@@ -250,16 +257,16 @@ class _Look:
 
     def _read_mask(self, path: Path) -> None:
         image = read_image(path).image
-        taken = read_labels(path, sitk.GetArrayViewFromImage(image), self.session.labels)
-        self.labels = taken.record()
-        found = [int(label) for label in np.unique(taken.labels) if label]
-        if found and not set(found) & set(self.wanted.part.labels):
-            self.absence = self.wanted.part.absence(found)
+        mask_labels = read_labels(path, sitk.GetArrayViewFromImage(image), self.session.labels)
+        self.labels = mask_labels.record()
+        present = [int(label) for label in np.unique(mask_labels.labels) if label]
+        if present and not set(present) & set(self.required.part.labels):
+            self.absence = self.required.part.absence(present)
         if image.GetDimension() == 3:
             grid = Grid.of(image)
-            upright = grid.canonical()
-            followed = np.isin(AxisOrder.between(grid, upright).voxels(taken.labels), self.wanted.part.labels)
-            self.largest_mm2 = float(followed.sum(axis=(1, 2)).max() * np.prod(upright.spacing[:2]))
+            lps = grid.canonical()
+            followed = np.isin(AxisOrder.between(grid, lps).voxels(mask_labels.labels), self.required.part.labels)
+            self.largest_mm2 = float(followed.sum(axis=(1, 2)).max() * np.prod(lps.spacing[:2]))
 
     def _faults(self, files: dict[str, Path]) -> Iterator[str]:
         session, contrasts = self.session, self.survey.contrasts
@@ -269,27 +276,25 @@ class _Look:
         absent = [contrast for contrast in contrasts if contrast not in session.images]
         if absent or not session.images:
             yield f"no {', '.join(absent) or 'image'}; add it, or leave the contrast out (--contrasts)"
-        if self.wanted.mask and session.mask is None:
+        if self.required.mask and session.mask is None:
             yield "no tumour mask (seg); add it, or use --slices all"
-        if self.wanted.one_grid:
+        if self.required.one_grid:
             yield from self._faults_of_grids(files)
 
     def _faults_of_grids(self, files: dict[str, Path]) -> Iterator[str]:
         """Why its files do not lie on one grid."""
         if len({tuple(sorted(size)) for size in self.sizes.values()}) > 1:
-            told = ", ".join(f"{kind} {_cross(size)}" for kind, size in self.sizes.items())
-            yield f"files of different sizes ({told}); resample them, or use --register rigid"
+            sizes = ", ".join(f"{kind} {_cross(size)}" for kind, size in self.sizes.items())
+            yield f"files of different sizes ({sizes}); resample them, or use --register rigid"
             return
         kinds = list(self.grids)
         if not kinds:
             return
-        upright = self.grids[kinds[0]].canonical()
+        lps = self.grids[kinds[0]].canonical()
         for kind in kinds[1:]:
             grid = self.grids[kind]
             try:
-                require_same_grid(
-                    files[kind], AxisOrder.between(grid, upright).grid(grid), files[kinds[0]].name, upright
-                )
+                require_same_grid(files[kind], AxisOrder.between(grid, lps).grid(grid), files[kinds[0]].name, lps)
             except InputError as fault:
                 yield str(fault)
 

@@ -45,12 +45,12 @@ class TumourPart(StrEnum):
             case _:
                 assert_never(self)
 
-    def absence(self, found: Sequence[int]) -> str:
+    def absence(self, present: Sequence[int]) -> str:
         """What to say of a mask whose labels, of BraTS 2023, are none of these."""
-        told, meant = ", ".join(map(str, found)), " or ".join(map(str, self.labels))
+        there, wanted = ", ".join(map(str, present)), " or ".join(map(str, self.labels))
         return (
-            f"its mask has no label {meant} (--tumour {self}), only {told}: leave --tumour out, or say what its labels "
-            f"mean, as --labels {found[0]}:{self.labels[-1]}"
+            f"its mask has no label {wanted} (--tumour {self}), only {there}: leave --tumour out, or say what its "
+            f"labels mean, as --labels {present[0]}:{self.labels[-1]}"
         )
 
 
@@ -67,8 +67,8 @@ class PrepareSettings:
 
     contrasts: None takes those that every scan has. min_tumour_mm2: the least tumour area of a slice chosen for it.
     tumour: the labels that count; the others become 0.
-    register, deformable: see tumorcast.data.registered. n4: correct bias. brain_mask: where the masks of brains lie,
-    and brain_tool: the command that makes them (data.imaging.brain_extraction); they take the place of `brain`.
+    register, deformable: see tumorcast.data.patient_space. n4: correct bias. brain_mask: where the masks of brains lie,
+    and brain_tool: the command that makes them (data.brain); they take the place of `brain`.
     labels: what the labels of masks mean, where no table says it; None asks where a mask cannot tell.
     """
 

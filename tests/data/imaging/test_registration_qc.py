@@ -17,6 +17,7 @@ from tumorcast.data.imaging.registration_qc import (
     normalised_mutual_information,
     volume_flags,
 )
+from tumorcast.data.imaging.transforms import IDENTITY
 from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, prepare_cohort
 
 NAMES = ("t2f", "t1c")
@@ -44,7 +45,7 @@ def test_dice() -> None:
 def test_better_than_the_headers(phantom: Callable, put: Callable, turned: Callable) -> None:
     fixed, true = phantom("t1c"), turned(8.0, 10.0, np.zeros(3), 1)
     alignment, used = judge_alignment(fixed, put(phantom("t2f"), true), true, NAMES)
-    np.testing.assert_array_equal(used, true)
+    np.testing.assert_array_equal(used.matrix, true.matrix)
     assert (alignment.used, alignment.flags) == ("found", ())
     assert alignment.nmi_after > alignment.nmi_before + 0.02
     assert alignment.dice_after > alignment.dice_before and alignment.dice_after > 0.95
@@ -56,7 +57,7 @@ def test_better_than_the_headers(phantom: Callable, put: Callable, turned: Calla
 def test_worse_than_the_headers_is_not_used(phantom: Callable, turned: Callable) -> None:
     fixed = phantom("t1c")
     alignment, used = judge_alignment(fixed, phantom("t2f"), turned(8.0, 10.0, np.zeros(3), 1), NAMES)
-    np.testing.assert_array_equal(used, np.eye(4))
+    assert used.is_identity
     assert (alignment.used, alignment.nmi_after) == ("headers", alignment.nmi_before)
     assert alignment.flags == ("nothing better than the headers was found",)
 
@@ -69,13 +70,13 @@ def test_what_is_suspicious_is_flagged(phantom: Callable, put: Callable, turned:
     moving = phantom("t2f")
     image = moving.image[:, :, 22:]
     half = RegistrationImage(image, moving.brain[22:])
-    told = image_similarity(fixed, half, np.eye(4))
+    told = image_similarity(fixed, half, IDENTITY)
     assert told.in_view == pytest.approx(0.45, abs=0.1)
     assert told.dice > 0.95  # of what was scanned
-    alignment, _ = judge_alignment(fixed, half, np.eye(4), NAMES)
+    alignment, _ = judge_alignment(fixed, half, IDENTITY, NAMES)
     assert any(flag.startswith("covers 4") and "less than 90%" in flag for flag in alignment.flags)
     small = RegistrationImage(moving.image, moving.brain & (np.arange(40) < 18)[:, None, None])
-    alignment, _ = judge_alignment(fixed, small, np.eye(4), NAMES)
+    alignment, _ = judge_alignment(fixed, small, IDENTITY, NAMES)
     assert any("brains overlap by 0." in flag for flag in alignment.flags)
 
 
@@ -88,7 +89,7 @@ def test_the_table_and_the_pictures(phantom_scan: Callable, turned: Callable, tm
     """A scan that fails has its row too; one that shows only half of the brain is flagged, kept and counted."""
     scans, qc = tmp_path / "scans", tmp_path / "qc"
     phantom_scan(scans, "P1-000", kinds=("t1c", "t2f"))
-    phantom_scan(scans, "P1-001", kinds=("t1c", "t2f"), matrix=turned(5.0, 6.0, np.zeros(3), 1))
+    phantom_scan(scans, "P1-001", kinds=("t1c", "t2f"), transform=turned(5.0, 6.0, np.zeros(3), 1))
     half = scans / "P1-001/P1-001-t2f.nii.gz"
     sitk.WriteImage(sitk.ReadImage(str(half))[:, :, 22:], str(half))
     phantom_scan(scans, "P1-002", kinds=("t1c", "t2f"))

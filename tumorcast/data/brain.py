@@ -1,4 +1,6 @@
-"""The brain from outside: a mask that the user has, or one that an installed tool makes. Nothing stands in for it.
+"""The brain of a scan: by a rule of imaging.brain_mask, or from outside, a mask that the user has or a tool makes.
+
+Where it is to come from outside, nothing stands in for it.
 
 --brain-mask PATTERN   a file a scan, with {folder} (of the scan's first image), {patient} and {session}; relative to
                        the source. Or a table (.csv, .tsv) with the columns patient, session, brain.
@@ -10,39 +12,46 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from tumorcast.data.imaging.brain_mask import BoolArray, filled
+from tumorcast.data.imaging.brain_mask import BoolArray, BrainMask, brain_mask, filled, resolve
 from tumorcast.data.imaging.geometry import AxisOrder, Grid
-from tumorcast.data.prepare_settings import PrepareSettings
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.readers.volumes import read_image
+from tumorcast.data.readers.volumes import Scan, read_image
+from tumorcast.data.settings import PrepareSettings, Register
 from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.records import Contrast
 from tumorcast.tables import read_table
 
+BRAIN_MASK = "brain_mask"  # in a session's `source`: nonzero, head, inner, file or tool
+BRAIN_SHA256 = "brain_sha256"  # the same, of a mask's file
 PLACEHOLDERS = ("folder", "patient", "session")
 TABLES = (".csv", ".tsv")
 REMEDY = "install it (pip install hd-bet, or brainles-preprocessing), name its full path, or give masks (--brain-mask)"
 
 
-@dataclass(frozen=True)
-class GivenBrain:
-    """A mask (Z, Y, X) on the upright grid of the image it was asked for.
+def with_brain(source: SourceSession, scan: Scan, settings: PrepareSettings) -> Scan:
+    """The scan with its brain; where its volumes are to be registered, with the outline of each too.
 
-    found_by: "file" or "tool", as the cohort file records it; sha256: of the mask's file, empty for a tool's.
+    Raises InputError for a mask that is missing, empty or on another grid, EngineError if the tool is not installed.
     """
-
-    mask: BoolArray
-    found_by: str
-    sha256: str = ""
-
-    def record(self) -> dict[str, str]:
-        """What the cohort file keeps of it."""
-        return {"brain_mask": self.found_by} | ({"brain_sha256": self.sha256} if self.sha256 else {})
+    rule = resolve(settings.brain, scan.images)
+    outlines: dict[Contrast, BoolArray] = {}
+    if settings.register is not Register.NONE:
+        outline = BrainMask.NONZERO if rule is BrainMask.NONZERO else BrainMask.HEAD
+        outlines = {contrast: brain_mask({contrast: image}, outline) for contrast, image in scan.images.items()}
+    if settings.brain_is_given:
+        mask, record = _given(source, scan.image(scan.reference), settings)
+        brains = {scan.reference: mask}
+    elif outlines and rule is BrainMask.NONZERO:
+        brains, record = outlines, {BRAIN_MASK: str(rule)}
+    else:
+        brains, record = {next(iter(scan.images)): brain_mask(scan.images, rule)}, {BRAIN_MASK: str(rule)}
+    return replace(scan, brains=brains, outlines=outlines, record=record | scan.record)
 
 
 def rooted(settings: PrepareSettings, source: Path) -> PrepareSettings:
@@ -61,19 +70,16 @@ def rooted(settings: PrepareSettings, source: Path) -> PrepareSettings:
     return replace(settings, brain_mask=str(Path(folder) / settings.brain_mask))
 
 
-def given_brain(source: SourceSession, image: sitk.Image, settings: PrepareSettings) -> GivenBrain:
-    """The brain of an upright image of the scan, which the settings say to come from outside.
-
-    Raises InputError for a mask that is missing, empty or on another grid, EngineError if the tool is not installed.
-    """
+def _given(source: SourceSession, image: sitk.Image, settings: PrepareSettings) -> tuple[BoolArray, dict[str, str]]:
+    """The brain from outside, in the order of an image of the scan, and what the cohort file keeps of it."""
     if settings.brain_mask is not None:
         path = _named(settings.brain_mask, source)
         mask = read_image(path)
-        return GivenBrain(_on_grid(path.name, mask.image, Grid.of(image)), "file", mask.sha256)
-    if settings.brain_tool is not None:
-        name = f"{source.patient_id}/{source.session_id}"
-        return GivenBrain(_from_tool(settings.brain_tool, image, name), "tool")
-    raise ValueError("neither --brain-mask nor --brain-tool was given")
+        record = {BRAIN_MASK: "file", BRAIN_SHA256: mask.sha256}
+        return _on_grid(path.name, mask.image, Grid.of(image)), record
+    assert settings.brain_tool is not None
+    scan = f"{source.patient_id}/{source.session_id}"
+    return _from_tool(settings.brain_tool, image, scan), {BRAIN_MASK: "tool"}
 
 
 def _named(pattern: str, source: SourceSession) -> Path:
@@ -91,11 +97,11 @@ def _of_table(path: Path, source: SourceSession) -> Path:
 
 
 def _on_grid(name: str, mask: sitk.Image, grid: Grid) -> BoolArray:
-    """(Z, Y, X) the mask in the order of an upright grid, on which it must lie."""
+    """(Z, Y, X) the mask in the order of a grid, on which it must lie."""
     order = AxisOrder.between(Grid.of(mask), grid)
-    found = order.grid(Grid.of(mask))
-    if not found.is_of_the_voxels_of(grid):
-        sizes = ["x".join(map(str, one.size)) for one in (found, grid)]
+    ordered = order.grid(Grid.of(mask))
+    if not ordered.is_of_the_voxels_of(grid):
+        sizes = ["x".join(map(str, size)) for size in (ordered.size, grid.size)]
         raise InputError(
             f"{name}: a brain mask of {sizes[0]} voxels on another grid than its image ({sizes[1]}); resample it onto "
             "the image, or copy the image's header if it was drawn on it (fslcpgeom)"
@@ -132,8 +138,8 @@ def _from_tool(command: str, image: sitk.Image, scan: str) -> BoolArray:
         words = [word.format(input=given, output=made) for word in shlex.split(command)]
         ended = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         if ended.returncode or not made.is_file():
-            told = (ended.stderr or ended.stdout).strip().splitlines()
-            why = told[-1] if told else "it said nothing"
+            output = (ended.stderr or ended.stdout).strip().splitlines()
+            why = output[-1] if output else "it said nothing"
             raise InputError(f"{scan}: {words[0]} ended with {ended.returncode} and no mask ({why}); run it by hand")
-        found = _on_grid(f"{scan}, made by {words[0]}", read_image(made).image, Grid.of(image))
-    return filled(found)  # an image of the brain alone can have zeros within it
+        mask = _on_grid(f"{scan}, made by {words[0]}", read_image(made).image, Grid.of(image))
+    return filled(mask)  # an image of the brain alone can have zeros within it
