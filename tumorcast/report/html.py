@@ -16,7 +16,7 @@ from pathlib import Path
 from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.integrity import read_seal
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive
-from tumorcast.durable import sha256_of, written_whole
+from tumorcast.durable import sha256_of, write_text, written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import PatientOutcome
 from tumorcast.report.pages import words
@@ -66,7 +66,7 @@ def write_report(
         source = Source(archive, grown, judged, pictures, _seal_of(maps))
         rows = _write_pages(source, out, ranks, report)
         if ranks.is_root:
-            _write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, judged))
+            write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, judged))
             _write_viewer(out / SHARED)
             _remove_others(out / FOLDER, rows)
         there = set(archive.patient_ids())
@@ -124,7 +124,7 @@ def _write_pages(source: Source, out: Path, ranks: Ranks, report: Report) -> lis
 def _write_page(source: Source, out: Path, patient_id: str) -> IndexRow:
     html, row = patient_page(source, patient_id)
     assert row.page is not None, "a patient with a forecast has a page"
-    _write_text(out / FOLDER / row.page, html)
+    write_text(out / FOLDER / row.page, html)
     return row
 
 
@@ -147,8 +147,3 @@ def _remove_others(folder: Path, rows: Sequence[IndexRow]) -> None:
     for page in folder.glob("*.html"):
         if page.name not in wanted and _is_ours(page):
             page.unlink()
-
-
-def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
