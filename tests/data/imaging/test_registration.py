@@ -185,7 +185,7 @@ def test_a_mask_belongs_to_the_image_on_whose_grid_it_lies(phantom_scan: Callabl
     voxels = np.argwhere(sitk.GetArrayFromImage(images["seg"]) > 0).mean(axis=0)[::-1]
     np.testing.assert_allclose(centre, (Grid.of(images["seg"]).affine() @ [*voxels, 1.0])[:3], atol=1.5)
     sitk.WriteImage(images["seg"][1:, :, :], str(places["seg"]))
-    with pytest.raises(InputError, match=r"P1-000-seg.nii.gz: its grid is that of none of t1c, t2f, .*; resample it"):
+    with pytest.raises(InputError, match=r"P1-000-seg.nii.gz: .*t1c, t2f"):
         prepare_session(source, RIGID, PatientSpace(RIGID))
 
 
@@ -199,7 +199,7 @@ def test_a_scan_without_a_mask_is_registered_too(phantom_scan: Callable, tmp_pat
 
 
 def test_single_slices_cannot_be_registered(shared_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="single slices, but --register needs a volume; leave it out"):
+    with pytest.raises(InputError, match=r"slices, .*--register"):
         prepare_cohort(shared_data / "seed_layout", tmp_path / "c.h5", RIGID)
 
 
@@ -229,16 +229,16 @@ def test_a_patients_scans_are_one_piece_of_work() -> None:
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--deformable: is a second step after --register rigid"):
+    with pytest.raises(UsageError, match=r"--deformable: .*--register"):
         PrepareSettings(image_size=64, deformable=True)
-    with pytest.raises(UsageError, match="--qc: shows registrations; give --register rigid too"):
+    with pytest.raises(UsageError, match=r"--qc: .*--register"):
         prepare_cohort(tmp_path, tmp_path / "c.h5", PrepareSettings(image_size=64), quality=tmp_path / "qc")
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_the_work(phantom_scan: Callable, tmp_path: Path) -> None:
     phantom_scan(tmp_path / "scans", "P1-000")
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/qc: cannot be made .*; give --qc a folder"):
+    with pytest.raises(StorageError, match=r"file/qc: .*--qc"):
         prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", RIGID, quality=tmp_path / "file" / "qc")
 
 
