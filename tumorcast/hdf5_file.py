@@ -1,7 +1,7 @@
 """An HDF5 file that is there whole or not at all, and a full disk that ends in an error and not in a crash.
 
 The HDF5 library cannot bear a write that fails: it ends the process with a segmentation fault when it closes the file.
-So it is never told; the failure is remembered, and raised when the file is flushed or closed.
+So it is kept from the library; the failure is remembered, and raised when the file is flushed or closed.
 """
 
 import io

@@ -20,8 +20,8 @@ from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import TumorcastError
-from tumorcast.running import forecast_run, worker
-from tumorcast.running.forecast_run import ForecastInputs, RunOptions, RunResult, forecast_cohort
+from tumorcast.running import forecast_run
+from tumorcast.running.forecast_run import ForecastInputs, ForecastResult, RunOptions, forecast_cohort
 from tumorcast.running.ranks import open_ranks
 from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
@@ -64,7 +64,7 @@ def run(
     settings: ForecastSettings = SETTINGS,
     engine: Cheap | None = None,
     options: RunOptions = forecast_run.AS_USUAL,
-) -> RunResult:
+) -> ForecastResult:
     """A run with the cheap engine, on the ranks that were launched."""
     forecast_run.open_engine = lambda _: engine or Cheap()
     with open_ranks() as ranks:
@@ -78,7 +78,7 @@ def kill() -> None:
 
 def die_at(stage: str, write_number: int) -> None:
     """Have this process kill itself at a stage of its shard number `write_number`."""
-    write, left = worker.write_shard, [write_number]
+    write, left = forecast_run.write_shard, [write_number]
 
     def dying(*told: Any) -> None:
         left[0] -= 1
@@ -91,7 +91,7 @@ def die_at(stage: str, write_number: int) -> None:
         write(*told)
         kill()
 
-    worker.write_shard = dying
+    forecast_run.write_shard = dying
 
 
 def _arm(stage: str) -> None:

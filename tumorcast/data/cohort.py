@@ -176,10 +176,11 @@ class Cohort:
     with Cohort.open(path) as cohort: ...
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        """Use Cohort.open."""
+    def __init__(self, path: Path, file: h5py.File, *, hidden: int = 0) -> None:
+        """Use Cohort.open. hidden: how many of each patient's last scans cannot be read."""
         self.path = path
         self._file = file
+        self._hidden = hidden
         self._checked: set[tuple[str, str]] = set()
 
     @classmethod
@@ -198,6 +199,13 @@ class Cohort:
             file.close()
             raise
         return cls(path, file)
+
+    def before_last_scan(self) -> "Cohort":
+        """The cohort as it was before each patient's last scan, of which nothing can be read. It closes with this one.
+
+        What was done to the patient in between is taken as planned, and so as known.
+        """
+        return Cohort(self.path, self._file, hidden=self._hidden + 1)
 
     def close(self) -> None:
         """Close the file."""
@@ -258,7 +266,7 @@ class Cohort:
         """The patient's scans in the order of days."""
         with _reading(self.path, patient_id):
             infos = [_info(name, self._scan(patient_id, name)) for name in self._patient(patient_id)]
-        return sorted(infos, key=lambda info: info.day)
+        return sorted(infos, key=lambda info: info.day)[: max(len(infos) - self._hidden, 0)]
 
     def session(self, patient_id: str, session_id: str) -> Session:
         """A whole scan, read into memory."""
@@ -355,7 +363,9 @@ class Cohort:
             return _group_in(self._file[PATIENTS], patient_id)
 
     def _session(self, patient_id: str, session_id: str) -> h5py.Group:
-        """Every reading of what a scan holds comes here."""
+        """Every reading of what a scan holds comes here. Raises ValueError for a hidden one."""
+        if self._hidden and session_id not in {info.id for info in self.sessions(patient_id)}:
+            raise ValueError(f"{patient_id}, session {session_id}: not known before the last scan")
         return self._scan(patient_id, session_id)
 
     def _scan(self, patient_id: str, session_id: str) -> h5py.Group:

@@ -1,4 +1,4 @@
-"""How far a run is, from what it has written: it may be running, stopped, dead or finished."""
+"""How far a forecast is, from what its ranks have written: it may be running, stopped, dead or finished."""
 
 import time
 from collections import Counter
@@ -10,8 +10,7 @@ from tumorcast.archive.maps import MapArchive
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan
 from tumorcast.records import Status, count_by_status
-from tumorcast.running.events import read_events
-from tumorcast.running.ledger import Ledger
+from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.merging import account
 from tumorcast.running.outcomes import archive_of
 from tumorcast.settings import ForecastSettings
@@ -76,11 +75,11 @@ def run_status(run: Path) -> RunStatus:
     state = "running" if ledger.is_held() else "stopped" if missing else "complete"
     state = "merged" if state == "complete" and ledger.completed() is not None else state
     patients = count_by_status(accounts.outcomes)
-    told = _last_start(ledger.events)
+    last_start = _last_start(ledger.events)
     unfinished = {unit.patient_id for unit in accounts.missing}
     patients["ok"] -= sum(o.patient_id in unfinished and o.status is Status.OK for o in accounts.outcomes)
     patients["unfinished"] = len(unfinished)
-    return RunStatus(state, len(plan), len(plan) - missing - failed, failed, dict(reasons), patients, **told)
+    return RunStatus(state, len(plan), len(plan) - missing - failed, failed, dict(reasons), patients, **last_start)
 
 
 def _merged(archive: Path) -> RunStatus:
@@ -91,7 +90,7 @@ def _merged(archive: Path) -> RunStatus:
 
 def _plan_of(archive: MapArchive) -> RunPlan:
     """The plan that a merged run had; the run's own record of it goes with its shards."""
-    settings = ForecastSettings.model_construct(**archive.provenance["settings"])  # as told: they were checked once
+    settings = ForecastSettings.model_construct(**archive.provenance["settings"])  # unchecked: they were checked once
     patients = (
         PatientPlan(patient_id, "", tuple(PlannedSlice(0, int(name)) for name in archive.slice_names(patient_id)))
         for patient_id in archive.patient_ids()
@@ -104,12 +103,12 @@ def _last_start(events: Path) -> dict[str, Any]:
     began: dict[int, float] = {}
     written: dict[int, int] = {}
     last = 0.0
-    for rank, told in read_events(events):
-        if told["event"] == "opened":
-            began[rank], written[rank] = told["time"], 0
-        elif told["event"] == "written" and rank in written:
+    for rank, event in read_events(events):
+        if event["event"] == "opened":
+            began[rank], written[rank] = event["time"], 0
+        elif event["event"] == "written" and rank in written:
             written[rank] += 1
-        last = max(last, told["time"])
+        last = max(last, event["time"])
     if not began:
         return {}
     newest = max(began.values())

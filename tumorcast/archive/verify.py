@@ -1,5 +1,9 @@
-"""What is wrong within an archive: its content against its record and its sums."""
+"""Whether an archive is whole, what is wrong within it, and what it says as one sum (`digest`).
 
+The sum of the file's bytes is looked at before the HDF5 library sees the file, which may crash on damaged metadata.
+"""
+
+import hashlib
 import os
 import subprocess
 import sys
@@ -8,20 +12,63 @@ from pathlib import Path
 
 import h5py
 
-from tumorcast.archive.content import SUM, sum_of, text_of
-from tumorcast.archive.maps import PROVENANCE, RECORD, MapArchive
+from tumorcast.archive.integrity import SUM, fault_of, has_seal, sum_of, text_of
+from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, PROVENANCE, RECORD, MapArchive, record_sum
 from tumorcast.archive.packing import READING
-from tumorcast.archive.writing import record_sum
 from tumorcast.errors import InputError
 from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.records import Status
 
-SEARCH = "import sys; from tumorcast.archive.faults import tell_faults; tell_faults(sys.argv[1])"
+SEARCH = "import sys; from tumorcast.archive.verify import tell_faults; tell_faults(sys.argv[1])"
 SEARCH_SECONDS, SEARCH_BYTES_A_SECOND = 60.0, 20e6  # how long a search may take: at least, and by the file's size
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 of what an archive says: its patients, growth curves and slices, made from the data.
+
+    It does not depend on provenance, device, packing or order, nor on how the run was spread or interrupted. Raises
+    InputError if the archive cannot be read, or is not as it was written.
+    """
+    refuse_broken(path)
+    total = hashlib.sha256()
+    with MapArchive.open(path) as archive:
+        try:
+            for patient_id in sorted(archive.patient_ids()):
+                _add(total, archive, patient_id)
+        except UNREADABLE as fault:
+            raise InputError(f"{path}: cannot be read ({fault}); see `tumorcast archive verify {path}`") from None
+    return total.hexdigest()
+
+
+def refuse_broken(path: Path) -> None:
+    """Raise InputError if the archive's bytes are not those that were written."""
+    fault = fault_of(path, FORMAT, FORMAT_VERSION)
+    if fault is not None:
+        ours = has_seal(path, FORMAT, FORMAT_VERSION)
+        remedy = f"see `tumorcast archive verify {path}`" if ours else "give a maps.h5 of `tumorcast forecast`"
+        raise InputError(f"{fault}; {remedy}")
+
+
+def _add(total: "hashlib._Hash", archive: MapArchive, patient_id: str) -> None:
+    """Add a patient and its slices to the sum."""
+    total.update(f"{patient_id} {sum_of(archive.group(patient_id))}\n".encode())
+    for name in archive.slice_names(patient_id):
+        total.update(f"{patient_id}/{name} {sum_of(archive.group(patient_id, name))}\n".encode())
+
+
+def verify(path: Path) -> list[str]:
+    """The faults of an archive, a line each; none: it is whole.
+
+    Damaged bytes; a patient or a slice that is missing, or that was not planned; content with a wrong sum.
+    """
+    fault = fault_of(path, FORMAT, FORMAT_VERSION)
+    if fault is None:
+        return list(faults_within(path))
+    return [fault, *(damaged_parts(path) if has_seal(path, FORMAT, FORMAT_VERSION) else [])]
+
+
 def damaged_parts(path: Path) -> list[str]:
-    """The faults within a damaged file; none where they cannot be told.
+    """The faults within a damaged file; none where they cannot be found.
 
     A process of its own looks for them: the HDF5 library may crash on damaged metadata, or never end.
     """
@@ -91,8 +138,8 @@ def _fault_of_slice(archive: MapArchive, patient_id: str, name: str) -> str | No
         return f"cannot be read ({fault})"
 
 
-def _differences(where: str, planned: Collection[str], found: Collection[str], what: str) -> Iterator[str]:
-    for name in sorted(set(planned) - set(found)):
+def _differences(where: str, planned: Collection[str], present: Collection[str], what: str) -> Iterator[str]:
+    for name in sorted(set(planned) - set(present)):
         yield f"{where}{what} {name} is missing"
-    for name in sorted(set(found) - set(planned)):
+    for name in sorted(set(present) - set(planned)):
         yield f"{where}{what} {name} is foreign: it was not merged into this archive"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tumorcast.evaluation.paired import difference, mean_of, median_of
+from tumorcast.evaluation.statistics import difference, mean_of, median_of
 
 
 def test_the_interval_is_that_of_resampled_patients() -> None:

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from tumorcast.archive.bids_export import export_bids
-from tumorcast.archive.bids_names import CONTRASTS, labels_of
+from tumorcast.archive.bids_layout import CONTRASTS, labels_of
 from tumorcast.archive.maps import MapArchive, PatientForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.nifti import Space
@@ -291,7 +291,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(maps: Path, tmp_pat
     root.mkdir()
     (root / "dataset_description.json").write_text('{"Name": "mine"}')
     before = content(root)
-    with pytest.raises(UsageError, match="not empty and not of this export"):
+    with pytest.raises(UsageError, match=r"--bids .*not empty"):
         export_bids(maps, root)
     assert content(root) == before
     (tmp_path / "file").touch()
@@ -306,7 +306,7 @@ def test_another_export_into_the_same_folder_is_refused_by_what_differs(maps: Pa
 
 
 def test_another_cohort_file_is_refused(maps: Path, blob_cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give the cohort file of the forecast"):
+    with pytest.raises(InputError, match="--cohort"):
         export_bids(maps, tmp_path / "bids", cohort=blob_cohort)
     assert not (tmp_path / "bids").exists()
 
