@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from tumorcast.data.imaging.geometry import Axis, Grid, Interpolation, PreparedGrid, canonical, to_source_grid
+from tumorcast.data.imaging.geometry import Grid, Interpolation, PlaneAxis, PreparedGrid, canonical, to_source_grid
 
 SIGNED_PERMUTATIONS = [
     np.eye(3)[list(order)] * signs
@@ -66,14 +66,14 @@ def test_oblique_labels_come_home_exactly(quaternion, size, thickness: float, mi
 
 def test_an_even_or_odd_margin_is_whole_pixels() -> None:
     for count in (239, 240, 241, 256, 300):
-        weights = Axis.over(count, 1.0, 256).weights()
+        weights = PlaneAxis.over(count, 1.0, 256).weights()
         assert set(np.unique(weights)) <= {0.0, 1.0}
         assert weights.sum() == min(count, 256)
 
 
 @given(st.integers(8, 400), st.floats(0.3, 6.0), st.sampled_from([64, 128, 256]))
 def test_weights_are_averages(count: int, spacing: float, image_size: int) -> None:
-    axis = Axis.over(count, spacing, image_size)
+    axis = PlaneAxis.over(count, spacing, image_size)
     weights = axis.weights()
     assert weights.min() >= 0
     assert weights.sum(axis=1).max() <= 1 + 1e-4

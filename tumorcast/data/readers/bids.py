@@ -160,17 +160,19 @@ def find_bids(source: Path) -> LayoutFiles:
     """
     roots = _roots(source)
     visits = sorted({*visits_below(roots.raw), *visits_below(roots.pipeline)})
-    account, sessions = LayoutFiles(root=roots.raw), []
+    layout_files, sessions = LayoutFiles(root=roots.raw), []
     for subject in dict.fromkeys(visit.subject for visit in visits):
         of_subject = [visit for visit in visits if visit.subject == subject]
-        sessions += _dated(roots.raw / subject, [_session(roots, visit) for visit in of_subject], account.unmatched)
+        sessions += _dated(
+            roots.raw / subject, [_session(roots, visit) for visit in of_subject], layout_files.unmatched
+        )
         tables = [
             roots.raw / subject / f"{subject}_sessions.tsv",
             *(_scans_table_of(roots.raw, visit) for visit in of_subject),
         ]
-        account.taken |= {path for path in tables if path.is_file()}
-    account.sessions = sessions
-    return account
+        layout_files.taken |= {path for path in tables if path.is_file()}
+    layout_files.sessions = sessions
+    return layout_files
 
 
 def _scans_table_of(root: Path, visit: Visit) -> Path:

@@ -130,11 +130,11 @@ def has_dicom(source: Path) -> bool:
 
 def find_dicom(source: Path) -> LayoutFiles:
     """Scans of a folder with a folder for each patient, below which DICOM series lie in any way; links are followed."""
-    account, seen = LayoutFiles(), set[Path]()
-    account.sessions = [
-        session for patient in _new_folders(source, seen) for session in _patient(patient, account, seen)
+    layout_files, seen = LayoutFiles(), set[Path]()
+    layout_files.sessions = [
+        session for patient in _new_folders(source, seen) for session in _patient(patient, layout_files, seen)
     ]
-    return account
+    return layout_files
 
 
 def _folders(patient: Path, seen: set[Path]) -> Iterator[Path]:
@@ -154,7 +154,7 @@ def _new_folders(parent: Path, seen: set[Path]) -> list[Path]:
     return folders
 
 
-def _patient(patient: Path, account: LayoutFiles, seen: set[Path]) -> list[SourceSession]:
+def _patient(patient: Path, layout_files: LayoutFiles, seen: set[Path]) -> list[SourceSession]:
     contents = {folder: series_in(folder) for folder in _folders(patient, seen)}
     series = [_Series.of(headers) for item in contents.values() for headers in item.series.values()]
     dates = sorted({item.day for item in series if item.day is not None})
@@ -168,14 +168,14 @@ def _patient(patient: Path, account: LayoutFiles, seen: set[Path]) -> list[Sourc
         elsewhere = {folder for others in folders if others is not own for folder in others}
         sessions.append(_session(patient, f"{ordinal:03d}", group, own - elsewhere))
     masked = bool(sessions) and all(session.mask is not None for session in sessions)
-    account.left_out += _left_out(contents, masked=masked)
+    layout_files.left_out += _left_out(contents, masked=masked)
     for session in sessions:
-        _take_files(session, series, account)
-    account.left_out += [
+        _take_files(session, series, layout_files)
+    layout_files.left_out += [
         LeftOut(path, *item.why_left_out(masked=masked))
         for item in series
         for path in item.files
-        if path not in account.taken
+        if path not in layout_files.taken
     ]
     dates = [group[0].day for group in groups if group[0].day is not None]
     if not dates:
@@ -205,11 +205,11 @@ def _first_of_each(series: list[_Series]) -> list[_Series]:
     return list({item.contrast: item for item in series if item.contrast is not None}.values())
 
 
-def _take_files(session: SourceSession, series: list[_Series], account: LayoutFiles) -> None:
+def _take_files(session: SourceSession, series: list[_Series], layout_files: LayoutFiles) -> None:
     """Put the files of the scan's series, and its mask, among those that were taken."""
     firsts = set(session.images.values())
-    account.taken |= {path for item in series if item.path in firsts for path in item.files}
-    account.taken |= {session.mask} if session.mask is not None else set()
+    layout_files.taken |= {path for item in series if item.path in firsts for path in item.files}
+    layout_files.taken |= {session.mask} if session.mask is not None else set()
 
 
 def _left_out(contents: dict[Path, FolderContents], *, masked: bool) -> Iterator[LeftOut]:
