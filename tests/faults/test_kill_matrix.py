@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import SlowEngine, model_info
 from tumorcast.archive.maps import MapArchive
 from tumorcast.archive.verify import digest, verify
 from tumorcast.data.cohort import write_cohort
@@ -278,7 +279,7 @@ def test_a_foreign_shard_is_told_and_not_merged(cohort: Path, undisturbed: str, 
     ("change", "message"),
     [
         ({"settings": rank.SETTINGS.model_copy(update={"seed": 1})}, r"settings\.seed = 0 there, but 1 now"),
-        ({"engine": rank.Cheap(model="another")}, "model_sha256 = 'cheap' there, but 'another' now"),
+        ({"engine": SlowEngine(info=model_info(sha256="another"))}, "model_sha256 = 'cheap' there, but 'another' now"),
     ],
 )
 def test_another_configuration_or_a_stale_engine_is_refused(

@@ -21,9 +21,9 @@ from tumorcast.errors import InputError, UsageError
 from tumorcast.records import PatientOutcome
 from tumorcast.report.pages import words
 from tumorcast.report.pages.evaluation import EvaluationFile
-from tumorcast.report.pages.html import GENERATOR, HERE, SHARED, VIEWER
 from tumorcast.report.pages.index import FOLDER, index_page
 from tumorcast.report.pages.patient import IndexRow, Source, patient_page
+from tumorcast.report.pages.render import GENERATOR, HERE, SHARED, VIEWER
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
 

@@ -20,9 +20,9 @@ from tumorcast.cli.report import report
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.failures import Failure
-from tumorcast.report.html_report import write_report
+from tumorcast.report.html import write_report
 from tumorcast.report.pages import words
-from tumorcast.report.pages.html import HERE
+from tumorcast.report.pages.render import HERE
 from tumorcast.report.pages.volumes import viewer_volumes
 from tumorcast.running.ranks import Ranks
 
@@ -110,6 +110,23 @@ def test_a_patients_page_tells_sizes_flags_treatment_and_the_truth(made: Made) -
     ):
         assert part in told
     assert "Slice 9 : 100 mm² now" in told and "Slice 7 : 100 mm² now" not in told  # one picture, the flagged slice's
+
+
+def test_charts_have_names_tooltips_and_the_colours_of_the_style_sheet(made: Made) -> None:
+    html = (made.out / "patients" / "P1.html").read_text(encoding="utf-8")
+    charts = re.findall(r"<svg [^>]*-chart-title.*?</svg>", html, re.DOTALL)
+    assert len(charts) == 2
+    for chart in charts:
+        title, desc = re.findall(r'aria-labelledby="(\S+) (\S+)"', chart)[0]
+        assert 'role="img"' in chart and f'<title id="{title}">' in chart and f'<desc id="{desc}">' in chart
+        assert "<style" not in chart and "font-family" not in chart
+        assert set(re.findall(r"#[0-9a-f]{6}", chart)) <= {"#ffffff", "#000000"}
+    assert re.findall(r"<title>(day [^<]*)</title>", charts[0]) == [
+        f"day {day}: {size}{words.THIN_SPACE}mm²" for day, size in ((0, 80), (15, 90), (30, 100))
+    ]
+    assert "<title>Radiotherapy, day 10 to 52, 60 Gy in 30 fractions</title>" in charts[0]
+    ids = re.findall(r' id="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
 
 
 def test_without_growth_file_and_evaluation_the_page_says_what_it_lacks(made: Made, tmp_path: Path) -> None:

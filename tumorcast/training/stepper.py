@@ -1,18 +1,41 @@
-"""One step of training after the other, and what is told of them."""
+"""One step of training after the other: learning rate, loss, gradients, AdamW; and what is logged of each."""
 
+import math
 import time
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from tumorcast.diffusion.regressors import DenseRegressor
+from tumorcast.settings import RateSchedule, TrainSettings
 from tumorcast.training.checkpoint import TrainingState
+from tumorcast.training.dataset import Pool
 from tumorcast.training.job import Job
 from tumorcast.training.log import Row
 from tumorcast.training.losses import batch_loss
-from tumorcast.training.pools import Pool
-from tumorcast.training.rate import learning_rate
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """The learning rate of a step: a linear rise over `warmup_steps`, then as the schedule says.
+
+    >>> settings = TrainSettings(steps=10, warmup_steps=2, learning_rate=1.0)
+    >>> [round(learning_rate(k, settings), 2) for k in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.04]
+    """
+    warmup = min(settings.warmup_steps, settings.steps - 1)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    match settings.schedule:
+        case RateSchedule.CONSTANT:
+            return settings.learning_rate
+        case RateSchedule.COSINE:
+            share = (step - warmup) / (settings.steps - warmup)
+            return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        case _:
+            assert_never(settings.schedule)
+
 
 LARGEST_GRADIENT = 1.0  # norm over all parameters; what is above is scaled down to it
 TOLD_AT_ONCE = 20  # steps on a CUDA device: reading a number from it makes it wait
