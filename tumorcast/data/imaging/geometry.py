@@ -222,6 +222,15 @@ def pixel_mm(image_size: int) -> float:
     return FIELD_OF_VIEW_MM / image_size
 
 
+def pixel_size_mm(affine: FloatArray) -> float:
+    """Side of a prepared pixel by its slice's (4, 4) affine.
+
+    >>> pixel_size_mm(np.diag([-2.0, 2.0, 5.0, 1.0]))
+    2.0
+    """
+    return float(np.linalg.norm(affine[:3, 0]))
+
+
 @dataclass(frozen=True)
 class PreparedGrid:
     """The prepared plane over a source grid."""
