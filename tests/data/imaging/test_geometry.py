@@ -1,6 +1,8 @@
 """The prepared grid and the way home: exact at 1 mm, in any orientation."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -128,3 +130,10 @@ def test_coarse_maps_come_home_smoothly_and_stop_at_the_field_of_view() -> None:
 def test_grid_survives_json() -> None:
     grid = grid_of(np.eye(3))
     assert Grid.from_dict(grid.as_dict()) == grid
+
+
+def test_grids_of_one_size_are_told_apart() -> None:
+    grid = Grid((2, 3, 4), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    assert grid.distance_mm(grid) == 0.0
+    assert grid.distance_mm(replace(grid, spacing=(1.0, 2.0, 3.5))) == pytest.approx(1.5)
+    assert math.isinf(grid.distance_mm(replace(grid, size=(2, 3, 5))))

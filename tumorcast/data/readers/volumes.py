@@ -72,9 +72,13 @@ class Scan:
         """(Z, Y, X) the brain of a scan on one grid."""
         return np.asarray(np.logical_or.reduce(list(self.brains.values())))
 
+    def voxels(self, contrast: Contrast) -> Grid:
+        """The grid of a contrast's voxels in LPS order."""
+        return self.grids[contrast].canonical()
+
     def image(self, contrast: Contrast) -> sitk.Image:
         """A contrast as an image."""
-        return self.grids[contrast].canonical().image(self.images[contrast])
+        return self.voxels(contrast).image(self.images[contrast])
 
 
 @dataclass(frozen=True)
