@@ -21,6 +21,7 @@ from scipy.ndimage import distance_transform_edt
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.durable import written_whole
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
@@ -229,7 +230,7 @@ def past_likelihood(forecast: SliceForecast, now: CohortSlice) -> float:
 
 def _away_mm(forecast: SliceForecast) -> Map:
     """(H, W) distance to the present outline."""
-    return np.asarray(distance_transform_edt(forecast.labels == 0) * np.linalg.norm(forecast.affine[:3, 0]))
+    return np.asarray(distance_transform_edt(forecast.labels == 0) * pixel_size_mm(forecast.affine))
 
 
 def _mean(values: Any) -> float:
