@@ -20,8 +20,8 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.inputs import slices_of
 from tumorcast.forecasting.plan import RunPlan, plan_patient
-from tumorcast.forecasting.reader import slices_of
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings, SamplerSettings
 

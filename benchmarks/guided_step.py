@@ -25,8 +25,9 @@ from paper_step import as_the_paper
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from tumorcast.diffusion.plan import Normalised, Paper, Step
-from tumorcast.diffusion.reverse import size_and_gradient
+from tumorcast.diffusion.pullback import size_and_gradient
+from tumorcast.diffusion.sampler import StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.export import ExportSettings, write_graphs
 from tumorcast.engines.model import ModelSet
@@ -95,8 +96,9 @@ def step_of(engine: Engine, rows: int, side: int, kind: NetworkKind) -> Callable
     """A guided step on noise."""
     x = np.random.default_rng(0).standard_normal((rows, 4, side, side), np.float32)
     maps, target = np.ones((rows, side, side), np.float32), np.full(rows, 0.1, np.float32)
-    law = Paper(50_000.0) if kind is NetworkKind.ATTENTION_POOL_REGRESSOR else Normalised(0.5)
-    return lambda: engine.guided_step(x, STEP, law, target, brain=maps, window=maps)
+    strength = (0.0, 50_000.0) if kind is NetworkKind.ATTENTION_POOL_REGRESSOR else (0.5, 0.0)
+    guidance, previous_eps = StepGuidance(target, maps, maps, *strength), np.zeros_like(x)
+    return lambda: engine.guided_step(x, STEP, previous_eps, guidance)
 
 
 def compare(kind: NetworkKind, side: int, repeats: int, peak: float) -> list[dict[str, Any]]:

@@ -35,16 +35,16 @@ prepare scans --clinical scans/clinical.csv --image-size 128 --out cohort.h5
 prepare early.csv --clinical scans/clinical.csv --allow-unmatched --image-size 128 --out early.h5
 prepare early.csv --image-size 64 --register rigid --deformable --n4 --qc qc --out registered.h5
 fit early.h5 --size-column area_mm2 --replicates 200 --out growth.h5 --plots growth
-fit cohort.h5 --size-column area_mm2 --replicates 200 --held-out --out held-out.h5
+fit cohort.h5 --size-column area_mm2 --replicates 200 --held-out last --held-out-csv held-out.csv
 fit {table} --size-column enhancing_oedema_mm3 --prior none --out mu.h5
-fit-prior cohort.h5 --size-column volume_mm3 --out prior.json
+fit-prior {table} --size-column enhancing_mm3 --out prior.json
 train denoiser registered.h5 --steps 2 --batch 2 --out runs/denoiser
 train regressor registered.h5 --steps 2 --batch 2 --out runs/regressor
 train segmenter registered.h5 --steps 2 --batch 2 --out runs/segmenter
 train progression registered.h5 --steps 2 --batch 2 --out runs/progression
 export runs --max-batch 4 --out bundle
 doctor
-plan early.h5 --engine demo128 --growth growth.h5 --horizon-days 60 --members 2
+plan early.h5 --engine demo128 --members 2
 forecast early.h5 --model demo128 --growth growth.h5 --horizon-days 60 {small} --keep-members --out maps.h5
 forecast early.h5 --model demo128 --relative-change 0.25 {small} --no-merge --out change.h5
 forecast early.h5 --model demo128 --relative-change 0.25 --preset paper --noise-level 60 {one} --out paper.h5
@@ -62,14 +62,14 @@ show maps.h5 --out pictures
 evaluate maps.h5 --truth cohort.h5 --model demo128 --members 1 --out evaluation
 evaluate maps.h5 --truth cohort.h5 --size truth --baselines no_change,dilation --out evaluation-truth
 report maps.h5 --growth growth.h5 --evaluation evaluation --out report
-export-maps maps.h5 --out derivatives
+export-maps maps.h5 --bids derivatives
 reader-study make maps.h5 --truth cohort.h5 --seed 1 --count 6 --out study
 experiment ode cohort.h5 --size-column area_mm2 --replicates 50 --out ode
 experiment timepoints cohort.h5 --size-column area_mm2 --replicates 50 --out timepoints
-experiment grid cohort.h5 {images} --noise-level 100 --scale 50000 --members 1 --out grid
+experiment grid cohort.h5 {images} --noise-level 100 --gain 0.5 --members 1 --out grid
 experiment consistency cohort.h5 {images} --members 2 --seeds 2 --out consistency
 experiment failures cohort.h5 {images} --members 2 --out failures
-experiment hindsight cohort.h5 {images} --grid points.toml --out hindsight
+experiment hindsight cohort.h5 {images} --grid points.toml --paper-members 0 --out hindsight
 select early.h5 --model demo128 --patient {patient} --grid points.toml --steps 2 --relative-change 0.25 --out select
 """
 PARTS = {
@@ -138,7 +138,7 @@ def record(tumorcast: Path) -> dict[str, Any]:
         for command in COMMANDS.strip().splitlines():
             print(command, file=sys.stderr, flush=True)
             known = set(folder.rglob("*"))
-            words = [tumorcast, *command.format_map(PARTS).split(), "--json"]
+            words = [str(tumorcast), *command.format_map(PARTS).split(), "--json"]
             done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             lines = done.stdout.strip().splitlines()
             printed = lasting(json.loads(lines[-1])) if done.returncode in (0, 1) and lines else done.stderr[-2000:]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tumorcast.diffusion.progression import ProgressionNetwork
-from tumorcast.diffusion.sampler import Aims, Starts, sample
+from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.model import ModelSet, load_bundle
@@ -79,21 +79,21 @@ def ensemble(engine: TorchEngine, members: int) -> tuple[np.ndarray, float]:
     images, brain = (np.repeat(rows[1:2], 4, axis=0) for rows in (part.images, part.brains))
     present = (part.outlines[1].sum() / part.brains[1].sum()).astype(np.float32)
     noise = rng.standard_normal(images.shape).astype(np.float32)
-    starts = Starts(images, noise, np.full(4, present, np.float32), brain)
+    encodings = Encodings(images, noise, np.full(4, present, np.float32), brain)
     change = (present * np.linspace(-0.2, 0.8, members)).astype(np.float32)
-    aims = Aims(np.arange(members) % 4, change, np.repeat(brain[:1], members, axis=0))
+    targets = MemberTargets(np.arange(members) % 4, change, np.repeat(brain[:1], members, axis=0))
     began = time.perf_counter()
-    made = sample(engine, starts, aims, SETTINGS, batch=BATCH)
+    made = sample(engine, encodings, targets, SETTINGS, batch=BATCH)
     return made, time.perf_counter() - began
 
 
 def progress_rate(engine: TorchEngine, calls: int) -> float:
     """Images a second of the progression network, batch 64."""
     part, ratio = phantoms(engine, BATCH), np.full(BATCH, 0.5, np.float32)
-    engine.progress(part.images, part.outlines, ratio)
+    engine.predict_progression(part.images, part.outlines, ratio)
     began = time.perf_counter()
     for _ in range(calls):
-        engine.progress(part.images, part.outlines, ratio)
+        engine.predict_progression(part.images, part.outlines, ratio)
     return calls * BATCH / (time.perf_counter() - began)
 
 

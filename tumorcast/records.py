@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,20 +53,6 @@ class Treatment:
     radiotherapy: tuple[RadiotherapyCourse, ...] = ()
     chemotherapy: tuple[ChemotherapyCourse, ...] = ()
     resection_days: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class SourceSession:
-    """The files of one scan of one patient, as a reader found them (nothing has been opened yet).
-
-    day: days on the patient's own clock; mask: the tumour labels, None where the source has none.
-    """
-
-    patient_id: str
-    session_id: str
-    day: float
-    images: dict[Contrast, Path]
-    mask: Path | None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.forecasting.inputs import UnitReader
 from tumorcast.forecasting.plan import RunPlan, plan_patient
-from tumorcast.forecasting.reader import UnitReader
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.settings import ForecastSettings
 

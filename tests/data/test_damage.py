@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tumorcast.data.cohort import Cohort, SizeMeasure, bent, write_cohort
+from tumorcast.data.cohort import Cohort, SizeMeasure, deformed, write_cohort
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.errors import InputError
@@ -20,7 +20,7 @@ LATTICE = Grid((2, 2, 2), (64.0,) * 3, (0.0,) * 3, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0
 @pytest.fixture
 def path(blob: Callable[..., Session], tmp_path: Path) -> Path:
     """A patient of two scans, the second bent onto the first."""
-    moved = bent(blob("A", "001", 60.0, 6.0), Displacement(np.ones((2, 2, 2, 3), np.float32), LATTICE))
+    moved = deformed(blob("A", "001", 60.0, 6.0), Displacement(np.ones((2, 2, 2, 3), np.float32), LATTICE))
     sessions = [blob("A", "000", 0.0, 4.0), moved]
     write_cohort(tmp_path / "c.h5", sessions, {"A": Treatment()}, image_size=64, contrasts=tuple(Contrast), config={})
     return tmp_path / "c.h5"

@@ -23,8 +23,9 @@ from tumorcast.data.prepare import (
     prepare_session,
 )
 from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
-from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, SourceSession, Treatment
+from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, Treatment
 
 SMALL = PrepareSettings(image_size=64, min_tumour_mm2=5.0)
 EXACT = PrepareSettings(image_size=256, slices=SliceChoice.ALL)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step, law_of, plan_steps, second_order
-from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
-from tumorcast.diffusion.schedule import alpha_bars, strided_times
+from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, StepGuidance, guidance_strength, sample
+from tumorcast.diffusion.schedule import Step, alpha_bars, plan_steps, second_order, strided_times
 from tumorcast.errors import UsageError
 from tumorcast.settings import SamplerSettings
 
@@ -21,52 +20,39 @@ SHAPE = (1, 4, 4)
 class GaussianEngine:
     """Pixels are independent N(MEAN, SPREAD²), so ε(x, t) is known; R is the mean pixel, so its gradient is too."""
 
-    told: list[tuple[str, int, float]] = field(default_factory=list)
+    calls: list[tuple[str, int, float]] = field(default_factory=list)
 
     def _eps(self, x: Array, abar: float) -> Array:
         return np.asarray(np.sqrt(1 - abar) * (x - np.sqrt(abar) * MEAN) / (abar * SPREAD**2 + 1 - abar))
 
-    def _move(self, x: Array, step: Step, last: Array | None, shift: Array | float = 0.0) -> tuple[Array, Array]:
+    def _move(self, x: Array, step: Step, previous_eps: Array, shift: Array | float = 0.0) -> tuple[Array, Array]:
         eps = self._eps(x, step.abar)
-        blended = eps if last is None else eps + step.blend * (eps - last)
+        blended = eps + step.blend * (eps - previous_eps)
         x0 = (x - np.sqrt(1 - step.abar) * blended) / np.sqrt(step.abar) + shift
         moved = np.sqrt(step.abar_next) * x0 + np.sqrt(1 - step.abar_next) * blended
         return np.asarray(moved, np.float32), np.asarray(eps, np.float32)
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
-        self.told.append(("up", step.t, 0.0))
-        return self._move(x, step, last)
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
+        self.calls.append(("up", step.t, 0.0))
+        return self._move(x, step, previous_eps)
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
-        self.told.append(("down", step.t, float(target[0])))
-        match law:
-            case Normalised(gain):
-                shift = gain * (target - self.sizes(x, step.t, brain)) / np.sqrt(step.abar)
-                return self._move(x, step, last, shift[:, None, None, None])
-            case Paper():
-                return self._move(x, step, last)
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
+        self.calls.append(("down", step.t, float(guidance.target[0])))
+        missing = guidance.target - self.sizes(x, step.t, guidance.brain)
+        shift = guidance.gain * missing / np.sqrt(step.abar)
+        return self._move(x, step, previous_eps, shift[:, None, None, None])
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         return x.mean(axis=(1, 2, 3))
 
 
-def starts_of(images: Array, noise: Array) -> Starts:
+def encodings_of(images: Array, noise: Array) -> Encodings:
     ones = np.ones((len(images), *SHAPE[1:]), np.float32)
-    return Starts(images, noise, images.mean(axis=(1, 2, 3)), brain=ones)
+    return Encodings(images, noise, images.mean(axis=(1, 2, 3)), brain=ones)
 
 
-def aims_of(source: Array, change: Array) -> Aims:
-    return Aims(source, change, np.ones((len(source), *SHAPE[1:]), np.float32))
+def targets_of(source: Array, change: Array) -> MemberTargets:
+    return MemberTargets(source, change, np.ones((len(source), *SHAPE[1:]), np.float32))
 
 
 def run(engine: GaussianEngine, image: Array, change: float, noise: Array | None = None, **settings: object) -> Array:
@@ -74,8 +60,8 @@ def run(engine: GaussianEngine, image: Array, change: float, noise: Array | None
         noise = np.random.default_rng(1).standard_normal((3, *SHAPE)).astype(np.float32)
     return sample(
         engine,
-        starts_of(np.repeat(image[None], len(noise), axis=0), noise),
-        aims_of(np.arange(len(noise)), np.full(len(noise), change, np.float32)),
+        encodings_of(np.repeat(image[None], len(noise), axis=0), noise),
+        targets_of(np.arange(len(noise)), np.full(len(noise), change, np.float32)),
         SamplerSettings(**settings),  # type: ignore[arg-type]
         batch=2,
     )
@@ -106,9 +92,9 @@ def test_the_second_order_is_of_second_order_and_ahead(image: Array) -> None:
     exact = np.sqrt(abar[199]) * MEAN + (start - np.sqrt(abar[0]) * MEAN) * spread[199] / spread[0]
 
     def error(order: int, steps: int) -> float:
-        x, last = start, None
+        x, eps = start, np.zeros_like(start)
         for step in plan_steps(SamplerSettings(steps=steps, order=order)).encode:
-            x, last = GaussianEngine().encode_step(x, step, clamp=False, last=last)
+            x, eps = GaussianEngine().encode_step(x, step, eps)
         return float(np.abs(x - exact).max())
 
     assert error(2, 24) < 0.35 * error(2, 12)
@@ -122,10 +108,14 @@ def test_members_of_one_encoding_are_those_of_their_own(image: Array) -> None:
     change = np.array([0.0, 0.1, 0.2, 0.3], np.float32)
     settings = SamplerSettings(steps=5)
     engine = GaussianEngine()
-    shared = sample(engine, starts_of(images, noise), aims_of(source, change), settings, batch=3)
-    asked = sum(direction == "up" for direction, _, _ in engine.told)
+    shared = sample(engine, encodings_of(images, noise), targets_of(source, change), settings, batch=3)
+    asked = sum(direction == "up" for direction, _, _ in engine.calls)
     own = sample(
-        GaussianEngine(), starts_of(images[source], noise[source]), aims_of(np.arange(4), change), settings, batch=4
+        GaussianEngine(),
+        encodings_of(images[source], noise[source]),
+        targets_of(np.arange(4), change),
+        settings,
+        batch=4,
     )
     np.testing.assert_allclose(shared, own, atol=1e-6)
     assert asked == 5
@@ -149,10 +139,9 @@ def test_the_second_rule_uses_uneven_steps_exactly() -> None:
 def test_encoding_follows_the_probability_flow(image: Array) -> None:
     """For a Gaussian, x_t keeps its quantile: (x_t - √ᾱ·μ)/σ_t is constant along the flow (Song et al. 2021)."""
     engine = GaussianEngine()
-    plan = plan_steps(SamplerSettings(steps=199))
     x = start = image[None]
-    for step in plan.encode:
-        x, _ = engine.encode_step(x, step, clamp=False)
+    for step in plan_steps(SamplerSettings(steps=199, order=1)).encode:
+        x, _ = engine.encode_step(x, step, np.zeros_like(x))
 
     def quantile(values: Array, abar: float) -> Array:
         return np.asarray((values - np.sqrt(abar) * MEAN) / np.sqrt(abar * SPREAD**2 + 1 - abar))
@@ -180,12 +169,14 @@ def test_paper_plan_is_the_authors_loop() -> None:
 
 def test_paper_target_is_raised_by_15_percent_above_t_20(image: Array) -> None:
     engine = GaussianEngine()
-    starts = dataclasses.replace(starts_of(image[None], np.zeros((1, *SHAPE), np.float32)), present=np.full(1, 0.1))
-    aims = aims_of(np.zeros(1, int), np.full(1, 0.1, np.float32))
-    sample(engine, starts, aims, SamplerSettings.paper(noise_level=30), batch=1)
-    targets = {t: target for direction, t, target in engine.told if direction == "down"}
-    assert targets[21] == pytest.approx(0.23)
-    assert targets[20] == pytest.approx(0.2)
+    encodings = dataclasses.replace(
+        encodings_of(image[None], np.zeros((1, *SHAPE), np.float32)), present=np.full(1, 0.1)
+    )
+    targets = targets_of(np.zeros(1, int), np.full(1, 0.1, np.float32))
+    sample(engine, encodings, targets, SamplerSettings.paper(noise_level=30), batch=1)
+    asked = {t: target for direction, t, target in engine.calls if direction == "down"}
+    assert asked[21] == pytest.approx(0.23)
+    assert asked[20] == pytest.approx(0.2)
 
 
 def test_strided_times_begin_at_zero_and_end_below_the_noise_level() -> None:
@@ -194,9 +185,16 @@ def test_strided_times_begin_at_zero_and_end_below_the_noise_level() -> None:
     assert (np.diff(times) > 0).all()
 
 
-def test_law_follows_the_settings() -> None:
-    assert law_of(SamplerSettings(gain=0.3)) == Normalised(0.3)
-    assert law_of(SamplerSettings.paper(scale=7.0)) == Paper(7.0)
+def test_the_law_that_is_not_asked_for_has_no_strength() -> None:
+    assert guidance_strength(SamplerSettings(gain=0.3)) == (0.3, 0.0)
+    assert guidance_strength(SamplerSettings.paper(scale=7.0)) == (0.0, 7.0)
+
+
+def test_the_first_step_has_none_before_to_blend_in_and_only_the_default_way_up_is_not_clipped() -> None:
+    plan, paper = plan_steps(SamplerSettings()), plan_steps(SamplerSettings.paper())
+    assert plan.encode[0].blend == plan.decode[0].blend == 0.0 < plan.encode[1].blend
+    assert {step.clip for step in plan.encode} == {False}
+    assert all(step.clip for step in (*plan.decode, *paper.encode, *paper.decode))
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_the_progression_network_is_that_of_its_run(pool_bundle: Path, pool_runs
 def test_the_model_is_what_the_runs_are(dense_bundle: Path, dense_runs: Path) -> None:
     bundle, runs = Bundle.open(dense_bundle), load_model_set([dense_runs])
     model = load_bundle(bundle)
-    for name in ("contrasts", "image_size", "noise_levels", "judge"):
+    for name in ("contrasts", "image_size", "noise_levels", "size_reader"):
         assert getattr(bundle.info, name) == getattr(model.info, name) == getattr(runs.info, name)
     for ours, theirs in ((model.denoiser, runs.denoiser), (model.regressor, runs.regressor)):
         wanted = theirs.state_dict()

@@ -10,8 +10,8 @@ import torch
 from onnx import ModelProto, TensorProto
 from safetensors.torch import load_file
 
-from tumorcast.diffusion.plan import Step
 from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines import export, make, parity
 from tumorcast.engines.bundle import Bundle, Graph, read_manifest
 from tumorcast.engines.export import ExportSettings, WeightStore, compact, whole_folder
@@ -194,7 +194,7 @@ def test_the_manifest_tells_what_is_in_the_bundle(shaken_bundle: Path) -> None:
     wanted = {"denoiser", "regressor", "segmenter"} | ({"progression"} if shaken_bundle.name == "pool" else set())
     assert manifest.networks.keys() == wanted
     assert (Graph.PROGRESS in manifest.graphs) == ("progression" in wanted)
-    assert manifest.judge is NetworkKind.SEGMENTER
+    assert manifest.size_reader is NetworkKind.SEGMENTER
     assert manifest.sha256.keys() == {"weights.safetensors", *(graph.file for graph in manifest.graphs)}
     assert manifest.checked_with == f"onnxruntime {ort.__version__}, cpu"
     assert {name.split(".")[0] for name in manifest.parity} == set(manifest.graphs) == manifest.activation_bytes.keys()
@@ -213,8 +213,8 @@ def test_fp16_runs_on_a_cpu_and_is_as_near_as_its_limit(least_runs: Path, tmp_pa
     half = GraphAlone(ort.InferenceSession(tmp_path / "encode.onnx", providers=["CPUExecutionProvider"]))
     x = np.random.default_rng(0).standard_normal((2, 2, 32, 32)).astype(np.float32)
     for t, abar in ((0, 0.9999), (250, 0.5)):
-        step = Step(t, abar, 0.5 * abar)
-        ours, theirs = (engine.encode_step(x, step, clamp=False) for engine in (half, TorchEngine(model)))
+        step = Step(t, abar, 0.5 * abar, clip=False)
+        ours, theirs = (engine.encode_step(x, step, np.zeros_like(x)) for engine in (half, TorchEngine(model)))
         for found, wanted in zip(ours, theirs, strict=True):
             assert 1e-5 < np.abs(found - wanted).max() / np.abs(wanted).max() < parity.DENOISED[Precision.FP16]
 
@@ -242,7 +242,7 @@ def test_bf16_is_compared_in_torch_and_the_manifest_says_so(
     manifest = export.Manifest(
         contrasts=("t1n", "t1c"),
         networks=networks,
-        judge=NetworkKind.SEGMENTER,
+        size_reader=NetworkKind.SEGMENTER,
         precision=Precision.BF16,
         opset=22,
         max_batch=8,

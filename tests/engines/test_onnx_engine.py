@@ -8,15 +8,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step
-from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
+from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, StepGuidance, sample
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines import onnx_engine
 from tumorcast.engines.bundle import Bundle, Graph
-from tumorcast.engines.lowered_engine import LoweredEngine
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine, _Bound, open_session, padded, rows_that_fit, threads
-from tumorcast.engines.providers import Target, row_shapes
-from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.engines.providers import SessionTarget, row_shapes
+from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine
 from tumorcast.errors import EngineError, InputError
 from tumorcast.settings import Precision, Provider, SamplerSettings
 
@@ -45,29 +44,28 @@ def assert_same(found: Array, wanted: Array, relative: float = 2e-5) -> None:
 
 
 @pytest.mark.parametrize("blend", [0.0, 0.5])
-@pytest.mark.parametrize("seed", [None, 7], ids=["first step", "later step"])
-@pytest.mark.parametrize("clamp", [False, True])
-def test_encode_step(engines: tuple[OnnxEngine, TorchEngine], *, clamp: bool, seed: int | None, blend: float) -> None:
-    x, last, step = images(3), None if seed is None else images(3, seed), Step(60, 0.8, 0.7, blend)
-    ours, theirs = (engine.encode_step(x, step, clamp=clamp, last=last) for engine in engines)
+@pytest.mark.parametrize("clip", [False, True])
+def test_encode_step(engines: tuple[OnnxEngine, TorchEngine], *, clip: bool, blend: float) -> None:
+    x, previous_eps, step = images(3), images(3, 7), Step(60, 0.8, 0.7, blend, clip)
+    ours, theirs = (engine.encode_step(x, step, previous_eps) for engine in engines)
     for found, wanted in zip(ours, theirs, strict=True):
         assert_same(found, wanted)
-    if blend and last is not None:
-        assert np.abs(ours[0] - engines[0].encode_step(x, step, clamp=clamp)[0]).max() > 0.01
+    heard = np.abs(ours[0] - engines[0].encode_step(x, step, np.zeros_like(x))[0]).max() > 0.01
+    assert heard == (blend > 0)
 
 
 @pytest.mark.parametrize("blend", [0.0, 0.5])
-@pytest.mark.parametrize("seed", [None, 7], ids=["first step", "later step"])
-@pytest.mark.parametrize("law", [Normalised(0.5), Paper(2e4)], ids=["normalised", "paper"])
-def test_guided_step(engines: tuple[OnnxEngine, TorchEngine], law: GuidanceLaw, seed: int | None, blend: float) -> None:
-    x, last, step = images(3), None if seed is None else images(3, seed), Step(60, 0.8, 0.85, blend)
+@pytest.mark.parametrize("strength", [{"gain": 0.5}, {"scale": 2e4}], ids=["normalised", "paper"])
+def test_guided_step(engines: tuple[OnnxEngine, TorchEngine], strength: dict[str, float], blend: float) -> None:
+    x, previous_eps, step = images(3), images(3, 7), Step(60, 0.8, 0.85, blend)
     brain, window = np.ones((3, SIDE, SIDE), np.float32), maps(3)
     target = engines[1].sizes(x, 60, brain) + np.array([0.05, -0.05, 0.0], np.float32)
-    ways = [engine.guided_step(x, step, law, target, brain=brain, window=window, last=last) for engine in engines]
-    for found, wanted in zip(*ways, strict=True):
+    none = StepGuidance(target, brain, window)
+    answers = [engine.guided_step(x, step, previous_eps, replace(none, **strength)) for engine in engines]
+    for found, wanted in zip(*answers, strict=True):
         assert_same(found, wanted)
-    unguided, _ = engines[0].guided_step(x, step, Paper(0.0), target, brain=brain, window=window, last=last)
-    moved = np.abs(ways[0][0] - unguided).max(axis=(1, 2, 3))
+    unguided, _ = engines[0].guided_step(x, step, previous_eps, none)
+    moved = np.abs(answers[0][0] - unguided).max(axis=(1, 2, 3))
     assert moved[:2].min() > 100 * moved[2]  # or guidance would not have been compared
     assert moved[:2].min() > 1e-3
 
@@ -88,7 +86,7 @@ def test_progress(pool_bundle: Path, pool_runs: Path) -> None:
     engines = OnnxEngine(Bundle.open(pool_bundle), rows=2), TorchEngine(model), LoweredEngine(model, Precision.FP16)
     x, outline = 0.3 * images(3)[[0, 0, 0, 1, 2]], maps(3)[[0, 0, 0, 1, 2]]
     ours, theirs, lowered = (
-        engine.progress(x, outline, np.array([0.5, 1.6, 5.0, 0.0, -9.0], np.float32)) for engine in engines
+        engine.predict_progression(x, outline, np.array([0.5, 1.6, 5.0, 0.0, -9.0], np.float32)) for engine in engines
     )
     assert ours.shape == (5, SIDE, SIDE)
     assert 0 <= ours.min() < ours.max() <= 1
@@ -96,7 +94,7 @@ def test_progress(pool_bundle: Path, pool_runs: Path) -> None:
     assert_same(lowered, theirs)  # only the denoiser is lowered
     assert np.abs(ours[1] - ours[0]).max() > 1e-3  # the size wanted is heard
     assert_same(ours[2], ours[1], 1e-6)  # up to where it is clamped
-    other = engines[0].progress(x, 1 - outline, np.array([0.5, 1.6, 5.0, 0.0, -9.0], np.float32))
+    other = engines[0].predict_progression(x, 1 - outline, np.array([0.5, 1.6, 5.0, 0.0, -9.0], np.float32))
     assert np.abs(other - ours).max(axis=(1, 2)).min() > 1e-3  # and so is the outline
 
 
@@ -105,7 +103,7 @@ def test_a_model_without_a_progression_network_says_so(dense_bundle: Path, dense
     for engine in (OnnxEngine(Bundle.open(dense_bundle)), TorchEngine(model), LoweredEngine(model, Precision.FP32)):
         assert not engine.info.progression
         with pytest.raises(InputError, match=r"no progression network.*train one \(`tumorcast train progression`\)"):
-            engine.progress(images(1), maps(1), np.zeros(1, np.float32))
+            engine.predict_progression(images(1), maps(1), np.zeros(1, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -115,9 +113,9 @@ def test_a_model_without_a_progression_network_says_so(dense_bundle: Path, dense
 )
 def test_a_whole_forecast_agrees(engines: tuple[OnnxEngine, TorchEngine], settings: SamplerSettings) -> None:
     brain = np.ones((2, SIDE, SIDE), np.float32)
-    starts = Starts(0.3 * images(2), images(2, 1), np.full(2, 0.3, np.float32), brain)
-    aims = Aims(np.array([0, 1, 1]), np.array([0.05, -0.05, 0.1], np.float32), maps(3))
-    ours, theirs = (sample(engine, starts, aims, settings, batch=2) for engine in engines)
+    encodings = Encodings(0.3 * images(2), images(2, 1), np.full(2, 0.3, np.float32), brain)
+    targets = MemberTargets(np.array([0, 1, 1]), np.array([0.05, -0.05, 0.1], np.float32), maps(3))
+    ours, theirs = (sample(engine, encodings, targets, settings, batch=2) for engine in engines)
     assert_same(ours, theirs, 5e-4)
     assert np.abs(theirs[2] - theirs[1]).max() > 1e-3
 
@@ -195,7 +193,7 @@ def test_a_graph_that_cannot_be_opened_is_told_once(dense_bundle: Path, tmp_path
 
 
 def test_a_session_that_falls_back_is_refused(
-    dense_bundle: Path, gpu_target: Target, monkeypatch: pytest.MonkeyPatch
+    dense_bundle: Path, gpu_target: SessionTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class FallenBack:
         def __init__(self, *_: object, **__: object) -> None: ...
@@ -214,7 +212,7 @@ def test_a_session_that_falls_back_is_refused(
 def test_bound_memory_gives_the_same_numbers(dense_bundle: Path) -> None:
     """The code of GPUs, with its buffers in the memory of the CPU."""
     bundle = Bundle.open(dense_bundle)
-    session = open_session(bundle, Graph.SIZE, Target(Provider.CPU, None, 4), dense_bundle)
+    session = open_session(bundle, Graph.SIZE, SessionTarget(Provider.CPU, None, 4), dense_bundle)
     bound = None
     for seed in (0, 1):
         feeds = {"x": images(4, seed), "brain": maps(4, seed), "t": np.array(9.0 + seed, np.float32)}
@@ -224,9 +222,9 @@ def test_bound_memory_gives_the_same_numbers(dense_bundle: Path) -> None:
 
 
 def test_a_session_on_a_gpu_pads_to_its_batch(
-    dense_bundle: Path, gpu_target: Target, monkeypatch: pytest.MonkeyPatch
+    dense_bundle: Path, gpu_target: SessionTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu, bound = Target(Provider.CPU, None, 4), onnx_engine._Bound
+    cpu, bound = SessionTarget(Provider.CPU, None, 4), onnx_engine._Bound
     monkeypatch.setattr(onnx_engine, "open_session", lambda b, g, _, c: open_session(b, g, cpu, c))
     monkeypatch.setattr(onnx_engine, "_Bound", lambda s, feeds, outputs, *_: bound(s, feeds, outputs, "cpu", 0))
     session = onnx_engine._Session(Bundle.open(dense_bundle), Graph.SEGMENT, gpu_target, dense_bundle)
@@ -244,13 +242,13 @@ def test_the_inputs_with_rows_are_those_of_the_graphs(shaken_bundle: Path) -> No
 
 
 @pytest.mark.parametrize(("free", "rows"), [(0, 4), (10**12, 4), (1, 1)], ids=["not told", "ample", "scarce"])
-def test_rows_are_what_fits_the_memory(dense_bundle: Path, gpu_target: Target, free: int, rows: int) -> None:
+def test_rows_are_what_fits_the_memory(dense_bundle: Path, gpu_target: SessionTarget, free: int, rows: int) -> None:
     assert gpu_target.gpu is not None
     target = replace(gpu_target, gpu=replace(gpu_target.gpu, free=free))
     assert rows_that_fit(Bundle.open(dense_bundle), target) == rows
 
 
-def test_rows_that_fit_are_a_power_of_two(dense_bundle: Path, gpu_target: Target) -> None:
+def test_rows_that_fit_are_a_power_of_two(dense_bundle: Path, gpu_target: SessionTarget) -> None:
     bundle = Bundle.open(dense_bundle)
     one, weights = max(bundle.manifest.activation_bytes.values()), bundle.weights.stat().st_size
     assert gpu_target.gpu is not None

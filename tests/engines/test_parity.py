@@ -39,7 +39,7 @@ class Off:
 
         def off(x: Any, *rest: Any, **named: Any) -> Any:
             found = answer(x, *rest, **named)
-            t = 0 if name in ("segment", "progress") else getattr(rest[0], "t", rest[0])
+            t = 0 if name in ("segment", "predict_progression") else getattr(rest[0], "t", rest[0])
             if t not in self.times:
                 return found
             parts = list(found) if isinstance(found, tuple) else [found]
@@ -58,7 +58,7 @@ class Off:
         ("guided_step", 1, "guided.eps"),
         ("sizes", 0, "size.size"),
         ("segment", 0, "segment.probability"),
-        ("progress", 0, "progress.probability"),
+        ("predict_progression", 0, "progress.probability"),
     ],
 )
 def test_every_output_is_compared(

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tumorcast.engines import gpu as gpu_module
 from tumorcast.engines import providers
 from tumorcast.engines.bundle import Bundle, Graph
-from tumorcast.engines.gpu import Gpu, gpus, parse
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.opening import EngineChoice, device_index, open_engine
-from tumorcast.engines.providers import Target, engine_cache, onnxruntime, provider_list
+from tumorcast.engines.providers import Gpu, SessionTarget, engine_cache, gpus, onnxruntime, parse_gpus, provider_list
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.settings import Provider
@@ -30,7 +28,7 @@ def bundle(dense_bundle: Path) -> Bundle:
 
 
 @pytest.fixture
-def tensorrt(gpu_target: Target, monkeypatch: pytest.MonkeyPatch) -> Target:
+def tensorrt(gpu_target: SessionTarget, monkeypatch: pytest.MonkeyPatch) -> SessionTarget:
     monkeypatch.setattr(providers, "version", lambda package: {"tensorrt": "11.0.3"}[package])
     return replace(gpu_target, provider=Provider.TENSORRT)
 
@@ -47,13 +45,13 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(
         EngineError, match=r"provider cuda: GPU 0 asked for, found: none \(nvidia-smi\); .*--gres=gpu:1"
     ):
-        Target.find(Provider.CUDA, 0, 8)
-    monkeypatch.setattr(providers, "gpus", lambda: parse(SMI))
+        SessionTarget.find(Provider.CUDA, 0, 8)
+    monkeypatch.setattr(providers, "gpus", lambda: parse_gpus(SMI))
     with pytest.raises(
         EngineError, match=r"GPU 3 asked for, found: NVIDIA H100 80GB HBM3, NVIDIA A100-SXM4-40GB.*cuda:0 to cuda:"
     ):
-        Target.find(Provider.CUDA, 3, 8)
-    target = Target.find(Provider.CUDA, 1, 8)
+        SessionTarget.find(Provider.CUDA, 3, 8)
+    target = SessionTarget.find(Provider.CUDA, 1, 8)
     assert (target.device, target.rows) == ("cuda:1 NVIDIA A100-SXM4-40GB", 8)
 
 
@@ -65,9 +63,9 @@ def test_without_onnxruntime_the_remedy_is_told(bundle: Bundle, monkeypatch: pyt
         onnxruntime()
 
 
-def test_providers_of_a_session(bundle: Bundle, gpu_target: Target, tmp_path: Path) -> None:
+def test_providers_of_a_session(bundle: Bundle, gpu_target: SessionTarget, tmp_path: Path) -> None:
     cpu = ("CPUExecutionProvider", {})
-    assert provider_list(Target(Provider.CPU, None, 8), bundle, Graph.ENCODE, tmp_path) == [cpu]
+    assert provider_list(SessionTarget(Provider.CPU, None, 8), bundle, Graph.ENCODE, tmp_path) == [cpu]
     options = {"device_id": 1, "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
     cuda = ("CUDAExecutionProvider", options)
     assert provider_list(gpu_target, bundle, Graph.ENCODE, tmp_path) == [cuda, cpu]
@@ -75,7 +73,7 @@ def test_providers_of_a_session(bundle: Bundle, gpu_target: Target, tmp_path: Pa
 
 
 def test_tensorrt_takes_a_static_batch_and_a_folder_of_its_own(
-    bundle: Bundle, tensorrt: Target, tmp_path: Path
+    bundle: Bundle, tensorrt: SessionTarget, tmp_path: Path
 ) -> None:
     (name, options), cuda, cpu = provider_list(tensorrt, bundle, Graph.GUIDED, tmp_path)
     folder = tmp_path / f"{bundle.info.sha256[:16]}-trt11.0.3-sm90-b4"
@@ -97,7 +95,7 @@ def test_tensorrt_takes_a_static_batch_and_a_folder_of_its_own(
 
 
 def test_engines_are_kept_apart_by_all_that_they_depend_on(
-    bundle: Bundle, pool_bundle: Path, tensorrt: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, pool_bundle: Path, tensorrt: SessionTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tensorrt.gpu is not None
     older = replace(tensorrt, gpu=replace(tensorrt.gpu, architecture="sm80"))
@@ -114,18 +112,18 @@ def test_engines_are_kept_apart_by_all_that_they_depend_on(
     assert len({folder, *others}) == 5
 
 
-def test_without_tensorrt_the_remedy_is_told(bundle: Bundle, gpu_target: Target, tmp_path: Path) -> None:
+def test_without_tensorrt_the_remedy_is_told(bundle: Bundle, gpu_target: SessionTarget, tmp_path: Path) -> None:
     target = replace(gpu_target, provider=Provider.TENSORRT)
     with pytest.raises(EngineError, match=r"provider tensorrt: TensorRT is not installed; .*or use --provider cuda"):
         provider_list(target, bundle, Graph.SIZE, tmp_path)
 
 
 def test_gpus_are_read_from_nvidia_smi() -> None:
-    first, _, third = parse(SMI)
+    first, _, third = parse_gpus(SMI)
     mib = 2**20
     assert first == Gpu(0, "NVIDIA H100 80GB HBM3", "sm90", "570.86.15", 81559 * mib, 81000 * mib, "GPU-1f")
     assert (third.index, third.name, third.memory, third.free) == (2, "NVIDIA GH200, odd", 0, 0)
-    assert parse("") == []
+    assert parse_gpus("") == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_gpus_are_read_from_nvidia_smi() -> None:
 def test_gpus_are_those_that_cuda_shows(wanted: str | None, names: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA counts what CUDA_VISIBLE_DEVICES leaves; nvidia-smi does not heed it."""
     told = subprocess.CompletedProcess([], 0, SMI.replace("NVIDIA ", ""))
-    monkeypatch.setattr(gpu_module.subprocess, "run", lambda *_, **__: told)
+    monkeypatch.setattr(providers.subprocess, "run", lambda *_, **__: told)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if wanted is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
@@ -149,7 +147,7 @@ def test_without_nvidia_smi_there_are_none(fault: Exception, monkeypatch: pytest
     def run(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr(gpu_module.subprocess, "run", run)
+    monkeypatch.setattr(providers.subprocess, "run", run)
     assert gpus() == []
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tumorcast.diffusion.plan import Paper, Step
-from tumorcast.diffusion.sampler import Aims, Array, Starts, sample
+from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, StepGuidance, sample
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError
@@ -32,8 +32,13 @@ def noisy(count: int) -> Array:
     return np.random.default_rng(0).standard_normal((count, 4, 64, 64)).astype(np.float32)
 
 
-def ones(count: int) -> Array:
-    return np.ones((count, 64, 64), np.float32)
+def ones(count: int, side: int = 64) -> Array:
+    return np.ones((count, side, side), np.float32)
+
+
+def to(target: Array, scale: float, side: int = 64) -> StepGuidance:
+    """Under the paper's law, in the whole brain, which is everywhere."""
+    return StepGuidance(target, ones(len(target), side), ones(len(target), side), scale=scale)
 
 
 def test_gradient_is_that_of_the_size(engine: TorchEngine) -> None:
@@ -48,15 +53,15 @@ def test_gradient_is_that_of_the_size(engine: TorchEngine) -> None:
 
 def test_a_row_does_not_depend_on_its_batch(engine: TorchEngine) -> None:
     x, step, target = noisy(3), STEP, np.array([0.1, 0.2, 0.3], np.float32)
-    together, _ = engine.guided_step(x, step, Paper(10.0), target, brain=ones(3), window=ones(3))
-    alone, _ = engine.guided_step(x[1:2], step, Paper(10.0), target[1:2], brain=ones(1), window=ones(1))
+    together, _ = engine.guided_step(x, step, np.zeros_like(x), to(target, 10.0))
+    alone, _ = engine.guided_step(x[1:2], step, np.zeros_like(x[1:2]), to(target[1:2], 10.0))
     np.testing.assert_allclose(together[1:2], alone, atol=1e-4)
 
 
-def test_encoding_with_clamp_keeps_the_prediction_inside(engine: TorchEngine) -> None:
-    x, step = 5 * noisy(1), Step(50, 0.8, 1.0)
-    assert np.abs(engine.encode_step(x, step, clamp=True)[0]).max() <= 1.0
-    assert np.abs(engine.encode_step(x, step, clamp=False)[0]).max() > 1.0
+def test_encoding_with_clipping_keeps_the_prediction_inside(engine: TorchEngine) -> None:
+    x, clipped, free = 5 * noisy(1), Step(50, 0.8, 1.0, clip=True), Step(50, 0.8, 1.0, clip=False)
+    assert np.abs(engine.encode_step(x, clipped, np.zeros_like(x))[0]).max() <= 1.0
+    assert np.abs(engine.encode_step(x, free, np.zeros_like(x))[0]).max() > 1.0
 
 
 def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
@@ -64,9 +69,9 @@ def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
     shaken = shake(engine)
     image, noise = 0.3 * noisy(2)[:1], noisy(2)[1:]
     settings, level, scale, present, change = SamplerSettings.paper(noise_level=24, scale=1e7), 24, 1e7, 0.1, 0.05
-    starts = Starts(image, noise, np.full(1, present, np.float32), ones(1))
-    aims = Aims(np.zeros(1, int), np.full(1, change, np.float32), ones(1))
-    ours = sample(shaken, starts, aims, settings, batch=1)
+    encodings = Encodings(image, noise, np.full(1, present, np.float32), ones(1))
+    targets = MemberTargets(np.zeros(1, int), np.full(1, change, np.float32), ones(1))
+    ours = sample(shaken, encodings, targets, settings, batch=1)
     theirs = transcription(shaken, image, noise, level=level, scale=scale, target=present + change)
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
     still = transcription(shaken, image, noise, level=level, scale=0.0, target=present + change)
@@ -118,7 +123,7 @@ def transcription(engine: TorchEngine, image: Array, noise: Array, *, level: int
 
 
 def test_steps_leave_denormal_numbers_to_others(engine: TorchEngine) -> None:
-    engine.guided_step(noisy(1), STEP, Paper(1.0), np.ones(1, np.float32), brain=ones(1), window=ones(1))
+    engine.guided_step(noisy(1), STEP, noisy(1), to(np.ones(1, np.float32), 1.0))
     assert np.float64(1e-300) * np.float64(1e-15) > 0
 
 
@@ -133,10 +138,10 @@ def test_networks_run_without_tf32(pool_runs: Path) -> None:
     for name, network in networks.items():
         assert network is not None
         network.out.register_forward_pre_hook(lambda *_, n=name: seen.add((n, torch.backends.cudnn.allow_tf32)))
-    x, plane = np.zeros((1, 2, 32, 32), np.float32), np.ones((1, 32, 32), np.float32)
-    engine.guided_step(x, STEP, Paper(1.0), np.ones(1, np.float32), brain=plane, window=plane)
+    x, plane = np.zeros((1, 2, 32, 32), np.float32), ones(1, 32)
+    engine.guided_step(x, STEP, x, to(np.ones(1, np.float32), 1.0, 32))
     engine.segment(x)
-    engine.progress(x, plane, np.zeros(1, np.float32))
+    engine.predict_progression(x, plane, np.zeros(1, np.float32))
     assert seen == {(name, False) for name in networks}
     assert torch.backends.cudnn.allow_tf32 == before
 
@@ -176,7 +181,7 @@ def test_one_progression_network_at_most(dense_runs: Path, pool_runs: Path) -> N
     run = pool_runs / "progression"
     with_one = load_model_set([dense_runs, run])
     assert with_one.info.progression
-    assert with_one.info.judge is NetworkKind.SEGMENTER
+    assert with_one.info.size_reader is NetworkKind.SEGMENTER
     assert with_one.entries.keys() == with_one.networks.keys()
     assert with_one.info.sha256 != load_model_set([dense_runs]).info.sha256
     with pytest.raises(InputError, match="2 networks of kind progression"):

@@ -12,7 +12,7 @@ from tumorcast.errors import InputError
 from tumorcast.evaluation.archive_methods import Baseline
 from tumorcast.evaluation.evaluate import EvaluationSettings
 from tumorcast.evaluation.followed import LastScan, LeavePatientOut
-from tumorcast.forecasting.pixel_model import Fronted
+from tumorcast.forecasting.pixel_model import PixelModelEngine
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
@@ -56,7 +56,7 @@ def test_a_front_is_learned_from_all_others_and_not_from_the_patient(study: Leav
     fronts = {}
     for name in "ABC":
         engine = study.engine_for(name)
-        assert isinstance(engine, Fronted)
+        assert isinstance(engine, PixelModelEngine)
         fronts[name] = engine.front.taught_by
     assert len(set(fronts.values())) == 3
 

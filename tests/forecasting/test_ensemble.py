@@ -1,47 +1,23 @@
 """One unit, with an engine whose answers are known."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.fakes import AddingEngine, EndingEngine, TargetEngine
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort, CohortSlice
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.ensemble import encodings_of, forecast_unit
+from tumorcast.forecasting.inputs import slices_of
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
 from tumorcast.forecasting.progression import guidance_window
-from tumorcast.forecasting.reader import slices_of
-from tumorcast.forecasting.targets import PatientTargets
-from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
+from tumorcast.forecasting.targets import PatientTargets, SliceTargets
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.5, members=5, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
-
-
-@dataclass
-class Brightening:
-    """Ends every decode with the image plus 1 where the window is above a half; tumour is what is brighter than 0.7."""
-
-    image: Array
-
-    info = ModelInfo(("t1n",), 64, 350, NetworkKind.SEGMENTER, "")
-    provider = Provider.TORCH
-    device = "cpu"
-
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
-        return x, x
-
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
-        return np.asarray(np.where(maps["window"][:, None] > 0.5, 1.0, self.image), np.float32), x
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        return np.zeros(len(x), np.float32)
-
-    def segment(self, images: Array) -> Array:
-        return np.asarray(images[:, 0] > 0.7, np.float32)
 
 
 def units(cohort: Cohort, settings: ForecastSettings) -> list[tuple[Unit, list[CohortSlice]]]:
@@ -60,7 +36,7 @@ def test_maps_and_sizes_are_those_of_the_members(blob_cohort: Path) -> None:
         unit, slices = units(cohort, SETTINGS)[0]
     present = slices[0]
     targets = PatientTargets.fixed(SETTINGS)
-    forecast = only(forecast_unit(unit, slices, targets, Brightening(present.image), SETTINGS))
+    forecast = only(forecast_unit(unit, slices, targets, EndingEngine(image=present.image), SETTINGS))
     grown = guidance_window(present.labels > 0, SETTINGS.sampler.window_mm, 4.0) > 0.5
     np.testing.assert_array_equal(forecast.tumour > 0, (grown | (present.labels > 0)) & present.brain)
     assert forecast.reached_mm2.shape == (5,)
@@ -75,25 +51,10 @@ def test_members_are_kept_when_asked_for(blob_cohort: Path) -> None:
     settings = SETTINGS.model_copy(update={"keep_members": True})
     with Cohort.open(blob_cohort) as cohort:
         unit, slices = units(cohort, settings)[0]
-    engine = Brightening(slices[0].image)
+    engine = EndingEngine(image=slices[0].image)
     forecast = only(forecast_unit(unit, slices, PatientTargets.fixed(settings), engine, settings))
     assert forecast.members is not None
     assert forecast.members.shape == (5, 4, 64, 64)
-
-
-@dataclass
-class Echo(Brightening):
-    """Ends every decode with an image that is the target of its member everywhere."""
-
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
-        return np.asarray(np.broadcast_to(target[:, None, None, None], x.shape), np.float32), x
-
-
-class Walk(Echo):
-    """Ends every decode with what it began from, plus the target."""
-
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
-        return x + target[:, None, None, None], x
 
 
 def test_every_member_aims_at_its_own_target(blob_cohort: Path) -> None:
@@ -102,7 +63,7 @@ def test_every_member_aims_at_its_own_target(blob_cohort: Path) -> None:
     with Cohort.open(blob_cohort) as cohort:
         unit, slices = units(cohort, settings)[0]
     present = slices[0]
-    forecast = only(forecast_unit(unit, slices, PatientTargets(ratios, None, None), Echo(present.image), settings))
+    forecast = only(forecast_unit(unit, slices, PatientTargets(ratios), TargetEngine(image=present.image), settings))
     assert forecast.members is not None
     wanted = (ratios - 1) * present.area_mm2 / present.brain_mm2
     np.testing.assert_allclose(forecast.members[:, 0, 0, 0], wanted, rtol=1e-5)
@@ -111,7 +72,7 @@ def test_every_member_aims_at_its_own_target(blob_cohort: Path) -> None:
 
 def test_slices_together_are_those_alone(blob_cohort: Path) -> None:
     settings = SETTINGS.model_copy(update={"keep_members": True, "batch": 10})
-    engine, targets = Echo(np.zeros((4, 64, 64), np.float32)), PatientTargets(np.linspace(1, 1.8, 5), None, None)
+    engine, targets = TargetEngine(image=np.zeros((4, 64, 64), np.float32)), PatientTargets(np.linspace(1, 1.8, 5))
     with Cohort.open(blob_cohort) as cohort:
         (both, slices), (last, _) = units(cohort, settings)
     assert [len(both.slices), len(last.slices)] == [2, 1]
@@ -131,13 +92,15 @@ def test_members_of_a_block_are_those_of_the_whole(encodings: int | None, blob_c
     """Each from its own encoding and to its own target, whatever else is in its block."""
     sampler = SETTINGS.sampler.model_copy(update={"encodings": encodings})
     settings = SETTINGS.model_copy(update={"keep_members": True, "sampler": sampler, "block": 2})
-    targets = PatientTargets(np.linspace(1, 1.8, 5), None, None)
+    targets = PatientTargets(np.linspace(1, 1.8, 5))
     with Cohort.open(blob_cohort) as cohort:
         whole, slices = units(cohort, settings.model_copy(update={"block": 5}))[0]
         blocks = units(cohort, settings)[:3]
     assert [(unit.first, unit.last) for unit, _ in blocks] == [(0, 2), (2, 4), (4, 5)]
-    every = only(forecast_unit(whole, slices, targets, Walk(slices[0].image), settings))
-    parts = [only(forecast_unit(unit, own, targets, Walk(own[0].image), settings)) for unit, own in blocks]
+    every = only(forecast_unit(whole, slices, targets, AddingEngine(image=slices[0].image), settings))
+    parts = [
+        only(forecast_unit(unit, own, targets, AddingEngine(image=own[0].image), settings)) for unit, own in blocks
+    ]
     assert every.members is not None
     assert np.ptp(every.members, axis=0).max() > 0.1
     kept = [part.members for part in parts if part.members is not None]
@@ -146,9 +109,12 @@ def test_members_of_a_block_are_those_of_the_whole(encodings: int | None, blob_c
     np.testing.assert_array_equal(np.concatenate([part.reached_mm2 for part in parts]), every.reached_mm2)
 
 
-def test_members_share_encodings_unless_their_noise_is_all_they_have() -> None:
+def test_members_share_encodings_unless_their_noise_is_all_they_have(blob_cohort: Path) -> None:
+    with Cohort.open(blob_cohort) as cohort:
+        _, (present, *_) = units(cohort, SETTINGS)[0]
+    targets = partial(SliceTargets, present)
     settings = ForecastSettings(relative_change=0.5, members=6)
-    assert encodings_of(np.linspace(0, 1, 6), settings) == 4
-    assert encodings_of(np.full(6, 0.5), settings) == 6
+    assert encodings_of(targets(np.linspace(0, 1, 6)), settings) == 4
+    assert encodings_of(targets(np.full(6, 0.5)), settings) == 6
     paper = settings.model_copy(update={"sampler": SamplerSettings.paper()})
-    assert encodings_of(np.linspace(0, 1, 6), paper) == 6
+    assert encodings_of(targets(np.linspace(0, 1, 6)), paper) == 6

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.archive.conftest import images_of, slice_of
+from tests.fakes import ThresholdEngine
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.cli.forecast import forecast_settings
 from tumorcast.cli.main import app
 from tumorcast.data.cohort import Cohort, CohortSlice
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import InputError, TumorcastError, UsageError
 from tumorcast.forecasting.plan import plan_patient
@@ -35,7 +34,7 @@ from tumorcast.forecasting.select import (
     table_of_scores,
     toml_of,
 )
-from tumorcast.settings import ForecastSettings, Guidance, NetworkKind, Provider, SamplerSettings
+from tumorcast.settings import ForecastSettings, Guidance, NetworkKind, SamplerSettings
 
 SIDE, PIXEL_MM = 40, 2.0
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
@@ -205,44 +204,16 @@ def test_settings_that_are_not_allowed_are_told_before_any_is_tried(
     assert case.asked == []
 
 
-@dataclass
-class Growing:
-    """Grows the tumour by a pixel of 4 mm if the gain is a half or more; above t = 150 it brightens all else."""
-
-    seen: list[int] = field(default_factory=list)
-
-    info = ModelInfo(("t1n", "t1c", "t2w", "t2f"), 64, 350, NetworkKind.SEGMENTER, "f00")
-    provider = Provider.TORCH
-    device = "cpu"
-
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
-        return x, x
-
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
-        self.seen.append(len(x))
-        near = maps["window"][:, None] > 0.9
-        return np.asarray(x + near * (max(law.strength) >= 0.5) + ~near * 0.1 * (step.t > 150), np.float32), x
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        return np.zeros(len(x), np.float32)
-
-    def segment(self, images: Array) -> Array:
-        return np.asarray(images[:, 0] > 0.7, np.float32)
-
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
-        raise AssertionError("the model has no progression network")
-
-
 def test_scores_of_a_patient_with_and_without_a_past(blob_cohort: Path) -> None:
     quiet = Point(100, Guidance.NORMALISED, 0.5, 2).settings(BASE)
     weak = Point(100, Guidance.NORMALISED, 0.25, 2).settings(BASE)
     loud = Point(300, Guidance.NORMALISED, 0.5, 2).settings(BASE)
     with Cohort.open(blob_cohort) as cohort:
-        case = PatientCase(cohort, Growing(), None, plan_patient(cohort, "A", 2))
+        case = PatientCase(cohort, ThresholdEngine(), None, plan_patient(cohort, "A", 2))
         assert [(one.session_id, one.place.index) for one in case.earlier] == [("001", 0), ("001", 1)]
         good, small, bright = (case.scores(settings) for settings in (quiet, weak, loud))
         (first,) = (info for info in cohort.sessions("C"))
-        alone = PatientCase(cohort, Growing(), None, replace(plan_patient(cohort, "A", 1), patient_id="C"))
+        alone = PatientCase(cohort, ThresholdEngine(), None, replace(plan_patient(cohort, "A", 1), patient_id="C"))
         assert first.n_slices and alone.earlier == []
     assert good.size > 0.8 and small.size == 0.0
     assert good.preservation == pytest.approx(0.95, abs=0.01)  # the noise of σ = 0.01 alone
@@ -253,8 +224,8 @@ def test_scores_of_a_patient_with_and_without_a_past(blob_cohort: Path) -> None:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Growing:
-    made = Growing()
+def engine(monkeypatch: pytest.MonkeyPatch) -> ThresholdEngine:
+    made = ThresholdEngine()
     monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: made)
     return made
 
@@ -264,7 +235,9 @@ def run(cohort: Path, out: Path, *options: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_the_command_writes_settings_that_forecast_reads(blob_cohort: Path, tmp_path: Path, engine: Growing) -> None:
+def test_the_command_writes_settings_that_forecast_reads(
+    blob_cohort: Path, tmp_path: Path, engine: ThresholdEngine
+) -> None:
     (tmp_path / "grid.toml").write_text("noise_level = [100, 300]\ngain = [0.25, 0.5]\nmembers = [2, 3]\n")
     wanted = ("--patient", "A", "--relative-change", 0.4, "--grid", tmp_path / "grid.toml")
     result = run(blob_cohort, tmp_path / "out", *wanted)
@@ -278,9 +251,9 @@ def test_the_command_writes_settings_that_forecast_reads(blob_cohort: Path, tmp_
     settings = forecast_settings({"config": tmp_path / "out" / "forecast.toml"})
     assert settings == Point(100, Guidance.NORMALISED, 0.5, 2).settings(BASE.model_copy(update={"batch": 16}))
     assert settings.max_slices is None  # those tried were for the choice alone
-    images = len(engine.seen)
+    images = len(engine.batches)
     assert run(blob_cohort, tmp_path / "out", *wanted).stdout == result.stdout
-    assert len(engine.seen) == images
+    assert len(engine.batches) == images
     other = run(blob_cohort, tmp_path / "out", *wanted, "--seed", 1)
     assert "settings.seed = 0 there, but 1 now" in str(other.exception)
 
@@ -312,7 +285,7 @@ def test_a_mistake_is_told_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_for_other_images_is_refused(blob_cohort: Path, tmp_path: Path, engine: Growing) -> None:
+def test_a_model_for_other_images_is_refused(blob_cohort: Path, tmp_path: Path, engine: ThresholdEngine) -> None:
     engine.info = ModelInfo(("t1c",), 128, 350, NetworkKind.SEGMENTER, "f00")
     fault = run(blob_cohort, tmp_path / "out", "--patient", "A", "--relative-change", 0.2).exception
     assert isinstance(fault, InputError)

@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tumorcast.diffusion.sampler import Aims, Starts, sample
+from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.durable import sha256_of
-from tumorcast.engines.locating import runs_in
 from tumorcast.engines.model import load_model_set
+from tumorcast.engines.opening import runs_in
+from tumorcast.engines.protocol import EngineWrapper
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError, TumorcastError, UsageError
 from tumorcast.records import Contrast
@@ -149,24 +150,21 @@ def architecture_of(form: Any) -> Architecture:
     )
 
 
-class Recorder:
+class Recorder(EngineWrapper):
     """An engine that keeps every x it gives."""
 
     def __init__(self, engine: TorchEngine) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.trace: list[np.ndarray] = []
 
-    def encode_step(self, *arguments: Any, **options: Any) -> Any:
-        return self._kept(self.engine.encode_step(*arguments, **options))
+    def encode_step(self, *arguments: Any) -> Any:
+        return self._kept(super().encode_step(*arguments))
 
-    def guided_step(self, *arguments: Any, **options: Any) -> Any:
-        return self._kept(self.engine.guided_step(*arguments, **options))
-
-    def sizes(self, *arguments: Any, **options: Any) -> Any:
-        return self.engine.sizes(*arguments, **options)
+    def guided_step(self, *arguments: Any) -> Any:
+        return self._kept(super().guided_step(*arguments))
 
     def _kept(self, result: Any) -> Any:
-        self.trace.append(np.array(result[0] if isinstance(result, tuple) else result))
+        self.trace.append(np.array(result[0]))
         return result
 
 
@@ -183,9 +181,9 @@ def test_the_papers_loop_over_imported_networks_is_the_reference_at_every_step(t
     image, noise = 0.4 * images(LOOPED, seed=7)[:1], images(LOOPED, seed=8)
     recorder = Recorder(engine_of(tmp_path / "run"))
     ones = np.ones((2, 32, 32), np.float32)
-    starts = Starts(np.repeat(image.numpy(), 2, 0), noise.numpy(), np.full(2, present, np.float32), ones)
+    encodings = Encodings(np.repeat(image.numpy(), 2, 0), noise.numpy(), np.full(2, present, np.float32), ones)
     settings = SamplerSettings.paper(noise_level=level, scale=scale)
-    last = sample(recorder, starts, Aims(np.arange(2), change, ones), settings, batch=2)
+    last = sample(recorder, encodings, MemberTargets(np.arange(2), change, ones), settings, batch=2)
     loop = loop_of(denoiser, regressor, image, noise, level=level, target=torch.from_numpy(present + change))
     single, exact, unguided = loop(scale), loop(scale, exact=True), loop(0.0)
     assert len(recorder.trace) == len(single) - 1 == 2 * (level - 1)

@@ -1,19 +1,18 @@
 """Make follow-ups of slices: encode each by DDIM inversion, decode it under guidance (arXiv 2509.09610).
 
 The loops run on the host over plain arrays; an engine does the steps. Shapes: x (N, C, H, W) float32. An encoding is
-shared by all targets that start from it.
+shared by all members that start from it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.diffusion.plan import GuidanceLaw, Plan, Step, law_of, plan_steps
-from tumorcast.diffusion.schedule import alpha_bars
-from tumorcast.settings import Preset, SamplerSettings
+from tumorcast.diffusion.schedule import Step, StepPlan, alpha_bars, plan_steps
+from tumorcast.settings import Guidance, Preset, SamplerSettings
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -21,35 +20,41 @@ Indices = npt.NDArray[np.int64]
 PAPER_OVERSHOOT, PAPER_OVERSHOOT_ABOVE = 1.15, 20
 
 
+@dataclass(frozen=True)
+class StepGuidance:
+    """What one guided step of N images is led by.
+
+    target: (N,) the tumour/brain fraction that the regressor is to see. brain: (N, H, W) in {0, 1}. window: (N, H, W)
+    weight of the guidance, in [0, 1]. gain, scale: strength of the normalised and of the paper's law (see
+    kernels.guided_step.steer); the law that is not in use has 0.
+    """
+
+    target: Array
+    brain: Array
+    window: Array
+    gain: float = 0.0
+    scale: float = 0.0
+
+
 class StepEngine(Protocol):
     """What the sampler asks of an engine; all arrays float32, one row an image.
 
-    A step answers with x at the next noise level and with ε, the noise it saw in x. `last` is the ε of the step before,
-    for steps that blend it in.
+    A step answers with x at the next noise level and with ε, the noise that it saw in x. It is given the ε of the step
+    before, for steps that blend it in (`step.blend`).
     """
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """One step unguided."""
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """One step to the next, lower noise level; target (N,), brain and window (N, H, W)."""
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
+        """One step to the next, lower noise level."""
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """(N,) R(x, t): tumour over brain pixels as the guiding regressor sees it."""
 
 
 @dataclass(frozen=True)
-class Starts:
+class Encodings:
     """What is encoded, one row (of E) a slice and noise.
 
     image: (E, C, H, W). noise: (E, C, H, W) standard normal, the only randomness, scaled to σ = 0.01. present: (E,) the
@@ -63,36 +68,54 @@ class Starts:
 
 
 @dataclass(frozen=True)
-class Aims:
-    """Where M members go.
+class MemberTargets:
+    """Where M members start and what they go to.
 
-    source: (M,) the row of `Starts` that each begins at. change: (M,) the wanted change of its tumour/brain fraction.
-    window: (M, H, W) weight of the guidance, in [0, 1].
+    encoding: (M,) the row of `Encodings` that each starts from. target_change: (M,) target less present tumour/brain
+    fraction. window: (M, H, W) weight of the guidance, in [0, 1].
     """
 
-    source: Indices
-    change: Array
+    encoding: Indices
+    target_change: Array
     window: Array
 
-    def __getitem__(self, rows: slice) -> "Aims":
-        """Some of them."""
-        return Aims(self.source[rows], self.change[rows], self.window[rows])
+    def __getitem__(self, rows: slice) -> "MemberTargets":
+        """Some of the members."""
+        return MemberTargets(self.encoding[rows], self.target_change[rows], self.window[rows])
 
 
-def sample(engine: StepEngine, starts: Starts, aims: Aims, settings: SamplerSettings, *, batch: int) -> Array:
+def sample(
+    engine: StepEngine, encodings: Encodings, members: MemberTargets, settings: SamplerSettings, *, batch: int
+) -> Array:
     """(M, C, H, W) follow-ups, in [-1, 1] (the paper's loop does not clip its last image).
 
     batch: images that go through a network together.
     """
     plan = plan_steps(settings)
     paper = settings.preset is Preset.PAPER
-    encoded = [_encode(engine, starts, rows, plan, paper=paper) for rows in _blocks(len(starts.image), batch)]
-    whole = Encoded(
-        np.concatenate([part.x for part in encoded]), np.concatenate([part.sizes for part in encoded], axis=1)
-    )
-    return np.concatenate(
-        [_decode(engine, starts, whole, aims[rows], settings) for rows in _blocks(len(aims.source), batch)]
-    )
+    parts = [_encode(engine, encodings, rows, plan, sized=not paper) for rows in _blocks(len(encodings.image), batch)]
+    x, sizes = np.concatenate([x for x, _ in parts]), np.concatenate([sizes for _, sizes in parts], axis=1)
+    targets = _paper_targets(encodings, members, plan) if paper else sizes[:, members.encoding] + members.target_change
+    strength = guidance_strength(settings)
+    decoded = []
+    for rows in _blocks(len(members.encoding), batch):
+        part = members[rows]
+        brain = encodings.brain[part.encoding]
+        guidances = [StepGuidance(target, brain, part.window, *strength) for target in targets[:, rows]]
+        decoded.append(_decode(engine, x[part.encoding], plan, guidances))
+    images = np.concatenate(decoded)
+    return images if paper else np.asarray(np.clip(images, -1.0, 1.0))
+
+
+def guidance_strength(settings: SamplerSettings) -> tuple[float, float]:
+    """(gain, scale) of the two guidance laws; the one that the settings do not ask for is 0."""
+    match settings.guidance:
+        case Guidance.NORMALISED:
+            return settings.gain, 0.0
+        case Guidance.PAPER:
+            return 0.0, settings.scale
+        case _:
+            assert_never(settings.guidance)
 
 
 def _blocks(count: int, batch: int) -> Iterator[slice]:
@@ -100,40 +123,35 @@ def _blocks(count: int, batch: int) -> Iterator[slice]:
         yield slice(start, min(start + batch, count))
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """x (E, C, H, W) at the top, and the sizes (K, E) that the regressor read at each decoding level on the way up."""
+def _encode(
+    engine: StepEngine, encodings: Encodings, rows: slice, plan: StepPlan, *, sized: bool
+) -> tuple[Array, Array]:
+    """x (N, C, H, W) at the top, and the sizes (K, N) that the regressor read at each decoding level on the way up.
 
-    x: Array
-    sizes: Array
-
-
-def _encode(engine: StepEngine, starts: Starts, rows: slice, plan: Plan, *, paper: bool) -> Encoded:
-    """Rows of `starts` at the top. The paper's loop aims at one size and needs none of the way."""
-    abar, brain = alpha_bars()[0], starts.brain[rows]
-    x = (np.sqrt(abar) * starts.image[rows] + np.sqrt(1 - abar) * starts.noise[rows]).astype(np.float32)
-    last, path = None, [x]
+    The paper's loop aims at one size and needs none of these: 0 where not `sized`.
+    """
+    abar = alpha_bars()[0]
+    x = (np.sqrt(abar) * encodings.image[rows] + np.sqrt(1 - abar) * encodings.noise[rows]).astype(np.float32)
+    eps, levels = np.zeros_like(x), [x]
     for step in plan.encode:
-        x, last = engine.encode_step(x, step, clamp=paper, last=last)
-        path.append(x)
-    if paper:
-        return Encoded(x, np.empty((len(plan.decode), len(x)), np.float32))
-    sizes = [engine.sizes(at, step.t, brain) for at, step in zip(reversed(path), plan.decode, strict=True)]
-    return Encoded(x, np.stack(sizes))
+        x, eps = engine.encode_step(x, step, eps)
+        levels.append(x)
+    if not sized:
+        return x, np.zeros((len(plan.decode), len(x)), np.float32)
+    pairs = zip(reversed(levels), plan.decode, strict=True)
+    return x, np.stack([engine.sizes(level, step.t, encodings.brain[rows]) for level, step in pairs])
 
 
-def _decode(engine: StepEngine, starts: Starts, encoded: Encoded, aims: Aims, settings: SamplerSettings) -> Array:
-    """Down under guidance, from the encodings aimed from towards their sizes plus the change."""
-    law, paper = law_of(settings), settings.preset is Preset.PAPER
-    source, change = aims.source, aims.change
-    x, brain, last = encoded.x[source], starts.brain[source], None
-    for k, step in enumerate(plan_steps(settings).decode):
-        target = _paper_target(starts.present[source] + change, step) if paper else encoded.sizes[k, source] + change
-        x, last = engine.guided_step(
-            x, step, law, target.astype(np.float32), brain=brain, window=aims.window, last=last
-        )
-    return x if paper else np.asarray(np.clip(x, -1.0, 1.0))
+def _decode(engine: StepEngine, x: Array, plan: StepPlan, guidances: list[StepGuidance]) -> Array:
+    """x (N, C, H, W) from the top to the clean image, each step under its own guidance."""
+    eps = np.zeros_like(x)
+    for step, guidance in zip(plan.decode, guidances, strict=True):
+        x, eps = engine.guided_step(x, step, eps, guidance)
+    return x
 
 
-def _paper_target(fraction: Array, step: Step) -> Array:
-    return np.asarray(fraction * (PAPER_OVERSHOOT if step.t > PAPER_OVERSHOOT_ABOVE else 1.0))
+def _paper_targets(encodings: Encodings, members: MemberTargets, plan: StepPlan) -> Array:
+    """(K, M) the target fraction at each step down, overshot but for the last steps."""
+    target = encodings.present[members.encoding] + members.target_change
+    overshoots = [PAPER_OVERSHOOT if step.t > PAPER_OVERSHOOT_ABOVE else 1.0 for step in plan.decode]
+    return np.stack([target * overshoot for overshoot in overshoots])

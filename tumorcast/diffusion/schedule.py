@@ -1,7 +1,17 @@
-"""The noise schedule of the paper: 1000 steps, β linear from 1e-4 to 0.02 (Ho et al. 2020)."""
+"""The noise schedule (1000 steps, β linear from 1e-4 to 0.02; Ho et al. 2020) and the DDIM steps taken through it.
+
+Plain numbers, no torch.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from tumorcast.settings import Preset, SamplerSettings
 
 TRAINING_STEPS = 1000
 FloatArray = npt.NDArray[np.float64]
@@ -28,3 +38,72 @@ def strided_times(noise_level: int, steps: int | None) -> IntArray:
     """
     last = noise_level - 1
     return np.linspace(0, last, (steps or last) + 1).round().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One DDIM step: the networks are asked at time t, x goes from noise level `abar` to `abar_next`.
+
+    blend: how much of the noise's change since the step before is added to it; 0 is DDIM, and so is a first step.
+    clip: whether the clean image seen in x is held in [-1, 1]; a guided step always does.
+    """
+
+    t: int
+    abar: float
+    abar_next: float
+    blend: float = 0.0
+    clip: bool = True
+
+    @property
+    def length(self) -> float:
+        """The step in σ/√ᾱ, the time of the probability flow."""
+        return _flow_time(self.abar_next) - _flow_time(self.abar)
+
+
+def _flow_time(abar: float) -> float:
+    return math.sqrt((1 - abar) / abar)
+
+
+def second_order(steps: Iterable[Step]) -> Iterator[Step]:
+    """The same steps by the two-step Adams–Bashforth rule for uneven steps; the first is left as it is.
+
+    DDIM is Euler's rule for dx̄ = ε dσ̄ with x̄ = x/√ᾱ and σ̄ = √((1 - ᾱ)/ᾱ) (Song et al. 2021, eq. 14); linear
+    multistep rules for it are those of Liu et al. 2022 (PNDM). They ask the network as often as Euler's.
+    """
+    before = None
+    for step in steps:
+        yield step if before is None else replace(step, blend=step.length / (2 * before.length))
+        before = step
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The steps up (encode) and down (decode)."""
+
+    encode: tuple[Step, ...]
+    decode: tuple[Step, ...]
+
+
+def plan_steps(settings: SamplerSettings) -> StepPlan:
+    """The steps that the settings ask for."""
+    return _paper_plan(settings.noise_level) if settings.preset is Preset.PAPER else _default_plan(settings)
+
+
+def _default_plan(settings: SamplerSettings) -> StepPlan:
+    """Up through strided times, asking the network at the level x has; down the same way, and on to ᾱ = 1."""
+    times = strided_times(settings.noise_level, settings.steps)
+    abar = alpha_bars()
+    up = [Step(int(a), abar[a], abar[b], clip=False) for a, b in itertools.pairwise(times)]
+    down = [Step(int(b), abar[b], abar[a]) for a, b in itertools.pairwise(times)]
+    down = [*reversed(down), Step(0, abar[0], 1.0)]
+    if settings.order == 2:
+        up, down = list(second_order(up)), list(second_order(down))
+    return StepPlan(tuple(up), tuple(down))
+
+
+def _paper_plan(noise_level: int) -> StepPlan:
+    """The authors' loop, whose times lag by one: up at t = 1 … NL - 1 from ᾱ_t to ᾱ_(t+1), down at t = NL - 2 … 0."""
+    abar = np.concatenate([alpha_bars(), [0.0]])
+    up = [Step(t, abar[t], abar[t + 1]) for t in range(1, noise_level)]
+    down = [Step(t, abar[t], abar[t - 1] if t else 1.0) for t in reversed(range(noise_level - 1))]
+    return StepPlan(tuple(up), tuple(down))

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from tumorcast.durable import sha256_of
 from tumorcast.engines.protocol import ModelInfo
@@ -72,12 +72,14 @@ class Manifest(Settings):
     weights. parity: by "graph.output", as measured by `checked_with` (provider, version).
     """
 
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
     format_version: Literal[1] = FORMAT_VERSION
     contrasts: tuple[str, ...]
     intensities: str = "percentiles .5 to 99.5 of the brain mapped to [-1, 1], background -1 (`tumorcast prepare`)"
     schedule: Schedule = Schedule()
     networks: dict[str, NetworkEntry]
-    judge: NetworkKind
+    size_reader: NetworkKind = Field(alias="judge")  # the name that it has in manifest.json
     precision: Precision
     opset: int
     max_batch: int = Field(ge=1)
@@ -154,7 +156,7 @@ class Bundle:
             contrasts=told.contrasts,
             image_size=told.image_size,
             noise_levels=min(told.networks[name].noise_levels for name in ("denoiser", "regressor")),
-            judge=told.judge,
+            size_reader=told.size_reader,
             sha256=hashlib.sha256(sums.encode()).hexdigest(),
             progression=PROGRESSION in told.networks,
         )

@@ -6,6 +6,7 @@ refer as ONNX external data, so that encode and guided share the denoiser's.
 
 import json
 import logging
+import math
 import shutil
 import struct
 import warnings
@@ -18,13 +19,13 @@ from pathlib import Path
 import onnx
 import onnx_ir.passes.common as ir_passes
 import torch
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from tumorcast.durable import sha256_of
 from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry
 from tumorcast.engines.graphs import graph_modules, lower
-from tumorcast.engines.memory import activation_bytes
 from tumorcast.engines.model import ModelSet
 from tumorcast.errors import InputError, UsageError
 from tumorcast.provenance import commit
@@ -38,6 +39,7 @@ OPSETS = {Precision.FP32: 20, Precision.FP16: 20, Precision.BF16: 22}  # convolu
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 TRACED_ROWS = 2
 EMBEDDED_UP_TO = 1024  # bytes of a constant that stays in the graph
+VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity"}  # nodes that share their input's memory
 LARGEST_REPEATED = 1 << 20  # elements of a constant that is stored once: each group norm brings its plane of ones
 
 
@@ -98,7 +100,7 @@ def _exported(model: ModelSet, max_batch: int) -> dict[Graph, tuple[nn.Module, E
     }
 
 
-def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: ExportSettings) -> onnx.ModelProto:
+def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: ExportSettings) -> ModelProto:
     """The graph with its constants inside, without the traces of this machine that the exporter leaves."""
     with _quiet():
         program = torch.onnx.export(
@@ -115,7 +117,7 @@ def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: Expo
     assert program is not None
     ir_passes.ClearMetadataAndDocStringPass()(program.model)
     ir_passes.DeduplicateInitializersPass(size_limit=LARGEST_REPEATED)(program.model)
-    proto: onnx.ModelProto = program.model_proto
+    proto: ModelProto = program.model_proto
     proto.producer_name, proto.producer_version = "tumorcast", VERSION
     return proto
 
@@ -151,19 +153,19 @@ class WeightStore:
         path.write_bytes(save(tensors))
         return cls(_places(path))
 
-    def externalised(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+    def externalised(self, proto: ModelProto) -> ModelProto:
         """The graph with every stored constant referring to the file; half-precision ones are widened by a Cast."""
         casts = []
         for constant in proto.graph.initializer:
             if constant.name not in self.entries or len(constant.raw_data) <= EMBEDDED_UP_TO:
                 continue
             stored, offset, length = self.entries[constant.name]
-            if stored == "F16" and constant.data_type == onnx.TensorProto.FLOAT:
+            if stored == "F16" and constant.data_type == TensorProto.FLOAT:
                 name, constant.name = constant.name, f"{constant.name}.half"
-                constant.data_type = onnx.TensorProto.FLOAT16
-                casts.append(onnx.helper.make_node("Cast", [constant.name], [name], to=onnx.TensorProto.FLOAT))
+                constant.data_type = TensorProto.FLOAT16
+                casts.append(onnx.helper.make_node("Cast", [constant.name], [name], to=TensorProto.FLOAT))
             constant.ClearField("raw_data")
-            constant.data_location = onnx.TensorProto.EXTERNAL
+            constant.data_location = TensorProto.EXTERNAL
             for key, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
                 constant.external_data.add(key=key, value=str(value))
         nodes = [*casts, *proto.graph.node]
@@ -200,7 +202,7 @@ def _manifest(model: ModelSet, settings: ExportSettings, out: Path, needs: dict[
     return Manifest(
         contrasts=model.info.contrasts,
         networks={name: _entry(info) for name, info in model.entries.items()},
-        judge=model.info.judge,
+        size_reader=model.info.size_reader,
         precision=settings.precision,
         opset=OPSETS[settings.precision],
         max_batch=settings.max_batch,
@@ -225,6 +227,46 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def activation_bytes(proto: ModelProto) -> int:
+    """Bytes alive at the worst node, for a batch of one: a lower bound of what a runtime takes an image."""
+    inferred = shape_inference.infer_shapes(proto).graph
+    sizes = {info.name: _bytes(info) for info in (*inferred.value_info, *inferred.input, *inferred.output)}
+    nodes = _computed(inferred)
+    owner: dict[str, str] = {}
+    for node in nodes:
+        if node.op_type in VIEWS:
+            owner[node.output[0]] = owner.get(node.input[0], node.input[0])
+    last: dict[str, int] = {}
+    for place, node in enumerate(nodes):
+        last.update({owner.get(name, name): place for name in node.input})
+    alive, most = {info.name: sizes[info.name] for info in inferred.input}, 0
+    for place, node in enumerate(nodes):
+        alive.update({name: sizes.get(name, 0) for name in node.output if name not in owner})
+        most = max(most, sum(alive.values()))
+        for name in [name for name in alive if last.get(name, len(nodes)) <= place]:
+            del alive[name]
+    return most
+
+
+def _computed(graph: GraphProto) -> list[NodeProto]:
+    """The nodes that depend on an input; a runtime folds the others into constants."""
+    known = {constant.name for constant in graph.initializer} | {""}
+    nodes = []
+    for node in graph.node:
+        if all(name in known for name in node.input):
+            known.update(node.output)
+        else:
+            nodes.append(node)
+    return nodes
+
+
+def _bytes(info: ValueInfoProto) -> int:
+    kind = info.type.tensor_type
+    item = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type or TensorProto.FLOAT)
+    sides: list[int] = [dim.dim_value if dim.HasField("dim_value") else 1 for dim in kind.shape.dim]
+    return int(item.itemsize) * math.prod(sides)
 
 
 @contextmanager

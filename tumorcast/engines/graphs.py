@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tumorcast.diffusion.progression import ProgressionNetwork, planes_of
+from tumorcast.diffusion.pullback import size_and_gradient, through_unet
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
-from tumorcast.diffusion.reverse import size_and_gradient, through_unet
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import Graph
 from tumorcast.engines.model import ModelSet

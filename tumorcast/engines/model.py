@@ -16,7 +16,7 @@ from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import PROGRESSION, Bundle
-from tumorcast.engines.locating import locate, runs_in
+from tumorcast.engines.opening import locate, runs_in
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import InputError
 from tumorcast.settings import NetworkKind
@@ -63,8 +63,8 @@ def load_model_set(folders: list[Path]) -> ModelSet:
     given = _at_most_one(networks, NetworkKind.SEGMENTER, folders)
     if given is None:
         log.warning("no segmenter given: the regressor that guides also reads the sizes, which flatters them")
-    judge = given or regressor
-    segmenter = judge.module
+    size_reader = given or regressor
+    segmenter = size_reader.module
     if not isinstance(segmenter, DenseRegressor):
         raise InputError(
             f"{regressor.path}: an attention-pool regressor cannot segment; add a segmenter "
@@ -77,11 +77,11 @@ def load_model_set(folders: list[Path]) -> ModelSet:
         contrasts=denoiser.info.contrasts,
         image_size=denoiser.info.architecture.image_size,
         noise_levels=min(denoiser.info.noise_levels, regressor.info.noise_levels),
-        judge=judge.info.kind,
+        size_reader=size_reader.info.kind,
         sha256=_hash(networks),
         progression=progression is not None,
     )
-    named = {"denoiser": denoiser, "regressor": regressor, "segmenter": judge, PROGRESSION: progression}
+    named = {"denoiser": denoiser, "regressor": regressor, "segmenter": size_reader, PROGRESSION: progression}
     entries = {name: network.info for name, network in named.items() if network is not None}
     return ModelSet(denoiser.module, regressor.module, segmenter, info, entries, _for_planes(progression))
 

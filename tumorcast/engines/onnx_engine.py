@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.bundle import Bundle, Graph
 from tumorcast.engines.protocol import ModelInfo, check_progression
-from tumorcast.engines.providers import ORT_NAMES, Target, onnxruntime, provider_list, row_shapes
+from tumorcast.engines.providers import ORT_NAMES, SessionTarget, onnxruntime, provider_list, row_shapes
 from tumorcast.errors import EngineError
 from tumorcast.settings import Provider
 
@@ -36,27 +36,18 @@ class GraphEngine(ABC):
     provider: Provider
     device: str
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """(N, C, H, W) at the next noise level, unguided, and ε."""
-        scalars = _scalars(step, last) | {"bound": 1.0 if clamp else UNBOUNDED}
-        x_next, eps = self._run(Graph.ENCODE, {"x": x, "last": _or_zeros(last, x)}, scalars)
+        scalars = _scalars(step) | {"bound": 1.0 if step.clip else UNBOUNDED}
+        x_next, eps = self._run(Graph.ENCODE, {"x": x, "last": previous_eps}, scalars)
         return x_next, eps
 
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """(N, C, H, W) at the next, lower noise level, and ε; target (N,), brain and window (N, H, W)."""
-        gain, scale = law.strength
-        rows = {"x": x, "last": _or_zeros(last, x), "target": target, "brain": brain, "window": window}
-        x_next, eps, _ = self._run(Graph.GUIDED, rows, _scalars(step, last) | {"gain": gain, "scale": scale})
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
+        """(N, C, H, W) at the next, lower noise level, and ε."""
+        maps = {"brain": guidance.brain, "window": guidance.window}
+        rows = {"x": x, "last": previous_eps, "target": guidance.target} | maps
+        strength = {"gain": guidance.gain, "scale": guidance.scale}
+        x_next, eps, _ = self._run(Graph.GUIDED, rows, _scalars(step) | strength)
         return x_next, eps
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
@@ -67,7 +58,7 @@ class GraphEngine(ABC):
         """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
         return self._run(Graph.SEGMENT, {"image": images}, {})[0]
 
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """(N, H, W) probability of tumour later, of images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
         check_progression(self.info)
         return self._run(Graph.PROGRESS, {"images": images, "outline": outline, "log_ratio": log_ratio}, {})[0]
@@ -95,8 +86,8 @@ class OnnxEngine(GraphEngine):
     ) -> None:
         self.bundle, self.info, self.provider = bundle, bundle.info, provider
         wanted = min(rows or bundle.manifest.max_batch, bundle.manifest.max_batch)
-        target = Target.find(provider, device, wanted)
-        self.target = Target(provider, target.gpu, rows_that_fit(bundle, target))
+        target = SessionTarget.find(provider, device, wanted)
+        self.target = SessionTarget(provider, target.gpu, rows_that_fit(bundle, target))
         self.device = target.device
         self.cache = cache or bundle.folder / "tensorrt"
         self._graphs: dict[Graph, _Session] = {}
@@ -143,7 +134,7 @@ class OnnxEngine(GraphEngine):
             ) from fault
         log.warning("%s: out of memory with %d images a call; going on with %d", self.device, rows, rows // 2)
         self._graphs.clear()  # their arenas, and profiles of the old batch
-        self.target = Target(self.provider, self.target.gpu, rows // 2)
+        self.target = SessionTarget(self.provider, self.target.gpu, rows // 2)
 
     def _session(self, graph: Graph) -> "_Session":
         if graph not in self._graphs:
@@ -154,7 +145,7 @@ class OnnxEngine(GraphEngine):
 class _Session:
     """One graph in ONNX Runtime. On a GPU its inputs and outputs lie in fixed device memory, of a fixed batch."""
 
-    def __init__(self, bundle: Bundle, graph: Graph, target: Target, cache: Path) -> None:
+    def __init__(self, bundle: Bundle, graph: Graph, target: SessionTarget, cache: Path) -> None:
         self._session = open_session(bundle, graph, target, cache)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._row_names = tuple(row_shapes(bundle, graph))
@@ -195,7 +186,7 @@ class _Bound:
         return [np.array(value) for value in self._binding.copy_outputs_to_cpu()]
 
 
-def open_session(bundle: Bundle, graph: Graph, target: Target, cache: Path) -> Any:
+def open_session(bundle: Bundle, graph: Graph, target: SessionTarget, cache: Path) -> Any:
     """An InferenceSession. Raises EngineError if its first provider is not the one asked for."""
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -235,7 +226,7 @@ def threads() -> int:
     return int(told) if told.isdecimal() and int(told) > 0 else len(os.sched_getaffinity(0))
 
 
-def rows_that_fit(bundle: Bundle, target: Target) -> int:
+def rows_that_fit(bundle: Bundle, target: SessionTarget) -> int:
     """The rows asked for, or the power of two below that fits the free memory of the GPU."""
     if target.gpu is None or not target.gpu.free:
         return target.rows
@@ -267,11 +258,7 @@ def first_line(fault: Exception) -> str:
     return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
 
 
-def _or_zeros(last: Array | None, x: Array) -> Array:
-    return np.zeros_like(x) if last is None else last
-
-
-def _scalars(step: Step, last: Array | None) -> dict[str, float]:
+def _scalars(step: Step) -> dict[str, float]:
     """A step's time and blend, and its noise levels as √ᾱ and √(1 - ᾱ), in float64 until here."""
     return {
         "t": float(step.t),
@@ -279,5 +266,5 @@ def _scalars(step: Step, last: Array | None) -> dict[str, float]:
         "noise": math.sqrt(1 - step.abar),
         "signal_next": math.sqrt(step.abar_next),
         "noise_next": math.sqrt(1 - step.abar_next),
-        "blend": 0.0 if last is None else step.blend,
+        "blend": step.blend,
     }

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tumorcast.diffusion.plan import GuidanceLaw, Normalised, Paper, Step
-from tumorcast.diffusion.sampler import Array
-from tumorcast.diffusion.schedule import alpha_bars
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import EngineError
@@ -25,7 +24,7 @@ LEAST_SCALES = {"size.size": 0.01}  # no tensor counts as smaller: sizes are fra
 TIMES = 12
 STRIDE = 8  # of the steps that are compared
 LARGEST_ASKED = 2.0  # ln of a ratio of areas; the progression network clamps it somewhat below
-LAWS: tuple[GuidanceLaw, ...] = (Normalised(0.5), Paper(50_000.0))
+STRENGTHS = ((0.5, 0.0), (0.0, 50_000.0))  # (gain, scale) of the guidance laws
 
 
 @dataclass(frozen=True)
@@ -102,21 +101,19 @@ def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterato
     up, down = min(t + STRIDE, len(abar) - 1), max(t - STRIDE, 0)
     sizes = reference.sizes(x, t, part.brains)
     yield "size.size", engine.sizes(x, t, part.brains), sizes
-    step = Step(t, abar[t], abar[up], 0.5)
-    ways = [other.encode_step(x, step, clamp=False, last=eps) for other in (engine, reference)]
-    yield from zip(("encode.x_next", "encode.eps"), *ways, strict=True)
-    step = Step(t, abar[t], abar[down] if t else 1.0, 0.5)
+    step = Step(t, abar[t], abar[up], blend=0.5, clip=False)
+    answers = [other.encode_step(x, step, eps) for other in (engine, reference)]
+    yield from zip(("encode.x_next", "encode.eps"), *answers, strict=True)
+    step = Step(t, abar[t], abar[down] if t else 1.0, blend=0.5)
     target = (sizes + np.float32(0.05)).astype(np.float32)
-    for law in LAWS:
-        ways = [
-            other.guided_step(x, step, law, target, brain=part.brains, window=window, last=eps)
-            for other in (engine, reference)
-        ]
-        yield from zip(("guided.x_next", "guided.eps"), *ways, strict=True)
+    for gain, scale in STRENGTHS:
+        guidance = StepGuidance(target, part.brains, window, gain, scale)
+        answers = [other.guided_step(x, step, eps, guidance) for other in (engine, reference)]
+        yield from zip(("guided.x_next", "guided.eps"), *answers, strict=True)
     yield "segment.probability", engine.segment(part.images), reference.segment(part.images)
     if reference.info.progression:
         asked = (part.images, part.outlines, rng.uniform(-LARGEST_ASKED, LARGEST_ASKED, len(x)).astype(np.float32))
-        yield "progress.probability", engine.progress(*asked), reference.progress(*asked)
+        yield "progress.probability", engine.predict_progression(*asked), reference.predict_progression(*asked)
 
 
 def check(parity: dict[str, TensorParity], what: str) -> None:

@@ -1,4 +1,4 @@
-"""What an engine is: it does the sampler's steps for batches, segments what came of them, and foretells the outline.
+"""The Engine protocol: what networks compute for the rest of the package, and what a model tells of itself.
 
 Torch is the reference; ONNX Runtime runs the same mathematics from a bundle on CPU, CUDA or TensorRT. All agree to the
 parity that the bundle's manifest records.
@@ -7,7 +7,10 @@ parity that the bundle's manifest records.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tumorcast.diffusion.sampler import Array, StepEngine
+import numpy as np
+
+from tumorcast.diffusion.sampler import Array, StepEngine, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.errors import InputError
 from tumorcast.settings import NetworkKind, Provider
 
@@ -35,15 +38,15 @@ class ModelImages:
 class ModelInfo:
     """What an engine's networks are for.
 
-    noise_levels: diffusion times that denoiser and regressor both know. judge: which network reads the sizes off the
-    generated slices. sha256: one sum over the weights and what describes them. progression: whether there is a network
-    that foretells the outline.
+    noise_levels: diffusion times that denoiser and regressor both know. size_reader: which network reads the sizes off
+    the generated slices. sha256: one sum over the weights and what describes them. progression: whether there is a
+    network that predicts the later outline.
     """
 
     contrasts: tuple[str, ...]
     image_size: int
     noise_levels: int
-    judge: NetworkKind
+    size_reader: NetworkKind
     sha256: str
     progression: bool = False
 
@@ -54,7 +57,7 @@ class ModelInfo:
 
 
 class Engine(StepEngine, Protocol):
-    """A step engine that can also segment the images it made. provider, device: what computes, for the record."""
+    """A step engine that also segments clean images. provider, device: what computes, for the record."""
 
     info: ModelInfo
     provider: Provider
@@ -63,12 +66,48 @@ class Engine(StepEngine, Protocol):
     def segment(self, images: Array) -> Array:
         """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
 
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """(N, H, W) probability of tumour at the later time, by the progression network.
 
         images: (N, C, H, W) clean, in [-1, 1]; outline: (N, H, W) the present tumour in [0, 1]; log_ratio: (N,)
         ln(later area / present area). Raises InputError where `info.progression` is false.
         """
+
+
+class EngineWrapper:
+    """An engine that passes every question on to another one; subclasses answer some of them otherwise."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.info: ModelInfo = engine.info
+        self.provider: Provider = engine.provider
+        self.device: str = engine.device
+
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
+        """That of the engine."""
+        return self.engine.encode_step(x, step, previous_eps)
+
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
+        """That of the engine."""
+        return self.engine.guided_step(x, step, previous_eps, guidance)
+
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
+        """That of the engine."""
+        return self.engine.sizes(x, t, brain)
+
+    def segment(self, images: Array) -> Array:
+        """That of the engine."""
+        return self.engine.segment(images)
+
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """That of the engine."""
+        return self.engine.predict_progression(images, outline, log_ratio)
+
+
+def segment_in_batches(engine: Engine, images: Array, batch: int) -> Array:
+    """(N, H, W) probability of tumour in clean images (N, C, H, W), in equal parts of at most `batch` images."""
+    parts = np.array_split(images, -(-len(images) // batch))
+    return np.concatenate([engine.segment(part) for part in parts])
 
 
 def check_same_images(cohort: "Cohort", wanted: ModelImages) -> None:
@@ -82,7 +121,7 @@ def check_same_images(cohort: "Cohort", wanted: ModelImages) -> None:
 
 
 def check_progression(info: ModelInfo) -> None:
-    """Raises InputError if the model cannot foretell the outline."""
+    """Raises InputError if the model has no progression network."""
     if not info.progression:
         raise InputError(
             "the model has no progression network, which foretells the outline; train one (`tumorcast train "

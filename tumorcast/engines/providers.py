@@ -1,14 +1,19 @@
-"""ONNX Runtime's providers: whether one is here, and the options it is opened with. A missing one is an error."""
+"""The GPUs here, ONNX Runtime's providers, and the options that a provider is opened with. A missing one is an error.
+
+What GPUs there are `nvidia-smi` tells; nothing else asks the driver, and no GPU package is needed.
+"""
 
 import importlib
-from dataclasses import dataclass
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, assert_never
 
 from tumorcast.engines.bundle import Bundle, Graph
-from tumorcast.engines.gpu import Gpu, gpus
 from tumorcast.errors import EngineError
 from tumorcast.settings import Provider
 
@@ -23,6 +28,76 @@ GET_GPU = (
     "checkout `TUMORCAST_RUNTIME=gpu bin/setup`"
 )
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+GPU_QUERY = ("name", "compute_cap", "driver_version", "memory.total", "memory.free", "uuid")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU. index: as CUDA counts those that it may use. architecture: as "sm90". Memory in bytes, 0 if not told."""
+
+    index: int
+    name: str
+    architecture: str
+    driver: str
+    memory: int
+    free: int
+    uuid: str = ""
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that this process may use, in the order of CUDA; none where nvidia-smi is missing or fails."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return visible(parse_gpus(listing), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def parse_gpus(listing: str) -> list[Gpu]:
+    """The lines of nvidia-smi's csv.
+
+    >>> parse_gpus("NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f")[0].architecture
+    'sm90'
+    """
+    found = []
+    for index, line in enumerate(filter(None, map(str.strip, listing.splitlines()))):
+        name, capability, driver, total, free, uuid = (part.strip() for part in line.rsplit(",", 5))
+        architecture = f"sm{capability.replace('.', '')}"
+        found.append(Gpu(index, name, architecture, driver, _bytes(total), _bytes(free), uuid))
+    return found
+
+
+def _bytes(mib: str) -> int:
+    return int(mib) * MIB if mib.isdecimal() else 0  # "[N/A]" where memory is shared or split
+
+
+def visible(listed: list[Gpu], wanted: str | None) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, which nvidia-smi does not heed; the first unknown one ends the list.
+
+    >>> [gpu.name for gpu in visible(parse("A, 9.0, 5, 1, 1, GPU-1f\\nB, 9.0, 5, 1, 1, GPU-2e"), "GPU-2,0,7")]
+    ['B', 'A']
+    """
+    if wanted is None:
+        return listed
+    found: list[Gpu] = []
+    for word in map(str.strip, wanted.split(",")):
+        named = [gpu for gpu in listed if word == str(gpu.index) or (word and gpu.uuid.startswith(word))]
+        if len(named) != 1:
+            break
+        found.append(replace(named[0], index=len(found)))
+    return found
+
+
+def visible_count(variables: Mapping[str, str]) -> int:
+    """How many GPUs CUDA would see: what CUDA_VISIBLE_DEVICES lists, else what `nvidia-smi` does.
+
+    >>> visible_count({"CUDA_VISIBLE_DEVICES": "2,3"}), visible_count({"CUDA_VISIBLE_DEVICES": ""})
+    (2, 0)
+    """
+    listed = variables.get("CUDA_VISIBLE_DEVICES")
+    return len(gpus()) if listed is None else len([word for word in listed.split(",") if word.strip()])
 
 
 def onnxruntime() -> ModuleType:
@@ -47,7 +122,7 @@ def check_offered(provider: Provider) -> None:
 
 
 @dataclass(frozen=True)
-class Target:
+class SessionTarget:
     """What sessions are opened for: a provider, a GPU where it is one, and the batch that the graphs will see."""
 
     provider: Provider
@@ -55,7 +130,7 @@ class Target:
     rows: int
 
     @classmethod
-    def find(cls, provider: Provider, device: int, rows: int) -> "Target":
+    def find(cls, provider: Provider, device: int, rows: int) -> "SessionTarget":
         """The target. Raises EngineError if the provider, or its GPU, is not here."""
         check_offered(provider)
         if provider is Provider.CPU:
@@ -78,13 +153,13 @@ class Target:
     def device(self) -> str:
         """The device in words, for the record.
 
-        >>> Target(Provider.CPU, None, 8).device
+        >>> SessionTarget(Provider.CPU, None, 8).device
         'cpu'
         """
         return "cpu" if self.gpu is None else f"cuda:{self.gpu.index} {self.gpu.name}"
 
 
-def provider_list(target: Target, bundle: Bundle, graph: Graph, cache: Path) -> list[tuple[str, dict[str, Any]]]:
+def provider_list(target: SessionTarget, bundle: Bundle, graph: Graph, cache: Path) -> list[tuple[str, dict[str, Any]]]:
     """What InferenceSession takes as `providers`, the wanted one first."""
     cpu: list[tuple[str, dict[str, Any]]] = [(ORT_NAMES[Provider.CPU], {})]
     if target.gpu is None:
@@ -106,7 +181,7 @@ def provider_list(target: Target, bundle: Bundle, graph: Graph, cache: Path) -> 
             assert_never(target.provider)
 
 
-def tensorrt_options(target: Target, bundle: Bundle, graph: Graph, folder: Path) -> dict[str, Any]:
+def tensorrt_options(target: SessionTarget, bundle: Bundle, graph: Graph, folder: Path) -> dict[str, Any]:
     """A static batch, an engine and a timing cache on disk, and CUDA graphs. Types are those of the graph."""
     assert target.gpu is not None
     shapes = ",".join(
@@ -145,7 +220,7 @@ def row_shapes(bundle: Bundle, graph: Graph) -> dict[str, tuple[int, ...]]:
             assert_never(graph)
 
 
-def engine_cache(target: Target, bundle: Bundle, cache: Path) -> Path:
+def engine_cache(target: SessionTarget, bundle: Bundle, cache: Path) -> Path:
     """Where TensorRT's engines lie: one folder for each model, TensorRT version, GPU architecture and batch."""
     assert target.gpu is not None
     key = f"{bundle.info.sha256[:16]}-trt{tensorrt_version()}-{target.gpu.architecture}-b{target.rows}"

@@ -1,4 +1,7 @@
-"""The reference engine: the networks in torch, the regressor's gradient by autograd."""
+"""The networks in torch: the reference engine, with the regressor's gradient by autograd, and the graphs' own modules.
+
+The second tells what half precision costs where ONNX Runtime cannot (bfloat16 on a CPU).
+"""
 
 import math
 from collections.abc import Iterator
@@ -8,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.graphs import TUMOUR_CLASS
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
+from tumorcast.engines.bundle import Graph
+from tumorcast.engines.graphs import TUMOUR_CLASS, graph_modules, lower
 from tumorcast.engines.model import ModelSet
+from tumorcast.engines.onnx_engine import Feeds, GraphEngine
 from tumorcast.engines.protocol import check_progression
 from tumorcast.errors import EngineError
 from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
-from tumorcast.settings import Provider
+from tumorcast.settings import Precision, Provider
 
 
 def open_device(name: str) -> torch.device:
@@ -66,38 +71,28 @@ class TorchEngine:
     @flushed_denormals()
     @whole_float32()
     @torch.no_grad()
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """(N, C, H, W) at the next noise level, unguided, and ε."""
         noisy = self._put(x)
-        x0, eps = self._denoise(noisy, step, clamp=clamp)
-        x0, blended = self._blended(noisy, step, x0, eps, last)
+        x0, eps = self._denoise(noisy, step, clip=step.clip)
+        x0, blended = self._blended(noisy, step, x0, eps, previous_eps)
         return move(x0, blended, level_of(step.abar_next)).cpu().numpy(), eps.cpu().numpy()
 
     @flushed_denormals()
     @whole_float32()
     @torch.no_grad()
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """(N, C, H, W) at the next, lower noise level, and ε; target (N,), brain and window (N, H, W)."""
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
+        """(N, C, H, W) at the next, lower noise level, and ε."""
         noisy = self._put(x)
-        x0, eps = self._denoise(noisy, step, clamp=True)
-        size, gradient = self._size_and_gradient(noisy, step.t, self._put(brain))
+        x0, eps = self._denoise(noisy, step, clip=True)
+        size, gradient = self._size_and_gradient(noisy, step.t, self._put(guidance.brain))
         x0, steered = steer(
-            *self._blended(noisy, step, x0, eps, last),
-            missing=self._put(target) - size,
+            *self._blended(noisy, step, x0, eps, previous_eps),
+            missing=self._put(guidance.target) - size,
             gradient=gradient,
-            window=self._put(window)[:, None],
+            window=self._put(guidance.window)[:, None],
             level=level_of(step.abar),
-            strength=Strength(*law.strength),
+            strength=Strength(guidance.gain, guidance.scale),
         )
         return move(x0, steered, level_of(step.abar_next)).cpu().numpy(), eps.cpu().numpy()
 
@@ -118,27 +113,27 @@ class TorchEngine:
 
     @whole_float32()
     @torch.no_grad()
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """(N, H, W) probability of tumour later, of images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
         check_progression(self.info)
         assert self.progression is not None
         logits: Tensor = self.progression(self._put(images), self._put(outline), self._put(log_ratio))
         return torch.sigmoid(logits).cpu().numpy()
 
-    def _denoise(self, x: Tensor, step: Step, *, clamp: bool) -> tuple[Tensor, Tensor]:
-        """(x0, eps); a clamp keeps x0 in [-1, 1] and derives eps again."""
+    def _denoise(self, x: Tensor, step: Step, *, clip: bool) -> tuple[Tensor, Tensor]:
+        """(x0, eps); clipping keeps x0 in [-1, 1] and derives eps again."""
         times, level = self._times(x, step.t), level_of(step.abar)
         eps = self.denoiser(x, times, torch.full_like(times, TUMOUR_CLASS))[:, : x.shape[1]]
         x0 = predict(x, eps, level)
-        if clamp:
+        if clip:
             x0 = x0.clamp(-1.0, 1.0)
             eps = noise_of(x, x0, level)
         return x0, eps
 
-    def _blended(self, x: Tensor, step: Step, x0: Tensor, eps: Tensor, last: Array | None) -> tuple[Tensor, Tensor]:
-        if last is None or step.blend == 0:
+    def _blended(self, x: Tensor, step: Step, x0: Tensor, eps: Tensor, previous: Array) -> tuple[Tensor, Tensor]:
+        if step.blend == 0:
             return x0, eps
-        return extrapolate(x, eps, self._put(last), step.blend, level_of(step.abar))
+        return extrapolate(x, eps, self._put(previous), step.blend, level_of(step.abar))
 
     def _size_and_gradient(self, x: Tensor, t: int, brain: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -157,3 +152,20 @@ class TorchEngine:
 def level_of(abar: float) -> Level:
     """The level of ᾱ, in float64."""
     return Level(math.sqrt(abar), math.sqrt(1 - abar))
+
+
+class LoweredEngine(GraphEngine):
+    """The modules that are exported, with the denoiser in `precision`, on the CPU."""
+
+    provider, device = Provider.TORCH, "cpu"
+
+    def __init__(self, model: ModelSet, precision: Precision) -> None:
+        self.info = model.info
+        self._modules = graph_modules(lower(model, precision))
+
+    @torch.no_grad()
+    def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
+        tensors = {name: torch.from_numpy(np.array(part, np.float32)) for name, part in rows.items()}
+        tensors |= {name: torch.tensor(value, dtype=torch.float32) for name, value in scalars.items()}
+        outputs = self._modules[graph](**tensors)
+        return [part.numpy() for part in (outputs if isinstance(outputs, tuple) else (outputs,))]

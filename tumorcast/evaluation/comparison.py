@@ -163,7 +163,7 @@ class Comparison:
 
     def _interval(self, pair: Pair) -> list[float]:
         """The 90 % interval of the growth forecast, of more draws than an ensemble has, which would be too narrow."""
-        low, high = np.quantile(self._drawn(pair, INTERVAL_DRAWS).area_ratio, [0.05, 0.95])
+        low, high = np.quantile(self._drawn(pair, INTERVAL_DRAWS).target_ratio, [0.05, 0.95])
         return [float(low), float(high)]
 
     def _paper(self, pair: Pair, *, wanted: bool) -> Iterator[tuple[Method, MethodMap]]:

@@ -17,7 +17,7 @@ from tumorcast.evaluation.methods import Method, distance_mm, paper_map
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.past_targets import targets_from_past
 from tumorcast.forecasting.ensemble import forecast_unit
-from tumorcast.forecasting.pixel_model import LEAST_PIXELS, Front, Fronted, followed
+from tumorcast.forecasting.pixel_model import LEAST_PIXELS, PixelModel, PixelModelEngine, slice_pairs
 from tumorcast.forecasting.plan import PlannedSlice, Unit
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
@@ -106,9 +106,9 @@ class LeavePatientOut:
 
     def engine_for(self, patient_id: str) -> Engine:
         """The engine with a front learned from all other patients with two scans; as it is where there are none."""
-        others = [list(followed(self.cohort, name)) for name in self.cohort.patient_ids() if name != patient_id]
+        others = [list(slice_pairs(self.cohort, name)) for name in self.cohort.patient_ids() if name != patient_id]
         taught = [slices for slices in others if slices]
-        return Fronted(self.engine, Front.learn(taught, self.engine)) if taught else self.engine
+        return PixelModelEngine(self.engine, PixelModel.fit(taught, self.engine)) if taught else self.engine
 
     def patient(self, patient_id: str, *, paper: bool) -> dict[str, Figures]:
         """A row by aim, as `Evaluator` makes them. paper: whether the paper's map is made too.
@@ -127,7 +127,7 @@ class LeavePatientOut:
     def _row(self, scan: LastScan, engine: Engine, aim: Aim) -> Figures:
         targets, interval = self._targets(scan, aim)
         judged = self._judged(aim)
-        unit = Unit(scan.patient_id, scan.before.id, tuple(p.place for p in scan.pairs), 0, 0, self.settings.members)
+        unit = Unit(scan.patient_id, scan.before.id, tuple(p.planned for p in scan.pairs), 0, 0, self.settings.members)
         forecasts = forecast_unit(unit, [pair.now for pair in scan.pairs], targets, engine, self.settings)
         model = Unguided(engine, self.settings)
         slices = [
@@ -142,7 +142,7 @@ class LeavePatientOut:
             "days_off": 0.0,
             "slices_left_out": 0,
             "true_ratio": scan.ratio,
-            "aimed_ratio": float(np.median(targets.area_ratio)),
+            "aimed_ratio": float(np.median(targets.target_ratio)),
             "aimed_90": interval,
             "slices": slices,
         }
@@ -167,7 +167,7 @@ class LeavePatientOut:
             case Aim.TRUTH:
                 return PatientTargets(np.full(self.settings.members, scan.ratio), None, None), [scan.ratio] * 2
             case Aim.POPULATION:
-                low, high = np.quantile(self._drawn(scan, INTERVAL_DRAWS).area_ratio, [0.05, 0.95])
+                low, high = np.quantile(self._drawn(scan, INTERVAL_DRAWS).target_ratio, [0.05, 0.95])
                 return self._drawn(scan, self.settings.members), [float(low), float(high)]
             case _:
                 assert_never(aim)

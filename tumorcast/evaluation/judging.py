@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.ndimage import binary_dilation
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.engines.protocol import Engine
+from tumorcast.engines.protocol import Engine, segment_in_batches
 from tumorcast.evaluation.failures import reach_of
 from tumorcast.evaluation.methods import MethodMap
 from tumorcast.evaluation.metrics import (
@@ -101,8 +101,7 @@ def members_of(forecast: SliceForecast) -> Array:
 
 def outside_tumour(pair: Pair, members: Array, engine: Engine, batch: int) -> list[Mask]:
     """(H, W) for each member, the brain outside all tumour, as guided_image_figures tells it."""
-    blocks = np.array_split(members, -(-len(members) // batch))
-    seen = np.concatenate([engine.segment(block) for block in blocks]) > 0.5
+    seen = segment_in_batches(engine, members, batch) > 0.5
     tumour = (pair.now.labels > 0) | (pair.later.labels > 0)
     return [pair.now.brain & ~_widened(tumour | one) for one in seen]
 

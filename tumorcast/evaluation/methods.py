@@ -13,13 +13,13 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.diffusion.sampler import Aims, Starts, sample
+from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.tissue_growth import arrival_score, t1_of
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import member_noise
-from tumorcast.forecasting.progression import foretold
+from tumorcast.forecasting.progression import predict_progression
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.records import Contrast
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
@@ -132,17 +132,17 @@ def unguided(pair: Pair, engine: Engine, settings: ForecastSettings) -> Array:
     count = min(sampler.encodings or settings.members, settings.members)
     image, brain = pair.now.image.astype(np.float32), pair.now.brain.astype(np.float32)
     noise = [
-        member_noise(pair.patient_id, pair.place.source_slice, k, settings.seed, image.shape) for k in range(count)
+        member_noise(pair.patient_id, pair.planned.source_slice, k, settings.seed, image.shape) for k in range(count)
     ]
-    starts = Starts(
+    encodings = Encodings(
         image=np.repeat(image[None], count, axis=0),
         noise=np.stack(noise),
         present=np.full(count, pair.now.brain_fraction, np.float32),
         brain=np.repeat(brain[None], count, axis=0),
     )
     nowhere = np.zeros((count, *brain.shape), np.float32)
-    aims = Aims(np.arange(count), np.zeros(count, np.float32), nowhere)
-    return sample(engine, starts, aims, sampler, batch=settings.batch)
+    targets = MemberTargets(np.arange(count), np.zeros(count, np.float32), nowhere)
+    return sample(engine, encodings, targets, sampler, batch=settings.batch)
 
 
 def unguided_maps(pair: Pair, members: Array, engine: Engine) -> Iterator[tuple[Method, MethodMap]]:
@@ -173,6 +173,5 @@ def progression_map(pair: Pair, ratios: Ratios, engine: Engine, batch: int) -> M
     """The progression network on the present scan, mean over the sizes aimed at; None where the model has none."""
     if not engine.info.progression:
         return None
-    log_ratio = np.log(np.maximum(ratios, LEAST_PROBABILITY)).astype(np.float32)
-    probability = foretold(pair.now, log_ratio, engine, batch).mean(axis=0) * pair.now.brain
+    probability = predict_progression(pair.now, ratios, engine, batch).mean(axis=0)
     return MethodMap(probability, probability)

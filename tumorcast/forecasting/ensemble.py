@@ -1,6 +1,7 @@
 """Ensembles of follow-ups of one or more slices, reduced to their maps."""
 
-import math
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -9,64 +10,76 @@ from scipy.special import expit, logit
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import CohortSlice
-from tumorcast.diffusion.sampler import Aims, Starts, sample
-from tumorcast.engines.protocol import Engine
-from tumorcast.forecasting.plan import Unit, member_noise
-from tumorcast.forecasting.progression import SURE, Foresight, foresee
-from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
+from tumorcast.engines.protocol import Engine, segment_in_batches
+from tumorcast.forecasting.plan import PlannedSlice, Unit, member_noise
+from tumorcast.forecasting.progression import SURE, ProgressionGuidance, progression_guidance
+from tumorcast.forecasting.targets import PatientTargets, SliceTargets
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
 Array = npt.NDArray[np.float32]
-Changes = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SliceTask:
+    """One slice of a unit: what the unit's members of it go to, and what guides them."""
+
+    planned: PlannedSlice
+    targets: SliceTargets
+    guidance: ProgressionGuidance
 
 
 def forecast_unit(
     unit: Unit, slices: list[CohortSlice], targets: PatientTargets, engine: Engine, settings: ForecastSettings
 ) -> dict[str, SliceForecast]:
     """Sample the unit's members, all slices in shared batches, and reduce each slice's; by the slice's name."""
-    every = [targets.change_of(present.brain_fraction) for present in slices]
-    shared, own = encodings_of(every[0], settings), range(unit.first, unit.last)
-    changes = [change[unit.first : unit.last] for change in every]
-    foresights = [
-        foresee(unit.patient_id, present, change, own, engine=engine, settings=settings)
-        for present, change in zip(slices, changes, strict=True)
-    ]
-    encodings, turns = np.unique(np.array(own) % shared, return_inverse=True)
-    aims = Aims(
-        source=np.concatenate([k * len(encodings) + turns for k in range(len(slices))]),
-        change=np.concatenate(changes).astype(np.float32),
-        window=np.concatenate([foresight.window for foresight in foresights]),
+    tasks = []
+    for planned, present in zip(unit.slices, slices, strict=True):
+        own = targets.of_slice(present)[unit.first : unit.last]
+        members = range(unit.first, unit.last)
+        guidance = progression_guidance(unit.patient_id, own, members, engine=engine, settings=settings)
+        tasks.append(SliceTask(planned, own, guidance))
+    shared = encodings_of(targets.of_slice(slices[0]), settings)
+    encoded, turns = np.unique(np.arange(unit.first, unit.last) % shared, return_inverse=True)
+    member_targets = MemberTargets(
+        encoding=np.concatenate([k * len(encoded) + turns for k in range(len(tasks))]),
+        target_change=np.concatenate([task.targets.change for task in tasks]).astype(np.float32),
+        window=np.concatenate([task.guidance.window for task in tasks]),
     )
-    members = sample(engine, _starts(unit, slices, encodings, settings), aims, settings.sampler, batch=settings.batch)
-    by_slice = members.reshape(len(slices), len(own), *members.shape[1:])
+    encodings = _encodings(unit.patient_id, tasks, encoded, settings.seed)
+    images = sample(engine, encodings, member_targets, settings.sampler, batch=settings.batch)
     return {
-        place.name: _reduce(present, images, change, foresight, engine=engine, settings=settings)
-        for place, present, images, change, foresight in zip(
-            unit.slices, slices, by_slice, changes, foresights, strict=True
+        task.planned.name: reduce_members(
+            task.targets.present,
+            generated,
+            task.guidance.probability,
+            target_mm2=task.targets.target_mm2,
+            engine=engine,
+            settings=settings,
         )
+        for task, generated in zip(tasks, np.split(images, len(tasks)), strict=True)
     }
 
 
-def encodings_of(change: Changes, settings: ForecastSettings) -> int:
+def encodings_of(targets: SliceTargets, settings: ForecastSettings) -> int:
     """How many encodings a slice gets; member m goes from encoding m modulo their number, in any ensemble and block.
 
-    Members that aim at one size differ by their noise alone: each has its own.
+    Members that aim at one size differ by their noise alone: each has its own. targets: of the whole ensemble.
     """
     shared = settings.sampler.encodings
-    return settings.members if shared is None or np.ptp(change) == 0 else min(shared, settings.members)
+    return settings.members if shared is None or np.ptp(targets.change) == 0 else min(shared, settings.members)
 
 
-def _starts(
-    unit: Unit, slices: list[CohortSlice], encodings: npt.NDArray[np.int64], settings: ForecastSettings
-) -> Starts:
-    """Each slice as often as it is encoded."""
+def _encodings(patient_id: str, tasks: list[SliceTask], numbers: Indices, seed: int) -> Encodings:
+    """Each slice once a number of `numbers`, with the noise of that number."""
+    slices, count = [task.targets.present for task in tasks], len(numbers)
     noise = [
-        member_noise(unit.patient_id, place.source_slice, int(k), settings.seed, present.image.shape)
-        for place, present in zip(unit.slices, slices, strict=True)
-        for k in encodings
+        member_noise(patient_id, task.planned.source_slice, int(number), seed, present.image.shape)
+        for task, present in zip(tasks, slices, strict=True)
+        for number in numbers
     ]
-    count = len(encodings)
-    return Starts(
+    return Encodings(
         image=np.repeat(np.stack([present.image for present in slices]), count, axis=0),
         noise=np.stack(noise),
         present=np.repeat(np.array([present.brain_fraction for present in slices], np.float32), count),
@@ -74,21 +87,52 @@ def _starts(
     )
 
 
-def _reduce(
+@dataclass(frozen=True)
+class MemberMaps:
+    """What M members of one slice say of each pixel, not yet cut to the brain: (M, H, W) each.
+
+    tumour: the segmenter's probability in the generated image. changed: whether the image departs from the present one.
+    growth: the growth probability; None where there is no prediction of progression to fuse with.
+    """
+
+    tumour: Array
+    changed: npt.NDArray[np.bool_]
+    growth: Array | None
+
+    @classmethod
+    def of(
+        cls,
+        present: CohortSlice,
+        members: Array,
+        predicted: Array | None,
+        *,
+        engine: Engine,
+        settings: ForecastSettings,
+    ) -> Self:
+        """Of generated images (M, C, H, W), and (M, H, W) the probability that the progression network predicted."""
+        tumour = segment_in_batches(engine, members, settings.batch)
+        changed = np.abs(members - present.image).sum(axis=1) > settings.change_threshold
+        growth = None if predicted is None else member_growth(present, predicted, tumour, settings.sampler)
+        return cls(tumour, changed, growth)
+
+
+def reduce_members(
     present: CohortSlice,
     members: Array,
-    change: Changes,
-    foresight: Foresight,
+    predicted: Array | None,
     *,
+    target_mm2: npt.NDArray[np.float64],
     engine: Engine,
     settings: ForecastSettings,
 ) -> SliceForecast:
-    blocks = math.ceil(len(members) / settings.batch)
-    probability = np.concatenate([engine.segment(block) for block in np.array_split(members, blocks)])
+    """The forecast that generated images (M, C, H, W) of one slice stand for.
+
+    predicted: (M, H, W) probability of tumour by the progression network; None where the model has none.
+    target_mm2: (M,) the area that each member was to reach.
+    """
+    maps = MemberMaps.of(present, members, predicted, engine=engine, settings=settings)
     now = engine.segment(present.image[None])[0]
     mm2_per_pixel = present.brain_mm2 / max(present.brain.sum(), 1)
-    foretold = foresight.probability
-    changed = np.abs(members - present.image).sum(axis=1) > settings.change_threshold
     return SliceForecast(
         image=present.image,
         labels=present.labels,
@@ -96,35 +140,35 @@ def _reduce(
         affine=present.affine,
         mean=members.mean(axis=0),
         std=members.std(axis=0),
-        changed=changed.mean(axis=0, dtype=np.float32),
-        tumour=probability.mean(axis=0) * present.brain,
+        changed=maps.changed.mean(axis=0, dtype=np.float32),
+        tumour=maps.tumour.mean(axis=0) * present.brain,
         tumour_now=now * present.brain,
-        aimed_mm2=present.area_mm2 + change * present.brain_mm2,
-        reached_mm2=(probability * present.brain).sum(axis=(1, 2), dtype=np.float64) * mm2_per_pixel,
+        aimed_mm2=target_mm2,
+        reached_mm2=(maps.tumour * present.brain).sum(axis=(1, 2), dtype=np.float64) * mm2_per_pixel,
         present_mm2=present.area_mm2,
         present_segmented_mm2=float((now * present.brain).sum(dtype=np.float64) * mm2_per_pixel),
         source_slice=present.source_slice,
         members=members if settings.keep_members else None,
-        growth=None if foretold is None else growth_map(present, foretold, probability, settings.sampler),
+        growth=None if maps.growth is None else np.asarray(maps.growth.mean(axis=0) * present.brain),
     )
 
 
-def growth_map(present: CohortSlice, foretold: Array, seen: Array, sampler: SamplerSettings) -> Array:
-    """(H, W) the growth map, from what was foretold and seen of members: (M, H, W)."""
-    members = fused(foretold, seen, sampler.seen_weight)
+def member_growth(present: CohortSlice, predicted: Array, seen: Array, sampler: SamplerSettings) -> Array:
+    """(M, H, W) the growth probability of members, less with the distance to the tumour where the settings say so.
+
+    predicted: (M, H, W) by the progression network; seen: (M, H, W) by the segmenter in the generated images.
+    """
+    growth = fused(predicted, seen, sampler.seen_weight)
     if sampler.nearness_per_mm > 0:
         pixel_mm = float(np.linalg.norm(present.affine[:3, 0]))
         away_mm = distance_transform_edt(present.labels == 0) * pixel_mm
-        members = np.asarray(expit(_logit(members) - sampler.nearness_per_mm * away_mm), np.float32)
-    return np.asarray(members.mean(axis=0) * present.brain)
+        growth = np.asarray(expit(_logit(growth) - sampler.nearness_per_mm * away_mm), np.float32)
+    return growth
 
 
-def fused(foretold: Array, seen: Array, seen_weight: float) -> Array:
-    """The growth probability of members: what the progression network foretold, and what the segmenter sees in them.
-
-    A weighted mean of their logits: a logarithmic opinion pool (Genest & Zidek 1986).
-    """
-    logits = (1 - seen_weight) * _logit(foretold) + seen_weight * _logit(seen)
+def fused(predicted: Array, seen: Array, seen_weight: float) -> Array:
+    """A weighted mean of the logits of two probabilities: a logarithmic opinion pool (Genest & Zidek 1986)."""
+    logits = (1 - seen_weight) * _logit(predicted) + seen_weight * _logit(seen)
     return np.asarray(expit(logits), np.float32)
 
 

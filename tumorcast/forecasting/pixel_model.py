@@ -1,8 +1,9 @@
-"""Where a tumour goes, learned from a few pairs of scans: a logistic regression on what lies around each pixel.
+"""A pixel model of growth: a logistic regression, from a few pairs of scans, on what lies around each pixel.
 
-A progression network needs hundreds of patients. A front needs a handful, and some seconds: it asks of a pixel how far
-it is from the outline and how enclosed by it, how bright it and its surroundings are against tumour and brain, what
-the segmenter says of it, and how much the tumour is to grow. It takes the network's place in an engine (`Fronted`).
+A progression network needs hundreds of patients. A pixel model needs a handful, and some seconds: it asks of a pixel
+how far it is from the outline and how enclosed by it, how bright it and its surroundings are against tumour and brain,
+what the segmenter says of it, and how much the tumour is to grow. `PixelModelEngine` is an engine that has one in place
+of a progression network.
 """
 
 import hashlib
@@ -19,11 +20,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from tumorcast.data.cohort import Cohort, CohortSlice
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.engines.protocol import Engine, ModelInfo
+from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.errors import InputError
 from tumorcast.extra import check_extra
-from tumorcast.settings import Provider
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -42,7 +41,7 @@ PENALTY = 50.0  # C of the regression, on standardised features and weights that
 
 
 @dataclass(frozen=True)
-class Followed:
+class SlicePair:
     """A slice at two dates. later: (H, W) the tumour at the second."""
 
     present: CohortSlice
@@ -55,62 +54,62 @@ class Followed:
         return float(np.clip(np.log(ratio), -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
 
 
-def followed(cohort: Cohort, patient_id: str) -> Iterator[Followed]:
+def slice_pairs(cohort: Cohort, patient_id: str) -> Iterator[SlicePair]:
     """Every slice of the patient with tumour enough, beside each later scan of it."""
     for before, after in itertools.combinations(cohort.sessions(patient_id), 2):
-        later = {int(number): place for place, number in enumerate(after.source_slice)}
-        for place, number in enumerate(before.source_slice):
-            present = cohort.slice(patient_id, before.id, place)
+        later = {int(number): index for index, number in enumerate(after.source_slice)}
+        for index, number in enumerate(before.source_slice):
+            present = cohort.slice(patient_id, before.id, index)
             if int(number) in later and int((present.labels > 0).sum()) >= LEAST_PIXELS:
-                yield Followed(present, cohort.slice(patient_id, after.id, later[int(number)]).labels > 0)
+                yield SlicePair(present, cohort.slice(patient_id, after.id, later[int(number)]).labels > 0)
 
 
 @dataclass(frozen=True)
-class Front:
-    """A fitted front. mean, scale, weight: (F,) of the features; taught_by: a sum over what it has learned from."""
+class PixelModel:
+    """A fitted pixel model. mean, scale, weight: (F,) of the features; digest: a sum over what it was fitted to."""
 
     mean: Array
     scale: Array
     weight: Array
     bias: float
-    taught_by: str
+    digest: str
 
     @classmethod
-    def learn(cls, patients: Sequence[Sequence[Followed]], engine: Engine) -> Self:
-        """Learn from each patient's followed slices; patients weigh the same. engine: its segmenter is a feature.
+    def fit(cls, patients: Sequence[Sequence[SlicePair]], engine: Engine) -> Self:
+        """Fit to each patient's pairs of slices; patients weigh the same. engine: its segmenter is a feature.
 
-        Raises InputError where there is nothing to learn from, EngineError without scikit-learn.
+        Raises InputError where there is nothing to fit to, EngineError without scikit-learn.
         """
         check_extra("sklearn")
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - an extra
 
-        rows, truths, shares, digest = [], [], [], hashlib.sha256()
-        for slices in patients:
-            for one in slices:
-                near = _near(one.present)
-                rows.append(_features_of(one.present, one.log_ratio, engine)[near])
-                truths.append(one.later[near])
-                shares.append(np.full(int(near.sum()), 1.0 / (len(slices) * near.sum())))
-                digest.update(one.present.image.tobytes() + one.later.tobytes())
+        rows, truths, weights, digest = [], [], [], hashlib.sha256()
+        for pairs in patients:
+            for pair in pairs:
+                near = _near(pair.present)
+                rows.append(_features_of(pair.present, pair.log_ratio, engine)[near])
+                truths.append(pair.later[near])
+                weights.append(np.full(int(near.sum()), 1.0 / (len(pairs) * near.sum())))
+                digest.update(pair.present.image.tobytes() + pair.later.tobytes())
         if not any(truth.any() for truth in truths):
             raise InputError("no slice with tumour at two dates to learn from; give a cohort with --slices all")
-        every, share = np.concatenate(rows).astype(np.float64), np.concatenate(shares)
-        mean, scale = every.mean(axis=0), np.maximum(every.std(axis=0), SURE)
+        table, weight = np.concatenate(rows).astype(np.float64), np.concatenate(weights)
+        mean, scale = table.mean(axis=0), np.maximum(table.std(axis=0), SURE)
         fitted = LogisticRegression(C=PENALTY, max_iter=500)
-        fitted.fit((every - mean) / scale, np.concatenate(truths), sample_weight=share / share.sum())
-        centre, spread, weight = (part.astype(np.float32) for part in (mean, scale, fitted.coef_[0]))
-        return cls(centre, spread, weight, float(fitted.intercept_[0]), digest.hexdigest())
+        fitted.fit((table - mean) / scale, np.concatenate(truths), sample_weight=weight / weight.sum())
+        mean, scale, coefficients = (part.astype(np.float32) for part in (mean, scale, fitted.coef_[0]))
+        return cls(mean, scale, coefficients, float(fitted.intercept_[0]), digest.hexdigest())
 
     def probability(self, features: Array, brain: Mask, pixels: float) -> Array:
         """(H, W) of tumour later, of features (H, W, F). pixels: the later tumour's, which the probabilities add up to.
 
-        A handful of patients tells little of how size changes a front, so the size that is known is kept to.
+        A handful of patients tells little of how size changes where a tumour goes, so the known size is kept to.
         """
         logits = (features - self.mean) / self.scale @ self.weight + self.bias
-        wanted = min(pixels, LARGEST_SHARE * float(brain.sum()))
+        target = min(pixels, LARGEST_SHARE * float(brain.sum()))
 
         def missing(lift: float) -> float:
-            return float(expit(logits[brain] + lift).sum()) - wanted
+            return float(expit(logits[brain] + lift).sum()) - target
 
         lift = brentq(missing, -LARGEST_LIFT, LARGEST_LIFT, xtol=1e-3)
         return np.where(brain, expit(logits + lift), 0.0).astype(np.float32)
@@ -127,7 +126,7 @@ def _features_of(present: CohortSlice, log_ratio: float, engine: Engine) -> Arra
 
 
 def features(image: Array, outline: Mask, brain: Mask, log_ratio: float, seen: Array) -> Array:
-    """(H, W, F) what a front looks at. image: (C, H, W); seen: (H, W) the segmenter's probability of tumour."""
+    """(H, W, F) what a pixel model looks at. image: (C, H, W); seen: (H, W) the segmenter's probability of tumour."""
     pixel_mm = _pixel_mm(outline)
     away = np.minimum(distance_transform_edt(~outline) * pixel_mm, REACH_MM)
     depth = distance_transform_edt(outline) * pixel_mm
@@ -154,49 +153,23 @@ def _pixel_mm(plane: Mask) -> float:
     return float(FIELD_MM / plane.shape[-1])
 
 
-class Fronted:
-    """An engine whose progression is a front's. All else is the engine's."""
+class PixelModelEngine(EngineWrapper):
+    """An engine that predicts progression by a pixel model. All else is the engine's."""
 
-    def __init__(self, engine: Engine, front: Front) -> None:
-        self.engine, self.front = engine, front
-        told = hashlib.sha256((engine.info.sha256 + front.taught_by).encode()).hexdigest()
-        self.info: ModelInfo = replace(engine.info, sha256=told, progression=True)
-        self.provider: Provider = engine.provider
-        self.device: str = engine.device
+    def __init__(self, engine: Engine, model: PixelModel) -> None:
+        super().__init__(engine)
+        self.model = model
+        digest = hashlib.sha256((engine.info.sha256 + model.digest).encode()).hexdigest()
+        self.info = replace(engine.info, sha256=digest, progression=True)
 
-    def encode_step(self, x: Array, step: Step, *, clamp: bool, last: Array | None = None) -> tuple[Array, Array]:
-        """That of the engine."""
-        return self.engine.encode_step(x, step, clamp=clamp, last=last)
-
-    def guided_step(
-        self,
-        x: Array,
-        step: Step,
-        law: GuidanceLaw,
-        target: Array,
-        *,
-        brain: Array,
-        window: Array,
-        last: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """That of the engine."""
-        return self.engine.guided_step(x, step, law, target, brain=brain, window=window, last=last)
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        """That of the engine."""
-        return self.engine.sizes(x, t, brain)
-
-    def segment(self, images: Array) -> Array:
-        """That of the engine."""
-        return self.engine.segment(images)
-
-    def progress(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """(N, H, W) probability of tumour later; what is -1 in every contrast is no brain."""
         seen = self.engine.segment(images)
         brains: Mask = np.asarray((images > -1).any(axis=1))
-        answers = []
-        for k, told in enumerate(np.clip(log_ratio, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).tolist()):
+        probabilities = []
+        for k, held in enumerate(np.clip(log_ratio, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).tolist()):
             tumour = outline[k] > 0.5
-            planes = features(images[k], tumour, brains[k], told, seen[k])
-            answers.append(self.front.probability(planes, brains[k], float(tumour.sum()) * math.exp(told)))
-        return np.stack(answers)
+            planes = features(images[k], tumour, brains[k], held, seen[k])
+            target_pixels = float(tumour.sum()) * math.exp(held)
+            probabilities.append(self.model.probability(planes, brains[k], target_pixels))
+        return np.stack(probabilities)

@@ -1,6 +1,6 @@
-"""Where each member of an ensemble is led: what the progression network foretells at its size, varied between members.
+"""Guidance of members by the progression network: what it predicts at a member's size, varied between members.
 
-Without such a network, every member is led round the present tumour alone.
+Without such a network, every member is guided around the present tumour alone.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,19 @@ from scipy.special import expit, logit
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.plan import member_noise
+from tumorcast.forecasting.targets import SliceTargets
 from tumorcast.settings import ForecastSettings
 
 Array = npt.NDArray[np.float32]
 
 FIELD_MM = 8.0  # standard deviation of the kernel that smooths the noise between members
-LEAST_WEIGHT = 0.02  # of the guidance near the tumour, where nothing is foretold
+LEAST_WEIGHT = 0.02  # of the guidance near the tumour, where no growth is predicted
 SURE = 1e-4  # a probability is kept this far from 0 and 1
 VARIATION_KEY = 1  # beside the noise of the image, which has a shorter key
 
 
 @dataclass(frozen=True)
-class Foresight:
+class ProgressionGuidance:
     """For M members of one slice. window: (M, H, W) weight of the guidance, in [0, 1].
 
     probability: (M, H, W) of tumour once it has the member's size; None where the model has no progression network.
@@ -34,30 +35,24 @@ class Foresight:
     probability: Array | None
 
 
-def foresee(
-    patient_id: str,
-    present: CohortSlice,
-    change: npt.NDArray[np.float64],
-    members: range,
-    *,
-    engine: Engine,
-    settings: ForecastSettings,
-) -> Foresight:
-    """What leads the members of one slice. change: (M,) of the tumour/brain fraction, one an entry of `members`."""
+def progression_guidance(
+    patient_id: str, targets: SliceTargets, members: range, *, engine: Engine, settings: ForecastSettings
+) -> ProgressionGuidance:
+    """The guidance of the members of one slice. targets: one an entry of `members`."""
+    present = targets.present
     outline, pixel_mm = present.labels > 0, float(np.linalg.norm(present.affine[:3, 0]))
     near = guidance_window(outline, settings.sampler.window_mm, pixel_mm)
     if not engine.info.progression:
-        return Foresight(np.repeat(near[None], len(members), axis=0), None)
-    log_ratio = np.log(np.maximum(1 + change / present.brain_fraction, SURE)).astype(np.float32)
-    probability = foretold(present, log_ratio, engine, settings.batch) * present.brain
+        return ProgressionGuidance(np.repeat(near[None], len(members), axis=0), None)
+    probability = predict_progression(present, targets.target_ratio, engine, settings.batch)
     windows = np.empty_like(probability)
     for row, member in enumerate(members):
         varied = probability[row]
         if settings.sampler.spread > 0:
             white = member_noise(patient_id, present.source_slice, member, settings.seed, outline.shape, VARIATION_KEY)
             varied = _varied(varied, settings.sampler.spread, white, pixel_mm)
-        windows[row] = _where_it_changes(varied, outline, grows=change[row] >= 0)
-    return Foresight(np.maximum(windows, LEAST_WEIGHT * near) * present.brain, probability)
+        windows[row] = _where_it_changes(varied, outline, grows=targets.change[row] >= 0)
+    return ProgressionGuidance(np.maximum(windows, LEAST_WEIGHT * near) * present.brain, probability)
 
 
 def guidance_window(tumour: npt.NDArray[np.bool_], window_mm: float | None, pixel_mm: float) -> Array:
@@ -72,15 +67,21 @@ def guidance_window(tumour: npt.NDArray[np.bool_], window_mm: float | None, pixe
     return np.exp(-0.5 * (distance_mm / window_mm) ** 2).astype(np.float32)
 
 
-def foretold(present: CohortSlice, log_ratio: Array, engine: Engine, batch: int) -> Array:
-    """(M, H, W) the progression network's answers for ln(area later / now) (M,); members of one size share theirs."""
+def predict_progression(
+    present: CohortSlice, target_ratio: npt.NDArray[np.float64], engine: Engine, batch: int
+) -> Array:
+    """(M, H, W) probability of tumour in the brain once its area is `target_ratio` (M,) times the present one.
+
+    Members of one size share the network's answer, and sizes go through it in batches.
+    """
+    log_ratio = np.log(np.maximum(target_ratio, SURE)).astype(np.float32)
     sizes, rows = np.unique(log_ratio, return_inverse=True)
     outline = (present.labels > 0).astype(np.float32)
     answers = []
     for part in np.array_split(sizes, range(batch, len(sizes), batch)):
         images = np.repeat(present.image[None], len(part), axis=0)
-        answers.append(engine.progress(images, np.repeat(outline[None], len(part), axis=0), part))
-    return np.concatenate(answers)[rows]
+        answers.append(engine.predict_progression(images, np.repeat(outline[None], len(part), axis=0), part))
+    return np.asarray(np.concatenate(answers)[rows] * present.brain)
 
 
 def _varied(probability: Array, spread: float, white: Array, pixel_mm: float) -> Array:

@@ -25,8 +25,8 @@ from tumorcast.durable import written_whole
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.inputs import UnitReader
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, Unit
-from tumorcast.forecasting.reader import UnitReader
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.provenance import refuse_other
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings, Settings

@@ -1,4 +1,4 @@
-"""What size each member aims at: the present area times a ratio, from a growth forecast or from the user."""
+"""Target sizes of members: the present area times a ratio, from a growth forecast or from the user."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from tumorcast.data.cohort import CohortSlice
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.random_keys import patient_key
@@ -23,18 +24,47 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class PatientTargets:
-    """(M,) area ratios, the same trajectory for all slices of a patient, and the growth curve they were drawn from."""
+class SliceTargets:
+    """What the tumours of M members of one slice grow or shrink to.
 
-    area_ratio: Array
-    curve: dict[str, Array] | None
-    size_name: str | None
+    change: (M,) target less present tumour/brain fraction, the quantity that the guidance works with.
+    """
+
+    present: CohortSlice
+    change: Array
+
+    def __getitem__(self, members: slice) -> "SliceTargets":
+        """Those of some members."""
+        return SliceTargets(self.present, self.change[members])
+
+    @property
+    def target_ratio(self) -> Array:
+        """(M,) target area over present area."""
+        return 1 + self.change / self.present.brain_fraction
+
+    @property
+    def target_mm2(self) -> Array:
+        """(M,) target area, which the archive calls `aimed_mm2`."""
+        return self.present.area_mm2 + self.change * self.present.brain_mm2
+
+
+@dataclass(frozen=True)
+class PatientTargets:
+    """Targets of M members, the same for all slices of a patient.
+
+    target_ratio: (M,) target area over present area. curve: the growth forecast that they were drawn from, of sizes
+    called `size_name`.
+    """
+
+    target_ratio: Array
+    curve: dict[str, Array] | None = None
+    size_name: str | None = None
 
     @classmethod
     def fixed(cls, settings: ForecastSettings) -> Self:
-        """Every member aims at the change that the user asked for."""
+        """Every member has the target that the user asked for."""
         assert settings.relative_change is not None
-        return cls(np.full(settings.members, 1.0 + settings.relative_change), None, None)
+        return cls(np.full(settings.members, 1.0 + settings.relative_change))
 
     @classmethod
     def drawn(cls, forecast: GrowthForecast, day: float, settings: ForecastSettings) -> Self:
@@ -51,9 +81,11 @@ class PatientTargets:
         picks = spread_picks(ratios, settings.members, start)
         return cls(ratios[picks], growth_curve(forecast, nearest + settings.horizon_days), series.size_name)
 
-    def change_of(self, fraction: float) -> Array:
-        """(M,) wanted change of a slice's tumour/brain fraction, held below half of the brain."""
-        return np.minimum(fraction * self.area_ratio, max(LARGEST_BRAIN_FRACTION, fraction)) - fraction
+    def of_slice(self, present: CohortSlice) -> SliceTargets:
+        """Those of one slice, held below half of its brain."""
+        fraction = present.brain_fraction
+        target = np.minimum(fraction * self.target_ratio, max(LARGEST_BRAIN_FRACTION, fraction))
+        return SliceTargets(present, target - fraction)
 
 
 def spread_picks(values: Array, count: int, start: float) -> npt.NDArray[np.int64]:
@@ -80,7 +112,7 @@ def fitted_day(series: SizeSeries, day: float) -> float:
 
 
 def area_power(size_name: str) -> float:
-    """What a ratio of sizes is raised to for a ratio of areas. Raises InputError if the name tells no unit.
+    """The power that turns a ratio of sizes into a ratio of areas. Raises InputError if the name has no unit.
 
     >>> area_power("area_mm2"), round(area_power("enhancing_mm3"), 3)
     (1.0, 0.667)

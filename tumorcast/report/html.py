@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from tumorcast.archive.growth_file import GrowthFile, read_growth
+from tumorcast.archive.integrity import read_seal
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive
-from tumorcast.archive.seal import read_seal
 from tumorcast.durable import sha256_of, written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import PatientOutcome

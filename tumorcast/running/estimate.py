@@ -1,25 +1,26 @@
-"""What a forecast of a cohort will take, from one unit of it that is done here, or from a given speed."""
+"""How long a forecast of a cohort will take, and what room, from a unit of it that is done here or a given speed."""
 
 import math
 import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.data.cohort import Cohort
-from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.protocol import Engine
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
+from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.errors import InputError
 from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.inputs import UnitReader, slices_of
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
-from tumorcast.forecasting.reader import UnitReader, slices_of
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings
 
@@ -30,36 +31,32 @@ KIB = 1024
 Result = TypeVar("Result")
 
 
-@dataclass
-class TimedEngine:
+class TimedEngine(EngineWrapper):
     """An engine that counts the seconds of each of its steps."""
 
-    engine: Engine
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.seconds: dict[str, float] = {}
 
-    def __post_init__(self) -> None:
-        """It is for the same model on the same device."""
-        self.info, self.provider, self.device = self.engine.info, self.engine.provider, self.engine.device
-
-    def encode_step(self, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """The engine's."""
-        return self._timed("encoding", partial(self.engine.encode_step, *told, **named))
+        return self._timed("encoding", partial(super().encode_step, x, step, previous_eps))
 
-    def guided_step(self, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         """The engine's."""
-        return self._timed("guided steps", partial(self.engine.guided_step, *told, **named))
+        return self._timed("guided steps", partial(super().guided_step, x, step, previous_eps, guidance))
 
-    def sizes(self, *told: Any) -> Array:
+    def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """The engine's."""
-        return self._timed("sizes", partial(self.engine.sizes, *told))
+        return self._timed("sizes", partial(super().sizes, x, t, brain))
 
     def segment(self, images: Array) -> Array:
         """The engine's."""
-        return self._timed("segmentation", partial(self.engine.segment, images))
+        return self._timed("segmentation", partial(super().segment, images))
 
-    def progress(self, *told: Any) -> Array:
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """The engine's."""
-        return self._timed("progression", partial(self.engine.progress, *told))
+        return self._timed("progression", partial(super().predict_progression, images, outline, log_ratio))
 
     def _timed(self, name: str, work: Callable[[], Result]) -> Result:
         began = time.perf_counter()
@@ -85,7 +82,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """What the run takes. images: members of all slices; rank_hours: hours of one rank (one GPU, or these cores)."""
 
     patients: int
@@ -129,8 +126,8 @@ def plan_run(cohort: Cohort, settings: ForecastSettings) -> RunPlan:
 
 def try_unit(cohort: Cohort, plan: RunPlan, engine: Engine, settings: ForecastSettings) -> Trial:
     """Do the first unit twice, with as many members as fill a batch, and time it the second time."""
-    told = {"members": min(settings.members, settings.block, settings.batch), "keep_members": False}
-    settings = settings.model_copy(update=told)
+    as_a_batch = {"members": min(settings.members, settings.block, settings.batch), "keep_members": False}
+    settings = settings.model_copy(update=as_a_batch)
     unit = replace(plan[0], first=0, last=settings.members)
     _unit(cohort, unit, engine, settings)  # opens graphs, and lets a GPU's libraries choose
     timed = TimedEngine(engine)
@@ -146,25 +143,25 @@ def _unit(cohort: Cohort, unit: Unit, engine: Engine, settings: ForecastSettings
     """Read, forecast and write a unit as a run does; the bytes of its shard."""
     spread = PatientTargets(np.linspace(*CHANGES, settings.members), None, None)
     targets = spread if settings.relative_change is None else PatientTargets.fixed(settings)
-    told = settings.model_copy(update={"horizon_days": None, "relative_change": 0.0})
-    patient = UnitReader(cohort, None, told).read(unit).patient
-    found = forecast_unit(unit, slices_of(unit, cohort), targets, engine, settings)
+    no_change = settings.model_copy(update={"horizon_days": None, "relative_change": 0.0})
+    patient = UnitReader(cohort, None, no_change).read(unit).patient
+    forecasts = forecast_unit(unit, slices_of(unit, cohort), targets, engine, settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.h5"
-        write_shard(path, ShardKey("", unit.key), patient, found)
+        write_shard(path, ShardKey("", unit.key), patient, forecasts)
         return path.stat().st_size
 
 
 def estimate(
     plan: RunPlan, settings: ForecastSettings, trial: Trial, image_bytes: int, images_a_second: float | None = None
-) -> Estimate:
+) -> RunEstimate:
     """What all units take. image_bytes: of one image (C, H, W) float32; images_a_second: overrules the trial's."""
     slices = sum(len(patient.slices) for patient in plan.patients)
     rate = images_a_second or trial.images_a_second
     largest = max(unit.images for unit in plan)
     kept = image_bytes * settings.members if settings.keep_members else 0
     total = sum(trial.seconds.values())
-    return Estimate(
+    return RunEstimate(
         patients=sum(bool(patient.slices) for patient in plan.patients),
         slices=slices,
         units=len(plan),

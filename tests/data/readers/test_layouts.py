@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
-from tumorcast.data.readers.layouts import Layout, SlicedSession, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.errors import InputError
 from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Treatment
 
@@ -82,7 +82,7 @@ def test_slices_of_all_parts_are_stacked_by_number(tmp_path: Path) -> None:
         touch(tmp_path / "test_labels" / f"7_{number}-label.nii.gz")
     slice_folder(tmp_path, "training", "7", 8, KINDS)
     (session,) = find_sessions(tmp_path)
-    assert isinstance(session, SlicedSession)
+    assert session.slices
     assert [files.number for files in session.slices] == [8, 9, 10]
     assert all(files.mask is not None for files in session.slices)
     assert session.mask is not None

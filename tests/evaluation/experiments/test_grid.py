@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.fakes import GainEngine
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.experiments.cases import CaseSource, case_of, spread_evenly
@@ -25,19 +24,9 @@ SURE = Estimate(0.5, 0.5, 0.5, 2)
 
 
 @pytest.fixture
-def source(engine: Any, blob_cohort: Path) -> Iterator[CaseSource]:
-    class Steered(type(engine)):  # type: ignore[misc]
-        """Brightens by half the gain where the window is open, wider for more gain, and all by the level encoded to."""
-
-        def encode_step(self, x: Any, step: Any, *, clamp: bool, last: Any = None) -> tuple[Any, Any]:
-            return np.asarray(x + 1e-4 * step.t, np.float32), x
-
-        def guided_step(self, x: Any, step: Any, law: Any, target: Any, **maps: Any) -> tuple[Any, Any]:
-            gain, _ = law.strength
-            return np.asarray(x + 0.5 * gain * (maps["window"][:, None] > 0.9 - 0.2 * gain), np.float32), x
-
+def source(blob_cohort: Path) -> Iterator[CaseSource]:
     with Cohort.open(blob_cohort) as cohort:
-        yield CaseSource(cohort, Steered(), SETTINGS)
+        yield CaseSource(cohort, GainEngine(), SETTINGS)
 
 
 def test_the_case_is_the_latest_growth_or_the_last_scan(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.evaluation.conftest import Still
+from tests.fakes import StrengthEngine
 from tumorcast.cli.experiment_models import experiment as commands
 from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.hindsight import Hindsight, HindsightSettings
@@ -46,18 +44,6 @@ GRID = SelectGrid(noise_level=(100, 300), gain=(0.25, 0.5), members=(2, 3))
 NAN = float("nan")
 
 
-@dataclass
-class Stepwise(Still):
-    """Brightens what is near the tumour by the strength of the guidance, and above t = 150 all else; counts images."""
-
-    images: int = 0
-
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Array) -> tuple[Array, Array]:
-        self.images += len(x)
-        near = maps["window"][:, None] > 0.8
-        return np.asarray(x + near * min(max(law.strength), 1.0) + ~near * 0.1 * (step.t > 150), np.float32), x
-
-
 @pytest.fixture
 def cohort(blob_cohort: Path) -> Iterator[FollowedCohort]:
     with ExitStack() as stack:
@@ -66,7 +52,7 @@ def cohort(blob_cohort: Path) -> Iterator[FollowedCohort]:
 
 def experiment(cohort: FollowedCohort, mode: TargetMode = TargetMode.ODE, **changes: Any) -> Hindsight:
     settings = HindsightSettings(BASE, GRID, **({"paper_members": 0} | changes))
-    return Hindsight(cohort, Stepwise(), SizeSource(mode, GROWTH), settings)
+    return Hindsight(cohort, StrengthEngine(), SizeSource(mode, GROWTH), settings)
 
 
 def test_nothing_of_the_last_scan_can_be_read(blob_cohort: Path) -> None:
@@ -88,14 +74,14 @@ def test_a_patient_is_followed_from_the_last_scan_but_one(cohort: FollowedCohort
     assert cohort.units(None) == {"A": "A", "B": "B"}  # C has one scan
     assert list(cohort.units(1)) == ["A"]
     followed = cohort.follow("A", 2)
-    assert [(pair.session_id, pair.later_id, pair.place.source_slice) for pair in followed.pairs] == [
+    assert [(pair.session_id, pair.later_id, pair.planned.source_slice) for pair in followed.pairs] == [
         ("001", "002", 10),
         ("001", "002", 11),
     ]
     assert (followed.day, followed.later_day) == (60.0, 120.0)
     assert followed.ratio == followed.pairs[0].ratio > 1.1
     aim = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE)
-    np.testing.assert_allclose(aim.draw(aim.settings).area_ratio, followed.ratio)
+    np.testing.assert_allclose(aim.draw(aim.settings).target_ratio, followed.ratio)
     ahead = SizeSource(TargetMode.ODE, GROWTH).aim(cohort.known, followed, BASE).settings
     assert (ahead.horizon_days, ahead.relative_change) == (60.0, None)
 
@@ -130,7 +116,7 @@ def test_what_cannot_be_followed_is_told(blob: Callable[..., Session], tmp_path:
 
 
 def test_a_forecast_is_judged_by_what_it_became(cohort: FollowedCohort) -> None:
-    followed, engine = cohort.follow("A", 1), Stepwise()
+    followed, engine = cohort.follow("A", 1), StrengthEngine()
     aim = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE)
     settings = aim.settings.model_copy(update={"keep_members": True, "members": 2})
     (made,), (pair,) = followed.forecast(engine, aim.draw(settings), settings), followed.pairs
@@ -147,8 +133,8 @@ def test_a_forecast_is_judged_by_what_it_became(cohort: FollowedCohort) -> None:
 def test_what_was_forecast_for_the_choice_is_judged_and_not_made_twice(cohort: FollowedCohort, tmp_path: Path) -> None:
     asked = experiment(cohort, TargetMode.TRUTH)
     row = asked.measure("A", tmp_path)
-    assert isinstance(asked.engine, Stepwise)
-    followed, alone = cohort.follow("A", 1), Stepwise()
+    assert isinstance(asked.engine, StrengthEngine)
+    followed, alone = cohort.follow("A", 1), StrengthEngine()
     base = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE).settings
     case = PatientCase(cohort.known, alone, None, followed.plan)
     found = select(case, base, GRID, TrialStore(tmp_path / "s.json", {}), lambda *_: None)
@@ -262,7 +248,7 @@ def run(*words: object) -> Any:
 
 
 def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: Stepwise())
+    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: StrengthEngine())
     (tmp_path / "grid.toml").write_text("noise_level = [100]\ngain = [0.25, 0.5]\nmembers = [2]\n")
     words = [blob_cohort, "--model", "none", "--out", tmp_path / "out", "--steps", 2, "--target", "truth"]
     result = run(*words, "--grid", tmp_path / "grid.toml", "--paper-members", 0, "--json")
@@ -287,7 +273,7 @@ def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypat
 def test_a_mistake_is_told_before_anything_is_measured(
     options: tuple[str, str], message: str, blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: Stepwise())
+    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: StrengthEngine())
     (tmp_path / "grid.toml").write_text(options[1])
     given = (options[0], tmp_path / "grid.toml") if options[0] == "--grid" else options
     fault = run(blob_cohort, "--model", "none", "--out", tmp_path / "out", *given).exception

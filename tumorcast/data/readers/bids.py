@@ -10,17 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 
+from tumorcast.data.readers.files import folders_in, is_named_file
 from tumorcast.data.readers.names import UnmatchedRow, met
-from tumorcast.data.readers.scans import (
-    ONLY_SESSION,
-    SEG,
-    FoundSession,
-    counted,
-    folders_in,
-    found_session,
-    is_named_file,
-    several_masks,
-)
+from tumorcast.data.readers.source_session import ONLY_SESSION, SEG, SourceSession, counted, several_masks
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
@@ -164,12 +156,12 @@ class BidsFind:
     """Scans of a data set at `root`, the tables beside them that were read, and their rows that fit no scan."""
 
     root: Path
-    sessions: list[FoundSession] = field(default_factory=list)
+    sessions: list[SourceSession] = field(default_factory=list)
     tables: set[Path] = field(default_factory=set)
     unmatched: list[UnmatchedRow] = field(default_factory=list)
 
 
-def bids_sessions(source: Path) -> list[FoundSession]:
+def bids_sessions(source: Path) -> list[SourceSession]:
     """Scans of a raw data set, or of the folder of one pipeline in its `derivatives`; see find_bids."""
     return find_bids(source).sessions
 
@@ -198,11 +190,11 @@ def _scans_table_of(root: Path, visit: Visit) -> Path:
     return root / visit.place / f"{'_'.join(visit.place.parts)}_scans.tsv"
 
 
-def _session(places: _Source, visit: Visit) -> FoundSession:
+def _session(places: _Source, visit: Visit) -> SourceSession:
     masks = places.masks(visit)
     mask = masks[0] if masks else None
     files: dict[str, Path] = {str(contrast): path for contrast, path in places.images(visit, mask).items()}
-    found = found_session(visit.subject, visit.session, files | ({} if mask is None else {SEG: mask.path}))
+    found = SourceSession.of_files(visit.subject, visit.session, files | ({} if mask is None else {SEG: mask.path}))
     return replace(found, fault=several_masks(masks[0].path, masks[1].path)) if len(masks) > 1 else found
 
 
@@ -219,7 +211,7 @@ def _places(source: Path) -> _Source:
     return having[0] if having else _Source(source, source)
 
 
-def _dated(folder: Path, sessions: list[FoundSession], unmatched: list[UnmatchedRow]) -> list[FoundSession]:
+def _dated(folder: Path, sessions: list[SourceSession], unmatched: list[UnmatchedRow]) -> list[SourceSession]:
     """The subject's sessions with days: those told, or those since the first date told; else they are counted."""
     try:
         told = _told(folder, sessions, unmatched)
@@ -237,7 +229,7 @@ def _dated(folder: Path, sessions: list[FoundSession], unmatched: list[Unmatched
     ]
 
 
-def _told(folder: Path, sessions: list[FoundSession], unmatched: list[UnmatchedRow]) -> dict[str, float | date]:
+def _told(folder: Path, sessions: list[SourceSession], unmatched: list[UnmatchedRow]) -> dict[str, float | date]:
     """What is told of each session: its day, or its date."""
     listed = _sessions_table(folder, [session.session_id for session in sessions], unmatched)
     told = {session.session_id: listed.get(session.session_id, _scans_table(folder, session)) for session in sessions}
@@ -261,7 +253,7 @@ def _sessions_table(folder: Path, sessions: list[str], unmatched: list[Unmatched
     return times
 
 
-def _scans_table(folder: Path, session: FoundSession) -> date | None:
+def _scans_table(folder: Path, session: SourceSession) -> date | None:
     """The first date told of the session's anatomical images, or of its other files where those have none."""
     path = _scans_table_of(folder.parent, Visit(folder.name, session.session_id))
     if not is_named_file(path):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tumorcast.data.readers.names import UnmatchedRow, meeting, met
-from tumorcast.data.readers.scans import FoundSession
+from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import InputError
-from tumorcast.records import SourceSession, Treatment
+from tumorcast.records import Treatment
 from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
 
 TREATMENT = TreatmentColumns()
@@ -177,12 +177,10 @@ def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | N
         except InputError as fault:
             refused[patient_id, session_id] = str(fault)
             day = session.day
-        if isinstance(session, FoundSession):
-            told = session.fault or (session.day_fault if day is None else "")
-            if told:
-                refused.setdefault((patient_id, session_id), told)
-            elif day is None and not session.dated and scans[patient_id] > 1:
-                undated.add(patient_id)
+        if fault_of_layout := session.fault or (session.day_fault if day is None else ""):
+            refused.setdefault((patient_id, session_id), fault_of_layout)
+        elif day is None and not session.dated and scans[patient_id] > 1:
+            undated.add(patient_id)
         dated.append(session if day is None else replace(session, day=day))
     for session, twin in _twins(dated, refused):
         refused[session.patient_id, session.session_id] = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 
-from tumorcast.data.readers.files import is_debris
+from tumorcast.data.readers.files import folders_in, is_debris, is_named_file
 from tumorcast.data.readers.labels import (
     ANY,
     DEEPBRATUMIA,
@@ -20,16 +20,7 @@ from tumorcast.data.readers.labels import (
     LabelScheme,
     rule_of,
 )
-from tumorcast.data.readers.scans import (
-    IMAGE_END,
-    ONLY_SESSION,
-    SEG,
-    FoundSession,
-    counted,
-    folders_in,
-    found_session,
-    is_named_file,
-)
+from tumorcast.data.readers.source_session import IMAGE_END, ONLY_SESSION, SEG, SourceSession, counted
 from tumorcast.records import Contrast
 
 CONTRASTS = "|".join(Contrast)
@@ -117,7 +108,7 @@ def _in_its_place(source: Path, path: Path, scan: str) -> tuple[str | None] | No
     return (None,) if above.parent == source and own == scan else None
 
 
-def brats_sessions(source: Path) -> list[FoundSession]:
+def brats_sessions(source: Path) -> list[SourceSession]:
     """Scans named as BraTS names them; one of which a file is there twice cannot be used."""
     files: dict[tuple[str, str], dict[str, NamedFile]] = {}
     faults: dict[tuple[str, str], str] = {}
@@ -128,11 +119,11 @@ def brats_sessions(source: Path) -> list[FoundSession]:
     return counted(_brats_session(names, found, faults.get(names, "")) for names, found in files.items())
 
 
-def _brats_session(names: tuple[str, str], files: dict[str, NamedFile], fault: str) -> FoundSession:
+def _brats_session(names: tuple[str, str], files: dict[str, NamedFile], fault: str) -> SourceSession:
     any_file = next(iter(files.values()))
     old = any(file.old_name for file in files.values())
     rule = rule_of(any_file.scan, NAMED_AS_UNTIL_2021 if old else ANY)
-    found = found_session(*names, {kind: file.path for kind, file in files.items()})
+    found = SourceSession.of_files(*names, {kind: file.path for kind, file in files.items()})
     return replace(found, labels=rule, fault=fault)
 
 
@@ -182,9 +173,9 @@ def _mu_glioma_files(folder: Path, stem: str) -> dict[str, Path]:
     return files
 
 
-def mu_glioma_sessions(source: Path) -> list[FoundSession]:
+def mu_glioma_sessions(source: Path) -> list[SourceSession]:
     """Scans of MU-Glioma-Post: its names carry an order and no days."""
-    found = counted(starmap(found_session, mu_glioma_folders(source)))
+    found = counted(starmap(SourceSession.of_files, mu_glioma_folders(source)))
     return [replace(session, labels=LabelRule.only(POST_TREATMENT)) for session in found]
 
 
@@ -232,11 +223,11 @@ def lumiere_weeks(source: Path) -> Iterator[tuple[str, Path]]:
             yield from ((patient.name, week) for week in folders_in(patient) if LUMIERE_WEEK.fullmatch(week.name))
 
 
-def lumiere_sessions(source: Path, files: LumiereFiles) -> list[FoundSession]:
+def lumiere_sessions(source: Path, files: LumiereFiles) -> list[SourceSession]:
     """Scans of LUMIERE, dated by their weeks. A week without the files asked for is a scan without them."""
     return [
         replace(
-            found_session(patient, week.name, files.of_week(week)),
+            SourceSession.of_files(patient, week.name, files.of_week(week)),
             day=lumiere_day(week.name),
             dated=True,
             labels=LabelRule.only(files.labels),

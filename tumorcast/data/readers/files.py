@@ -1,4 +1,7 @@
-"""Every file below a source: which were taken, and why the others were not. Links are followed, each folder once."""
+"""The files below a source: what there is, which have no content here, which were taken, and why the others were not.
+
+Links are followed, each folder once.
+"""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -7,13 +10,77 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tumorcast.data.readers.absent import is_dangling, why_absent
-
 DEBRIS = (".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX")
 IMAGES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".ima")
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".icloud", ".lnk")
 PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".dcm.gz", ".nii.bz2", ".nii.zst", ".nii.xz")
 NAMED_AT_MOST = 10  # files of one reason and patient that are named
+LARGEST_VOXELS = 2**29  # of an image, 800 cubed: no scanner makes more, and a header that says more is damaged
+POINTERS = {  # how the text begins, and what fetches the content
+    b"version https://git-lfs": ("a Git LFS pointer", "git lfs pull"),
+    b"/annex/objects/": ("a git-annex pointer", "datalad get"),
+    b"../.git/annex/objects/": ("a git-annex pointer", "datalad get"),
+}
+LONGEST_POINTER = 32 * 1024
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The folders in a folder, by name; hidden ones are left out."""
+    if not place.is_dir():
+        return []
+    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is an ordinary file of that name; False for a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_named_file(path: Path) -> bool:
+    """Whether a file bears the name, be it a link to one that is not here: reading it says so."""
+    return is_file(path) or is_dangling(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; False for a name that no folder can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_dangling(path: Path) -> bool:
+    """Whether it is a link whose target is not there; False for a name that no file can have."""
+    try:
+        return path.is_symlink() and not path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def why_absent(path: Path) -> str:
+    """Why a file has no content here and what fetches it, as a message; empty where it has, or is not at all."""
+    if is_dangling(path):
+        annexed = ".git/annex/objects" in path.readlink().as_posix()
+        remedy = (
+            f"datalad get {path}" if annexed else "correct the link, or copy the file here (datalad get, if DataLad's)"
+        )
+        return f"{path}: a link to a file that is not here{' (git-annex)' if annexed else ''}; {remedy}"
+    try:
+        if not path.is_file() or path.stat().st_size > LONGEST_POINTER:
+            return ""
+        if path.stat().st_size == 0:
+            return f"{path}: is empty (0 bytes); copy it again"
+        with path.open("rb") as file:
+            start = file.read(max(map(len, POINTERS)))
+    except (OSError, ValueError):
+        return ""
+    for words, (what, command) in POINTERS.items():
+        if start.startswith(words):
+            return f"{path}: is {what}, its content is not here; fetch it: {command} {path}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -21,25 +21,15 @@ from tumorcast.data.readers.bids import find_bids, has_bids_images
 from tumorcast.data.readers.dicom import series_in
 from tumorcast.data.readers.dicom_header import has_mark
 from tumorcast.data.readers.dicom_scans import dicom_sessions, has_dicom
-from tumorcast.data.readers.files import LeftOut, account, files_below, is_debris
+from tumorcast.data.readers.files import LeftOut, account, files_below, folders_in, is_debris, is_folder, is_named_file
 from tumorcast.data.readers.labels import LabelRule, LabelScheme, parsed, rule_of
 from tumorcast.data.readers.names import UnmatchedRow
-from tumorcast.data.readers.scans import (
-    ONLY_SESSION,
-    SEG,
-    FoundSession,
-    SlicedSession,
-    SliceFiles,
-    folders_in,
-    found_session,
-    is_folder,
-    is_named_file,
-)
+from tumorcast.data.readers.source_session import ONLY_SESSION, SEG, SliceFiles, SourceSession
 from tumorcast.errors import InputError, UsageError
-from tumorcast.records import Contrast, SourceSession
+from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
 
-__all__ = ["SEG", "Found", "FoundSession", "Layout", "SliceFiles", "SlicedSession", "find", "find_sessions", "resolve"]
+__all__ = ["SEG", "Layout", "SliceFiles", "SourceContents", "SourceSession", "find", "find_sessions", "resolve"]
 
 
 class Layout(StrEnum):
@@ -79,7 +69,7 @@ LOOKED_FOR = (
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceContents:
     """What lies below a source. taken: how many files its scans and tables are made of; left_out: all the others."""
 
     layout: Layout
@@ -95,7 +85,7 @@ def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSess
     return _ordered(source, layout, _read(source, layout).sessions)
 
 
-def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
+def find(source: Path, layout: Layout = Layout.AUTO) -> SourceContents:
     """Every scan below `source`, by patient and session, and what becomes of every file there.
 
     Raises InputError if the source is missing, no layout or more than one fits, or a table is malformed. A scan that
@@ -109,7 +99,7 @@ def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
     left_out = account(read.root or source, taken, read.left_out, reason, is_dicom=has_mark)
     if source.is_dir() and layout is not Layout.BIDS:  # whose sourcedata and derivatives are data sets by rule
         left_out = tuple(_of_other_sources(source, taken, left_out))
-    return Found(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
+    return SourceContents(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
 
 
 def _of_other_sources(source: Path, taken: set[Path], left_out: Sequence[LeftOut]) -> Iterator[LeftOut]:
@@ -143,7 +133,7 @@ def _nameable(session: SourceSession) -> SourceSession:
     """The scan; one whose name no file of ours can hold is a scan that cannot be used."""
     names = (session.patient_id, session.session_id)
     plain = [name.encode("utf-8", "backslashreplace").decode() for name in names]
-    if plain == list(names) or not isinstance(session, FoundSession):
+    if plain == list(names):
         return session
     fault = f"{'/'.join(plain)}: its name is not UTF-8; rename its files and folder"
     return replace(session, patient_id=plain[0], session_id=plain[1], fault=fault)
@@ -153,10 +143,9 @@ def _files_of(session: SourceSession) -> Iterator[Path]:
     yield from session.images.values()
     if session.mask is not None:
         yield session.mask
-    if isinstance(session, SlicedSession):
-        for files in session.slices:
-            yield from files.images.values()
-            yield from [] if files.mask is None else [files.mask]
+    for files in session.slices:
+        yield from files.images.values()
+        yield from [] if files.mask is None else [files.mask]
 
 
 def resolve(source: Path, layout: Layout) -> Layout:
@@ -291,11 +280,11 @@ def _slice_files(source: Path, patient: str, number: int, folder: Path) -> Slice
     return SliceFiles(number, {contrast: files[contrast] for contrast in Contrast if contrast in files}, mask)
 
 
-def _sliced_session(patient: str, slices: tuple[SliceFiles, ...]) -> SlicedSession:
+def _sliced_session(patient: str, slices: tuple[SliceFiles, ...]) -> SourceSession:
     first = slices[0]
     common = {kind: path for kind, path in first.images.items() if all(kind in files.images for files in slices)}
     mask = first.mask if all(files.mask is not None for files in slices) else None
-    return SlicedSession(patient, ONLY_SESSION, 0.0, common, mask, labels=rule_of(patient), slices=slices)
+    return SourceSession(patient, ONLY_SESSION, 0.0, common, mask, labels=rule_of(patient), slices=slices)
 
 
 def _refuse_twice(patient: str, numbers: list[int]) -> None:
@@ -311,7 +300,7 @@ def _table_path(source: Path) -> Path:
 def _table(source: Path) -> _Read:
     path = _table_path(source)
     rows = read_table(path, ("patient", "session", "day"), (*Contrast, SEG, LABELS))
-    sessions: dict[tuple[str, str], FoundSession] = {}
+    sessions: dict[tuple[str, str], SourceSession] = {}
     for row in rows:
         session = _table_session(row)
         key = (session.patient_id, session.session_id)
@@ -320,7 +309,7 @@ def _table(source: Path) -> _Read:
     return _Read(list(sessions.values()), {path, *_series_of(sessions.values())})
 
 
-def _series_of(sessions: Iterable[FoundSession]) -> Iterator[Path]:
+def _series_of(sessions: Iterable[SourceSession]) -> Iterator[Path]:
     """All files of the DICOM series that a table names by one file, or by their folder."""
     for session in sessions:
         for path in _files_of(session):
@@ -331,14 +320,14 @@ def _series_of(sessions: Iterable[FoundSession]) -> Iterator[Path]:
                     yield from files if path == folder or path in files else []
 
 
-def _table_session(row: Row) -> FoundSession:
+def _table_session(row: Row) -> SourceSession:
     patient, session, day = row.identifier("patient"), row.identifier("session"), row.day("day")
     if day is None:
         raise InputError(f"{row.where}: no day; give the day of the scan on the patient's own clock")
     named = any(kind in row.cells for kind in (*Contrast, SEG))
     files = _named_files(row) if named else _conventional_files(row.path.parent, patient, session)
     scheme = _labels(row)
-    found = replace(found_session(patient, session, files), day=day, dated=True)
+    found = replace(SourceSession.of_files(patient, session, files), day=day, dated=True)
     return found if scheme is None else replace(found, labels=LabelRule.only(scheme), labels_given=True)
 
 

@@ -23,8 +23,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
-from tumorcast.data.readers.absent import why_absent
-from tumorcast.data.readers.scans import LARGEST_VOXELS, is_file
+from tumorcast.data.readers.files import LARGEST_VOXELS, is_file, why_absent
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import SizeMeasure
-from tumorcast.engines.protocol import Engine
+from tumorcast.engines.protocol import Engine, segment_in_batches
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.cases import Case, CaseSource
@@ -27,9 +27,9 @@ from tumorcast.evaluation.judging import Figures, members_of, outside_tumour
 from tumorcast.evaluation.methods import Ratios
 from tumorcast.evaluation.metrics import Mask, average_precision, brier, dice, ssim
 from tumorcast.evaluation.past_targets import targets_from_past
-from tumorcast.evaluation.summary import patient_mean
-from tumorcast.forecasting.ensemble import growth_map
-from tumorcast.forecasting.progression import foresee
+from tumorcast.evaluation.statistics import patient_mean
+from tumorcast.forecasting.ensemble import MemberMaps
+from tumorcast.forecasting.progression import predict_progression
 from tumorcast.forecasting.select import agreement
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
@@ -115,7 +115,7 @@ class Consistency:
         pair = case.pair
         series = self.source.cohort.size_series(pair.patient_id, SizeMeasure.VOLUME_MM3)
         drawn = targets_from_past(self.growth, series, self.settings, day=pair.day, later_day=pair.later_day)
-        return drawn.area_ratio
+        return drawn.target_ratio
 
     def _forecast(self, case: Case, ratios: Ratios) -> SliceForecast:
         return case.forecast(self.source.engine, self.settings, ratios)
@@ -123,7 +123,7 @@ class Consistency:
     def _shown(self, case: Case, seeds: SliceForecast) -> Shown:
         channel = channel_shown(self.source.cohort.contrasts)
         images = members_of(seeds)[:SEEDS_SHOWN]
-        seen = seen_in(images, self.source.engine, self.settings.batch) * case.pair.now.brain
+        seen = segment_in_batches(self.source.engine, images, self.settings.batch) * case.pair.now.brain
         variants = {f"seed {k}": (image[channel], seen[k]) for k, image in enumerate(images)}
         return Shown.of(case.pair, variants, channel)
 
@@ -141,22 +141,13 @@ def member_maps(
     Their means are the forecast's growth, tumour and changed. There is no growth map without a progression network.
     """
     members, now = members_of(forecast), case.pair.now
-    seen = seen_in(members, engine, settings.batch)
-    change = np.abs(members - now.image).sum(axis=1) > settings.change_threshold
-    wanted = PatientTargets(ratios, None, None).change_of(now.brain_fraction)
-    own = range(len(members))
-    told = foresee(case.pair.patient_id, now, wanted, own, engine=engine, settings=settings).probability
-    maps: dict[str, Maps] = {IMAGES: seen * now.brain, CHANGED: change.astype(np.float32)}
-    if told is None:
-        return maps
-    alone = [growth_map(now, told[k : k + 1], seen[k : k + 1], settings.sampler) for k in own]
-    return maps | {GROWTH: np.stack(alone)}
-
-
-def seen_in(members: Array, engine: Engine, batch: int) -> Array:
-    """(M, H, W) the segmenter's probability of tumour in each member."""
-    blocks = np.array_split(members, range(batch, len(members), batch))
-    return np.concatenate([engine.segment(block) for block in blocks])
+    predicted = None
+    if engine.info.progression:
+        target_ratio = PatientTargets(ratios).of_slice(now).target_ratio
+        predicted = predict_progression(now, target_ratio, engine, settings.batch)
+    of = MemberMaps.of(now, members, predicted, engine=engine, settings=settings)
+    maps: dict[str, Maps] = {IMAGES: of.tumour * now.brain, CHANGED: of.changed.astype(np.float32)}
+    return maps if of.growth is None else maps | {GROWTH: of.growth * now.brain}
 
 
 def seed_figures(case: Case, seeds: SliceForecast, engine: Engine, batch: int) -> Figures:
@@ -164,7 +155,7 @@ def seed_figures(case: Case, seeds: SliceForecast, engine: Engine, batch: int) -
     members, present = members_of(seeds), case.pair.now
     outside = np.all(outside_tumour(case.pair, members, engine, batch), axis=0)
     inside = present.brain & ~outside
-    outlines = (seen_in(members, engine, batch) > 0.5) & present.brain
+    outlines = (segment_in_batches(engine, members, batch) > 0.5) & present.brain
     figures = {"outlines_dice": patient_mean([dice(a, b) for a, b in itertools.combinations(outlines, 2)])}
     for name, mask in (("inside", inside), ("outside", outside)):
         pairs = itertools.combinations(members, 2)

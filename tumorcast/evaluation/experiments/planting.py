@@ -14,8 +14,8 @@ from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.failures import Failure
 from tumorcast.evaluation.judging import members_of
 from tumorcast.evaluation.pairs import Pair
-from tumorcast.forecasting.ensemble import growth_map
-from tumorcast.forecasting.progression import SURE, foretold
+from tumorcast.forecasting.ensemble import reduce_members
+from tumorcast.forecasting.progression import predict_progression
 from tumorcast.random_keys import patient_key
 from tumorcast.settings import ForecastSettings
 
@@ -135,23 +135,11 @@ def _taken(values: Values, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.
 def seen_again(
     pair: Pair, control: SliceForecast, members: Array, engine: Engine, settings: ForecastSettings
 ) -> SliceForecast:
-    """The forecast that `members` (M, C, H, W) stand for, as forecasting.ensemble reduces them."""
-    blocks = np.array_split(members, -(-len(members) // settings.batch))
-    probability = np.concatenate([engine.segment(block) for block in blocks])
-    changed = np.abs(members - control.image).sum(axis=1) > settings.change_threshold
-    growth = None
+    """The control with `members` (M, C, H, W) in place of its own, reduced as forecasts are."""
+    predicted = None
     if control.growth is not None:
-        log_ratio = np.log(np.maximum(control.aimed_mm2 / control.present_mm2, SURE)).astype(np.float32)
-        ahead = foretold(pair.now, log_ratio, engine, settings.batch) * control.brain
-        growth = growth_map(pair.now, ahead, probability, settings.sampler)
-    return replace(
-        control,
-        members=members,
-        mean=members.mean(axis=0),
-        std=members.std(axis=0),
-        changed=changed.mean(axis=0, dtype=np.float32),
-        tumour=probability.mean(axis=0) * control.brain,
-        reached_mm2=(probability * control.brain).sum(axis=(1, 2), dtype=np.float64)
-        * (pair.now.brain_mm2 / max(control.brain.sum(), 1)),
-        growth=growth,
+        predicted = predict_progression(pair.now, control.aimed_mm2 / control.present_mm2, engine, settings.batch)
+    forecast = reduce_members(
+        pair.now, members, predicted, target_mm2=control.aimed_mm2, engine=engine, settings=settings
     )
+    return replace(forecast, members=members)

@@ -11,9 +11,9 @@ from typing import Any, assert_never
 import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.diffusion.plan import GuidanceLaw, Step
-from tumorcast.diffusion.sampler import Array
-from tumorcast.engines.protocol import Engine
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
+from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.evaluation.experiments.cases import Case
 from tumorcast.evaluation.experiments.planting import Plant, mirrored, planted
 from tumorcast.evaluation.failures import Failure
@@ -68,18 +68,12 @@ class Provoked:
     clear: bool = False
 
 
-@dataclass(frozen=True)
-class Everywhere:
+class Everywhere(EngineWrapper):
     """An engine whose guidance acts in the whole brain, whatever window it is given."""
 
-    engine: Engine
-
-    def guided_step(self, x: Array, step: Step, law: GuidanceLaw, target: Array, **maps: Any) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         """With a window that is open in all the brain."""
-        return self.engine.guided_step(x, step, law, target, **(maps | {"window": maps["brain"]}))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
+        return super().guided_step(x, step, previous_eps, replace(guidance, window=guidance.brain))
 
 
 def provoke(case: Case, engine: Engine, settings: ForecastSettings) -> Iterator[Provoked]:
