@@ -175,7 +175,11 @@ class Empty:
 
     def segment(self, images: Array) -> Array:
         """Something."""
-        return images[:, 0] > 0.5
+        return np.asarray(images[:, 0] > 0.5, np.float32)
+
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """Nothing: there is no network of progression."""
+        return outline
 
 
 def memory(cohort: Path, folder: Path) -> dict[str, Any]:
@@ -185,7 +189,7 @@ def memory(cohort: Path, folder: Path) -> dict[str, Any]:
     members = -(-MEMORY_UNITS // max(slices, 1)) * 2
     sampler = SamplerSettings(steps=2)
     settings = ForecastSettings(relative_change=0.25, members=members, block=2, batch=2, sampler=sampler)
-    forecast_run.open_engine = lambda _: Empty()
+    forecast_run.open_engine = lambda _: Empty()  # type: ignore[attr-defined, assignment]
     seen: dict[int, float] = {}
 
     def look(tally: Any) -> None:

@@ -59,7 +59,8 @@ def read(folder: Path) -> Scan:
 
 
 def _upright(path: Path) -> sitk.Image:
-    return sitk.Cast(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"), sitk.sitkFloat32)
+    image: sitk.Image = sitk.Cast(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"), sitk.sitkFloat32)
+    return image
 
 
 def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator) -> Iterator[Matrix]:
@@ -77,7 +78,8 @@ def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator)
 
 def put(picture: RegistrationImage, way: Matrix | Displacement) -> RegistrationImage:
     """The picture where a matrix puts its points, or where a field that leads back found them."""
-    matrix, field = (np.eye(4), way) if isinstance(way, Displacement) else (np.linalg.inv(way), None)
+    field = way if isinstance(way, Displacement) else None
+    matrix = np.eye(4) if isinstance(way, Displacement) else np.linalg.inv(way).astype(np.float64)
     masks = (_mask_through(picture, mask, matrix, field) for mask in (picture.brain, _tumour(picture)))
     return RegistrationImage(carried(picture.image, picture.grid, matrix, field), *masks)
 
@@ -158,7 +160,7 @@ def bent_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[st
 
 def _vectors(field: Displacement, points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     way, lps = field.transform(), points * [-1.0, -1.0, 1.0]
-    return np.array([way.TransformPoint(point) for point in lps.tolist()]) - lps
+    return np.asarray(np.array([way.TransformPoint(point) for point in lps.tolist()]) - lps)
 
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -190,9 +192,9 @@ def main() -> None:
         folder = Path(place) / "scans"
         simulate_cohort(folder, patients=asked.patients, seed=asked.seed, sessions=2, voxel_mm=asked.voxel_mm)
         for first in sorted(folder.glob("SIM-*-000")):
-            scans = [read(first), read(first.with_name(first.name[:-3] + "001"))]
-            simulated += rigid_figures(scans, asked.transforms, rng, real=False)
-            bent.append(bent_figures(*scans, rng))
+            earlier, later = read(first), read(first.with_name(first.name[:-3] + "001"))
+            simulated += rigid_figures([earlier, later], asked.transforms, rng, real=False)
+            bent.append(bent_figures(earlier, later, rng))
     with one_thread():
         for scan in sorted(asked.real.iterdir()) if asked.real else []:
             real += rigid_figures([read(scan)], asked.transforms, rng, real=True)
