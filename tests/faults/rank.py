@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # a rank starts in this fold
 from tests.fakes import SlowEngine
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import TumorcastError
-from tumorcast.running import forecast_run, worker
-from tumorcast.running.forecast_run import ForecastInputs, RunOptions, RunResult, forecast_cohort
+from tumorcast.running import forecast_run
+from tumorcast.running.forecast_run import ForecastInputs, ForecastResult, RunOptions, forecast_cohort
 from tumorcast.running.ranks import open_ranks
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
@@ -33,7 +33,7 @@ def run(
     settings: ForecastSettings = SETTINGS,
     engine: SlowEngine | None = None,
     options: RunOptions = forecast_run.AS_USUAL,
-) -> RunResult:
+) -> ForecastResult:
     """A run with the cheap engine, on the ranks that were launched."""
     forecast_run.open_engine = lambda _: engine or SlowEngine()
     with open_ranks() as ranks:
@@ -47,7 +47,7 @@ def kill() -> None:
 
 def die_at(stage: str, write_number: int) -> None:
     """Have this process kill itself at a stage of its shard number `write_number`."""
-    write, left = worker.write_shard, [write_number]
+    write, left = forecast_run.write_shard, [write_number]
 
     def dying(*told: Any) -> None:
         left[0] -= 1
@@ -60,7 +60,7 @@ def die_at(stage: str, write_number: int) -> None:
         write(*told)
         kill()
 
-    worker.write_shard = dying
+    forecast_run.write_shard = dying
 
 
 def _arm(stage: str) -> None:

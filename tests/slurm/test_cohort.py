@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tumorcast.archive.digest import digest
 from tumorcast.archive.growth_file import read_growth, write_growth
 from tumorcast.archive.maps import MapArchive
+from tumorcast.archive.verify import digest
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import Cluster, FakeSlurm, Slurm

@@ -172,7 +172,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How far a forecast is: units done and failed, with reasons, rate, time left. It may be running or dead."""
-    from tumorcast.running.run_status import run_status
+    from tumorcast.running.status import run_status
 
     found = run_status(run)
     print_result(as_json, found.figures())

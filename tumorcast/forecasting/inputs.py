@@ -47,7 +47,7 @@ class UnitReader:
             size_name=targets.size_name,
             curve=targets.curve,
             source_grid=grid_record(
-                self.cohort.source(unit.patient_id, last.id), bent=self.cohort.is_deformed(unit.patient_id, last.id)
+                self.cohort.source(unit.patient_id, last.id), deformed=self.cohort.is_deformed(unit.patient_id, last.id)
             ),
         )
         return UnitInputs(unit, slices_of(unit, self.cohort), targets, patient)

@@ -74,7 +74,7 @@ def test_a_patient_is_followed_from_the_last_scan_but_one(cohort: FollowedCohort
     assert cohort.units(None) == {"A": "A", "B": "B"}  # C has one scan
     assert list(cohort.units(1)) == ["A"]
     followed = cohort.follow("A", 2)
-    assert [(pair.session_id, pair.later_id, pair.place.source_slice) for pair in followed.pairs] == [
+    assert [(pair.session_id, pair.later_id, pair.planned.source_slice) for pair in followed.pairs] == [
         ("001", "002", 10),
         ("001", "002", 11),
     ]

@@ -35,7 +35,7 @@ class Case:
             "patient_id": self.pair.patient_id,
             "session": self.pair.session_id,
             "later_session": self.pair.later_id if self.known else None,
-            "slice": self.pair.place.source_slice,
+            "slice": self.pair.planned.source_slice,
             "ratio": self.ratio,
         }
 

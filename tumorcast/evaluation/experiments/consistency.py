@@ -27,7 +27,7 @@ from tumorcast.evaluation.judging import Figures, members_of, outside_tumour
 from tumorcast.evaluation.methods import Ratios
 from tumorcast.evaluation.metrics import Mask, average_precision, brier, dice, ssim
 from tumorcast.evaluation.past_targets import targets_from_past
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import patient_mean
 from tumorcast.forecasting.ensemble import MemberMaps
 from tumorcast.forecasting.progression import predict_progression
 from tumorcast.forecasting.select import agreement

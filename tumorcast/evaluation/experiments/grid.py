@@ -22,7 +22,7 @@ from tumorcast.evaluation.failures import reach_of
 from tumorcast.evaluation.judging import Figures, map_figures, members_of, outside_tumour
 from tumorcast.evaluation.methods import MethodMap, distance_mm, product_map
 from tumorcast.evaluation.metrics import Mask, ssim
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import patient_mean
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 VARIED = ("preset", "guidance", "noise_level", "gain", "scale")

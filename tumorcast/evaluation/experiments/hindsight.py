@@ -157,7 +157,7 @@ class _Trial:
         return {
             "session": followed.plan.session_id,
             "later_session": followed.pairs[0].later_id,
-            "slices": [pair.place.source_slice for pair in followed.pairs],
+            "slices": [pair.planned.source_slice for pair in followed.pairs],
             "days": followed.later_day - followed.day,
             "ratio": followed.ratio,
             "grid": grid,

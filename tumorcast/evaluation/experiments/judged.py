@@ -14,7 +14,7 @@ from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.metrics import ssim
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.slice_figures import image_figures, method_figures
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import patient_mean
 
 Channels = Sequence[int] | slice
 EVERY_CONTRAST = slice(None)

@@ -17,8 +17,8 @@ from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.cases import spread_evenly
 from tumorcast.evaluation.experiments.folder import unit_name
+from tumorcast.evaluation.followup import AFFINE_TOLERANCE_MM
 from tumorcast.evaluation.pairs import Pair
-from tumorcast.evaluation.truth import AFFINE_TOLERANCE_MM
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, Unit, plan_patient
 from tumorcast.forecasting.targets import PatientTargets
@@ -92,7 +92,7 @@ class Followed:
 
 
 def _same(a: Pair, b: Pair) -> bool:
-    return a.place.source_slice == b.place.source_slice and all(
+    return a.planned.source_slice == b.planned.source_slice and all(
         np.array_equal(one.labels > 0, two.labels > 0) and np.allclose(one.affine, two.affine, atol=AFFINE_TOLERANCE_MM)
         for one, two in ((a.now, b.now), (a.later, b.later))
     )
@@ -135,7 +135,7 @@ class FollowedCohort:
                 f"{self.truth.path}: the last scan of {patient_id} has no slice {numbers} with a mask, where the "
                 "tumour was largest before; prepare the cohort with --slices all"
             )
-        return Followed(PatientPlan(patient_id, plan.session_id, tuple(pair.place for pair in pairs)), pairs)
+        return Followed(PatientPlan(patient_id, plan.session_id, tuple(pair.planned for pair in pairs)), pairs)
 
     def counterpart(self, other: Followed) -> Followed:
         """The same slices of the same scans as `other`, which was followed in another cohort file.

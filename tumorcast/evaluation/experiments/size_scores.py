@@ -17,7 +17,7 @@ from tumorcast.evaluation.experiments.folder import unit_name
 from tumorcast.evaluation.experiments.size_methods import SizeForecasts, SizeMethod
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate, difference
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import patient_mean
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import INTERVAL_90
 from tumorcast.growth.population.equivalents import from_log

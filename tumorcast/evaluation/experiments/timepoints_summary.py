@@ -14,7 +14,7 @@ from tumorcast.evaluation.experiments.size_methods import SizeMethod
 from tumorcast.evaluation.experiments.size_scores import cell, compared, mean_within
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.paired import Estimate, difference, mean_of
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import patient_mean
 from tumorcast.growth.study import IRREGULAR, REGULAR
 
 Floats = npt.NDArray[np.float64]
