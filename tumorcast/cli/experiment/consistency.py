@@ -6,24 +6,25 @@ import typer
 
 from tumorcast.cli.experiment.follow_up import target_source
 from tumorcast.cli.experiment.launch import (
-    Batch,
     Change,
     CohortFile,
     Members,
     Model,
     NoiseLevel,
     Patients,
+    SamplingOptions,
     Seed,
     SoFar,
-    Steps,
     launch_opened,
     of_followups,
 )
-from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
-from tumorcast.cli.options import ConfigFile, Json, Out
+from tumorcast.cli.option_groups import grouped_options
+from tumorcast.cli.options import Json, Out
 
 
+@grouped_options
 def consistency(
+    *,
     context: typer.Context,
     cohort: CohortFile,
     model: Model,
@@ -37,12 +38,7 @@ def consistency(
     patients: Patients = None,
     seed: Seed = None,
     noise_level: NoiseLevel = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    provider: ProviderName = "",
-    device: Device = None,
-    engine_cache: EngineCache = None,
-    config: ConfigFile = None,
+    sampling: SamplingOptions,
     so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
