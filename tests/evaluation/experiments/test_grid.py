@@ -22,7 +22,7 @@ from tumorcast.evaluation.experiments.grid import (
     findings,
 )
 from tumorcast.evaluation.experiments.run import run_experiment
-from tumorcast.evaluation.paired import Estimate
+from tumorcast.evaluation.statistics import Estimate
 from tumorcast.records import Contrast, Session
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 

@@ -14,7 +14,7 @@ from tests.fakes import StrengthEngine
 from tumorcast.cli.experiment import experiment as commands
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import UsageError
-from tumorcast.evaluation.experiments.forecast_measures import MEASURES, measure_slice, size_error
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES, measure_slice
 from tumorcast.evaluation.experiments.settings_selection import SettingsSelectionExperiment, TrialSettings
 from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
@@ -30,6 +30,7 @@ from tumorcast.evaluation.experiments.settings_selection_report import (
 )
 from tumorcast.evaluation.experiments.slice_plots import SliceExample
 from tumorcast.evaluation.followup import TargetSize, forecast_followups, last_followups
+from tumorcast.evaluation.score import size_error
 from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.plan import PatientPlan
 from tumorcast.forecasting.select import SelectGrid, select

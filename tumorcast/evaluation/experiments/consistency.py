@@ -24,9 +24,8 @@ from tumorcast.evaluation.experiments.plots import CurvePanel, draw_curves
 from tumorcast.evaluation.experiments.report_tables import values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
 from tumorcast.evaluation.followup import FollowUp, TargetSize
-from tumorcast.evaluation.judging import members_of, outside_tumour
-from tumorcast.evaluation.methods import Ratios
-from tumorcast.evaluation.metrics import Mask, average_precision, brier, dice, ssim
+from tumorcast.evaluation.metrics import Floats, Mask, average_precision, brier, dice, ssim
+from tumorcast.evaluation.score import members_of, outside_tumour
 from tumorcast.evaluation.statistics import Estimate, mean_of, patient_mean
 from tumorcast.evaluation.targets import targets_from_past
 from tumorcast.forecasting.ensemble import MemberMaps
@@ -146,7 +145,7 @@ class ConsistencyExperiment:
         """Tables and pictures over patients."""
         return findings(rows, pictures, seeds=self.seeds, target=self.target)
 
-    def _ratios(self, followup: FollowUp) -> Ratios:
+    def _ratios(self, followup: FollowUp) -> Floats:
         """(M,) area ratios that the members aim at."""
         if self.target is TargetSize.TRUE or not followup.is_known:
             return np.full(self.settings.members, self.source.target_ratio(followup))
@@ -154,7 +153,7 @@ class ConsistencyExperiment:
         days = {"day": followup.day, "later_day": followup.later_day}
         return targets_from_past(self.growth, series, self.settings, **days).target_ratio
 
-    def _forecast(self, followup: FollowUp, ratios: Ratios) -> SliceForecast:
+    def _forecast(self, followup: FollowUp, ratios: Floats) -> SliceForecast:
         return forecast_ratios(followup, ratios, self.source.engine, self.settings)
 
     def _example(self, followup: FollowUp, seeds: SliceForecast) -> SliceExample:
@@ -171,7 +170,7 @@ def first_of(forecast: SliceForecast, count: int) -> SliceForecast:
 
 
 def member_maps(
-    followup: FollowUp, forecast: SliceForecast, ratios: Ratios, engine: Engine, settings: ForecastSettings
+    followup: FollowUp, forecast: SliceForecast, ratios: Floats, engine: Engine, settings: ForecastSettings
 ) -> dict[str, Maps]:
     """(M, H, W) by name: each member's part of the growth map, of the images' segmentation, and of the paper's map.
 

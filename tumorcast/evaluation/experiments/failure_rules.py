@@ -12,9 +12,9 @@ import numpy.typing as npt
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, label
 
 from tumorcast.archive.maps import SliceForecast
-from tumorcast.evaluation.failures import EVERY_NEIGHBOUR, Failure
+from tumorcast.evaluation.failure_flags import EVERY_NEIGHBOUR, Failure
 from tumorcast.evaluation.followup import FollowUp
-from tumorcast.evaluation.growth_metrics import coverage
+from tumorcast.evaluation.metrics import coverage
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.floating[Any]]

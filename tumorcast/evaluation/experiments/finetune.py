@@ -11,14 +11,14 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.protocol import Engine
 from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.evaluation.baselines import unguided
 from tumorcast.evaluation.experiments.base import Findings, Measure, Row
 from tumorcast.evaluation.experiments.followup_source import by_unit, followed_units
 from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, mean_measures, measure_forecasts
 from tumorcast.evaluation.experiments.report_tables import as_figures, differences_table, means_table, values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
 from tumorcast.evaluation.followup import FollowUp, area_ratio, forecast_followups, last_followups
-from tumorcast.evaluation.judging import unguided_image_figures
-from tumorcast.evaluation.methods import unguided
+from tumorcast.evaluation.score import reconstruction
 from tumorcast.evaluation.statistics import difference
 from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.targets import PatientTargets
@@ -177,6 +177,6 @@ def _figures(
 def _reconstruction(followup: FollowUp, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, scan in (("now", followup), ("unseen", replace(followup, now=followup.later))):
-        likeness = unguided_image_figures(scan, unguided(scan, engine, settings))
-        figures |= {f"ssim_{name}": likeness["ssim_unguided"], f"psnr_{name}_db": likeness["psnr_unguided_db"]}
+        similar, noise_db = reconstruction(scan, unguided(scan, engine, settings))
+        figures |= {f"ssim_{name}": similar, f"psnr_{name}_db": noise_db}
     return figures

@@ -32,7 +32,7 @@ from tumorcast.evaluation.experiments.induced_failures import (
 )
 from tumorcast.evaluation.experiments.report_tables import estimate_cell
 from tumorcast.evaluation.experiments.slice_plots import FlaggedSlice, channel_shown, draw_flagged
-from tumorcast.evaluation.failures import Failure, Signs
+from tumorcast.evaluation.failure_flags import Failure, Signs
 from tumorcast.evaluation.followup import latest_followup
 from tumorcast.evaluation.metrics import Floats, roc_auc
 from tumorcast.evaluation.statistics import Estimate, estimate

@@ -11,7 +11,7 @@ from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.experiments.base import Row, spread_evenly, unit_name
 from tumorcast.evaluation.followup import FollowUp, followed_patients, forecast_followups, latest_followup
-from tumorcast.evaluation.methods import Ratios
+from tumorcast.evaluation.metrics import Floats
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings
 from tumorcast.version import VERSION
@@ -116,7 +116,7 @@ class LatestFollowUps:
         }
 
 
-def forecast_ratios(followup: FollowUp, ratios: Ratios, engine: Engine, settings: ForecastSettings) -> SliceForecast:
+def forecast_ratios(followup: FollowUp, ratios: Floats, engine: Engine, settings: ForecastSettings) -> SliceForecast:
     """Members, one an entry of `ratios` (M,), which are kept. The target of the settings is not used."""
     kept = settings.model_copy(update={"members": len(ratios), "keep_members": True})
     (forecast,) = forecast_followups([followup], PatientTargets(ratios), engine, kept)

@@ -3,22 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.engines.protocol import Engine
-from tumorcast.evaluation.archive_methods import SliceMaps, slice_maps
+from tumorcast.evaluation.baselines import Method, slice_maps
 from tumorcast.evaluation.experiments.base import Measure
 from tumorcast.evaluation.followup import FollowUp
-from tumorcast.evaluation.judging import members_of, outside_tumour
-from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.metrics import ssim
-from tumorcast.evaluation.slice_figures import image_figures, method_figures
+from tumorcast.evaluation.score import (
+    FORECAST,
+    by_metric,
+    members_of,
+    outside_tumour,
+    score_images,
+    score_maps,
+    size_error,
+)
 from tumorcast.evaluation.statistics import patient_mean
 
 Channels = Sequence[int] | slice
 EVERY_CONTRAST = slice(None)
-NO_MAPS = SliceMaps({}, None)
 
 
 MEASURES = (
@@ -80,21 +83,14 @@ def measure_slice(
 
     forecast: made with keep_members. channels: of the contrasts that images are compared in.
     """
-    maps = slice_maps(followup, forecast, (), (), None)
-    of_maps = method_figures(followup, maps, int((followup.later.labels > 0).sum()))
-    growth = of_maps[Method.PRODUCT]
-    images = of_maps.get(Method.GENERATED, growth)  # of a model without progression network they are one map
-    row = {"ap_changed": of_maps[Method.CHANGED]["ap"], "size_error": size_error(followup, forecast)}
+    maps = slice_maps(followup, forecast).maps
+    scores = score_maps(followup, maps, int((followup.later.labels > 0).sum()))
+    growth = by_metric(scores, Method.PRODUCT)
+    images = by_metric(scores, Method.GENERATED) or growth  # of a model without progression network they are one map
+    row = {"ap_changed": by_metric(scores, Method.CHANGED)["ap"], "size_error": size_error(followup, forecast)}
     for suffix, of_map in (("", growth), ("_images", images)):
         row |= {f"ap{suffix}": of_map["ap"], f"dice{suffix}": of_map["dice"], f"hd95{suffix}_mm": of_map["hd95_mm"]}
     return row | _image_likeness(followup, forecast, engine, batch=batch, channels=channels)
-
-
-def size_error(followup: FollowUp, forecast: SliceForecast) -> float:
-    """See NOTE; NaN where no tumour is left. What the segmenter misreads in the present scan cancels out."""
-    gained = float(np.median(forecast.reached_mm2)) - forecast.present_segmented_mm2
-    true = followup.later.area_mm2
-    return abs(forecast.present_mm2 + gained - true) / true if true > 0 else float("nan")
 
 
 def _image_likeness(
@@ -108,7 +104,7 @@ def _image_likeness(
         later=replace(followup.later, image=followup.later.image[channels]),
     )
     kept = [ssim(member[channels], compared.now.image, mask) for member, mask in zip(members, outside, strict=True)]
-    likeness = image_figures(compared, replace(forecast, mean=forecast.mean[channels]), NO_MAPS)["forecast"]
+    likeness = by_metric(score_images(compared, {FORECAST: forecast.mean[channels]}), FORECAST)
     return {
         "ssim_outside": patient_mean(kept),
         "ssim_later": likeness["ssim_brain"],

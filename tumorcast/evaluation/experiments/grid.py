@@ -13,6 +13,7 @@ import numpy as np
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.errors import InputError, UsageError
+from tumorcast.evaluation.baselines import Method, MethodMap, distance_mm, product_map
 from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table, unit_name
 from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.plots import draw_trade_off
@@ -24,11 +25,10 @@ from tumorcast.evaluation.experiments.slice_plots import (
     draw_sheet,
     spread_by_value,
 )
-from tumorcast.evaluation.failures import reach_of
+from tumorcast.evaluation.failure_flags import reach_of
 from tumorcast.evaluation.followup import FollowUp
-from tumorcast.evaluation.judging import map_figures, members_of, outside_tumour
-from tumorcast.evaluation.methods import MethodMap, distance_mm, product_map
 from tumorcast.evaluation.metrics import Mask, ssim
+from tumorcast.evaluation.score import by_metric, members_of, outside_tumour, score_maps
 from tumorcast.evaluation.statistics import Estimate, mean_of, median_of, patient_mean
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
@@ -200,15 +200,20 @@ def _agreement_with_later_scan(followup: FollowUp, forecast: SliceForecast) -> R
     """Figures of the maps against the later scan; none where it is not there."""
     if not followup.is_known:
         return {}
-    away_mm = distance_mm(followup)
     change = np.abs(members_of(forecast) - followup.now.image).sum(axis=1).mean(axis=0)
-    images = map_figures(followup, MethodMap(forecast.tumour, forecast.tumour), away_mm)
+    maps = {
+        Method.PRODUCT: product_map(forecast, distance_mm(followup)),
+        Method.GENERATED: MethodMap(forecast.tumour),
+        Method.CHANGED: MethodMap(change),
+    }
+    scores = score_maps(followup, maps, int((followup.later.labels > 0).sum()))
+    images = by_metric(scores, Method.GENERATED)
     return {
         "ap_images": images["ap"],
         "dice_images": images["dice"],
         "hd95_images_mm": images["hd95_mm"],
-        "ap_change": map_figures(followup, MethodMap(change), away_mm)["ap"],
-        "ap_growth": map_figures(followup, product_map(forecast, away_mm), away_mm)["ap"],
+        "ap_change": by_metric(scores, Method.CHANGED)["ap"],
+        "ap_growth": by_metric(scores, Method.PRODUCT)["ap"],
     }
 
 

@@ -17,9 +17,9 @@ from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.evaluation.experiments.followup_source import forecast_ratios
-from tumorcast.evaluation.failures import Failure
+from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.evaluation.followup import FollowUp
-from tumorcast.evaluation.judging import members_of
+from tumorcast.evaluation.score import members_of
 from tumorcast.forecasting.ensemble import reduce_members
 from tumorcast.forecasting.progression import predict_progression
 from tumorcast.random_keys import patient_key

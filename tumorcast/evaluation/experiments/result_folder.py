@@ -16,9 +16,8 @@ from typing import Any
 
 from tumorcast.durable import held, written_whole
 from tumorcast.errors import InputError, StorageError, UsageError
-from tumorcast.evaluation.card import markdown_table
 from tumorcast.evaluation.experiments.base import Experiment, Findings, ReportPicture, Row, Table
-from tumorcast.evaluation.run import plain
+from tumorcast.evaluation.tables import jsonable, markdown_table
 from tumorcast.provenance import commit, flat, refuse_other
 from tumorcast.version import VERSION
 
@@ -163,7 +162,7 @@ def write_report(
         "missing": missing,
         "units": rows,
     }
-    _write(out / "figures.json", json.dumps(plain(record), indent=1) + "\n")
+    _write(out / "figures.json", json.dumps(jsonable(record), indent=1) + "\n")
     _write(out / "README.md", page(experiment.name, provenance, findings, (len(rows), missing), failed))
 
 
@@ -180,7 +179,9 @@ def page(
         *(f"![{picture.name}]({png_name(picture)})\n\n{picture.caption}\n" for picture in findings.pictures),
         _failures(failed),
         "## Settings\n\n"
-        + _markdown(("setting", "value"), [(key, json.dumps(plain(value))) for key, value in flat(provenance).items()]),
+        + _markdown(
+            ("setting", "value"), [(key, json.dumps(jsonable(value))) for key, value in flat(provenance).items()]
+        ),
         f"Written by `tumorcast experiment {name}` {VERSION}, commit {commit() or 'unknown'}.\n",
     ]
     return "\n".join(part for part in parts if part)

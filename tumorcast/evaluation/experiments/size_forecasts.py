@@ -20,8 +20,7 @@ from tumorcast.evaluation.experiments.size_methods import (
     scored,
 )
 from tumorcast.evaluation.experiments.slice_plots import spread_by_value
-from tumorcast.evaluation.metrics import Floats
-from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
+from tumorcast.evaluation.metrics import Floats, nrmse, r_squared, relative_error
 from tumorcast.evaluation.statistics import Difference, Estimate, difference, estimate, mean_of, median_of, not_nan
 from tumorcast.forecasting.targets import growth_curve
 from tumorcast.growth.model import GrowthModel

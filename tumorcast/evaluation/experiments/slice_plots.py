@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from tumorcast.durable import written_whole
 from tumorcast.evaluation.experiments.base import ReportPicture, spread_evenly
 from tumorcast.evaluation.experiments.plots import save_png
-from tumorcast.evaluation.figures import LATER_COLOUR, MARGIN, PRESENT_COLOUR
 from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.metrics import Floats
 from tumorcast.records import Contrast
@@ -25,7 +24,8 @@ Mask = npt.NDArray[np.bool_]
 FILE = "slices.npz"
 MOST_SHOWN = 4  # patients of one picture
 CONTRASTS_SHOWN = (Contrast.T2F, Contrast.T1C)
-GENERATED_COLOUR = "orange"
+PRESENT_COLOUR, LATER_COLOUR, GENERATED_COLOUR = "cyan", "red", "orange"
+MARGIN = 2.5  # pixels round the brain
 CAPTION = (
     "Above: the present scan, the later scan, and the mean image of each variant; below: its map. Cyan: the present "
     "outline; red: the later one."

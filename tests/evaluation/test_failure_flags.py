@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from tumorcast.archive.maps import PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import LEAST_OVERLAP, Failure, Signs, flags_of, reach_of
+from tumorcast.evaluation.failure_flags import LEAST_OVERLAP, Failure, Signs, flags_of, reach_of
 from tumorcast.report.plots import draw_slice
 
 PIXEL_MM, SIDE = 2.0, 96

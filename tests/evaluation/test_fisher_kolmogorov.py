@@ -5,7 +5,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import spearmanr
 
 from tumorcast.data.cohort import CohortSlice
-from tumorcast.evaluation.tissue_growth import GREY_SHARE, WHITE_MM2_PER_DAY, arrival_score, diffusivity, t1_of
+from tumorcast.evaluation.fisher_kolmogorov import GREY_SHARE, WHITE_MM2_PER_DAY, arrival_score, diffusivity, t1_of
 from tumorcast.records import Contrast
 
 SIZE = 48

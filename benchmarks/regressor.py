@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.diffusion.schedule import alpha_bars
 from tumorcast.engines.protocol import Engine
-from tumorcast.evaluation.paired import Estimate, estimate
+from tumorcast.evaluation.statistics import Estimate, estimate
 from tumorcast.forecasting.plan import member_noise
 
 Floats = npt.NDArray[np.float64]
@@ -27,21 +27,21 @@ def regressor_sizes(
     They are spread evenly over all scans. noisy is empty for a regressor that does not know such noise.
     """
     chosen = list(_spread(cohort, patient_id, slices))
-    told: dict[str, list[float]] = {"true": [one.brain_fraction for one in chosen], "clean": [], "noisy": []}
+    sizes: dict[str, list[float]] = {"true": [present.brain_fraction for present in chosen], "clean": [], "noisy": []}
     abar = alpha_bars()
     for start in range(0, len(chosen), batch):
         block = chosen[start : start + batch]
-        images = np.stack([one.image for one in block]).astype(np.float32)
-        brain = np.stack([one.brain for one in block]).astype(np.float32)
-        told["clean"] += engine.sizes(images, 0, brain).tolist()
+        images = np.stack([present.image for present in block]).astype(np.float32)
+        brain = np.stack([present.brain for present in block]).astype(np.float32)
+        sizes["clean"] += engine.sizes(images, 0, brain).tolist()
         if engine.info.noise_levels > NOISY_LEVEL:
             shape = images.shape[1:]
             noise = np.stack(
                 [member_noise(patient_id, start + k, NOISE_MEMBER, seed, shape) for k in range(len(block))]
             )
             noisy = np.sqrt(abar[NOISY_LEVEL]) * images + np.sqrt(1 - abar[NOISY_LEVEL]) * noise
-            told["noisy"] += engine.sizes(noisy.astype(np.float32), NOISY_LEVEL, brain).tolist()
-    return told
+            sizes["noisy"] += engine.sizes(noisy.astype(np.float32), NOISY_LEVEL, brain).tolist()
+    return sizes
 
 
 def _spread(cohort: Cohort, patient_id: str, count: int) -> Iterator[CohortSlice]:
@@ -51,13 +51,13 @@ def _spread(cohort: Cohort, patient_id: str, count: int) -> Iterator[CohortSlice
         for index in range(info.n_slices)
         if np.isfinite(info.area_mm2[index])
     ]
-    for place in np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).astype(int)):
-        yield cohort.slice(patient_id, *every[place])
+    for number in np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).astype(int)):
+        yield cohort.slice(patient_id, *every[number])
 
 
 def r_squared(patients: list[dict[str, Any]], name: str, *, tumour_only: bool = False) -> Estimate:
     """R² over all slices of regressor_sizes, with an interval over patients. name: clean or noisy."""
-    sums = np.array([_moments(one, name, tumour_only) for one in patients if one[name]]).reshape(-1, 4)
+    sums = np.array([_moments(sizes, name, tumour_only) for sizes in patients if sizes[name]]).reshape(-1, 4)
     return estimate(sums[sums[:, 0] > 0], _explained)
 
 

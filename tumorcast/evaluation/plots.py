@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: reliability curves, and told sizes against the true ones."""
+"""The figures of an evaluation: reliability curves, and forecast sizes against the true ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,24 +7,26 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tumorcast.evaluation.archive_summary import INTERVAL, PatientSizes, bins_of, methods_of
-from tumorcast.evaluation.figures import DISCLAIMER, plain_name
-from tumorcast.evaluation.judging import NEAR_MM, Figures
-from tumorcast.evaluation.metrics import Reliability
+from tumorcast.evaluation.aggregate import PatientSizes, patient_reliability
+from tumorcast.evaluation.baselines import Method
+from tumorcast.evaluation.evaluate import PatientScores
+from tumorcast.evaluation.metrics import INTERVAL, NEAR_MM, Reliability
+from tumorcast.evaluation.score import NEAR_RELIABILITY, RELIABILITY
+from tumorcast.growth.plot import DISCLAIMER
 
-PANELS = {"reliability": "brain outside the present outline", "reliability_near": f"within {NEAR_MM:g} mm of it"}
+PANELS = {RELIABILITY: "brain outside the present outline", NEAR_RELIABILITY: f"within {NEAR_MM:g} mm of it"}
 
 
-def draw_reliability(rows: Sequence[Figures], path: Path) -> None:
-    """Share of true pixels against the probability said, patients weighted equally, a panel a region."""
+def draw_reliability(patients: Sequence[PatientScores], path: Path) -> None:
+    """Share of true pixels against the probability, patients weighted equally, a panel a region."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
-        for method in methods_of(rows):
-            bins = bins_of(rows, method, name)
+        for method in Method:
+            bins = patient_reliability(patients, method, name)
             if len(bins):
-                said, true = Reliability(*bins.mean(axis=0)).curve()
-                axes.plot(said, true, "o-", markersize=4, label=plain_name(method))
+                probability, true = Reliability(*bins.mean(axis=0)).curve()
+                axes.plot(probability, true, "o-", markersize=4, label=method.plain_label)
         axes.set(xlabel="probability said", ylabel="share of pixels that became tumour", title=title)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", fontsize=7, ncols=2)
@@ -33,11 +35,11 @@ def draw_reliability(rows: Sequence[Figures], path: Path) -> None:
 
 
 def draw_sizes(sizes: PatientSizes, path: Path) -> None:
-    """A point a patient: the true area against the area aimed at, with the members' range, and against the present."""
+    """A point a patient: the true area against the members' target, with their range, and against the present."""
     figure = Figure(figsize=(6, 5.5), layout="constrained")
     axes = figure.subplots()
     aimed = sizes.medians["aimed"]
-    low, high = np.array([np.quantile(one, INTERVAL) for one in sizes.aimed]).T
+    low, high = np.array([np.quantile(members, INTERVAL) for members in sizes.aimed]).T
     axes.errorbar(
         aimed,
         sizes.truth,
