@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.growth import scores
-from tumorcast.growth.population.history import History
 from tumorcast.growth.population.autoregression import Persistence
+from tumorcast.growth.population.history import History
 from tumorcast.growth.population.pool import Pool, pooled
 from tumorcast.growth.size_table import SizeColumns, read_sizes
 
