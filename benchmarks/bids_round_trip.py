@@ -151,8 +151,8 @@ def write_bids(root: Path, scans: list[Written]) -> None:
     masks = root / "derivatives" / "reader"
     masks.mkdir(parents=True)
     (root / "dataset_description.json").write_text(json.dumps(described | {"DatasetType": "raw"}))
-    told = described | {"DatasetType": "derivative", "GeneratedBy": [{"Name": "reader"}]}
-    (masks / "dataset_description.json").write_text(json.dumps(told))
+    derivative = described | {"DatasetType": "derivative", "GeneratedBy": [{"Name": "reader"}]}
+    (masks / "dataset_description.json").write_text(json.dumps(derivative))
     for scan in scans:
         for place in (root, masks):
             (place / f"sub-{scan.subject}" / f"ses-{scan.session}" / "anat").mkdir(parents=True)
@@ -262,12 +262,12 @@ def mask_on(grid: nib.Nifti1Image, scan: Written, anchor: Written) -> nib.Nifti1
 
 def table(records: list[dict[str, Any]]) -> str:
     """The records in columns."""
-    rows = [COLUMNS, *([told(record[name]) for name in COLUMNS] for record in records)]
+    rows = [COLUMNS, *([cell(record[name]) for name in COLUMNS] for record in records)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def told(value: str | float) -> str:
+def cell(value: str | float) -> str:
     """A cell."""
     return value if isinstance(value, str) else f"{value:.2g}" if value < 0.01 else f"{value:.4f}"
 

@@ -29,10 +29,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from tumorcast.data.imaging.deformation import deformation_between
-from tumorcast.data.imaging.geometry import Interpolation
 from tumorcast.data.imaging.registration import RegistrationImage, one_thread, rigid_between
 from tumorcast.data.imaging.registration_qc import dice
-from tumorcast.data.imaging.transforms import Displacement, Matrix, carried, moved_mm
+from tumorcast.data.imaging.transforms import IDENTITY, Affine, Displacement, Transform, resample_mask
 from tumorcast.simulation.cohort import simulate_cohort
 
 DEGREES, SHIFT_MM = (5.0, 10.0, 15.0), (5.0, 12.0, 20.0)
@@ -62,8 +61,8 @@ def _upright(path: Path) -> sitk.Image:
     return sitk.Cast(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"), sitk.sitkFloat32)
 
 
-def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator) -> Iterator[Matrix]:
-    """(4, 4) RAS: turns about random axes through the brain's centre, and random shifts, in growing size."""
+def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator) -> Iterator[Affine]:
+    """Turns about random axes through the brain's centre, and random shifts, in growing size."""
     centre = picture.brain_points().mean(axis=0)
     for number in range(count):
         axis, shift = rng.standard_normal(3), rng.standard_normal(3)
@@ -72,14 +71,12 @@ def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator)
         matrix[:3, :3] = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
         matrix[:3, 3] = centre - matrix[:3, :3] @ centre
         matrix[:3, 3] += SHIFT_MM[number % len(SHIFT_MM)] * shift / np.linalg.norm(shift)
-        yield matrix
+        yield Affine(matrix)
 
 
-def put(picture: RegistrationImage, way: Matrix | Displacement) -> RegistrationImage:
-    """The picture where a matrix puts its points, or where a field that leads back found them."""
-    matrix, field = (np.eye(4), way) if isinstance(way, Displacement) else (np.linalg.inv(way), None)
-    masks = (_mask_through(picture, mask, matrix, field) for mask in (picture.brain, _tumour(picture)))
-    return RegistrationImage(carried(picture.image, picture.grid, matrix, field), *masks)
+def put(picture: RegistrationImage, transform: Transform) -> RegistrationImage:
+    """The picture on its own grid, read through a transform that leads back to it."""
+    return picture.resampled(picture.grid, transform)
 
 
 def _tumour(picture: RegistrationImage) -> np.ndarray[Any, Any]:
@@ -87,18 +84,13 @@ def _tumour(picture: RegistrationImage) -> np.ndarray[Any, Any]:
     return picture.tumour
 
 
-def _mask_through(
-    picture: RegistrationImage, mask: np.ndarray[Any, Any], matrix: Matrix, field: Displacement | None = None
-) -> np.ndarray[Any, Any]:
-    image = picture.grid.image(mask.astype(np.uint8))
-    return sitk.GetArrayFromImage(
-        carried(image, picture.grid, matrix, field, interpolation=Interpolation.NEAREST)
-    ).astype(bool)
+def _tumour_through(picture: RegistrationImage, transform: Transform) -> np.ndarray[Any, Any]:
+    return resample_mask(_tumour(picture), picture.grid, picture.grid, transform) > 0
 
 
-def off_voxels(found: Matrix, true: Matrix, picture: RegistrationImage) -> float:
+def off_voxels(found: Affine, true: Affine, picture: RegistrationImage) -> float:
     """The largest distance in the brain, in voxels."""
-    return float(moved_mm(np.linalg.inv(true) @ found, picture.brain_points()).max() / min(picture.grid.spacing))
+    return float((~true @ found).distances_mm(picture.brain_points()).max() / min(picture.grid.spacing))
 
 
 def rigid_figures(scans: list[Scan], count: int, rng: np.random.Generator, *, real: bool) -> list[dict[str, Any]]:
@@ -106,19 +98,19 @@ def rigid_figures(scans: list[Scan], count: int, rng: np.random.Generator, *, re
     fixed, records = scans[0].pictures["t1c"], []
     for scan in scans:
         for kind, moving in scan.pictures.items():
-            still = rigid_between(fixed, moving) if real else np.eye(4)
-            for matrix in transforms(moving, count, rng):
-                began, moved = time.process_time(), put(moving, matrix)
+            still = rigid_between(fixed, moving) if real else IDENTITY
+            for true in transforms(moving, count, rng):
+                began, moved = time.process_time(), put(moving, ~true)
                 found = rigid_between(fixed, moved)
-                returned = _mask_through(moved, _tumour(moved), matrix)
-                through = _mask_through(moved, _tumour(moved), found @ np.linalg.inv(still))
+                returned = _tumour_through(moved, true)
+                through = _tumour_through(moved, found @ ~still)
                 records.append(
                     {
                         "scan": scan.name,
                         "contrast": kind,
-                        "degrees": float(np.degrees(Rotation.from_matrix(matrix[:3, :3]).magnitude())),
-                        "off_voxels": off_voxels(found, matrix @ still, fixed),
-                        "unmoved_voxels": off_voxels(still, np.eye(4), fixed),
+                        "degrees": true.rotation_degrees,
+                        "off_voxels": off_voxels(found, true @ still, fixed),
+                        "unmoved_voxels": off_voxels(still, IDENTITY, fixed),
                         "mask_dice": dice(through, _tumour(moving)),
                         "mask_dice_true_way": dice(returned, _tumour(moving)),
                         "mask_volume_ratio": float(through.sum() / _tumour(moving).sum()),
@@ -140,11 +132,11 @@ def bent_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[st
     vectors *= BENT_MM / np.linalg.norm(vectors, axis=-1).max() * free
     field = Displacement(vectors.astype(np.float32), grid)
     moving, began = put(grown, field), time.process_time()
-    found = deformation_between(fixed, moving, np.eye(4))
+    found = deformation_between(fixed, moving, IDENTITY)
     points = fixed.brain_points()
-    wanted, got = (_vectors(one, points) for one in (field.inverse(), found))
+    wanted, got = (displacement.map(points) - points for displacement in (~field, found))
     moved = np.linalg.norm(wanted, axis=1) > 2.0
-    after = _mask_through(moving, _tumour(moving), np.eye(4), found)
+    after = _tumour_through(moving, found)
     return {
         "scan": second.name,
         "mean_mm_before": float(np.linalg.norm(wanted[moved], axis=1).mean()),
@@ -154,11 +146,6 @@ def bent_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[st
         "tumour_volume_ratio": float(after.sum() / _tumour(moving).sum()),
         "cpu_seconds": time.process_time() - began,
     }
-
-
-def _vectors(field: Displacement, points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    way, lps = field.transform(), points * [-1.0, -1.0, 1.0]
-    return np.array([way.TransformPoint(point) for point in lps.tolist()]) - lps
 
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:

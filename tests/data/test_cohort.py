@@ -240,3 +240,22 @@ def test_unknown_names(tmp_path: Path) -> None:
             cohort.sessions("B")
         with pytest.raises(InputError, match="A has no session s9; it has s1"):
             cohort.session("A", "s9")
+
+
+def test_before_the_last_scan_nothing_of_it_can_be_read(blob_cohort: Path) -> None:
+    with Cohort.open(blob_cohort) as whole:
+        known = whole.before_last_scan()
+        assert [info.id for info in known.sessions("A")] == ["000", "001"]
+        assert known.size_series("A", SizeMeasure.VOLUME_MM3).days.tolist() == [0.0, 60.0]
+        assert known.slice("A", "001", 0).area_mm2 == whole.slice("A", "001", 0).area_mm2
+        for reading in (
+            lambda: known.slice("A", "002", 0),
+            lambda: known.session("A", "002"),
+            lambda: known.source("A", "002"),
+        ):
+            with pytest.raises(ValueError, match="A, session 002"):
+                reading()
+        assert known.sessions("C") == []  # it has one scan
+        assert [info.id for info in known.before_last_scan().sessions("A")] == ["000"]
+        assert known.before_last_scan().before_last_scan().sessions("A") == []
+        assert len(whole.sessions("A")) == 3

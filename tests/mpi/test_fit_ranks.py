@@ -19,7 +19,7 @@ import pytest
 from tumorcast.errors import StorageError, TumorcastError
 from tumorcast.random_keys import patient_key
 from tumorcast.records import FitStatus, GrowthFit, LawName, RadiotherapyCourse, SizeSeries, Status, Treatment
-from tumorcast.running.growth_run import fit_cohort_to
+from tumorcast.running.growth_job import fit_cohort_to
 from tumorcast.running.ranks import open_ranks
 
 Launch = Callable[..., list[str]]

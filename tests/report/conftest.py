@@ -17,7 +17,7 @@ from tumorcast.durable import sha256_of
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, PatientOutcome, RadiotherapyCourse, SizeSeries, Status, Treatment
-from tumorcast.report.html_report import Written, write_report
+from tumorcast.report.html import Written, write_report
 from tumorcast.running.ranks import Ranks
 
 SIDE = 32

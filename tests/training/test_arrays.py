@@ -11,7 +11,7 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError, StorageError
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
-from tumorcast.training.slices import STACKS, SliceStore, _on_device
+from tumorcast.training.dataset import STACKS, SliceStore, _on_device
 from tumorcast.training.train import train
 
 TINY = {"channel_mult": (1,), "res_blocks": 1, "attention_resolutions": ()}
@@ -110,7 +110,7 @@ def test_small_slices_are_such_a_folder(small_slices: Path) -> None:
 
 def test_slices_kept_on_a_device_are_those_that_are_read(small_slices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU stands for the device: the copy is made in pieces, and rows are taken from it."""
-    monkeypatch.setattr("tumorcast.training.slices.COPIED_AT_ONCE", 7)
+    monkeypatch.setattr("tumorcast.training.dataset.COPIED_AT_ONCE", 7)
     arrays, cpu = open_arrays(small_slices), torch.device("cpu")
     kept = SliceStore(arrays, cpu, {name: _on_device(getattr(arrays, name), cpu) for name in STACKS})
     read, picks = SliceStore.open(arrays, cpu), torch.tensor([73, 0, 12, 12])

@@ -10,16 +10,12 @@ import torch
 from tumorcast.errors import InputError
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import open_arrays
+from tumorcast.training.dataset import Pools, SlicePool, SliceStore, held_out
 from tumorcast.training.job import Job
 from tumorcast.training.log import opened_log, read_log
+from tumorcast.training.monitor import GAP, RISES, ROWS, WINDOW, Column, Validation, Watch, mosaic
 from tumorcast.training.networks import load_network
-from tumorcast.training.pools import Pools
-from tumorcast.training.sheets import GAP, ROWS, Column, mosaic
-from tumorcast.training.slices import SlicePool, SliceStore
-from tumorcast.training.split import held_out
 from tumorcast.training.train import train
-from tumorcast.training.validation import Validation
-from tumorcast.training.watch import RISES, WINDOW, Watch
 
 TINY = {"channel_mult": (1,), "res_blocks": 1, "attention_resolutions": ()}
 SETTINGS = TrainSettings(steps=4, batch=2, warmup_steps=1, validate_every=2, sheet_every=4, validation_share=0.2)
@@ -157,8 +153,8 @@ def test_a_validation_loss_that_keeps_rising_is_told_once() -> None:
 def test_a_warning_is_in_the_log_and_said_once_over_a_resume(
     small_slices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tumorcast.training.watch.WINDOW", 1)
-    monkeypatch.setattr("tumorcast.training.watch.ALARMING", 0.5)
+    monkeypatch.setattr("tumorcast.training.monitor.WINDOW", 1)
+    monkeypatch.setattr("tumorcast.training.monitor.ALARMING", 0.5)
     caplog.set_level(logging.WARNING)
     for until in (3, None):
         train(NetworkKind.SEGMENTER, small_slices, tmp_path, SETTINGS, architecture=TINY, until=until)
@@ -177,7 +173,7 @@ def test_a_sheet_has_its_slices_in_rows_and_black_and_white_as_told() -> None:
 
 
 def test_the_curve_is_drawn_with_its_validation(small_slices: Path, tmp_path: Path) -> None:
-    from tumorcast.training.curve import draw_curve
+    from tumorcast.training.log import draw_curve
 
     rows = [{"step": k, "loss": 1.0 / k} for k in range(1, 200)]
     draw_curve(rows, tmp_path / "plain.png", title="")

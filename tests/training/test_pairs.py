@@ -13,10 +13,9 @@ from tumorcast.errors import InputError
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import open_arrays
 from tumorcast.training.augment import misdraw
-from tumorcast.training.draws import Draws, generator_of
+from tumorcast.training.dataset import PairBatch, PairPool, SliceStore, find_pairs
+from tumorcast.training.job import Draws, generator_of
 from tumorcast.training.losses import WEIGHT_INSIDE, progression_loss
-from tumorcast.training.pairs import PairBatch, PairPool, find_pairs
-from tumorcast.training.slices import SliceStore
 from tumorcast.training.train import train
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from tumorcast.errors import UsageError
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import open_arrays
 from tumorcast.training.checkpoint import TrainingState, load_checkpoint
-from tumorcast.training.draws import Draws, generator_of
+from tumorcast.training.job import Draws, generator_of
 from tumorcast.training.log import read_log
 from tumorcast.training.networks import build
 from tumorcast.training.parallel import Team

@@ -13,16 +13,12 @@ from torch import nn
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.settings import NetworkKind, RateSchedule, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
-from tumorcast.training.device import Device
-from tumorcast.training.draws import Draws, generator_of
+from tumorcast.training.dataset import Batch, PairPool, Pools, SlicePool, SliceStore
+from tumorcast.training.job import Device, Draws, generator_of
 from tumorcast.training.log import read_log
 from tumorcast.training.losses import add_noise, segmentation_loss
 from tumorcast.training.networks import build, load_network
-from tumorcast.training.pairs import PairPool
-from tumorcast.training.pools import Pools
-from tumorcast.training.rate import learning_rate
-from tumorcast.training.slices import Batch, SlicePool, SliceStore
-from tumorcast.training.steps import compile_forward
+from tumorcast.training.stepper import compile_forward, learning_rate
 from tumorcast.training.train import train
 
 TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}

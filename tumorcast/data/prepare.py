@@ -8,21 +8,20 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from tumorcast.data.balance import Balance
+from tumorcast.data.brain import BRAIN_MASK, rooted
 from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
-from tumorcast.data.imaging.brain_extraction import rooted
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.registration_qc import quality_rows, write_quality
-from tumorcast.data.prepare_settings import PrepareSettings, Register, SliceChoice, TumourPart
+from tumorcast.data.patient_space import REGISTRATION
 from tumorcast.data.readers.clinical import DatedSessions
 from tumorcast.data.readers.layouts import Layout
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.ready import BRAIN_MASK, LABELS
-from tumorcast.data.registered import REGISTRATION
+from tumorcast.data.readers.volumes import LABELS
+from tumorcast.data.scan_tasks import FailedScan, Piece, Result, Share, Task, over_processes
 from tumorcast.data.session import prepare_session
-from tumorcast.data.survey import survey
-from tumorcast.data.work import Failure, Piece, Result, Share, Task, over_processes
+from tumorcast.data.settings import PrepareSettings, Register, SliceChoice, TumourPart
+from tumorcast.data.survey import SourceBalance, survey
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.provenance import is_made_already
@@ -70,7 +69,7 @@ class CohortReport:
     contrasts: tuple[Contrast, ...]
     outcomes: tuple[SessionOutcome, ...]
     warnings: tuple[str, ...]
-    balance: Balance
+    balance: SourceBalance
 
     def count(self, status: Status) -> int:
         """Scans that ended so."""
@@ -85,7 +84,7 @@ class CohortReport:
 class NothingUsableError(InputError):
     """No scan at all could be used; `balance` says what became of each."""
 
-    def __init__(self, message: str, balance: Balance) -> None:
+    def __init__(self, message: str, balance: SourceBalance) -> None:
         super().__init__(message)
         self.balance = balance
 
@@ -100,7 +99,7 @@ class CohortPlan:
     contrasts: tuple[Contrast, ...]
     recorded: dict[str, Any]
     warnings: tuple[str, ...]
-    balance: Balance
+    balance: SourceBalance
 
     @property
     def accepted(self) -> list[SourceSession]:
@@ -154,23 +153,23 @@ def plan_cohort(
     if quality is not None:
         _make_folder(quality)
     kept, settings = settings, rooted(settings, source)
-    found = survey(source, layout=layout, clinical=clinical, contrasts=settings.contrasts, labels=settings.labels)
+    surveyed = survey(source, layout=layout, clinical=clinical, contrasts=settings.contrasts, labels=settings.labels)
     if not allow_unmatched:
-        found.refuse_unmatched()
-    if not found.contrasts:
+        surveyed.refuse_unmatched()
+    if not surveyed.contrasts:
         raise InputError(f"{source}: no contrast that every scan has; name the ones to use (--contrasts t1c,t2f)")
-    warnings = tuple(found.warnings())
+    warnings = tuple(surveyed.warnings())
     for warning in warnings:
         LOG.warning(warning)
     recorded = {
-        "settings": replace(kept, contrasts=found.contrasts).recorded(),
+        "settings": replace(kept, contrasts=surveyed.contrasts).recorded(),
         "layout": str(layout),
         "source": source.resolve().name,
         "clinical_sha256": None if clinical is None else sha256_of(clinical),
-        DATED: not found.dated.undated,
+        DATED: not surveyed.dated.undated,
     }
-    task = Task(replace(settings, contrasts=found.contrasts), quality)
-    return CohortPlan(source, found.dated, task, found.contrasts, recorded, warnings, found.balance())
+    task = Task(replace(settings, contrasts=surveyed.contrasts), quality)
+    return CohortPlan(source, surveyed.dated, task, surveyed.contrasts, recorded, warnings, surveyed.balance())
 
 
 def refuse_other_cohort(out: Path, plan: CohortPlan) -> None:
@@ -198,8 +197,8 @@ def write_plan(
         contrasts=plan.contrasts,
         config=lambda: plan.recorded | {"balance": run.balance().kept()},
     )
-    if plan.task.pictures is not None:
-        write_quality(plan.task.pictures / QUALITY_TABLE, run.quality)
+    if plan.task.figures is not None:
+        write_quality(plan.task.figures / QUALITY_TABLE, run.quality)
     return CohortReport(plan.contrasts, tuple(run.outcomes), plan.warnings, run.balance())
 
 
@@ -222,9 +221,9 @@ class _CohortRun:
         self._plan = plan
         self._on_outcome = on_outcome
 
-    def balance(self) -> Balance:
+    def balance(self) -> SourceBalance:
         """The plan's balance with what became of the scans."""
-        reasons = [(one.patient_id, one.session_id, one.reason or None) for one in self.outcomes]
+        reasons = [(outcome.patient_id, outcome.session_id, outcome.reason or None) for outcome in self.outcomes]
         return self._plan.balance.with_scans(reasons).with_reading(self._labels, self._brains, self._grids)
 
     def sessions(self, share: Share) -> Iterator[Session]:
@@ -239,14 +238,14 @@ class _CohortRun:
                 if outcome.status is Status.OK and isinstance(result, Session):
                     yield result
         if all(outcome.status is not Status.OK for outcome in self.outcomes):
-            told = self.outcomes[0].reason
+            reason = self.outcomes[0].reason
             raise NothingUsableError(
-                f"{self._plan.source}: none of {len(self.outcomes)} scans could be used; {told}", self.balance()
+                f"{self._plan.source}: none of {len(self.outcomes)} scans could be used; {reason}", self.balance()
             )
 
     def _outcome(self, scan: SourceSession, result: Result, shows_tumour: bool) -> SessionOutcome:
         names = (scan.patient_id, scan.session_id)
-        if isinstance(result, Failure):
+        if isinstance(result, FailedScan):
             if result.trace:  # logged here, as a worker process has no handler that would show it
                 LOG.debug("%s: %s", "/".join(names), result.trace)
             return SessionOutcome(*names, Status.FAILED, reason=result.reason)
@@ -264,10 +263,10 @@ class _CohortRun:
 
     def _record(self, outcome: SessionOutcome, result: Result) -> None:
         self.outcomes.append(outcome)
-        told = {} if isinstance(result, Failure) else result.source.get(REGISTRATION, {})
+        record = {} if isinstance(result, FailedScan) else result.source.get(REGISTRATION, {})
         scan = {"patient_id": outcome.patient_id, "session_id": outcome.session_id, "status": str(outcome.status)}
         scan["notes"] = (outcome.reason or "; ".join(outcome.notes)).replace(f"{self._plan.source}/", "")
-        self.quality += [scan | row for row in quality_rows(told)]
+        self.quality += [scan | row for row in quality_rows(record)]
         if isinstance(result, Session):
             self._look_at(result)
         if self._on_outcome is not None:
@@ -275,12 +274,12 @@ class _CohortRun:
 
     def _look_at(self, session: Session) -> None:
         """Keep what the balance tells of a scan that was read."""
-        told = session.source
-        self._labels.append(told.get(LABELS, {}))
+        record = session.source
+        self._labels.append(record.get(LABELS, {}))
         if self._plan.task.settings.brain is BrainMask.AUTO:  # else the user said that it be so
-            self._brains.append(told[BRAIN_MASK])
-        if REGISTRATION not in told:
-            self._grids[session.patient_id, session.session_id] = Grid.from_dict(told["grid"])
+            self._brains.append(record[BRAIN_MASK])
+        if REGISTRATION not in record:
+            self._grids[session.patient_id, session.session_id] = Grid.from_dict(record["grid"])
 
 
 def _why_no_slice(session: Session, least_mm2: float) -> str:
@@ -296,4 +295,4 @@ def _in_order(plan: CohortPlan, share: Share) -> Iterator[tuple[SourceSession, R
     results = chain.from_iterable(share(plan.pieces, plan.task))
     for scan in plan.dated.sessions:
         reason = plan.dated.reason(scan)
-        yield scan, next(results) if reason is None else Failure(reason)
+        yield scan, next(results) if reason is None else FailedScan(reason)

@@ -15,7 +15,8 @@ from tumorcast.evaluation.methods import Method
 from tumorcast.evaluation.metrics import Floats
 from tumorcast.evaluation.paired import Difference, Estimate, difference, estimate, known, mean_of
 from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
-from tumorcast.evaluation.summary import MethodSummary, calibration_error, patient_mean
+from tumorcast.evaluation.statistics import patient_mean
+from tumorcast.evaluation.summary import MethodSummary, calibration_error
 
 MEANS = (
     "ap",

@@ -11,12 +11,12 @@ from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError
 from tumorcast.evaluation.archive_methods import Baseline, Unguided, slice_maps
+from tumorcast.evaluation.followup import NoTruthError, archive_followups, check_cohort, later_scan
 from tumorcast.evaluation.growth_metrics import THRESHOLDS
 from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.pairs import Pair
 from tumorcast.evaluation.slice_figures import area_figures, image_figures, method_figures
 from tumorcast.evaluation.tissue_growth import t1_of
-from tumorcast.evaluation.truth import NoTruthError, check_cohort, judged_pairs, later_scan
 from tumorcast.provenance import commit
 from tumorcast.records import Contrast, PatientOutcome, Status
 from tumorcast.version import VERSION
@@ -100,7 +100,7 @@ class Evaluator:
 
     def _row(self, patient: PatientForecast) -> Figures:
         later = later_scan(self.cohort, patient, self.settings.max_days_off)
-        pairs = judged_pairs(self.archive, self.cohort, patient, later)
+        pairs = archive_followups(self.archive, self.cohort, patient, later)
         slices = [
             slice_row(pair, forecast, self.cohort.contrasts, self.settings, self.model) for forecast, pair in pairs
         ]

@@ -127,7 +127,7 @@ class LeavePatientOut:
     def _row(self, scan: LastScan, engine: Engine, aim: Aim) -> Figures:
         targets, interval = self._targets(scan, aim)
         judged = self._judged(aim)
-        unit = Unit(scan.patient_id, scan.before.id, tuple(p.place for p in scan.pairs), 0, 0, self.settings.members)
+        unit = Unit(scan.patient_id, scan.before.id, tuple(p.planned for p in scan.pairs), 0, 0, self.settings.members)
         forecasts = forecast_unit(unit, [pair.now for pair in scan.pairs], targets, engine, self.settings)
         model = Unguided(engine, self.settings)
         slices = [

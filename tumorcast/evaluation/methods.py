@@ -132,7 +132,7 @@ def unguided(pair: Pair, engine: Engine, settings: ForecastSettings) -> Array:
     count = min(sampler.encodings or settings.members, settings.members)
     image, brain = pair.now.image.astype(np.float32), pair.now.brain.astype(np.float32)
     noise = [
-        member_noise(pair.patient_id, pair.place.source_slice, k, settings.seed, image.shape) for k in range(count)
+        member_noise(pair.patient_id, pair.planned.source_slice, k, settings.seed, image.shape) for k in range(count)
     ]
     encodings = Encodings(
         image=np.repeat(image[None], count, axis=0),

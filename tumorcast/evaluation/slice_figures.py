@@ -27,7 +27,7 @@ from tumorcast.evaluation.metrics import (
     ssim,
 )
 from tumorcast.evaluation.pairs import Pair
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import patient_mean
 
 PLAN_MM = 15.0  # the margin of a standard radiotherapy plan, which PREDICT-GBM takes as its reference
 HALF = THRESHOLDS.index(0.5)

@@ -12,6 +12,7 @@ from tumorcast.evaluation.judging import Figures
 from tumorcast.evaluation.methods import BASELINES, Method
 from tumorcast.evaluation.paired import Difference, Estimate, difference, estimate, mean_of, median_of
 from tumorcast.evaluation.regressor import r_squared
+from tumorcast.evaluation.statistics import patient_mean
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,12 +36,6 @@ def _found(row: Figures, mode: TargetMode, method: Method, name: str) -> list[An
     """A figure in each pair that has it. Methods that aim at no size stand under "any"."""
     found = [(pair[str(mode)] | pair["any"]).get(str(method), {}).get(name) for pair in row["pairs"]]
     return [value for value in found if value is not None]
-
-
-def patient_mean(values: list[float]) -> float:
-    """The mean of a patient's values that are no NaN; NaN where all are."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
 
 
 def methods_of(rows: Sequence[Figures], mode: TargetMode) -> list[Method]:

@@ -25,15 +25,14 @@ import SimpleITK as sitk
 
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.records import RadiotherapyCourse
-from tumorcast.simulation.anatomy import Anatomy, displaced, load_template, make_anatomy
-from tumorcast.simulation.fields import Grid, Volume
-from tumorcast.simulation.mass_effect import tissue_shift
+from tumorcast.simulation.anatomy import Anatomy, load_template, make_anatomy
+from tumorcast.simulation.fields import SimulationGrid, Volume
+from tumorcast.simulation.mass_effect import displaced, displaced_tumour, tissue_shift
 from tumorcast.simulation.render import Lesion, draw_scanners, render_session
 from tumorcast.simulation.tumour import (
     Medium,
     TumourState,
     TumourTraits,
-    displaced_tumour,
     draw_labels,
     draw_traits,
     first_state,
@@ -66,7 +65,7 @@ class SimulationPlan:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ScanSchedule:
     """When a patient is scanned and irradiated, in days from diagnosis."""
 
     scan_days: tuple[float, ...]
@@ -163,7 +162,7 @@ def _simulate_patient(out: Path, plan: SimulationPlan, index: int) -> dict[str, 
     key = np.random.SeedSequence(plan.seed, spawn_key=(index,))
     of_anatomy, of_tumour, of_schedule, of_scanner, *of_sessions = key.spawn(4 + plan.sessions[1])
     schedule = draw_schedule(np.random.default_rng(of_schedule), plan.sessions)
-    grid = Grid(plan.voxel_mm)
+    grid = SimulationGrid(plan.voxel_mm)
     anatomy = make_anatomy(np.random.default_rng(of_anatomy), grid)
     rng = np.random.default_rng(of_tumour)
     traits = draw_traits(rng)
@@ -200,7 +199,7 @@ def _as_it_lies(state: TumourState, anatomy: Anatomy, traits: TumourTraits, medi
     return head, lesion
 
 
-def draw_schedule(rng: np.random.Generator, sessions: tuple[int, int]) -> Schedule:
+def draw_schedule(rng: np.random.Generator, sessions: tuple[int, int]) -> ScanSchedule:
     """Irregular scan days, the first near diagnosis, and one course of radiotherapy for most patients."""
     first = float(rng.integers(0, 15))
     treated = rng.random() < RADIOTHERAPY_SHARE
@@ -209,10 +208,12 @@ def draw_schedule(rng: np.random.Generator, sessions: tuple[int, int]) -> Schedu
     drawn = np.exp(rng.normal(GAP_LOG_MEAN, GAP_LOG_DEVIATION, count - 1))
     gaps = np.clip(np.rint(drawn), MIN_GAP_DAYS, MAX_GAP_DAYS)
     days = (first, *(first + float(day) for day in np.cumsum(gaps)))
-    return Schedule(days, RadiotherapyCourse(start, start + RADIOTHERAPY_DAYS) if treated else None)
+    return ScanSchedule(days, RadiotherapyCourse(start, start + RADIOTHERAPY_DAYS) if treated else None)
 
 
-def _write_session(out: Path, name: str, grid: Grid, volumes: dict[Any, npt.NDArray[Any]], density: Volume) -> None:
+def _write_session(
+    out: Path, name: str, grid: SimulationGrid, volumes: dict[Any, npt.NDArray[Any]], density: Volume
+) -> None:
     """One session: its density, and its folder, written under a hidden name, then renamed."""
     stored = np.rint(DENSITY_UNIT * density).astype(np.int16)
     _write_image(out / TRUTH_FOLDER / f"{name}-density.nii.gz", grid, stored)
@@ -223,7 +224,7 @@ def _write_session(out: Path, name: str, grid: Grid, volumes: dict[Any, npt.NDAr
     hidden.rename(out / name)
 
 
-def _write_image(path: Path, grid: Grid, work: npt.NDArray[Any]) -> None:
+def _write_image(path: Path, grid: SimulationGrid, work: npt.NDArray[Any]) -> None:
     image = sitk.GetImageFromArray(grid.embed(work))
     half = (grid.voxel_mm - 1.0) / 2  # the field's corner stays where BraTS has it, at any voxel size
     image.SetSpacing((grid.voxel_mm,) * 3)

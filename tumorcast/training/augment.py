@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tumorcast.training.draws import Draws
+from tumorcast.training.job import Draws
 
 AIR = -1.0
 

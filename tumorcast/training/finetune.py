@@ -15,10 +15,9 @@ from tumorcast.records import Session
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays
 from tumorcast.training.checkpoint import TrainingState
+from tumorcast.training.dataset import Pools, SliceStore
 from tumorcast.training.job import Job
-from tumorcast.training.pools import Pools
-from tumorcast.training.slices import SliceStore
-from tumorcast.training.steps import Stepper
+from tumorcast.training.stepper import Stepper
 
 Network = TypeVar("Network", bound=nn.Module)
 

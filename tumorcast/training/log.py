@@ -1,4 +1,4 @@
-"""The log of a training run, log.jsonl: one JSON object a line, in the order of steps, never a step twice.
+"""The log of a training run, log.jsonl, and its picture: one JSON object a line, in the order of steps, none twice.
 
 Rows: a step (step, loss, learning_rate, gradient_norm, seconds, images_per_second), a validation (step, validation:
 loss by band) or a warning (step, warning). The same numbers go to TensorBoard where it is installed.
@@ -7,17 +7,20 @@ loss by band) or a warning (step, warning). The same numbers go to TensorBoard w
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
 
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
 
 LOG_FILE, BOARD_FOLDER = "log.jsonl", "tensorboard"
 Row = dict[str, Any]
@@ -95,3 +98,30 @@ def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - it is not on every machine that trains
 
     return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def draw_curve(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Draw the rows of a log into a PNG: every step's loss, its running mean, and the validation loss by band."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second that training itself does not need
+
+    steps, losses = _series([(row["step"], row["loss"]) for row in rows if "loss" in row])
+    looks = [row for row in rows if "validation" in row]
+    window = max(1, len(losses) // 50)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="0.8", linewidth=0.5)
+    if len(losses):
+        axes.plot(steps[window - 1 :], np.convolve(losses, np.ones(window) / window, "valid"), label="training")
+        axes.set_yscale("log")
+    for band in looks[0]["validation"] if looks else ():
+        axes.plot(*_series([(row["step"], row["validation"][band]) for row in looks]), ".-", label=f"validation {band}")
+    if looks:
+        axes.legend()
+    axes.set(xlabel="step", ylabel="loss", title=title)
+    figure.savefig(path, dpi=120)
+
+
+def _series(points: list[tuple[int, float]]) -> tuple["np.ndarray", "np.ndarray"]:
+    """Steps and values, each (N,)."""
+    steps, values = np.array(points, np.float64).reshape(-1, 2).T
+    return steps, values

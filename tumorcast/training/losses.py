@@ -14,10 +14,9 @@ from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.schedule import alpha_bars
 from tumorcast.settings import NetworkKind
-from tumorcast.training.draws import Draws
-from tumorcast.training.pairs import PairBatch
+from tumorcast.training.dataset import Batch, PairBatch
+from tumorcast.training.job import Draws
 from tumorcast.training.parallel import ALONE, Team
-from tumorcast.training.slices import Batch
 
 WEIGHT_INSIDE = 0.3  # of pixels within the present outline: what is asked is where the tumour goes, not where it is
 

@@ -4,9 +4,13 @@ Every random number of step k comes from (seed, k), so a run that was stopped an
 not.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,21 +20,15 @@ from tumorcast.durable import sha256_of
 from tumorcast.errors import StoppedError, UsageError
 from tumorcast.settings import Architecture, NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
-from tumorcast.training.checkpoint import TrainingState
-from tumorcast.training.curve import draw_curve
-from tumorcast.training.device import Device, device_name, open_device
-from tumorcast.training.job import Job
-from tumorcast.training.log import LOG_FILE, read_log
+from tumorcast.training.checkpoint import TrainingState, resume, save_run, what_is_kept
+from tumorcast.training.dataset import Pools, SliceStore
+from tumorcast.training.job import Device, Job, device_name, open_device
+from tumorcast.training.log import LOG_FILE, draw_curve, read_log
+from tumorcast.training.monitor import Observer, check_finite, observing
 from tumorcast.training.networks import TrainedNetwork, build, default_architecture, load_network
-from tumorcast.training.observer import Observer, observing
 from tumorcast.training.parallel import Team, joined
-from tumorcast.training.pools import Pools
-from tumorcast.training.resume import resume, save, what_is_kept
 from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo
-from tumorcast.training.slices import SliceStore
-from tumorcast.training.steps import TOLD_AT_ONCE, Progress, Stepper, compile_forward
-from tumorcast.training.stopping import heeded_between_steps
-from tumorcast.training.watch import check_finite
+from tumorcast.training.stepper import TOLD_AT_ONCE, Progress, Stepper, compile_forward
 from tumorcast.version import VERSION
 
 Report = Callable[[Progress], None]
@@ -177,7 +175,7 @@ def _go_on(
             observer.look(state)
         if observer is not None and keep:
             observer.log.sync()  # a checkpoint never knows more steps than the log
-            save(job, info, state)
+            save_run(job, info, state)
         saved = state.step if keep else saved
         if stopped:
             return state.step < last
@@ -189,3 +187,28 @@ def _stops(job: Job, step: int, asked: Callable[[], bool]) -> bool:
     if job.team.size > 1 and job.device.type == "cuda" and step % TOLD_AT_ONCE:
         return False
     return job.team.any(asked())
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+@contextmanager
+def heeded_between_steps() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM, SIGUSR1 and Ctrl-C are noted; the block gets a function that says whether one came.
+
+    A second Ctrl-C is a KeyboardInterrupt at once. Outside of the main thread, which alone hears signals, none comes.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    hears = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in SIGNALS} if hears else {}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -14,27 +14,27 @@ from tumorcast.data.imaging import bias_field as bias
 from tumorcast.data.imaging import deformation
 from tumorcast.data.imaging.geometry import Grid, Interpolation, PreparedGrid
 from tumorcast.data.imaging.registration import RegistrationImage, one_thread, rigid_between
-from tumorcast.data.imaging.transforms import carried, moved_mm, rotation_degrees
+from tumorcast.data.imaging.transforms import Affine, resample
 from tumorcast.data.native import native_image
+from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.prepare import CohortReport, PrepareSettings, Register, SliceChoice, prepare_cohort, prepare_session
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.registered import PatientSpace
-from tumorcast.data.work import Task
+from tumorcast.data.scan_tasks import Task
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.records import Contrast, Session
 
 RIGID = PrepareSettings(image_size=64, register=Register.RIGID, slices=SliceChoice.ALL)
 
 
-def found(fixed: RegistrationImage, moving: RegistrationImage) -> np.ndarray:
+def found(fixed: RegistrationImage, moving: RegistrationImage) -> Affine:
     with one_thread():
         return rigid_between(fixed, moving)
 
 
-def error_mm(found: np.ndarray, true: np.ndarray, picture: RegistrationImage) -> float:
+def error_mm(found: Affine, true: Affine, picture: RegistrationImage) -> float:
     """How far the found transform is off at most in the brain."""
-    return float(moved_mm(np.linalg.inv(true) @ found, picture.brain_points()).max())
+    return float((~true @ found).distances_mm(picture.brain_points()).max())
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_known_transform_is_found(
 ) -> None:
     fixed = phantom("t1c")
     true = turned(degrees, mm, np.zeros(3), seed=7)
-    assert rotation_degrees(true) == pytest.approx(degrees, abs=1e-9)
+    assert true.rotation_degrees == pytest.approx(degrees, abs=1e-9)
     assert error_mm(found(fixed, put(phantom(kind), true)), true, fixed) < 0.5 * min(fixed.grid.spacing)
 
 
@@ -55,14 +55,14 @@ def test_two_brains_far_apart_are_laid_on_each_other(phantom: Callable, put: Cal
     moving = phantom("t2f")
     far = RegistrationImage(sitk.Image(moving.image), moving.brain, moving.tumour)
     far.image.SetOrigin((900.0, -400.0, 300.0))
-    true = turned(0.0, 0.0, np.zeros(3), 0)
-    true[:3, 3] = (far.grid.affine() - moving.grid.affine())[:3, 3]
+    true = Affine(np.eye(4))
+    true.matrix[:3, 3] = (far.grid.affine() - moving.grid.affine())[:3, 3]
     assert error_mm(found(fixed, far), true, fixed) < 2.0
 
 
 def test_a_growing_tumour_is_not_taken_for_a_motion(phantom: Callable) -> None:
     fixed, moving = phantom(tumour_mm=8.0), phantom(tumour_mm=26.0)
-    assert error_mm(found(fixed, moving), np.eye(4), fixed) < 0.3
+    assert error_mm(found(fixed, moving), Affine.identity(), fixed) < 0.3
 
 
 def test_no_brain_cannot_be_registered(phantom: Callable) -> None:
@@ -85,7 +85,7 @@ def test_simulated_scans_are_brought_together(moved_cohort, registered: tuple[Co
     """Each contrast's way from the cohort's space is known; what is stored is off by less than half a voxel."""
     report, path = registered
     assert [(str(one.status), one.reason) for one in report.outcomes] == [("ok", "")] * 2
-    home = np.linalg.inv(moved_cohort.truth["000", "t1c"])  # the space is that of the first scan's T1c
+    home = ~moved_cohort.truth["000", "t1c"]  # the space is that of the first scan's T1c
     with Cohort.open(path) as cohort:
         for info in cohort.sessions(moved_cohort.patient_id):
             session = cohort.session(moved_cohort.patient_id, info.id)
@@ -93,7 +93,7 @@ def test_simulated_scans_are_brought_together(moved_cohort, registered: tuple[Co
             for contrast in Contrast:
                 image = native_image(session.source, contrast)
                 true = moved_cohort.truth[info.id, str(contrast)] @ home
-                off = moved_mm(np.linalg.inv(true) @ image.from_cohort, points)
+                off = (~true @ image.from_cohort).distances_mm(points)
                 assert off.max() < 0.5 * min(image.grid.spacing), (info.id, contrast)
                 file = f"{moved_cohort.patient_id}-{info.id}"
                 own = Grid.of(sitk.ReadImage(str(moved_cohort.folder / file / f"{file}-{contrast}.nii.gz")))
@@ -119,7 +119,7 @@ def test_the_mask_and_the_grid_follow(moved_cohort, registered: tuple[CohortRepo
             still = sitk.ReadImage(str(moved_cohort.still / file / f"{file}-seg.nii.gz")) > 0
             shared = Grid.from_dict(grids[0]).canonical()
             way = {"interpolation": Interpolation.NEAREST}
-            wanted = sitk.GetArrayFromImage(carried(still, shared, np.linalg.inv(home), **way)) > 0
+            wanted = sitk.GetArrayFromImage(resample(still, shared, ~home, **way)) > 0
             plane = PreparedGrid.over(shared, 64)
             true = plane.sample(wanted[session.source_slice]) >= 0.5
             mine = session.labels > 0
@@ -132,14 +132,14 @@ def test_the_mask_and_the_grid_follow(moved_cohort, registered: tuple[CohortRepo
 def test_the_contrasts_of_a_scan_agree(moved_cohort, registered: tuple[CohortReport, Path]) -> None:
     """The slices are those that the true transforms give; two pixels further they would not be."""
     _, path = registered
-    home = np.linalg.inv(moved_cohort.truth["000", "t1c"])
+    home = ~moved_cohort.truth["000", "t1c"]
     file = f"{moved_cohort.patient_id}-001"
     with Cohort.open(path) as cohort:
         session = cohort.session(moved_cohort.patient_id, "001")
     shared = Grid.from_dict(session.source["grid"]).canonical()
     for place, contrast in enumerate(session.contrasts):
         own = sitk.ReadImage(str(moved_cohort.folder / file / f"{file}-{contrast}.nii.gz"), sitk.sitkFloat32)
-        true = sitk.GetArrayFromImage(carried(own, shared, moved_cohort.truth["001", str(contrast)] @ home))
+        true = sitk.GetArrayFromImage(resample(own, shared, moved_cohort.truth["001", str(contrast)] @ home))
         wanted = PreparedGrid.over(shared, 64).sample(true[session.source_slice])
         inside, found = session.brain & (session.labels == 0), session.images[:, place]
         assert np.corrcoef(wanted[inside], found[inside])[0, 1] > 0.98
@@ -151,9 +151,9 @@ def test_scans_that_lie_on_each_other_are_left_alone(phantom_scan: Callable, tmp
     for name in ("P1-000", "P1-001"):
         phantom_scan(tmp_path, name)
     settings = PrepareSettings(image_size=64, slices=SliceChoice.ALL)
-    space = PatientSpace(PrepareSettings(image_size=64, register=Register.RIGID))
+    space = PatientSpace(RIGID)
     for source in find_sessions(tmp_path, Layout.BRATS):
-        plain, placed = prepare_session(source, settings), prepare_session(source, settings, space)
+        plain, placed = prepare_session(source, settings), prepare_session(source, RIGID, space)
         for name in ("images", "labels", "brain", "area_mm2", "affine"):
             np.testing.assert_array_equal(getattr(plain, name), getattr(placed, name))
         told = placed.source["registration"]["alignments"]
@@ -210,7 +210,7 @@ def test_threads_change_no_byte(
     monkeypatch.setattr(bias, "LEVELS", (2,))
     monkeypatch.setattr(deformation, "LEVELS", ((8.0, 10), (4.0, 10)))
     phantom_scan(tmp_path / "scans", "P1-000")
-    phantom_scan(tmp_path / "scans", "P1-001", tumour_mm=18.0, matrix=turned(6.0, 7.0, np.zeros(3), 1))
+    phantom_scan(tmp_path / "scans", "P1-001", tumour_mm=18.0, transform=turned(6.0, 7.0, np.zeros(3), 1))
     settings = PrepareSettings(image_size=64, register=Register.RIGID, deformable=True, n4=True)
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     try:

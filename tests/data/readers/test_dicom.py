@@ -12,10 +12,10 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from tumorcast.data.inventory import take_inventory, write_table
 from tumorcast.data.prepare import PrepareSettings, prepare_cohort
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
-from tumorcast.data.readers.dicom_series import contrast_of
-from tumorcast.data.readers.inventory import take_inventory, write_table
+from tumorcast.data.readers.dicom_scans import contrast_of
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError

@@ -14,9 +14,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from tumorcast.data.inventory import take_inventory
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
 from tumorcast.data.readers.files import LARGEST_VOXELS
-from tumorcast.data.readers.inventory import take_inventory
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError

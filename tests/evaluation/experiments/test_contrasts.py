@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.evaluation.conftest import SETTINGS, Still
+from tests.evaluation.conftest import SETTINGS
+from tests.fakes import WindowEngine
 from tumorcast.cli.experiment import experiment as commands
 from tumorcast.cli.experiment.contrasts import names_of
-from tumorcast.data.cohort import write_cohort
+from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import InputError, TumorcastError
-from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.contrasts import Contender, ContrastsExperiment
-from tumorcast.evaluation.experiments.judged import MEASURES
-from tumorcast.evaluation.experiments.later import FollowedCohort, SizeSource
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES
+from tumorcast.evaluation.followup import TargetSize
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.records import Contrast, Session
 
-SIZES = SizeSource.shipped(TargetMode.TRUTH)
+TARGETS = TargetSource.shipped(TargetSize.TRUE)
 ONE, FOUR = "one (t1n)", "four (t1n, t1c, t2w, t2f)"
 
 
@@ -41,9 +42,9 @@ def single(blob: Callable[..., Session], tmp_path: Path) -> Path:
     return write(tmp_path / "single.h5", sessions)
 
 
-def engine_of(contrasts: int) -> Still:
-    info = Still().info
-    return Still(info=replace(info, contrasts=info.contrasts[:contrasts], sha256=str(contrasts)))
+def engine_of(contrasts: int) -> WindowEngine:
+    info = WindowEngine().info
+    return WindowEngine(info=replace(info, contrasts=info.contrasts[:contrasts], sha256=str(contrasts)))
 
 
 @pytest.fixture
@@ -53,12 +54,10 @@ def stack() -> Iterator[ExitStack]:
 
 
 def experiment(stack: ExitStack, *cohorts: Path) -> ContrastsExperiment:
-    opened = [FollowedCohort.open(path, stack) for path in cohorts]
-    names = (ONE, FOUR) if len(opened[0].truth.contrasts) == 1 else (FOUR, ONE)
-    contenders = [
-        Contender(name, one, engine_of(len(one.truth.contrasts))) for name, one in zip(names, opened, strict=False)
-    ]
-    return ContrastsExperiment(tuple(contenders), SIZES, SETTINGS)
+    opened = [stack.enter_context(Cohort.open(path)) for path in cohorts]
+    names = (ONE, FOUR) if len(opened[0].contrasts) == 1 else (FOUR, ONE)
+    contenders = [Contender(name, one, engine_of(len(one.contrasts))) for name, one in zip(names, opened, strict=False)]
+    return ContrastsExperiment(tuple(contenders), TARGETS, SETTINGS)
 
 
 def test_contenders_are_judged_on_the_same_slices(stack: ExitStack, single: Path, blob_cohort: Path) -> None:
@@ -137,8 +136,8 @@ def run(*words: object) -> Any:
 def test_the_command_takes_a_cohort_a_model(
     single: Path, blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opened(choice: EngineChoice) -> Still:
-        return engine_of(1 if choice.models == (Path("one"),) else 4)
+    def opened(choice: EngineChoice) -> WindowEngine:
+        return engine_of(1 if choice.model_paths == (Path("one"),) else 4)
 
     monkeypatch.setattr("tumorcast.engines.opening.open_engine", opened)
     both = ["--cohort", single, "--model", "one", "--cohort", blob_cohort, "--model", "four"]

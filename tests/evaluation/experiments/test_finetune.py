@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from tumorcast.cli.experiment import experiment as commands
+from tumorcast.data.cohort import Cohort
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.engines.model import ModelSet, load_model_set
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
-from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.finetune import (
     AFTER,
     BEFORE,
@@ -27,21 +26,22 @@ from tumorcast.evaluation.experiments.finetune import (
     FinetuneSettings,
     TunedModel,
 )
-from tumorcast.evaluation.experiments.later import FollowedCohort, SizeSource
+from tumorcast.evaluation.followup import TargetSize
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.records import Session
 from tumorcast.settings import Architecture, ForecastSettings, NetworkKind, SamplerSettings, TrainSettings
-from tumorcast.training.draws import Draws, generator_of
+from tumorcast.training.dataset import SlicePool, SliceStore
 from tumorcast.training.finetune import patient_arrays, tuned
+from tumorcast.training.job import Draws, generator_of
 from tumorcast.training.losses import batch_loss
 from tumorcast.training.networks import build, default_architecture
-from tumorcast.training.slices import SlicePool, SliceStore
 
 TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 FEW = TrainSettings(steps=2, batch=1, learning_rate=1e-3, warmup_steps=1, augment=False)
 FORECAST = ForecastSettings(
     relative_change=0, members=1, batch=2, sampler=SamplerSettings(steps=2, noise_level=20, encodings=1)
 )
-SIZES = SizeSource.shipped(TargetMode.TRUTH)
+TARGETS = TargetSource.shipped(TargetSize.TRUE)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def model(tiny_model: Path) -> ModelSet:
 
 
 @pytest.fixture
-def cohort(blob_cohort: Path) -> Iterator[FollowedCohort]:
-    with ExitStack() as stack:
-        yield FollowedCohort.open(blob_cohort, stack)
+def cohort(blob_cohort: Path) -> Iterator[Cohort]:
+    with Cohort.open(blob_cohort) as opened:
+        yield opened
 
 
 def weights(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -105,20 +105,20 @@ def test_a_loss_that_is_no_number_is_told(model: ModelSet, blob: Callable[..., S
         tuned(broken, NetworkKind.DENOISER, arrays, FEW)
 
 
-def test_a_model_of_ones_own_is_tuned_on_all_scans_but_the_last(cohort: FollowedCohort, model: ModelSet) -> None:
+def test_a_model_of_ones_own_is_tuned_on_all_scans_but_the_last(cohort: Cohort, model: ModelSet) -> None:
     engine, settings = TorchEngine(model), FinetuneSettings(FORECAST, FEW)
-    own = TunedModel.tuned_on(cohort.known, "A", engine, settings)
+    own = TunedModel.tuned_on(cohort.before_last_scan(), "A", engine, settings)
     assert (own.slices, own.progression) == (6, True)
     assert isinstance(own.engine, TorchEngine) and own.engine.progression is not None
     assert not all(map(torch.equal, weights(own.engine.denoiser), weights(model.denoiser)))
     assert not all(map(torch.equal, weights(own.engine.progression), weights(engine.progression)))  # type: ignore[arg-type]
     assert own.engine.regressor is engine.regressor
-    plain = TunedModel.tuned_on(cohort.known, "A", TorchEngine(replace(model, progression=None)), settings)
+    plain = TunedModel.tuned_on(cohort.before_last_scan(), "A", TorchEngine(replace(model, progression=None)), settings)
     assert not plain.progression
 
 
-def test_a_row_has_every_figure_before_and_after(cohort: FollowedCohort, model: ModelSet, tmp_path: Path) -> None:
-    asked = FinetuneExperiment(cohort, TorchEngine(model), SIZES, FinetuneSettings(FORECAST, FEW))
+def test_a_row_has_every_figure_before_and_after(cohort: Cohort, model: ModelSet, tmp_path: Path) -> None:
+    asked = FinetuneExperiment(cohort, TorchEngine(model), TARGETS, FinetuneSettings(FORECAST, FEW))
     assert asked.units() == ["A", "B"]
     first = asked.measure("A", tmp_path)
     json.dumps(first)

@@ -15,7 +15,6 @@ from tumorcast.cli.experiment import experiment
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
-from tumorcast.evaluation.experiments.cases import Case, CaseSource
 from tumorcast.evaluation.experiments.failure_rules import JUDGED, FailureRules
 from tumorcast.evaluation.experiments.flag_accuracy import (
     FlagAccuracyExperiment,
@@ -26,6 +25,7 @@ from tumorcast.evaluation.experiments.flag_accuracy import (
     summary_of,
     tables_of,
 )
+from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.induced_failures import (
     CONTROL,
     LABELS,
@@ -38,8 +38,8 @@ from tumorcast.evaluation.experiments.induced_failures import (
 )
 from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.evaluation.failures import Failure, Signs
+from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.judging import members_of
-from tumorcast.evaluation.pairs import Pair
 from tumorcast.records import Contrast, Session
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
@@ -57,13 +57,8 @@ def foretelling(engine: Any) -> Any:
 
 
 @pytest.fixture
-def case(pair: Pair) -> Case:
-    return Case(pair, pair.ratio, True)
-
-
-@pytest.fixture
-def control(case: Case, foretelling: Any) -> SliceForecast:
-    return case.forecast(foretelling, SETTINGS, np.full(4, case.ratio))
+def control(pair: FollowUp, foretelling: Any) -> SliceForecast:
+    return forecast_ratios(pair, np.full(4, pair.ratio), foretelling, SETTINGS)
 
 
 def test_mirrored_is_about_the_middle_of_the_brain() -> None:
@@ -77,20 +72,20 @@ def test_mirrored_is_about_the_middle_of_the_brain() -> None:
 
 
 def test_members_seen_again_are_the_forecast_they_came_from(
-    case: Case, control: SliceForecast, foretelling: Any
+    pair: FollowUp, control: SliceForecast, foretelling: Any
 ) -> None:
-    again = reduce_again(case.pair, control, members_of(control), foretelling, SETTINGS)
+    again = reduce_again(pair, control, members_of(control), foretelling, SETTINGS)
     for one in fields(SliceForecast):
         np.testing.assert_allclose(
             getattr(again, one.name), getattr(control, one.name), rtol=1e-5, atol=1e-6, err_msg=one.name
         )
 
 
-def test_a_planted_band_is_at_the_rim_alone(case: Case, control: SliceForecast, foretelling: Any) -> None:
+def test_a_planted_band_is_at_the_rim_alone(pair: FollowUp, control: SliceForecast, foretelling: Any) -> None:
     depth = PIXEL_MM * (24 - np.hypot(*(np.mgrid[:64, :64] - 32)))
     shares = []
     for clear in (False, True):
-        found = plant(PlantedFault.RING, case.pair, control, foretelling, SETTINGS, clear=clear)
+        found = plant(PlantedFault.RING, pair, control, foretelling, SETTINGS, clear=clear)
         assert found is not None
         added = members_of(found) - members_of(control)
         assert np.abs(added[:, :, depth > 20]).max() < 1e-3
@@ -102,9 +97,9 @@ def test_a_planted_band_is_at_the_rim_alone(case: Case, control: SliceForecast, 
 
 
 def test_a_planted_patch_is_far_from_tumour_and_as_bright_as_it(
-    case: Case, control: SliceForecast, foretelling: Any
+    pair: FollowUp, control: SliceForecast, foretelling: Any
 ) -> None:
-    found = plant(PlantedFault.BLOB, case.pair, control, foretelling, SETTINGS, clear=True)
+    found = plant(PlantedFault.BLOB, pair, control, foretelling, SETTINGS, clear=True)
     assert found is not None
     added = np.abs(members_of(found) - members_of(control)).max(axis=(0, 1)) > 0.3
     rows, columns = np.nonzero(added)
@@ -112,9 +107,7 @@ def test_a_planted_patch_is_far_from_tumour_and_as_bright_as_it(
     assert np.hypot(rows - 32, columns - 40).min() * PIXEL_MM > 6 * PIXEL_MM + 10  # the later tumour has six pixels
     assert Failure.SEPARATE_BLOB in Signs.of(found).flags()
     again, other = (
-        plant(
-            PlantedFault.BLOB, case.pair, control, foretelling, SETTINGS.model_copy(update={"seed": seed}), clear=True
-        )
+        plant(PlantedFault.BLOB, pair, control, foretelling, SETTINGS.model_copy(update={"seed": seed}), clear=True)
         for seed in (0, 1)
     )
     assert again is not None and other is not None
@@ -122,13 +115,13 @@ def test_a_planted_patch_is_far_from_tumour_and_as_bright_as_it(
     assert not np.array_equal(members_of(other), members_of(found))
 
 
-def test_a_turned_map_is_all_that_is_turned(case: Case, control: SliceForecast, foretelling: Any) -> None:
+def test_a_turned_map_is_all_that_is_turned(pair: FollowUp, control: SliceForecast, foretelling: Any) -> None:
     growth = np.zeros((64, 64), np.float32)
     growth[27:38, 35:46] = (control.labels > 0)[27:38, 35:46]
     growth[30:35, 46:50] = 0.9  # to the right of the tumour, whose centre is column 40
     told = replace(control, growth=growth)
     opposite, elsewhere = (
-        plant(PlantedFault.TURNED, case.pair, told, foretelling, SETTINGS, clear=clear) for clear in (False, True)
+        plant(PlantedFault.TURNED, pair, told, foretelling, SETTINGS, clear=clear) for clear in (False, True)
     )
     for found, columns in ((opposite, slice(31, 35)), (elsewhere, slice(15, 19))):
         assert found is not None and found.growth is not None
@@ -137,63 +130,63 @@ def test_a_turned_map_is_all_that_is_turned(case: Case, control: SliceForecast, 
         np.testing.assert_array_equal(found.growth[control.labels > 0], growth[control.labels > 0])
         assert found.members is told.members
     without = replace(control, growth=None)
-    assert plant(PlantedFault.TURNED, case.pair, without, foretelling, SETTINGS, clear=True) is None
+    assert plant(PlantedFault.TURNED, pair, without, foretelling, SETTINGS, clear=True) is None
 
 
 @dataclass(frozen=True)
-class Noting(Case):
+class Noting:
     """Notes what it was asked to forecast with, and answers with one and the same forecast."""
 
     answer: SliceForecast
-    asked: list[tuple[Engine, ForecastSettings, float, int]] = field(default_factory=list)
+    asked: list[tuple[Engine, ForecastSettings, float, bool]] = field(default_factory=list)
 
-    def forecast(self, engine: Engine, settings: ForecastSettings, ratios: Any) -> SliceForecast:
-        left = np.argwhere(self.pair.now.labels)[:, 1].mean() < 32
+    def __call__(self, followup: FollowUp, ratios: Any, engine: Engine, settings: ForecastSettings) -> SliceForecast:
+        left = np.argwhere(followup.now.labels)[:, 1].mean() < 32
         self.asked.append((engine, settings, float(ratios[0]), bool(left)))
-        return replace(self.answer, aimed_mm2=ratios, labels=self.pair.now.labels)
+        return replace(self.answer, aimed_mm2=ratios, labels=followup.now.labels)
 
 
-def test_forecasts_are_led_astray_as_told(case: Case, control: SliceForecast, foretelling: Any) -> None:
-    noting = Noting(case.pair, case.ratio, True, control)
-    made = list(induce_failures(noting, foretelling, SETTINGS))
-    assert [one.how for one in made] == [
-        CONTROL,
-        *WrongSetting,
-        *(str(fault) for fault in PlantedFault for _ in range(2)),
-    ]
+def test_failures_are_induced_as_named(
+    pair: FollowUp, control: SliceForecast, foretelling: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noting = Noting(control)
+    monkeypatch.setattr("tumorcast.evaluation.experiments.induced_failures.forecast_ratios", noting)
+    made = list(induce_failures(pair, foretelling, SETTINGS))
+    planted = [str(fault) for fault in PlantedFault for _ in range(2)]
+    assert [one.how for one in made] == [CONTROL, *WrongSetting, *planted]
     assert [one.clear for one in made[6:]] == [False, True] * 3
     assert [one.planted for one in made[6:]] == [Failure.RIM_CHANGE] * 2 + [Failure.SEPARATE_BLOB] * 2 + [None] * 2
     for one in made:  # what a reader is told is the aim and the outline of the control
-        np.testing.assert_array_equal(one.forecast.aimed_mm2, np.full(4, case.ratio))
-        np.testing.assert_array_equal(one.forecast.labels, case.pair.now.labels)
+        np.testing.assert_array_equal(one.forecast.aimed_mm2, np.full(4, pair.ratio))
+        np.testing.assert_array_equal(one.forecast.labels, pair.now.labels)
     told = dict(zip((CONTROL, *WrongSetting), noting.asked, strict=True))
-    assert told[CONTROL] == (foretelling, SETTINGS, case.ratio, False)
+    assert told[CONTROL] == (foretelling, SETTINGS, pair.ratio, False)
     assert told[WrongSetting.STRONG][1].sampler.guidance is Guidance.PAPER
-    assert told[WrongSetting.STRAY][2] == 4 * case.ratio
+    assert told[WrongSetting.STRAY][2] == 4 * pair.ratio
     assert told[WrongSetting.NOISY][1].sampler.noise_level == 600
     assert [told[how][3] for how in WrongSetting] == [False, False, False, True, False]
-    assert told[WrongSetting.BACKWARDS][2] < 1 < case.ratio
+    assert told[WrongSetting.BACKWARDS][2] < 1 < pair.ratio
 
 
-def test_guidance_everywhere_acts_in_the_whole_brain(case: Case, foretelling: Any) -> None:
+def test_guidance_everywhere_acts_in_the_whole_brain(pair: FollowUp, foretelling: Any) -> None:
     control, strong = (
-        next(one.forecast for one in induce_failures(case, foretelling, SETTINGS) if one.how == how)
+        next(one.forecast for one in induce_failures(pair, foretelling, SETTINGS) if one.how == how)
         for how in (CONTROL, WrongSetting.STRONG)
     )
-    far = case.pair.now.brain & (np.hypot(*(np.mgrid[:64, :64] - np.array([32, 40])[:, None, None])) > 12)
-    moved = [np.abs(one.mean - case.pair.now.image)[:, far].mean() for one in (control, strong)]
+    far = pair.now.brain & (np.hypot(*(np.mgrid[:64, :64] - np.array([32, 40])[:, None, None])) > 12)
+    moved = [np.abs(one.mean - pair.now.image)[:, far].mean() for one in (control, strong)]
     assert moved[0] < 0.05 and moved[1] > 0.4
 
 
-def sound(case: Case, control: SliceForecast) -> SliceForecast:
+def sound(pair: FollowUp, control: SliceForecast) -> SliceForecast:
     """A forecast that shows the later scan, and whose map is its outline."""
-    growth = (case.pair.later.labels > 0).astype(np.float32)
-    return replace(control, mean=case.pair.later.image.astype(np.float32), growth=growth)
+    growth = (pair.later.labels > 0).astype(np.float32)
+    return replace(control, mean=pair.later.image.astype(np.float32), growth=growth)
 
 
-def test_what_is_wrong_is_told_by_what_came(case: Case, control: SliceForecast) -> None:
-    good = sound(case, control)
-    truth = FailureRules(case.pair, good)
+def test_what_is_wrong_is_told_by_what_came(pair: FollowUp, control: SliceForecast) -> None:
+    good = sound(pair, control)
+    truth = FailureRules(pair, good)
     rows, columns = np.mgrid[:64, :64]
     depth_mm = PIXEL_MM * (24 - np.hypot(rows - 32, columns - 32))
     bright = np.where((depth_mm > 0) & (depth_mm < 8) & (columns < 32), 0.25, 0).astype(np.float32)
@@ -287,13 +280,13 @@ def textured(blob: Callable[..., Session], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def source(textured: Path, foretelling: Any) -> Iterator[CaseSource]:
+def source(textured: Path, foretelling: Any) -> Iterator[LatestFollowUps]:
     with Cohort.open(textured) as cohort:
-        yield CaseSource(cohort, foretelling, SETTINGS)
+        yield LatestFollowUps(cohort, foretelling, SETTINGS)
 
 
 @pytest.mark.usefixtures("few_pictures")
-def test_a_run_over_patients_who_grew(source: CaseSource, tmp_path: Path) -> None:
+def test_a_run_over_patients_who_grew(source: LatestFollowUps, tmp_path: Path) -> None:
     asked = FlagAccuracyExperiment(source)
     assert asked.units() == ["A_201", "B"]
     result = run_experiment(asked, tmp_path / "out")
@@ -308,7 +301,9 @@ def test_a_run_over_patients_who_grew(source: CaseSource, tmp_path: Path) -> Non
         assert (tmp_path / "out" / f"{failure}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_cohort_without_growth_is_refused(source: CaseSource, blob: Callable[..., Session], tmp_path: Path) -> None:
+def test_a_cohort_without_growth_is_refused(
+    source: LatestFollowUps, blob: Callable[..., Session], tmp_path: Path
+) -> None:
     sessions = [blob("C", f"{number:03d}", 60.0 * number, 6.0) for number in range(2)]
     write_cohort(tmp_path / "still.h5", sessions, {}, image_size=64, contrasts=tuple(Contrast), config={})
     with Cohort.open(tmp_path / "still.h5") as cohort, pytest.raises(InputError, match=r"still\.h5: no patient"):

@@ -4,15 +4,14 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.fakes import GainEngine
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.experiments.base import spread_evenly
-from tumorcast.evaluation.experiments.cases import CaseSource, case_of
+from tumorcast.evaluation.experiments.followup_source import LatestFollowUps
 from tumorcast.evaluation.experiments.grid import (
     CellSummary,
     GridCell,
@@ -33,41 +32,31 @@ SURE = Estimate(0.5, 0.5, 0.5, 2)
 
 
 @pytest.fixture
-def source(engine: Any, blob_cohort: Path) -> Iterator[CaseSource]:
-    class Steered(type(engine)):  # type: ignore[misc]
-        """Brightens by half the gain where the window is open, wider for more gain, and all by the level encoded to."""
-
-        def encode_step(self, x: Any, step: Any, previous_eps: Any) -> tuple[Any, Any]:
-            return np.asarray(x + 1e-4 * step.t, np.float32), x
-
-        def guided_step(self, x: Any, step: Any, previous_eps: Any, guidance: Any) -> tuple[Any, Any]:
-            open_enough = guidance.window[:, None] > 0.9 - 0.2 * guidance.gain
-            return np.asarray(x + 0.5 * guidance.gain * open_enough, np.float32), x
-
+def source(blob_cohort: Path) -> Iterator[LatestFollowUps]:
     with Cohort.open(blob_cohort) as cohort:
-        yield CaseSource(cohort, Steered(), SETTINGS)
+        yield LatestFollowUps(cohort, GainEngine(), SETTINGS)
 
 
-def test_the_case_is_the_latest_growth_or_the_last_scan(
-    blob_cohort: Path, blob: Callable[..., Session], tmp_path: Path
+def test_a_row_is_of_the_latest_growth_or_the_last_scan(
+    source: LatestFollowUps, blob: Callable[..., Session], tmp_path: Path
 ) -> None:
-    with Cohort.open(blob_cohort) as cohort:
-        case = case_of(cohort, "A", 0.25)
-        assert case is not None and case.known
-        assert case.as_row() == {
-            "patient_id": "A",
-            "session": "001",
-            "later_session": "002",
-            "slice": 10,
-            "ratio": case.pair.later.area_mm2 / case.pair.now.area_mm2,
-        }
-        assert case_of(cohort, "C", 0.25) is None
+    followup = source.followup("A")
+    assert source.row(followup) == {
+        "patient_id": "A",
+        "session": "001",
+        "later_session": "002",
+        "slice": 10,
+        "ratio": followup.later.area_mm2 / followup.now.area_mm2,
+    }
+    with pytest.raises(InputError, match="last scan of C"):
+        source.followup("C")
     sessions = [blob("D", "000", 0.0, 6.0), blob("D", "001", 50.0, 5.0)]
     write_cohort(tmp_path / "c.h5", sessions, {}, image_size=64, contrasts=tuple(Contrast), config={})
     with Cohort.open(tmp_path / "c.h5") as cohort:
-        case = case_of(cohort, "D", -0.5)
-    assert case is not None and not case.known
-    assert (case.ratio, case.as_row()["session"], case.as_row()["later_session"]) == (0.5, "001", None)
+        shrinking = SETTINGS.model_copy(update={"relative_change": -0.5})
+        of_cohort = replace(source, cohort=cohort, settings=shrinking)
+        row = of_cohort.row(of_cohort.followup("D"))
+    assert (row["ratio"], row["session"], row["later_session"]) == (0.5, "001", None)
 
 
 def test_patients_are_spread_evenly() -> None:
@@ -75,7 +64,7 @@ def test_patients_are_spread_evenly() -> None:
     assert spread_evenly([*range(3)], 9) == [0, 1, 2]
 
 
-def test_a_grid_on_a_cohort(source: CaseSource, tmp_path: Path) -> None:
+def test_a_grid_on_a_cohort(source: LatestFollowUps, tmp_path: Path) -> None:
     result = run_experiment(GridExperiment(source, CELLS), tmp_path / "grid")
     assert (result.done, result.failed) == (8, {})
     told = json.loads((tmp_path / "grid" / "figures.json").read_text())
@@ -97,7 +86,7 @@ def test_a_grid_on_a_cohort(source: CaseSource, tmp_path: Path) -> None:
     assert pictures == ["sheet-A.png", "sheet-B.png", "trade-off.png"]
 
 
-def test_a_grid_is_widened_without_doing_it_again(source: CaseSource, tmp_path: Path) -> None:
+def test_a_grid_is_widened_without_doing_it_again(source: LatestFollowUps, tmp_path: Path) -> None:
     run_experiment(GridExperiment(replace(source, patients=1), CELLS[:1]), tmp_path / "grid")
     row = tmp_path / "grid" / "rows" / "A.NL10-g0.25.json"
     before = row.stat().st_mtime_ns
@@ -107,7 +96,7 @@ def test_a_grid_is_widened_without_doing_it_again(source: CaseSource, tmp_path: 
 
 
 def test_without_a_later_scan_there_is_nothing_to_judge_by(
-    source: CaseSource, blob: Callable[..., Session], tmp_path: Path
+    source: LatestFollowUps, blob: Callable[..., Session], tmp_path: Path
 ) -> None:
     write_cohort(
         tmp_path / "c.h5", [blob("D", "000", 0.0, 6.0)], {}, image_size=64, contrasts=tuple(Contrast), config={}
@@ -124,7 +113,9 @@ def test_without_a_later_scan_there_is_nothing_to_judge_by(
     assert "nearest comes NL 10, gain 0.25" in told["answer"] and "Judged" not in told["answer"]
 
 
-def test_a_cohort_without_tumours_is_refused(source: CaseSource, blob: Callable[..., Session], tmp_path: Path) -> None:
+def test_a_cohort_without_tumours_is_refused(
+    source: LatestFollowUps, blob: Callable[..., Session], tmp_path: Path
+) -> None:
     write_cohort(
         tmp_path / "c.h5", [blob("D", "000", 0.0, 0.0)], {}, image_size=64, contrasts=tuple(Contrast), config={}
     )
@@ -141,7 +132,7 @@ def test_the_papers_cells_are_the_papers_sampler() -> None:
     assert (changed.noise_level, changed.gain, changed.steps, changed.guidance) == (10, 0.25, 2, Guidance.NORMALISED)
 
 
-def test_cells_that_cannot_be_are_refused_before_anything_is_done(source: CaseSource) -> None:
+def test_cells_that_cannot_be_are_refused_before_anything_is_done(source: LatestFollowUps) -> None:
     with pytest.raises(UsageError, match="noise level 400"):
         GridExperiment(source, cells_of((10, 400), Guidance.NORMALISED, (0.5,)))
     with pytest.raises(UsageError, match=r"--scale.*--steps"):

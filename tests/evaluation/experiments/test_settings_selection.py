@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.evaluation.conftest import Still
+from tests.fakes import StrengthEngine
 from tumorcast.cli.experiment import experiment as commands
-from tumorcast.data.cohort import Cohort, SizeMeasure, write_cohort
-from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
-from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.judged import MEASURES, judged, size_error
-from tumorcast.evaluation.experiments.later import FollowedCohort, KnownCohort, SizeSource
+from tumorcast.data.cohort import Cohort, write_cohort
+from tumorcast.errors import UsageError
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES, measure_slice, size_error
 from tumorcast.evaluation.experiments.settings_selection import SettingsSelectionExperiment, TrialSettings
 from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
@@ -34,7 +29,11 @@ from tumorcast.evaluation.experiments.settings_selection_report import (
     true_score,
 )
 from tumorcast.evaluation.experiments.slice_plots import SliceExample
-from tumorcast.forecasting.select import PatientCase, SelectGrid, TrialStore, select
+from tumorcast.evaluation.followup import TargetSize, forecast_followups, last_followups
+from tumorcast.evaluation.targets import TargetSource
+from tumorcast.forecasting.plan import PatientPlan
+from tumorcast.forecasting.select import SelectGrid, select
+from tumorcast.forecasting.selection_scores import PatientCase
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session, Treatment
@@ -46,116 +45,46 @@ GRID = SelectGrid(noise_level=(100, 300), gain=(0.25, 0.5), members=(2, 3))
 NAN = float("nan")
 
 
-@dataclass
-class Stepwise(Still):
-    """Brightens what is near the tumour by the strength of the guidance, and above t = 150 all else; counts images."""
-
-    images: int = 0
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        self.images += len(x)
-        near = guidance.window[:, None] > 0.8
-        return np.asarray(
-            x + near * min(max(guidance.gain, guidance.scale), 1.0) + ~near * 0.1 * (step.t > 150), np.float32
-        ), x
-
-
 @pytest.fixture
-def cohort(blob_cohort: Path) -> Iterator[FollowedCohort]:
-    with ExitStack() as stack:
-        yield FollowedCohort.open(blob_cohort, stack)
+def cohort(blob_cohort: Path) -> Iterator[Cohort]:
+    with Cohort.open(blob_cohort) as opened:
+        yield opened
 
 
-def experiment(
-    cohort: FollowedCohort, mode: TargetMode = TargetMode.ODE, **changes: Any
-) -> SettingsSelectionExperiment:
+def experiment(cohort: Cohort, target: TargetSize = TargetSize.FORECAST, **changes: Any) -> SettingsSelectionExperiment:
     settings = TrialSettings(BASE, GRID, **({"paper_members": 0} | changes))
-    return SettingsSelectionExperiment(cohort, Stepwise(), SizeSource(mode, GROWTH), settings)
+    return SettingsSelectionExperiment(cohort, StrengthEngine(), TargetSource(target, GROWTH), settings)
 
 
-def test_nothing_of_the_last_scan_can_be_read(blob_cohort: Path) -> None:
-    with KnownCohort.open(blob_cohort) as known, Cohort.open(blob_cohort) as whole:
-        assert [info.id for info in known.sessions("A")] == ["000", "001"]
-        assert known.size_series("A", SizeMeasure.VOLUME_MM3).days.tolist() == [0.0, 60.0]
-        assert known.slice("A", "001", 0).area_mm2 == whole.slice("A", "001", 0).area_mm2
-        readings: list[Callable[..., object]] = [
-            lambda: known.slice("A", "002", 0),
-            lambda: known.session("A", "002"),
-            lambda: known.source("A", "002"),
-        ]
-        for reading in readings:
-            with pytest.raises(ValueError, match="A, session 002"):
-                reading()
+def test_units_are_the_patients_with_a_later_scan(cohort: Cohort) -> None:
+    assert experiment(cohort).units() == ["A", "B"]  # C has one scan
+    assert replace(experiment(cohort), patients=1).units() == ["A"]
 
 
-def test_a_patient_is_followed_from_the_last_scan_but_one(cohort: FollowedCohort) -> None:
-    assert cohort.units(None) == {"A": "A", "B": "B"}  # C has one scan
-    assert list(cohort.units(1)) == ["A"]
-    followed = cohort.follow("A", 2)
-    assert [(pair.session_id, pair.later_id, pair.place.source_slice) for pair in followed.pairs] == [
-        ("001", "002", 10),
-        ("001", "002", 11),
-    ]
-    assert (followed.day, followed.later_day) == (60.0, 120.0)
-    assert followed.ratio == followed.pairs[0].ratio > 1.1
-    aim = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE)
-    np.testing.assert_allclose(aim.draw(aim.settings).target_ratio, followed.ratio)
-    ahead = SizeSource(TargetMode.ODE, GROWTH).aim(cohort.known, followed, BASE).settings
-    assert (ahead.horizon_days, ahead.relative_change) == (60.0, None)
-
-
-def test_what_cannot_be_followed_is_told(blob: Callable[..., Session], tmp_path: Path) -> None:
-    sessions = [
-        *(blob("bare", f"{k}", 9.0 * k, 0.0) for k in range(2)),
-        *(blob("gone", f"{k}", 9.0 * k, 6.0 * (k == 0)) for k in range(2)),
-        blob("one", "0", 0.0, 4.0),
-    ]
-    path, config = tmp_path / "x.h5", {"dated": False}
-    write_cohort(path, sessions, {}, image_size=64, contrasts=tuple(Contrast), config=config)
-    with ExitStack() as stack:
-        cohort = FollowedCohort.open(path, stack)
-        with pytest.raises(InputError, match="but one of bare"):
-            cohort.follow("bare", 1)
-        truth = SizeSource(TargetMode.TRUTH, GROWTH)
-        with pytest.raises(InputError, match=r"gone: .* 0 times"):
-            truth.aim(cohort.known, cohort.follow("gone", 1), BASE)
-        with pytest.raises(InputError, match="--clinical"):
-            SizeSource(TargetMode.ODE, GROWTH).check(cohort.truth)
-        truth.check(cohort.truth)
-    flat = [replace(blob("flat", f"{k}", 9.0 * k, 4.0 + k), volume_mm3=NAN) for k in range(2)]
-    write_cohort(path, flat, {}, image_size=64, contrasts=tuple(Contrast), config={})
-    with ExitStack() as stack:
-        cohort = FollowedCohort.open(path, stack)
-        with pytest.raises(InputError, match="flat has no known volume_mm3"):
-            SizeSource(TargetMode.ODE, GROWTH).aim(cohort.known, cohort.follow("flat", 1), BASE)
-    write_cohort(path, sessions[-1:], {}, image_size=64, contrasts=tuple(Contrast), config=config)
-    with ExitStack() as stack, pytest.raises(InputError, match="no patient has two scans"):
-        FollowedCohort.open(path, stack)
-
-
-def test_a_forecast_is_judged_by_what_it_became(cohort: FollowedCohort) -> None:
-    followed, engine = cohort.follow("A", 1), Stepwise()
-    aim = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE)
-    settings = aim.settings.model_copy(update={"keep_members": True, "members": 2})
-    (made,), (pair,) = followed.forecast(engine, aim.draw(settings), settings), followed.pairs
-    figures = judged(pair, made, engine, batch=2)
-    assert set(figures) == {one.name for one in MEASURES}
+def test_a_forecast_is_measured_against_the_later_scan(cohort: Cohort) -> None:
+    followups, engine = last_followups(cohort, "A", 1), StrengthEngine()
+    targets = TargetSource(TargetSize.TRUE, GROWTH).of(cohort, followups, BASE)
+    settings = targets.settings.model_copy(update={"keep_members": True, "members": 2})
+    (made,), (pair,) = forecast_followups(followups, targets.draw(settings), engine, settings), followups
+    figures = measure_slice(pair, made, engine, batch=2)
+    assert set(figures) == {measure.name for measure in MEASURES}
     assert figures["ap"] == figures["ap_images"]  # there is no progression network
     gained = float(np.median(made.reached_mm2)) - made.present_segmented_mm2
     assert size_error(pair, made) == pytest.approx(abs(pair.now.area_mm2 + gained - pair.later.area_mm2) / 1744.0)
-    one = judged(pair, made, engine, batch=1, channels=[1])
+    one = measure_slice(pair, made, engine, batch=1, channels=[1])
     assert one["ssim_outside"] == pytest.approx(figures["ssim_outside"], abs=0.01)  # all four contrasts are alike
     assert one["ssim_outside"] != figures["ssim_outside"]  # but for their noise
 
 
-def test_what_was_forecast_for_the_choice_is_judged_and_not_made_twice(cohort: FollowedCohort, tmp_path: Path) -> None:
-    asked = experiment(cohort, TargetMode.TRUTH)
+def test_what_was_forecast_for_the_choice_is_judged_and_not_made_twice(cohort: Cohort, tmp_path: Path) -> None:
+    asked = experiment(cohort, TargetSize.TRUE)
     row = asked.measure("A", tmp_path)
-    assert isinstance(asked.engine, Stepwise)
-    followed, alone = cohort.follow("A", 1), Stepwise()
-    base = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE).settings
-    case = PatientCase(cohort.known, alone, None, followed.plan)
-    found = select(case, base, GRID, TrialStore(tmp_path / "s.json", {}), lambda *_: None)
+    assert isinstance(asked.engine, StrengthEngine)
+    (followup,), alone = last_followups(cohort, "A", 1), StrengthEngine()
+    base = TargetSource(TargetSize.TRUE, GROWTH).of(cohort, [followup], BASE).settings
+    plan = PatientPlan("A", followup.session_id, (followup.planned,))
+    case = PatientCase.of(cohort.before_last_scan(), alone, None, plan)
+    found = select(lambda point: case.scores(point.settings(base)), base, GRID, lambda *_: None, noise_levels=350)
     assert asked.engine.images == alone.images
     assert row["chosen"] == found.chosen.name
     assert [one["point"] for one in row["grid"] + row["more_members"]] == [point.name for point, _ in found.tried]
@@ -166,13 +95,13 @@ def test_what_was_forecast_for_the_choice_is_judged_and_not_made_twice(cohort: F
 
 
 def test_the_choice_does_not_depend_on_the_later_scan(
-    cohort: FollowedCohort, blob: Callable[..., Session], tmp_path: Path
+    cohort: Cohort, blob: Callable[..., Session], tmp_path: Path
 ) -> None:
     sessions = [blob("A", f"{k:03d}", 60.0 * k, radius) for k, radius in enumerate((4.0, 5.0, 9.0))]
     path = tmp_path / "other.h5"
     write_cohort(path, sessions, {"A": Treatment()}, image_size=64, contrasts=tuple(Contrast), config={})
-    with ExitStack() as stack:
-        other = experiment(FollowedCohort.open(path, stack)).measure("A", tmp_path / "other")
+    with Cohort.open(path) as later:
+        other = experiment(later).measure("A", tmp_path / "other")
     row = experiment(cohort).measure("A", tmp_path / "first")
     points, others = row["grid"] + row["more_members"], other["grid"] + other["more_members"]
     assert [one["blind"] for one in points] == [one["blind"] for one in others]
@@ -180,7 +109,7 @@ def test_the_choice_does_not_depend_on_the_later_scan(
     assert [one["true"]["dice"] for one in points] != [one["true"]["dice"] for one in others]
 
 
-def test_the_papers_settings_stand_beside_the_grid(cohort: FollowedCohort, tmp_path: Path) -> None:
+def test_the_papers_settings_stand_beside_the_grid(cohort: Cohort, tmp_path: Path) -> None:
     row = experiment(cohort, paper_members=1).measure("B", tmp_path)
     assert set(row["paper"]) == {"score", *(one.name for one in MEASURES)}
     assert row["paper"] != row["default"]
@@ -239,7 +168,7 @@ def test_regrets_by_hand() -> None:
 
 
 def test_the_report_tells_them(tmp_path: Path) -> None:
-    found = findings(ROWS, tmp_path, TargetMode.ODE)
+    found = findings(ROWS, tmp_path, TargetSize.FORECAST)
     assert "Its choice loses 0.100" in found.answer and "a random point loses 0.200" in found.answer
     precision = found.figures["regret_of_ap_images"][BLIND]
     assert (precision.patients, precision.value) == (2, pytest.approx(0.15))  # P1 .5 − .3, P2 .4 − .3
@@ -255,7 +184,7 @@ def test_the_report_tells_them(tmp_path: Path) -> None:
 
 
 def test_one_patient_has_no_others(tmp_path: Path) -> None:
-    found = findings({"P2": ROWS["P2"]}, tmp_path, TargetMode.TRUTH)
+    found = findings({"P2": ROWS["P2"]}, tmp_path, TargetSize.TRUE)
     assert OTHERS not in found.figures["choices"]
     assert "best for the other" not in found.answer
     assert "All forecasts aim at the true size." in found.answer
@@ -266,7 +195,7 @@ def run(*words: object) -> Any:
 
 
 def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: Stepwise())
+    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: StrengthEngine())
     (tmp_path / "grid.toml").write_text("noise_level = [100]\ngain = [0.25, 0.5]\nmembers = [2]\n")
     words = [blob_cohort, "--model", "none", "--out", tmp_path / "out", "--steps", 2, "--target", "truth"]
     result = run(*words, "--grid", tmp_path / "grid.toml", "--paper-members", 0, "--json")
@@ -291,7 +220,7 @@ def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypat
 def test_a_mistake_is_told_before_anything_is_measured(
     options: tuple[str, str], message: str, blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: Stepwise())
+    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: StrengthEngine())
     (tmp_path / "grid.toml").write_text(options[1])
     given = (options[0], tmp_path / "grid.toml") if options[0] == "--grid" else options
     fault = run(blob_cohort, "--model", "none", "--out", tmp_path / "out", *given).exception

@@ -16,9 +16,9 @@ from tumorcast.cli.experiment.launch import (
     SoFar,
     Steps,
     launch_opened,
-    of_cases,
+    of_followups,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
 from tumorcast.cli.options import ConfigFile, Json, Out, choice
 
 
@@ -46,17 +46,17 @@ def consistency(
     as_json: Json = False,
 ) -> None:
     """What seeds change of one image, and with how many members the map stands still: how many are enough."""
-    from tumorcast.evaluation.comparison import TargetMode
     from tumorcast.evaluation.experiments.consistency import ConsistencyExperiment
+    from tumorcast.evaluation.followup import TargetSize
     from tumorcast.growth.model import GrowthModel, fixed_prior
     from tumorcast.growth.prior import shipped_prior
     from tumorcast.growth.settings import FitSettings
     from tumorcast.records import Forecaster
 
-    mode = choice(TargetMode, "--target", target)
+    target_size = choice(TargetSize, "--target", target)
     growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed_prior(shipped_prior()))
     launch_opened(
-        of_cases(context.params, lambda source: ConsistencyExperiment(source, seeds, mode, growth)),
+        of_followups(context.params, lambda source: ConsistencyExperiment(source, seeds, target_size, growth)),
         out,
         as_json,
         so_far=so_far,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_follow_ups, target_sizes
+from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_followed, target_source
 from tumorcast.cli.experiment.launch import (
     Batch,
     Members,
@@ -18,7 +18,7 @@ from tumorcast.cli.experiment.launch import (
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import A_BUNDLE, Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli.options import ConfigFile, Json, Out
 from tumorcast.errors import UsageError
 
@@ -53,7 +53,7 @@ def contrasts(
 
     The first one is what the others are compared with.
     """
-    settings, sizes = experiment_settings(context.params), target_sizes(target)
+    settings, targets = experiment_settings(context.params), target_source(target)
     if len(cohort) != len(model) or len(model) < 2:
         raise UsageError(
             f"{len(cohort)} --cohort and {len(model)} --model: give two models or more, and a cohort for each"
@@ -63,15 +63,15 @@ def contrasts(
     @contextmanager
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":
         from tumorcast.evaluation.experiments.contrasts import Contender, ContrastsExperiment
-        from tumorcast.evaluation.experiments.later import check_levels
+        from tumorcast.evaluation.experiments.followup_source import check_levels
 
         with ExitStack() as stack:
-            both = [open_follow_ups(*pair, sizes, ranks, stack) for pair in zip(cohort, engines, strict=True)]
-            names = names_of([list(one.truth.contrasts) for one, _ in both], model)
+            both = [open_followed(*pair, targets, ranks, stack) for pair in zip(cohort, engines, strict=True)]
+            names = names_of([list(one.contrasts) for one, _ in both], model)
             contenders = tuple(Contender(name, *one) for name, one in zip(names, both, strict=True))
             for one in contenders:
                 check_levels(one.engine, [settings.sampler.noise_level])
-            asked = ContrastsExperiment(contenders, sizes, settings, slices, patients)
+            asked = ContrastsExperiment(contenders, targets, settings, slices, patients)
             asked.check()
             yield asked
 

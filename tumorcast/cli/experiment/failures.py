@@ -13,9 +13,9 @@ from tumorcast.cli.experiment.launch import (
     SoFar,
     Steps,
     launch_opened,
-    of_cases,
+    of_followups,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
 from tumorcast.cli.options import ConfigFile, Json, Out
 
 
@@ -40,4 +40,4 @@ def failures(
     """How far can the flags of failure be trusted? Precision and recall on failures provoked in known ways."""
     from tumorcast.evaluation.experiments.flag_accuracy import FlagAccuracyExperiment
 
-    launch_opened(of_cases(context.params, FlagAccuracyExperiment), out, as_json, so_far=so_far)
+    launch_opened(of_followups(context.params, FlagAccuracyExperiment), out, as_json, so_far=so_far)

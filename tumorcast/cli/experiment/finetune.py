@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_follow_ups, target_sizes
+from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_followed, target_source
 from tumorcast.cli.experiment.launch import (
     Batch,
     CohortFile,
@@ -19,7 +19,7 @@ from tumorcast.cli.experiment.launch import (
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import Device, engine_choice
+from tumorcast.cli.forecast_options import Device, engine_choice
 from tumorcast.cli.options import ConfigFile, Json, Out, only_given
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Do a few steps of training on a patient's own earlier scans help to forecast the next one? Runs in torch."""
-    settings, sizes = experiment_settings(context.params), target_sizes(target)
+    settings, targets = experiment_settings(context.params), target_source(target)
     engine = engine_choice(model, "torch", device)
     given = only_given({"steps": tuning_steps, "batch": tuning_batch, "learning_rate": learning_rate})
 
@@ -56,14 +56,16 @@ def finetune(
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":
         from tumorcast.engines.torch_engine import TorchEngine
         from tumorcast.evaluation.experiments.finetune import TUNING, FinetuneExperiment, FinetuneSettings
-        from tumorcast.evaluation.experiments.later import check_levels
+        from tumorcast.evaluation.experiments.followup_source import check_levels
         from tumorcast.settings import TrainSettings
 
         training = TrainSettings.of(TUNING.model_dump() | given, "tumorcast experiment finetune")
         with ExitStack() as stack:
-            followed, untuned = open_follow_ups(cohort, engine, sizes, ranks, stack)
+            opened_cohort, untuned = open_followed(cohort, engine, targets, ranks, stack)
             assert isinstance(untuned, TorchEngine)
             check_levels(untuned, [settings.sampler.noise_level])
-            yield FinetuneExperiment(followed, untuned, sizes, FinetuneSettings(settings, training, slices), patients)
+            yield FinetuneExperiment(
+                opened_cohort, untuned, targets, FinetuneSettings(settings, training, slices), patients
+            )
 
     launch_opened(opened, out, as_json, so_far=so_far)

@@ -2,15 +2,18 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tumorcast.cli.experiment.launch import cohort_and_engine
 from tumorcast.cli.options import choice
 
 if TYPE_CHECKING:
+    from tumorcast.data.cohort import Cohort
+    from tumorcast.engines.opening import EngineChoice
     from tumorcast.engines.protocol import Engine
-    from tumorcast.evaluation.experiments.later import FollowedCohort, SizeSource
+    from tumorcast.evaluation.targets import TargetSource
     from tumorcast.running.ranks import Ranks
 
 TARGETS = "the true later size (truth), or one forecast from the scans before it (ode)."
@@ -20,24 +23,24 @@ Slices = Annotated[
 TrueTarget = Annotated[str, typer.Option("--target", help=f"What is aimed at: {TARGETS}")]
 
 
-def target_sizes(target: str) -> "SizeSource":
-    """What forecasts aim at, by --target."""
-    from tumorcast.evaluation.comparison import TargetMode
-    from tumorcast.evaluation.experiments.later import SizeSource
+def target_source(target: str) -> "TargetSource":
+    """Where target sizes come from, by --target."""
+    from tumorcast.evaluation.followup import TargetSize
+    from tumorcast.evaluation.targets import TargetSource
 
-    return SizeSource.shipped(choice(TargetMode, "--target", target))
+    return TargetSource.shipped(choice(TargetSize, "--target", target))
 
 
-def open_follow_ups(
-    cohort: Path, wanted: Any, sizes: "SizeSource", ranks: "Ranks", stack: ExitStack
-) -> "tuple[FollowedCohort, Engine]":
-    """A cohort with its last scans hidden, and the model for it. Raises InputError if they do not go together."""
-    from tumorcast.engines.opening import open_engine
-    from tumorcast.engines.protocol import check_same_images
-    from tumorcast.evaluation.experiments.later import FollowedCohort
-    from tumorcast.running.forecast_run import own_gpu
+def open_followed(
+    cohort: Path, wanted: "EngineChoice", targets: "TargetSource", ranks: "Ranks", stack: ExitStack
+) -> "tuple[Cohort, Engine]":
+    """A cohort with follow-ups, closed with the stack, and the model for it.
 
-    engine, followed = open_engine(own_gpu(wanted, ranks)), FollowedCohort.open(cohort, stack)
-    check_same_images(followed.truth, engine.info.images)
-    sizes.check(followed.truth)
-    return followed, engine
+    Raises InputError if they do not go together, or no patient has two scans.
+    """
+    from tumorcast.evaluation.followup import followed_patients
+
+    opened, engine = stack.enter_context(cohort_and_engine(cohort, wanted, ranks))
+    followed_patients(opened)
+    targets.check(opened)
+    return opened, engine

@@ -15,9 +15,9 @@ from tumorcast.cli.experiment.launch import (
     SoFar,
     Steps,
     launch_opened,
-    of_cases,
+    of_followups,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
 from tumorcast.cli.options import ConfigFile, Json, Out
 from tumorcast.errors import UsageError
 
@@ -59,7 +59,9 @@ def grid(
         cells = cells_of(levels, Guidance.NORMALISED, numbers_of("--gain", gains))
     else:
         cells = cells_of(levels, Guidance.PAPER, numbers_of("--scale", scales) if scales else SCALES)
-    launch_opened(of_cases(context.params, lambda source: GridExperiment(source, cells)), out, as_json, so_far=so_far)
+    launch_opened(
+        of_followups(context.params, lambda source: GridExperiment(source, cells)), out, as_json, so_far=so_far
+    )
 
 
 def numbers_of(option: str, text: str) -> tuple[float, ...]:

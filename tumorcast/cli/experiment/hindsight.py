@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_follow_ups, target_sizes
+from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_followed, target_source
 from tumorcast.cli.experiment.launch import (
     Batch,
     CohortFile,
@@ -19,7 +19,7 @@ from tumorcast.cli.experiment.launch import (
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli.options import ConfigFile, Json, Out
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def hindsight(
     from tumorcast.forecasting.select import SelectGrid
     from tumorcast.settings import read_toml
 
-    settings, sizes = experiment_settings(context.params), target_sizes(target)
+    settings, targets = experiment_settings(context.params), target_source(target)
     wanted = SelectGrid.of(read_toml(grid) if grid else {}, str(grid or "tumorcast experiment hindsight"))
     engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch)
 
@@ -63,8 +63,8 @@ def hindsight(
 
         trial = TrialSettings(settings, wanted, slices, paper_members)
         with ExitStack() as stack:
-            followed, opened_engine = open_follow_ups(cohort, engine, sizes, ranks, stack)
+            opened_cohort, opened_engine = open_followed(cohort, engine, targets, ranks, stack)
             trial.check(opened_engine)
-            yield SettingsSelectionExperiment(followed, opened_engine, sizes, trial, patients)
+            yield SettingsSelectionExperiment(opened_cohort, opened_engine, targets, trial, patients)
 
     launch_opened(opened, out, as_json, so_far=so_far)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli.export import A_MODEL, engine_choice
-from tumorcast.cli.forecast import forecast_settings
+from tumorcast.cli.forecast_options import A_MODEL, engine_choice, forecast_settings
 from tumorcast.cli.options import exit_if_failed, print_result, stoppable, tell_fate
 from tumorcast.cli.progress import CohortProgress
 from tumorcast.errors import StoppedError, UsageError
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from tumorcast.engines.opening import EngineChoice
     from tumorcast.engines.protocol import Engine
     from tumorcast.evaluation.experiments.base import Experiment
-    from tumorcast.evaluation.experiments.cases import CaseSource
+    from tumorcast.evaluation.experiments.followup_source import LatestFollowUps
     from tumorcast.running.ranks import Ranks
 
     Opened = Callable[[Ranks], AbstractContextManager[Experiment]]
@@ -106,18 +105,18 @@ def cohort_and_engine(cohort: Path, wanted: "EngineChoice", ranks: "Ranks") -> I
         yield opened, engine
 
 
-def of_cases(options: dict[str, Any], made: "Callable[[CaseSource], Experiment]") -> "Opened":
-    """An experiment on cases of a cohort, by the common options."""
+def of_followups(options: dict[str, Any], made: "Callable[[LatestFollowUps], Experiment]") -> "Opened":
+    """An experiment on the latest follow-ups of a cohort, by the common options."""
     settings = experiment_settings(options)
     chosen = options["model"], options["provider"], options["device"]
     wanted = engine_choice(*chosen, cache=options["engine_cache"], rows=settings.batch)
 
     @contextmanager
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":
-        from tumorcast.evaluation.experiments.cases import CaseSource
+        from tumorcast.evaluation.experiments.followup_source import LatestFollowUps
 
         with cohort_and_engine(options["cohort"], wanted, ranks) as (cohort, engine):
-            yield made(CaseSource(cohort, engine, settings, options["patients"]))
+            yield made(LatestFollowUps(cohort, engine, settings, options["patients"]))
 
     return opened
 

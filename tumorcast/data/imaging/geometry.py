@@ -8,6 +8,7 @@ pixels come through 256 pixels untouched. Coordinates along an axis are in sourc
 import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import product
 from typing import Any, assert_never
 
@@ -68,8 +69,8 @@ class Grid:
         return {name: list(values) for name, values in asdict(self).items()}
 
     def image(self, array: np.ndarray[Any, Any]) -> sitk.Image:
-        """A SimpleITK image of `array` (Z, Y, X) on this grid."""
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+        """A SimpleITK image of `array`, (Z, Y, X) or of vectors (Z, Y, X, 3), on this grid."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=array.ndim == 4)
         image.SetSpacing(self.spacing)
         image.SetOrigin(self.origin)
         image.SetDirection(self.direction)
@@ -103,6 +104,10 @@ class Grid:
 
     def canonical(self) -> "Grid":
         """This grid after flips and permutations to LPS."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> "Grid":  # every volume of a scan asks for it
         width, height, depth = self.size
         return Grid.of(canonical(self.image(np.zeros((depth, height, width), np.uint8))))
 

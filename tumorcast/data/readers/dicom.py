@@ -14,26 +14,30 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.imaging.geometry import Grid
-from tumorcast.data.readers.dicom_header import DicomHeader, has_mark, read_header
-from tumorcast.data.readers.dicom_series import TAGS, number
+from tumorcast.data.readers.dicom_header import (
+    BITS,
+    COLUMNS,
+    FRAMES,
+    INSTANCE_UID,
+    INTERCEPT,
+    ORIENTATION,
+    PHOTOMETRY,
+    PIXEL_SPACING,
+    POSITION,
+    ROWS,
+    SAMPLES,
+    SERIES_UID,
+    SLOPE,
+    TAGS,
+    WANTED,
+    DicomHeader,
+    has_mark,
+    number,
+    read_header,
+)
 from tumorcast.data.readers.files import LARGEST_VOXELS, is_dangling, is_debris, is_file, is_folder, why_absent
 from tumorcast.errors import InputError
 
-DATES = (0x0008_0020, 0x0008_0021, 0x0008_0022)  # of the study, the series, the acquisition
-STUDY_UID, SERIES_UID, SERIES_NUMBER = 0x0020_000D, 0x0020_000E, 0x0020_0011
-POSITION, ORIENTATION = 0x0020_0032, 0x0020_0037
-PHOTOMETRY = 0x0028_0004
-ROWS, COLUMNS, FRAMES, SAMPLES, BITS = 0x0028_0010, 0x0028_0011, 0x0028_0008, 0x0028_0002, 0x0028_0100
-PIXEL_SPACING, THICKNESS = 0x0028_0030, 0x0018_0050
-SLOPE, INTERCEPT = 0x0028_1053, 0x0028_1052
-INSTANCE_UID = 0x0008_0018
-WANTED = frozenset(
-    {
-        *(*TAGS.values(), *DATES, STUDY_UID, SERIES_UID, SERIES_NUMBER, POSITION, ORIENTATION),
-        *(ROWS, COLUMNS, FRAMES, SAMPLES, BITS, PIXEL_SPACING, THICKNESS),
-        *(SLOPE, INTERCEPT, INSTANCE_UID, PHOTOMETRY),
-    }
-)
 SHEAR_TOLERANCE = 0.1  # of a pixel, over all slices: how far they may lie beside the straight line
 GAP_TOLERANCE = 0.1  # of the distance of two slices; positions are rounded to less
 SAME_DIRECTION = 1e-3

@@ -6,6 +6,7 @@ Where lengths are damaged GDCM searches for minutes, or asks for gigabytes. So i
 far as can be told here, and headers are read here too, where only the tags that are needed are kept.
 """
 
+import math
 import re
 import struct
 import zlib
@@ -16,6 +17,32 @@ from pathlib import Path
 from tumorcast.data.readers.files import is_file
 from tumorcast.errors import InputError
 
+TAGS = {
+    "modality": 0x0008_0060,
+    "image_type": 0x0008_0008,
+    "description": 0x0008_103E,
+    "protocol": 0x0018_1030,
+    "agent": 0x0018_0010,
+    "sequence": 0x0018_0020,
+    "repetition_ms": 0x0018_0080,
+    "echo_ms": 0x0018_0081,
+    "inversion_ms": 0x0018_0082,
+}
+DATES = (0x0008_0020, 0x0008_0021, 0x0008_0022)  # of the study, the series, the acquisition
+STUDY_UID, SERIES_UID, SERIES_NUMBER = 0x0020_000D, 0x0020_000E, 0x0020_0011
+POSITION, ORIENTATION = 0x0020_0032, 0x0020_0037
+PHOTOMETRY = 0x0028_0004
+ROWS, COLUMNS, FRAMES, SAMPLES, BITS = 0x0028_0010, 0x0028_0011, 0x0028_0008, 0x0028_0002, 0x0028_0100
+PIXEL_SPACING, THICKNESS = 0x0028_0030, 0x0018_0050
+SLOPE, INTERCEPT = 0x0028_1053, 0x0028_1052
+INSTANCE_UID = 0x0008_0018
+WANTED = frozenset(
+    {
+        *(*TAGS.values(), *DATES, STUDY_UID, SERIES_UID, SERIES_NUMBER, POSITION, ORIENTATION),
+        *(ROWS, COLUMNS, FRAMES, SAMPLES, BITS, PIXEL_SPACING, THICKNESS),
+        *(SLOPE, INTERCEPT, INSTANCE_UID, PHOTOMETRY),
+    }
+)
 PREAMBLE = 128
 MAGIC = b"DICM"
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -249,3 +276,11 @@ def _value(tag: int, value: bytes, order: str) -> str:
     if len(value) != 2:
         raise _UnsoundError
     return str(struct.unpack(f"{order}H", value)[0])
+
+
+def number(text: str) -> float:
+    """The first number of a header's text; NaN where there is none, which no comparison holds of."""
+    try:
+        return float(text.split("\\", maxsplit=1)[0])
+    except ValueError:
+        return math.nan

@@ -2,33 +2,62 @@
 
 A patient is a folder below the source, by whose name the cohort knows it: PatientID and PatientName are not looked at.
 A session is all of a patient's series of one date. Dates only serve to tell days, and leave this module as such.
+
+Which contrast a series shows its header tells, by rules that docs/formats.md has in words. The description is what a
+technician typed, so it is matched loosely; what no word tells, the times of the sequence do. Nothing of a header is
+kept or shown: a description may name a patient.
 """
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 
-from tumorcast.data.readers.dicom import (
+from tumorcast.data.readers.dicom import SEVERAL_FRAMES, FolderContents, series_in
+from tumorcast.data.readers.dicom_header import (
     DATES,
     FRAMES,
     PIXEL_SPACING,
     SERIES_NUMBER,
-    SEVERAL_FRAMES,
     STUDY_UID,
+    TAGS,
     THICKNESS,
-    FolderContents,
-    series_in,
+    DicomHeader,
+    has_mark,
+    number,
 )
-from tumorcast.data.readers.dicom_header import DicomHeader, has_mark
-from tumorcast.data.readers.dicom_series import TAGS, contrast_of, number
 from tumorcast.data.readers.files import LeftOut, folders_in, is_debris
 from tumorcast.data.readers.source_session import SEG, SourceSession, counted, several_masks
 from tumorcast.records import Contrast
 
+# A word of a description; a digit, a letter or a plus beside it would make another word.
+WORD = r"(?<![a-z0-9+])(?:{})(?![a-z0-9+])"
+NO_ANATOMY = re.compile(
+    WORD.format(
+        r"loc\w*|scout|survey|calib\w*|shim|dwi|dti|diff\w*|adc|e?trace\w*|perf\w*|dsc|dce|asl|swi|swan|mag|pha\w*|"
+        r"min\W?ip|mip|mpr|reformat\w*|mra|mrv|tof|angio\w*|fmri|bold|mrs|spectro\w*|sub\w*|screen\w*|gre|hemo|b0|fieldmap|"
+        r"\w*mask\w*|s?dt1|[ns]?r?cb[fv]|mtt|ttp|ktrans"
+    )
+    + r"|t2\s*(\*|star)|ep2d"
+)
+FLAIR = re.compile(r"flair|tirm|dark\W?fl")
+T2 = re.compile(r"t2")
+T1 = re.compile(r"t1|mp\W?rage|bravo|spgr|vibe|tfl|tfe")
+AFTER = re.compile(
+    WORD.format(r"post\w*|gad\w*|gd|km|ce|contrast|enh\w*|cm|dotarem|gadovist|t1c|t1ce|t1gd|t1post")
+    + r"|\+\W?c\b|\bc\W?\+|\+\W?gd"
+)
+BEFORE = re.compile(WORD.format(r"pre\w*|w\W?o|without|non\w*|no|nativ\w*|ohne|plain"))
+NO_AGENT = ("", "no", "none", "n", "0")
+NO_IMAGE = ("LOCALIZER", "PROJECTION IMAGE", "MIP", "MPR", "ADC", "SUBTRACTION", "DERIVED\\SECONDARY\\OTHER")
+LONG_ECHO_MS = 60.0  # above: T2-weighted; T1-weighted sequences are below SHORT_ECHO_MS
+SHORT_ECHO_MS = 30.0
+LONG_REPETITION_MS = 2000.0
+SHORT_REPETITION_MS = 1200.0
+FLAIR_INVERSION_MS = 1500.0  # water is nulled at 2000 to 2800 ms, white matter of an MPRAGE is prepared by some 900
 FEWEST_IMAGES = 5  # fewer are a localizer, a report or a screen
 MASK = re.compile(r".*(seg|mask).*\.nii(\.gz)?", re.IGNORECASE)
 NO_TUMOUR = re.compile(r"brain|head|skull|bet|face|tissue|csf", re.IGNORECASE)  # whose masks are no tumours
@@ -231,3 +260,45 @@ def _masks(folders: set[Path]) -> list[Path]:
     """NIfTI masks in folders that hold series of one scan alone."""
     named = (path for folder in folders for path in folder.iterdir() if MASK.fullmatch(path.name))
     return sorted(path for path in named if not NO_TUMOUR.search(path.name) and not is_debris(path))
+
+
+def contrast_of(tags: Mapping[str, str]) -> Contrast | None:
+    """What a series shows, None for what is none of the four contrasts. tags: of TAGS, blank where absent.
+
+    >>> [contrast_of({"modality": "MR", "description": text}) for text in ("Ax T1 POST", "AX T2 FLAIR", "DWI b1000")]
+    [<Contrast.T1C: 't1c'>, <Contrast.T2F: 't2f'>, None]
+    """
+    words = (tags.get("description") or tags.get("protocol") or "").lower().replace("_", " ")
+    kinds = tags.get("image_type", "").upper()
+    if tags.get("modality") != "MR" or NO_ANATOMY.search(words) or any(kind in kinds for kind in NO_IMAGE):
+        return None
+    weighted = _by_words(words) or _by_times(tags)
+    if weighted is not Contrast.T1N:
+        return weighted
+    return Contrast.T1C if _after_contrast(words, tags.get("agent", "")) else Contrast.T1N
+
+
+def _by_words(words: str) -> Contrast | None:
+    """The weighting that a description tells; a "T1 FLAIR" is weighted by T1."""
+    if T1.search(words) and not T2.search(words):
+        return Contrast.T1N
+    if FLAIR.search(words):
+        return Contrast.T2F
+    return Contrast.T2W if T2.search(words) else None
+
+
+def _by_times(tags: Mapping[str, str]) -> Contrast | None:
+    """The weighting that follows from the times of a sequence that is no echo-planar one."""
+    repetition, echo, inversion = (number(tags.get(f"{name}_ms", "")) for name in ("repetition", "echo", "inversion"))
+    if "EP" in tags.get("sequence", "").upper():
+        return None
+    if echo >= LONG_ECHO_MS and repetition >= LONG_REPETITION_MS:
+        return Contrast.T2F if inversion >= FLAIR_INVERSION_MS else Contrast.T2W
+    prepared = 0 < inversion < FLAIR_INVERSION_MS
+    return Contrast.T1N if echo <= SHORT_ECHO_MS and (repetition <= SHORT_REPETITION_MS or prepared) else None
+
+
+def _after_contrast(words: str, agent: str) -> bool:
+    """Whether contrast agent was given: as the words tell, or where they tell nothing or both, as the header does."""
+    after, before = AFTER.search(words) is not None, BEFORE.search(words) is not None
+    return after if after != before else agent.strip().lower() not in NO_AGENT

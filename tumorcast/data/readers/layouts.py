@@ -29,7 +29,7 @@ from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
 
-__all__ = ["SEG", "Found", "Layout", "SliceFiles", "SourceSession", "find", "find_sessions", "resolve"]
+__all__ = ["SEG", "Layout", "SliceFiles", "SourceContents", "SourceSession", "find", "find_sessions", "resolve"]
 
 
 class Layout(StrEnum):
@@ -69,7 +69,7 @@ LOOKED_FOR = (
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceContents:
     """What lies below a source. taken: how many files its scans and tables are made of; left_out: all the others."""
 
     layout: Layout
@@ -85,7 +85,7 @@ def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSess
     return _ordered(source, layout, _read(source, layout).sessions)
 
 
-def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
+def find(source: Path, layout: Layout = Layout.AUTO) -> SourceContents:
     """Every scan below `source`, by patient and session, and what becomes of every file there.
 
     Raises InputError if the source is missing, no layout or more than one fits, or a table is malformed. A scan that
@@ -99,7 +99,7 @@ def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
     left_out = account(read.root or source, taken, read.left_out, reason, is_dicom=has_mark)
     if source.is_dir() and layout is not Layout.BIDS:  # whose sourcedata and derivatives are data sets by rule
         left_out = tuple(_of_other_sources(source, taken, left_out))
-    return Found(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
+    return SourceContents(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
 
 
 def _of_other_sources(source: Path, taken: set[Path], left_out: Sequence[LeftOut]) -> Iterator[LeftOut]:

@@ -18,21 +18,21 @@ from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import SizeMeasure
 from tumorcast.engines.protocol import Engine, segment_in_batches
 from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table, unit_name
-from tumorcast.evaluation.experiments.cases import Case, CaseSource
+from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.plots import CurvePanel, draw_curves
 from tumorcast.evaluation.experiments.report_tables import values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
+from tumorcast.evaluation.followup import FollowUp, TargetSize
 from tumorcast.evaluation.judging import members_of, outside_tumour
 from tumorcast.evaluation.methods import Ratios
 from tumorcast.evaluation.metrics import Mask, average_precision, brier, dice, ssim
-from tumorcast.evaluation.paired import Estimate, mean_of
-from tumorcast.evaluation.past_targets import targets_from_past
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import Estimate, mean_of, patient_mean
+from tumorcast.evaluation.targets import targets_from_past
 from tumorcast.forecasting.ensemble import MemberMaps
 from tumorcast.forecasting.progression import predict_progression
-from tumorcast.forecasting.select import ENOUGH_AGREEMENT, agreement
+from tumorcast.forecasting.select import ENOUGH_AGREEMENT
+from tumorcast.forecasting.selection_scores import agreement
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
 from tumorcast.settings import ForecastSettings
@@ -86,12 +86,12 @@ LEAST_LOSS = 0.01  # of average precision: a map that is nearer to the full one 
 class ConsistencyExperiment:
     """The experiment. seeds: images of one target; target: what the members of the ensemble aim at.
 
-    growth: fits and forecasts sizes for TargetMode.ODE. Raises UsageError or InputError for what cannot be.
+    growth: fits and forecasts sizes for TargetSize.FORECAST. Raises UsageError or InputError for what cannot be.
     """
 
-    source: CaseSource
+    source: LatestFollowUps
     seeds: int
-    target: TargetMode
+    target: TargetSize
     growth: GrowthModel
     name: ClassVar[str] = "consistency"
 
@@ -100,7 +100,7 @@ class ConsistencyExperiment:
         self.source.check_level(self.settings.sampler.noise_level)
         if self.settings.members < 2 or self.seeds < 2:
             raise UsageError(f"--members {self.settings.members}, --seeds {self.seeds}: give 2 or more of each")
-        if self.target is TargetMode.ODE and not self.source.cohort.dated:
+        if self.target is TargetSize.FORECAST and not self.source.cohort.dated:
             raise InputError(
                 f"{self.source.cohort.path}: its scans have no dates, so sizes cannot be forecast; prepare it with "
                 "--clinical, or give --target truth"
@@ -124,49 +124,45 @@ class ConsistencyExperiment:
 
     def measure(self, unit: str, pictures: Path) -> Row:
         """See SEEDS and MEMBERS."""
-        case = self.source.case(self._patient(unit))
-        ratios = self._ratios(case)
-        alike = np.full(self.seeds, case.ratio)
+        followup = self.source.followup(self.source.by_unit[unit])
+        ratios = self._ratios(followup)
+        alike = np.full(self.seeds, self.source.target_ratio(followup))
         if np.ptp(ratios) == 0 and len(ratios) >= self.seeds:  # they are the same members
-            ensemble = self._forecast(case, ratios)
+            ensemble = self._forecast(followup, ratios)
             seeds = first_of(ensemble, self.seeds)
         else:
-            ensemble, seeds = self._forecast(case, ratios), self._forecast(case, alike)
+            ensemble, seeds = self._forecast(followup, ratios), self._forecast(followup, alike)
         engine, settings = self.source.engine, self.settings
-        maps = member_maps(case, ensemble, ratios, engine, settings)
-        self._example(case, seeds).save(pictures)
-        return case.as_row() | {
+        maps = member_maps(followup, ensemble, ratios, engine, settings)
+        self._example(followup, seeds).save(pictures)
+        return self.source.row(followup) | {
             "members": len(ratios),
             "aimed_ratio_low_high": np.quantile(ratios, [0.05, 0.95]).tolist(),
-            "seeds": seed_figures(case, seeds, engine, settings.batch),
-            "maps": {name: convergence(case, ensemble, member_map) for name, member_map in maps.items()},
+            "seeds": seed_figures(followup, seeds, engine, settings.batch),
+            "maps": {name: convergence(followup, ensemble, member_map) for name, member_map in maps.items()},
         }
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """Tables and pictures over patients."""
         return findings(rows, pictures, seeds=self.seeds, target=self.target)
 
-    def _patient(self, unit: str) -> str:
-        return next(name for name in self.source.cohort.patient_ids() if unit_name(name) == unit)
-
-    def _ratios(self, case: Case) -> Ratios:
+    def _ratios(self, followup: FollowUp) -> Ratios:
         """(M,) area ratios that the members aim at."""
-        if self.target is TargetMode.TRUTH or not case.known:
-            return np.full(self.settings.members, case.ratio)
-        pair = case.pair
-        series = self.source.cohort.size_series(pair.patient_id, SizeMeasure.VOLUME_MM3)
-        drawn = targets_from_past(self.growth, series, self.settings, day=pair.day, later_day=pair.later_day)
-        return drawn.target_ratio
+        if self.target is TargetSize.TRUE or not followup.is_known:
+            return np.full(self.settings.members, self.source.target_ratio(followup))
+        series = self.source.cohort.size_series(followup.patient_id, SizeMeasure.VOLUME_MM3)
+        days = {"day": followup.day, "later_day": followup.later_day}
+        return targets_from_past(self.growth, series, self.settings, **days).target_ratio
 
-    def _forecast(self, case: Case, ratios: Ratios) -> SliceForecast:
-        return case.forecast(self.source.engine, self.settings, ratios)
+    def _forecast(self, followup: FollowUp, ratios: Ratios) -> SliceForecast:
+        return forecast_ratios(followup, ratios, self.source.engine, self.settings)
 
-    def _example(self, case: Case, seeds: SliceForecast) -> SliceExample:
+    def _example(self, followup: FollowUp, seeds: SliceForecast) -> SliceExample:
         channel = channel_shown(self.source.cohort.contrasts)
         images = members_of(seeds)[:SEEDS_SHOWN]
-        probability = segment_in_batches(self.source.engine, images, self.settings.batch) * case.pair.now.brain
+        probability = segment_in_batches(self.source.engine, images, self.settings.batch) * followup.now.brain
         variants = {f"seed {k}": (image[channel], probability[k]) for k, image in enumerate(images)}
-        return SliceExample.of(case.pair, variants, channel)
+        return SliceExample.of(followup, variants, channel)
 
 
 def first_of(forecast: SliceForecast, count: int) -> SliceForecast:
@@ -175,13 +171,13 @@ def first_of(forecast: SliceForecast, count: int) -> SliceForecast:
 
 
 def member_maps(
-    case: Case, forecast: SliceForecast, ratios: Ratios, engine: Engine, settings: ForecastSettings
+    followup: FollowUp, forecast: SliceForecast, ratios: Ratios, engine: Engine, settings: ForecastSettings
 ) -> dict[str, Maps]:
     """(M, H, W) by name: each member's part of the growth map, of the images' segmentation, and of the paper's map.
 
     Their means are the forecast's growth, tumour and changed. There is no growth map without a progression network.
     """
-    members, now = members_of(forecast), case.pair.now
+    members, now = members_of(forecast), followup.now
     predicted = None
     if engine.info.progression:
         target_ratio = PatientTargets(ratios).of_slice(now).target_ratio
@@ -194,10 +190,10 @@ def member_maps(
     return maps if of_members.growth is None else maps | {GROWTH: of_members.growth * now.brain}
 
 
-def seed_figures(case: Case, seeds: SliceForecast, engine: Engine, batch: int) -> Row:
+def seed_figures(followup: FollowUp, seeds: SliceForecast, engine: Engine, batch: int) -> Row:
     """Of images that differ by their seed alone, over all pairs of them; see SEEDS."""
-    members, present = members_of(seeds), case.pair.now
-    outside = np.all(outside_tumour(case.pair, members, engine, batch), axis=0)
+    members, present = members_of(seeds), followup.now
+    outside = np.all(outside_tumour(followup, members, engine, batch), axis=0)
     inside = present.brain & ~outside
     outlines = (segment_in_batches(engine, members, batch) > 0.5) & present.brain
     figures = {"outlines_dice": patient_mean([dice(a, b) for a, b in itertools.combinations(outlines, 2)])}
@@ -221,7 +217,7 @@ def counts_of(members: int) -> list[int]:
     return sorted({2**k for k in range(members.bit_length()) if 2**k <= members} | {members})
 
 
-def convergence(case: Case, forecast: SliceForecast, maps: Maps) -> dict[str, Row]:
+def convergence(followup: FollowUp, forecast: SliceForecast, maps: Maps) -> dict[str, Row]:
     """By number of members, figures of maps of so many, means over as many separate ones as there are.
 
     maps: (M, H, W), a member's each. See MEMBERS.
@@ -231,9 +227,9 @@ def convergence(case: Case, forecast: SliceForecast, maps: Maps) -> dict[str, Ro
     for count in counts_of(len(maps)):
         parts = [maps[k : k + count].mean(axis=0) for k in range(0, len(maps) - count + 1, count)]
         apart = [(parts[k], parts[k + 1]) for k in range(0, len(parts) - 1, 2)]
-        brain = case.pair.now.brain
+        brain = followup.now.brain
         by_count[str(count)] = {
-            **(_by_truth(case, parts) if case.known else {}),
+            **(_by_truth(followup, parts) if followup.is_known else {}),
             "from_full": patient_mean([_distance(part, whole, brain) for part in parts]),
             "from_another": patient_mean([_distance(a, b, brain) for a, b in apart]),
             "agreement": patient_mean(
@@ -243,10 +239,10 @@ def convergence(case: Case, forecast: SliceForecast, maps: Maps) -> dict[str, Ro
     return by_count
 
 
-def _by_truth(case: Case, maps: Sequence[Maps]) -> Row:
+def _by_truth(followup: FollowUp, maps: Sequence[Maps]) -> Row:
     """Among the candidates, the brain outside the present outline."""
-    candidates = case.pair.now.brain & (case.pair.now.labels == 0)
-    new = (case.pair.later.labels > 0) & candidates
+    candidates = followup.now.brain & (followup.now.labels == 0)
+    new = (followup.later.labels > 0) & candidates
     return {
         "ap": patient_mean([average_precision(new, mean_map, candidates) for mean_map in maps]),
         "brier": patient_mean([brier(new, mean_map, candidates) for mean_map in maps]),
@@ -295,13 +291,13 @@ class ConvergenceCurve:
         """A row a number of members."""
         shown = [measure for measure in MEMBERS if self.has(measure)]
         rows = [
-            (str(count), *(self.figures[measure.name][k].told(measure.digits) for measure in shown))
+            (str(count), *(self.figures[measure.name][k].text(measure.digits) for measure in shown))
             for k, count in enumerate(self.counts)
         ]
         return Table(MAPS[self.name], ("members", *(measure.label for measure in shown)), rows, note)
 
 
-def findings(rows: Mapping[str, Row], pictures: Path, *, seeds: int, target: TargetMode) -> Findings:
+def findings(rows: Mapping[str, Row], pictures: Path, *, seeds: int, target: TargetSize) -> Findings:
     """Tables and pictures. Raises InputError if there is no row."""
     if not rows:
         raise InputError("no patient could be measured; give a cohort with tumour in its last scans")
@@ -316,7 +312,7 @@ def findings(rows: Mapping[str, Row], pictures: Path, *, seeds: int, target: Tar
     of_seeds_table = Table(
         f"{seeds} seeds of one target",
         ("", "over patients"),
-        [(measure.label, of_seeds[measure.name].told(measure.digits)) for measure in SEEDS],
+        [(measure.label, of_seeds[measure.name].text(measure.digits)) for measure in SEEDS],
         SEEDS_NOTE,
     )
     notes = [MEMBERS_NOTE] + ["As above."] * (len(curves) - 1)
@@ -327,18 +323,18 @@ def findings(rows: Mapping[str, Row], pictures: Path, *, seeds: int, target: Tar
 
 
 def _answer(
-    of_seeds: Mapping[str, Estimate], curves: Sequence[ConvergenceCurve], seeds: int, target: TargetMode
+    of_seeds: Mapping[str, Estimate], curves: Sequence[ConvergenceCurve], seeds: int, target: TargetSize
 ) -> str:
     aimed = {
-        TargetMode.TRUTH: "all at one size, the true later one where it is known",
-        TargetMode.ODE: "at sizes forecast from the scans so far, where the later scan is known",
+        TargetSize.TRUE: "all at one size, the true later one where it is known",
+        TargetSize.FORECAST: "at sizes forecast from the scans so far, where the later scan is known",
     }
     dices, inside, outside = (of_seeds[name] for name in ("outlines_dice", "ssim_inside", "ssim_outside"))
     most = curves[0].counts[-1]
     answer = (
         "How much does a follow-up depend on the seed, and with how many members does the map stand still? "
-        f"{seeds} seeds of one target give outlines that overlap by a Dice of {dices.told(3)}, and images that are "
-        f"alike by an SSIM of {inside.told(3)} where the tumour is and {outside.told(3)} elsewhere (patients: "
+        f"{seeds} seeds of one target give outlines that overlap by a Dice of {dices.text(3)}, and images that are "
+        f"alike by an SSIM of {inside.text(3)} where the tumour is and {outside.text(3)} elsewhere (patients: "
         f"{dices.patients}). Members aim {aimed[target]}. Enough are the fewest whose AP is within {LEAST_LOSS:g} of "
         f"that of {most} in the mean patient, and of whose maps two separate ones agree by {ENOUGH_AGREEMENT:g}: "
     )

@@ -8,17 +8,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tumorcast.data.cohort import Cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
-from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.base import Findings, Row, spread_evenly
-from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, judged_together
-from tumorcast.evaluation.experiments.later import Followed, FollowedCohort, SizeSource
+from tumorcast.evaluation.experiments.followup_source import by_unit, followed_units
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, measure_forecasts
 from tumorcast.evaluation.experiments.report_tables import as_figures, differences_table, means_table, values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
-from tumorcast.evaluation.paired import difference, mean_of
-from tumorcast.evaluation.pairs import Pair
-from tumorcast.evaluation.summary import mode_told
+from tumorcast.evaluation.followup import (
+    FollowUp,
+    TargetSize,
+    area_ratio,
+    counterparts,
+    forecast_followups,
+    last_followups,
+)
+from tumorcast.evaluation.statistics import difference, mean_of
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.records import Contrast
 from tumorcast.settings import ForecastSettings
 
@@ -28,7 +35,7 @@ class Contender:
     """A model and the cohort that was prepared for it. name: in the tables."""
 
     name: str
-    cohort: FollowedCohort
+    cohort: Cohort
     engine: Engine
 
 
@@ -40,7 +47,7 @@ class ContrastsExperiment:
     """
 
     contenders: tuple[Contender, ...]
-    sizes: SizeSource
+    targets: TargetSource
     forecast: ForecastSettings
     slices: int = 1
     patients: int | None = None
@@ -48,8 +55,8 @@ class ContrastsExperiment:
 
     def check(self) -> None:
         """Raises InputError where the contenders have no patient, or no contrast, in common, or other image sizes."""
-        paths = ", ".join(str(contender.cohort.truth.path) for contender in self.contenders)
-        sizes = {contender.cohort.truth.image_size for contender in self.contenders}
+        paths = ", ".join(str(contender.cohort.path) for contender in self.contenders)
+        sizes = {contender.cohort.image_size for contender in self.contenders}
         if len(sizes) > 1:
             pixels = ", ".join(map(str, sorted(sizes)))
             raise InputError(f"{paths}: slices of {pixels} pixels; prepare all with the same --image-size")
@@ -62,7 +69,7 @@ class ContrastsExperiment:
         forecast = self.forecast.model_dump(mode="json", exclude={"horizon_days", "relative_change", "keep_members"})
         contenders = {
             contender.name: {
-                "cohort_sha256": contender.cohort.truth.sha256,
+                "cohort_sha256": contender.cohort.sha256,
                 "model_sha256": contender.engine.info.sha256,
                 "engine": str(contender.engine.provider),
             }
@@ -71,7 +78,7 @@ class ContrastsExperiment:
         return {
             "contenders": contenders,
             "reference": self.contenders[0].name,
-            "sizes": self.sizes.as_dict(),
+            "sizes": self.targets.as_dict(),
             "settings": {"forecast": forecast, "slices": self.slices},
         }
 
@@ -82,23 +89,23 @@ class ContrastsExperiment:
     def measure(self, unit: str, pictures: Path) -> Row:
         """A patient's figures under every contender."""
         first = self.contenders[0].cohort
-        followed = first.follow(first.units(None)[unit], self.slices)
-        aim = self.sizes.aim(first.known, followed, self.forecast)
-        settings = aim.settings.model_copy(update={"keep_members": True})
-        targets = aim.draw(settings)
-        every = [followed, *(contender.cohort.counterpart(followed) for contender in self.contenders[1:])]
-        row: Row = {"ratio": followed.ratio, "contenders": {}}
+        followups = last_followups(first, by_unit(first.patient_ids())[unit], self.slices)
+        drawn = self.targets.of(first, followups, self.forecast)
+        settings = drawn.settings.model_copy(update={"keep_members": True})
+        targets = drawn.draw(settings)
+        every = [followups, *(counterparts(contender.cohort, followups) for contender in self.contenders[1:])]
+        row: Row = {"ratio": area_ratio(followups), "contenders": {}}
         shown, images = channel_shown(self._shared), {}
         for contender, own, common in zip(self.contenders, every, _in_common_brain(every), strict=True):
-            channels = [contender.cohort.truth.contrasts.index(name) for name in self._shared]
-            forecasts = own.forecast(contender.engine, targets, settings)
-            row["contenders"][contender.name] = judged_together(
+            channels = [contender.cohort.contrasts.index(name) for name in self._shared]
+            forecasts = forecast_followups(own, targets, contender.engine, settings)
+            row["contenders"][contender.name] = measure_forecasts(
                 common, forecasts, contender.engine, batch=settings.batch, channels=channels
             )
             first_slice = forecasts[0]
             growth = first_slice.tumour if first_slice.growth is None else first_slice.growth
             images[contender.name] = first_slice.mean[channels[shown]], growth
-        SliceExample.of(followed.pairs[0], images, first.truth.contrasts.index(self._shared[shown])).save(pictures)
+        SliceExample.of(followups[0], images, first.contrasts.index(self._shared[shown])).save(pictures)
         return row
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
@@ -115,41 +122,39 @@ class ContrastsExperiment:
         caption = f"Patients from the least to the greatest AP of {names[-1]} less {names[0]}."
         picture = examples_picture("slices", caption, pictures, titles, gain)
         return Findings(
-            _answer(values, names, self.sizes.mode), as_figures(values, names[0], MEASURES), tables, [picture]
+            _answer(values, names, self.targets.target), as_figures(values, names[0], MEASURES), tables, [picture]
         )
 
     @cached_property
     def _common(self) -> list[str]:
-        first, *others = (contender.cohort.units(None) for contender in self.contenders)
+        first, *others = (followed_units(contender.cohort, None) for contender in self.contenders)
         return [unit for unit in first if all(unit in other for other in others)]
 
     @cached_property
     def _shared(self) -> list[Contrast]:
-        first, *others = (contender.cohort.truth.contrasts for contender in self.contenders)
+        first, *others = (contender.cohort.contrasts for contender in self.contenders)
         return [contrast for contrast in first if all(contrast in other for other in others)]
 
 
-def _in_common_brain(every: Sequence[Followed]) -> list[Followed]:
+def _in_common_brain(every: Sequence[tuple[FollowUp, ...]]) -> list[list[FollowUp]]:
     """With the brain that all have, to be judged in: what is brain depends on the contrasts that were looked at."""
-    same_slices = list(zip(*(followed.pairs for followed in every), strict=True))
-    now = [np.logical_and.reduce([pair.now.brain for pair in same]) for same in same_slices]
-    later = [np.logical_and.reduce([pair.later.brain for pair in same]) for same in same_slices]
-
-    def within(pair: Pair, k: int) -> Pair:
-        return replace(pair, now=replace(pair.now, brain=now[k]), later=replace(pair.later, brain=later[k]))
-
-    return [
-        replace(followed, pairs=tuple(within(pair, k) for k, pair in enumerate(followed.pairs))) for followed in every
-    ]
+    common = []
+    for same_slice in zip(*every, strict=True):
+        now = np.logical_and.reduce([followup.now.brain for followup in same_slice])
+        later = np.logical_and.reduce([followup.later.brain for followup in same_slice])
+        common.append(
+            [replace(one, now=replace(one.now, brain=now), later=replace(one.later, brain=later)) for one in same_slice]
+        )
+    return [list(of_contender) for of_contender in zip(*common, strict=True)]
 
 
-def _answer(values: Any, names: Sequence[str], mode: TargetMode) -> str:
-    means = "; ".join(f"{name} {mean_of(values[name]['ap']).told(3)}" for name in names)
+def _answer(values: Any, names: Sequence[str], target: TargetSize) -> str:
+    means = "; ".join(f"{name} {mean_of(values[name]['ap']).text(3)}" for name in names)
     paired = {name: difference(values[name]["ap"], values[names[0]]["ap"]) for name in names[1:]}
     less = "; ".join(
-        f"{name} less {names[0]} {one.estimate.told(3, signed=True)}, p {one.p:.2g}" for name, one in paired.items()
+        f"{name} less {names[0]} {one.estimate.text(3, signed=True)}, p {one.p:.2g}" for name, one in paired.items()
     )
     return (
         "How does a model of fewer contrasts do beside one of more, on the same slices? Average precision of the "
-        f"growth map, aimed at the {mode_told(mode)}: {means}. Paired by patient: {less}."
+        f"growth map, aimed at the {target.label}: {means}. Paired by patient: {less}."
     )

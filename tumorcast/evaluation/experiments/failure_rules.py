@@ -13,8 +13,8 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filt
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.evaluation.failures import EVERY_NEIGHBOUR, Failure
+from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.growth_metrics import coverage
-from tumorcast.evaluation.pairs import Pair
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.floating[Any]]
@@ -48,7 +48,7 @@ RULES = {
 class FailureRules:
     """The rules for one slice. unprovoked: its sound forecast, which by the rules has no fault but WRONG_WAY."""
 
-    pair: Pair
+    followup: FollowUp
     unprovoked: SliceForecast
 
     def of(self, forecast: SliceForecast) -> dict[Failure, bool]:
@@ -56,61 +56,61 @@ class FailureRules:
         return {
             Failure.RIM_CHANGE: self._largest_mm2(self.artefacts(forecast)) >= LEAST_MM2,
             Failure.SEPARATE_BLOB: self._largest_mm2(self.blobs(forecast)) >= LEAST_MM2,
-            Failure.WRONG_WAY: self._size(forecast.mean) < self._size(self.pair.now.image),
+            Failure.WRONG_WAY: self._size(forecast.mean) < self._size(self.followup.now.image),
             Failure.MAP_APART: self._map_finds(forecast) < LOST * self._map_finds(self.unprovoked)
             or self._image_finds(forecast) < LOST * self._image_finds(self.unprovoked),
         }
 
     def artefacts(self, forecast: SliceForecast) -> Mask:
         """(H, W) the pixels of the first rule."""
-        later = self.pair.later.image
+        later = self.followup.later.image
         error, sound = (np.abs(made.mean - later).mean(axis=0) for made in (forecast, self.unprovoked))
         worse = gaussian_filter((error - sound) * self._brain, 1.0)
-        depth = distance_transform_edt(self.pair.now.brain) * self.pair.pixel_mm
+        depth = distance_transform_edt(self.followup.now.brain) * self.followup.pixel_mm
         return np.asarray((worse > WORSE) & self._elsewhere & (depth <= PERIPHERY_MM))
 
     def blobs(self, forecast: SliceForecast) -> Mask:
         """(H, W) the pixels of the second rule."""
-        known = self._looks_like_tumour(self.unprovoked.mean) | self._looks_like_tumour(self.pair.later.image)
+        known = self._looks_like_tumour(self.unprovoked.mean) | self._looks_like_tumour(self.followup.later.image)
         patches, _ = label(self._looks_like_tumour(forecast.mean) & ~binary_dilation(known), EVERY_NEIGHBOUR)
         return np.asarray((patches > 0) & ~np.isin(patches, np.unique(patches[~self._elsewhere])))
 
     @property
     def _brain(self) -> Mask:
-        return np.asarray(self.pair.now.brain & self.pair.later.brain)
+        return np.asarray(self.followup.now.brain & self.followup.later.brain)
 
     @cached_property
     def _elsewhere(self) -> Mask:
-        tumour = (self.pair.now.labels > 0) | (self.pair.later.labels > 0)
-        return np.asarray(self._brain & (distance_transform_edt(~tumour) * self.pair.pixel_mm > ELSEWHERE_MM))
+        tumour = (self.followup.now.labels > 0) | (self.followup.later.labels > 0)
+        return np.asarray(self._brain & (distance_transform_edt(~tumour) * self.followup.pixel_mm > ELSEWHERE_MM))
 
     @cached_property
     def _classifier(self) -> Any:
         """Linear discriminants of the present scan's labels by its intensities."""
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # noqa: PLC0415 - a second, and an extra
 
-        now = self.pair.now
+        now = self.followup.now
         return LinearDiscriminantAnalysis().fit(now.image[:, now.brain].T, now.labels[now.brain])
 
     def _looks_like_tumour(self, image: Map) -> Mask:
         """(H, W) of an image (C, H, W)."""
-        brain = self.pair.now.brain
+        brain = self.followup.now.brain
         tumour = np.zeros(brain.shape, np.bool_)
         tumour[brain] = self._classifier.predict(image[:, brain].T) > 0
         return tumour
 
     def _size(self, image: Map) -> int:
         """Pixels that look like tumour about the present outline."""
-        away = distance_transform_edt(self.pair.now.labels == 0) * self.pair.pixel_mm
+        away = distance_transform_edt(self.followup.now.labels == 0) * self.followup.pixel_mm
         return int((self._looks_like_tumour(image) & (away <= NEAR_MM)).sum())
 
     @cached_property
     def _candidates(self) -> Mask:
-        return np.asarray(self.pair.now.brain & (self.pair.now.labels == 0))
+        return np.asarray(self.followup.now.brain & (self.followup.now.labels == 0))
 
     @cached_property
     def _new(self) -> Mask:
-        return np.asarray((self.pair.later.labels > 0) & self._candidates)
+        return np.asarray((self.followup.later.labels > 0) & self._candidates)
 
     def _map_finds(self, forecast: SliceForecast) -> float:
         """The share of the new tumour among as many of the likeliest candidates; NaN without a growth map."""
@@ -125,4 +125,4 @@ class FailureRules:
 
     def _largest_mm2(self, mask: Mask) -> float:
         patches, count = label(mask, EVERY_NEIGHBOUR)
-        return float(np.bincount(patches.ravel())[1:].max()) * self.pair.pixel_mm**2 if count else 0.0
+        return float(np.bincount(patches.ravel())[1:].max()) * self.followup.pixel_mm**2 if count else 0.0

@@ -12,19 +12,19 @@ from tumorcast.engines.model import ModelSet
 from tumorcast.engines.protocol import Engine
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.evaluation.experiments.base import Findings, Measure, Row
-from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, judged_together, mean_figures
-from tumorcast.evaluation.experiments.later import Followed, FollowedCohort, SizeSource
+from tumorcast.evaluation.experiments.followup_source import by_unit, followed_units
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, mean_measures, measure_forecasts
 from tumorcast.evaluation.experiments.report_tables import as_figures, differences_table, means_table, values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
+from tumorcast.evaluation.followup import FollowUp, area_ratio, forecast_followups, last_followups
 from tumorcast.evaluation.judging import unguided_image_figures
 from tumorcast.evaluation.methods import unguided
-from tumorcast.evaluation.paired import difference
-from tumorcast.evaluation.pairs import Pair
-from tumorcast.evaluation.summary import mode_told
+from tumorcast.evaluation.statistics import difference
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings, NetworkKind, TrainSettings
+from tumorcast.training.dataset import find_pairs
 from tumorcast.training.finetune import patient_arrays, tuned
-from tumorcast.training.pairs import find_pairs
 
 BEFORE, AFTER = "before", "after"
 RECONSTRUCTION = (
@@ -67,9 +67,9 @@ class FinetuneSettings:
 class FinetuneExperiment:
     """One unit is a patient. patients: at most so many, spread over the cohort; None takes all."""
 
-    cohort: FollowedCohort
+    cohort: Cohort
     engine: TorchEngine
-    sizes: SizeSource
+    targets: TargetSource
     settings: FinetuneSettings
     patients: int | None = None
     name: ClassVar[str] = "finetune"
@@ -77,29 +77,33 @@ class FinetuneExperiment:
     def provenance(self) -> dict[str, Any]:
         """See Experiment."""
         return {
-            "cohort_sha256": self.cohort.truth.sha256,
+            "cohort_sha256": self.cohort.sha256,
             "model_sha256": self.engine.info.sha256,
-            "sizes": self.sizes.as_dict(),
+            "sizes": self.targets.as_dict(),
             "settings": self.settings.as_dict(),
         }
 
     def units(self) -> Sequence[str]:
         """The patients with a later scan."""
-        return list(self.cohort.units(self.patients))
+        return followed_units(self.cohort, self.patients)
 
     def measure(self, unit: str, pictures: Path) -> Row:
         """A patient's figures with the model as it is, and with one tuned on all scans but the last."""
-        patient_id, settings = self.cohort.units(None)[unit], self.settings
-        followed = self.cohort.follow(patient_id, settings.slices)
-        aim = self.sizes.aim(self.cohort.known, followed, settings.forecast)
-        kept = aim.settings.model_copy(update={"keep_members": True})
-        targets, channel = aim.draw(kept), channel_shown(self.cohort.truth.contrasts)
-        tuned_model = TunedModel.tuned_on(self.cohort.known, patient_id, self.engine, settings)
-        row: Row = {"ratio": followed.ratio, "slices": tuned_model.slices, "progression": tuned_model.progression}
+        patient_id, settings = by_unit(self.cohort.patient_ids())[unit], self.settings
+        followups = last_followups(self.cohort, patient_id, settings.slices)
+        drawn = self.targets.of(self.cohort, followups, settings.forecast)
+        kept = drawn.settings.model_copy(update={"keep_members": True})
+        targets, channel = drawn.draw(kept), channel_shown(self.cohort.contrasts)
+        tuned_model = TunedModel.tuned_on(self.cohort.before_last_scan(), patient_id, self.engine, settings)
+        row: Row = {
+            "ratio": area_ratio(followups),
+            "slices": tuned_model.slices,
+            "progression": tuned_model.progression,
+        }
         images = {}
         for name, engine in ((BEFORE, self.engine), (AFTER, tuned_model.engine)):
-            row[name], images[name] = _figures(followed, engine, targets, kept, channel)
-        SliceExample.of(followed.pairs[0], images, channel).save(pictures)
+            row[name], images[name] = _figures(followups, engine, targets, kept, channel)
+        SliceExample.of(followups[0], images, channel).save(pictures)
         return row
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
@@ -122,14 +126,14 @@ class FinetuneExperiment:
 
     def _answer(self, values: Any) -> str:
         change = {
-            measure.name: difference(values[AFTER][measure.name], values[BEFORE][measure.name]).estimate.told(
+            measure.name: difference(values[AFTER][measure.name], values[BEFORE][measure.name]).estimate.text(
                 measure.digits, signed=True
             )
             for measure in EVERY
         }
         return (
             "Do a few steps of training on the patient's own earlier scans help to forecast the next one? Forecasts "
-            f"aim at the {mode_told(self.sizes.mode)}. After {self.settings.training.steps} steps the SSIM of the "
+            f"aim at the {self.targets.target.label}. After {self.settings.training.steps} steps the SSIM of the "
             f"reconstructed present scan changes by {change['ssim_now']}, that of the reconstructed later scan, which "
             f"was not trained on, by {change['ssim_unseen']}; the forecast's SSIM to the later scan by "
             f"{change['ssim_later']}, average precision of the growth map by {change['ap']}, of the segmented images "
@@ -160,19 +164,19 @@ class TunedModel:
 
 
 def _figures(
-    followed: Followed, engine: Engine, targets: PatientTargets, settings: ForecastSettings, channel: int
+    followups: Sequence[FollowUp], engine: Engine, targets: PatientTargets, settings: ForecastSettings, channel: int
 ) -> tuple[dict[str, float], Any]:
     """The figures of EVERY, and of the first slice the mean image (H, W) and the map."""
-    forecasts = followed.forecast(engine, targets, settings)
-    figures = judged_together(followed, forecasts, engine, batch=settings.batch)
-    figures |= mean_figures([_reconstruction(pair, engine, settings) for pair in followed.pairs])
+    forecasts = forecast_followups(followups, targets, engine, settings)
+    figures = measure_forecasts(followups, forecasts, engine, batch=settings.batch)
+    figures |= mean_measures([_reconstruction(followup, engine, settings) for followup in followups])
     first = forecasts[0]
     return figures, (first.mean[channel], first.tumour if first.growth is None else first.growth)
 
 
-def _reconstruction(pair: Pair, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
+def _reconstruction(followup: FollowUp, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
     figures: dict[str, float] = {}
-    for name, scan in (("now", pair), ("unseen", replace(pair, now=pair.later))):
+    for name, scan in (("now", followup), ("unseen", replace(followup, now=followup.later))):
         likeness = unguided_image_figures(scan, unguided(scan, engine, settings))
         figures |= {f"ssim_{name}": likeness["ssim_unguided"], f"psnr_{name}_db": likeness["psnr_unguided_db"]}
     return figures

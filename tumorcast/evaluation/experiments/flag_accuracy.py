@@ -20,10 +20,9 @@ from tumorcast.evaluation.experiments.base import (
     Row,
     Table,
     spread_evenly,
-    unit_name,
 )
-from tumorcast.evaluation.experiments.cases import CaseSource, case_of
 from tumorcast.evaluation.experiments.failure_rules import JUDGED, RULES, FailureRules
+from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, by_unit
 from tumorcast.evaluation.experiments.induced_failures import (
     CONTROL,
     LABELS,
@@ -34,8 +33,9 @@ from tumorcast.evaluation.experiments.induced_failures import (
 from tumorcast.evaluation.experiments.report_tables import estimate_cell
 from tumorcast.evaluation.experiments.slice_plots import FlaggedSlice, channel_shown, draw_flagged
 from tumorcast.evaluation.failures import Failure, Signs
+from tumorcast.evaluation.followup import latest_followup
 from tumorcast.evaluation.metrics import Floats, roc_auc
-from tumorcast.evaluation.paired import Estimate, estimate
+from tumorcast.evaluation.statistics import Estimate, estimate
 
 ANY = "any flag"
 ARRAYS = "cases.npz"  # in a unit's folder: the arrays of its cases, by their numbers
@@ -64,7 +64,7 @@ class FlagAccuracyExperiment:
     Of patients whose tumour grew by a tenth between two scans: the latest such pair.
     """
 
-    source: CaseSource
+    source: LatestFollowUps
     name: ClassVar[str] = "failures"
 
     def provenance(self) -> dict[str, Any]:
@@ -83,26 +83,26 @@ class FlagAccuracyExperiment:
                 f"{self.source.cohort.path}: no patient's tumour grew by a tenth between two scans, so nothing tells "
                 "what went wrong; give a cohort where some do"
             )
-        return {unit_name(patient_id): patient_id for patient_id in spread_evenly(names, self.source.patients)}
+        return by_unit(spread_evenly(names, self.source.patients))
 
     def _has_grown(self, patient_id: str) -> bool:
-        case = case_of(self.source.cohort, patient_id, 0.0)
-        return case is not None and case.known
+        followup = latest_followup(self.source.cohort, patient_id)
+        return followup is not None and followup.is_known
 
     def measure(self, unit: str, pictures: Path) -> Row:
         """Every case of the patient: how it was made, which failures it has, and the signs that flags are read from."""
-        case = self.source.case(self._patients[unit])
-        induced = list(induce_failures(case, self.source.engine, self.source.settings))
-        rules = FailureRules(case.pair, induced[0].forecast)
-        channel, pair = channel_shown(self.source.cohort.contrasts), case.pair
+        followup = self.source.followup(self._patients[unit])
+        induced = list(induce_failures(followup, self.source.engine, self.source.settings))
+        rules = FailureRules(followup, induced[0].forecast)
+        channel = channel_shown(self.source.cohort.contrasts)
         arrays: dict[str, Any] = {
-            "brain": pair.now.brain,
-            "outline": pair.now.labels > 0,
-            "later": pair.later.labels > 0,
+            "brain": followup.now.brain,
+            "outline": followup.now.labels > 0,
+            "later": followup.later.labels > 0,
             **{f"{k}.{name}": a for k, made in enumerate(induced) for name, a in _arrays(made, channel).items()},
         }
         np.savez_compressed(pictures / ARRAYS, **arrays)
-        return case.as_row() | {"cases": [_case_row(made, rules) for made in induced]}
+        return self.source.row(followup) | {"cases": [_case_row(made, rules) for made in induced]}
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """Precision and recall of every flag, and what was hit and missed."""

@@ -14,7 +14,7 @@ import numpy as np
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table, unit_name
-from tumorcast.evaluation.experiments.cases import Case, CaseSource
+from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.plots import draw_trade_off
 from tumorcast.evaluation.experiments.report_tables import values_of
 from tumorcast.evaluation.experiments.slice_plots import (
@@ -25,11 +25,11 @@ from tumorcast.evaluation.experiments.slice_plots import (
     spread_by_value,
 )
 from tumorcast.evaluation.failures import reach_of
+from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.judging import map_figures, members_of, outside_tumour
 from tumorcast.evaluation.methods import MethodMap, distance_mm, product_map
 from tumorcast.evaluation.metrics import Mask, ssim
-from tumorcast.evaluation.paired import Estimate, mean_of, median_of
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import Estimate, mean_of, median_of, patient_mean
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 VARIED = ("preset", "guidance", "noise_level", "gain", "scale")
@@ -112,7 +112,7 @@ def cell_settings(cell: GridCell, base: ForecastSettings) -> ForecastSettings:
 class GridExperiment:
     """The experiment. Raises UsageError for cells that the settings or the model do not allow."""
 
-    source: CaseSource
+    source: LatestFollowUps
     cells: tuple[GridCell, ...]
     name: ClassVar[str] = "grid"
 
@@ -141,17 +141,18 @@ class GridExperiment:
     def measure(self, unit: str, pictures: Path) -> Row:
         """See MEASURES."""
         patient_id, cell = self._by_unit[unit]
-        case, settings = self.source.case(patient_id), cell_settings(cell, self.source.settings)
-        forecast = case.forecast(self.source.engine, settings, np.full(settings.members, case.ratio))
-        outside = outside_tumour(case.pair, members_of(forecast), self.source.engine, settings.batch)
+        followup, settings = self.source.followup(patient_id), cell_settings(cell, self.source.settings)
+        ratios = np.full(settings.members, self.source.target_ratio(followup))
+        forecast = forecast_ratios(followup, ratios, self.source.engine, settings)
+        outside = outside_tumour(followup, members_of(forecast), self.source.engine, settings.batch)
         channel = channel_shown(self.source.cohort.contrasts)
         variants = {cell.name: (members_of(forecast)[0, channel], forecast.tumour)}
-        SliceExample.of(case.pair, variants, channel).save(pictures)
+        SliceExample.of(followup, variants, channel).save(pictures)
         return (
-            case.as_row()
+            self.source.row(followup)
             | {"reach": reach_of(forecast)}
-            | _preservation(case, forecast, outside)
-            | _agreement_with_later_scan(case, forecast)
+            | _preservation(followup, forecast, outside)
+            | _agreement_with_later_scan(followup, forecast)
         )
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
@@ -179,10 +180,10 @@ def _unit(patient_id: str, cell: GridCell) -> str:
     return f"{unit_name(patient_id)}.{cell.name}"
 
 
-def _preservation(case: Case, forecast: SliceForecast, outside: list[Mask]) -> Row:
+def _preservation(followup: FollowUp, forecast: SliceForecast, outside: list[Mask]) -> Row:
     """Means over members, of the present scan and each of them. outside: of each member, beyond all tumour."""
-    present, members = case.pair.now.image, members_of(forecast)
-    inside = [case.pair.now.brain & ~mask for mask in outside]
+    present, members = followup.now.image, members_of(forecast)
+    inside = [followup.now.brain & ~mask for mask in outside]
     similarities = [ssim(member, present, mask) for member, mask in zip(members, outside, strict=True)]
     return {
         "ssim_outside": patient_mean(similarities),
@@ -195,19 +196,19 @@ def _mean_change(difference: Any, mask: Mask) -> float:
     return float(np.abs(difference[:, mask]).mean()) if mask.any() else float("nan")
 
 
-def _agreement_with_later_scan(case: Case, forecast: SliceForecast) -> Row:
+def _agreement_with_later_scan(followup: FollowUp, forecast: SliceForecast) -> Row:
     """Figures of the maps against the later scan; none where it is not there."""
-    if not case.known:
+    if not followup.is_known:
         return {}
-    pair, away_mm = case.pair, distance_mm(case.pair)
-    change = np.abs(members_of(forecast) - pair.now.image).sum(axis=1).mean(axis=0)
-    images = map_figures(pair, MethodMap(forecast.tumour, forecast.tumour), away_mm)
+    away_mm = distance_mm(followup)
+    change = np.abs(members_of(forecast) - followup.now.image).sum(axis=1).mean(axis=0)
+    images = map_figures(followup, MethodMap(forecast.tumour, forecast.tumour), away_mm)
     return {
         "ap_images": images["ap"],
         "dice_images": images["dice"],
         "hd95_images_mm": images["hd95_mm"],
-        "ap_change": map_figures(pair, MethodMap(change), away_mm)["ap"],
-        "ap_growth": map_figures(pair, product_map(forecast, away_mm), away_mm)["ap"],
+        "ap_change": map_figures(followup, MethodMap(change), away_mm)["ap"],
+        "ap_growth": map_figures(followup, product_map(forecast, away_mm), away_mm)["ap"],
     }
 
 
@@ -249,7 +250,7 @@ def findings(of_cells: Mapping[GridCell, Rows], pictures: Path) -> Findings:
             str(summary.cell.noise_level),
             summary.cell.strength_label,
             str(summary.patients),
-            *(summary.figures[measure.name].told(measure.digits) for measure in measured),
+            *(summary.figures[measure.name].text(measure.digits) for measure in measured),
         )
         for summary in summaries
     ]
@@ -285,7 +286,7 @@ def _answer(summaries: Sequence[CellSummary], best: CellSummary | None) -> str:
     else:
         answer += f"Of those whose median reach lies {between}, {best.cell.label} preserves most: "
     reach, kept = best.figures["reach"], best.figures["ssim_outside"]
-    return f"{answer}reach {reach.told(2)}, SSIM {kept.told(3)}." + _answer_by_truth(summaries)
+    return f"{answer}reach {reach.text(2)}, SSIM {kept.text(3)}." + _answer_by_truth(summaries)
 
 
 def _span(summaries: Sequence[CellSummary], name: str, digits: int) -> str:
@@ -301,7 +302,7 @@ def _answer_by_truth(summaries: Sequence[CellSummary]) -> str:
     precision = top.figures["ap_images"]
     return (
         f" Judged by the later scan (patients: {precision.patients}), the generated images place new tumour best in "
-        f"{top.cell.label}: AP {precision.told(3)}."
+        f"{top.cell.label}: AP {precision.text(3)}."
     )
 
 

@@ -16,10 +16,10 @@ from tumorcast.archive.maps import SliceForecast
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import Engine, EngineWrapper
-from tumorcast.evaluation.experiments.cases import Case
+from tumorcast.evaluation.experiments.followup_source import forecast_ratios
 from tumorcast.evaluation.failures import Failure
+from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.judging import members_of
-from tumorcast.evaluation.pairs import Pair
 from tumorcast.forecasting.ensemble import reduce_members
 from tumorcast.forecasting.progression import predict_progression
 from tumorcast.random_keys import patient_key
@@ -111,43 +111,46 @@ class Everywhere(EngineWrapper):
         return super().guided_step(x, step, previous_eps, replace(guidance, window=guidance.brain))
 
 
-def induce_failures(case: Case, engine: Engine, settings: ForecastSettings) -> Iterator[InducedCase]:
+def induce_failures(followup: FollowUp, engine: Engine, settings: ForecastSettings) -> Iterator[InducedCase]:
     """The control, and the cases induced from it. settings: of the control; the others have as many members."""
-    control = _forecast(case, engine, settings, case.ratio)
+    control = _forecast(followup, engine, settings, followup.ratio)
     yield InducedCase(CONTROL, control)
     for how in WrongSetting:
-        failed = _under_wrong_setting(how, case, engine, settings)
+        failed = _under_wrong_setting(how, followup, engine, settings)
         # As a reader would have it: the aim asked for, and the outline of the scan.
         yield InducedCase(how, replace(failed, aimed_mm2=control.aimed_mm2, labels=control.labels))
     for fault in PlantedFault:
         for clear in (False, True):
-            forecast = plant(fault, case.pair, control, engine, settings, clear=clear)
+            forecast = plant(fault, followup, control, engine, settings, clear=clear)
             if forecast is not None:
                 yield InducedCase(fault, forecast, fault.failure, clear)
 
 
-def _forecast(case: Case, engine: Engine, settings: ForecastSettings, ratio: float) -> SliceForecast:
-    return case.forecast(engine, settings, np.full(settings.members, ratio))
+def _forecast(followup: FollowUp, engine: Engine, settings: ForecastSettings, ratio: float) -> SliceForecast:
+    return forecast_ratios(followup, np.full(settings.members, ratio), engine, settings)
 
 
-def _under_wrong_setting(how: WrongSetting, case: Case, engine: Engine, settings: ForecastSettings) -> SliceForecast:
+def _under_wrong_setting(
+    how: WrongSetting, followup: FollowUp, engine: Engine, settings: ForecastSettings
+) -> SliceForecast:
     everywhere: Any = Everywhere(engine)
     strong = _with(settings, guidance=Guidance.NORMALISED, gain=WRONG_GAIN)
+    strongest = _with(settings, guidance=Guidance.PAPER, scale=STRONG_SCALE)
     match how:
         case WrongSetting.STRONG:
-            return _forecast(case, everywhere, _with(settings, guidance=Guidance.PAPER, scale=STRONG_SCALE), case.ratio)
+            return _forecast(followup, everywhere, strongest, followup.ratio)
         case WrongSetting.STRAY:
-            return _forecast(case, everywhere, strong, STRAY_RATIO * case.ratio)
+            return _forecast(followup, everywhere, strong, STRAY_RATIO * followup.ratio)
         case WrongSetting.NOISY:
             level = engine.info.noise_levels + LEVELS_BEYOND
-            return _forecast(case, engine, _with(settings, noise_level=level), case.ratio)
+            return _forecast(followup, engine, _with(settings, noise_level=level), followup.ratio)
         case WrongSetting.MIRRORED:
-            now = case.pair.now
+            now = followup.now
             labels = (mirrored(now.labels, now.brain) * now.brain).astype(np.uint8)
-            moved = replace(case.pair, now=replace(now, labels=labels))
-            return _forecast(replace(case, pair=moved), engine, strong, case.ratio)
+            moved = replace(followup, now=replace(now, labels=labels))
+            return _forecast(moved, engine, strong, followup.ratio)
         case WrongSetting.BACKWARDS:
-            return _forecast(case, engine, settings, max(case.ratio**-2, LEAST_RATIO))
+            return _forecast(followup, engine, settings, max(followup.ratio**-2, LEAST_RATIO))
         case _:
             assert_never(how)
 
@@ -157,7 +160,13 @@ def _with(settings: ForecastSettings, **sampler: Any) -> ForecastSettings:
 
 
 def plant(
-    fault: PlantedFault, pair: Pair, control: SliceForecast, engine: Engine, settings: ForecastSettings, *, clear: bool
+    fault: PlantedFault,
+    followup: FollowUp,
+    control: SliceForecast,
+    engine: Engine,
+    settings: ForecastSettings,
+    *,
+    clear: bool,
 ) -> SliceForecast | None:
     """The control with a fault in it; None where it has no growth map to turn. Places are of the patient's own key."""
     match fault:
@@ -166,48 +175,48 @@ def plant(
                 None if control.growth is None else replace(control, growth=_turned_map(control.growth, control, clear))
             )
         case PlantedFault.RING | PlantedFault.BLOB:
-            rng = _rng(fault, pair, settings.seed, clear)
+            rng = _rng(fault, followup, settings.seed, clear)
             make = _with_band if fault is PlantedFault.RING else _with_patch
-            members = make(members_of(control), pair, rng, clear)
+            members = make(members_of(control), followup, rng, clear)
             kept = rng.permutation(len(members)) < (1.0 if clear else SHARE_FAINT) * len(members)
             members = np.where(kept[:, None, None, None], members, members_of(control)).astype(np.float32)
-            return reduce_again(pair, control, members, engine, settings)
+            return reduce_again(followup, control, members, engine, settings)
         case _:
             assert_never(fault)
 
 
-def _rng(fault: PlantedFault, pair: Pair, seed: int, clear: bool) -> Rng:
-    key = (patient_key(pair.patient_id), PLANTED_FAULT_KEY, 2 * list(PlantedFault).index(fault) + clear)
+def _rng(fault: PlantedFault, followup: FollowUp, seed: int, clear: bool) -> Rng:
+    key = (patient_key(followup.patient_id), PLANTED_FAULT_KEY, 2 * list(PlantedFault).index(fault) + clear)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _with_band(members: Array, pair: Pair, rng: Rng, clear: bool) -> Array:
+def _with_band(members: Array, followup: FollowUp, rng: Rng, clear: bool) -> Array:
     """Brighter along the rim, in all contrasts; a faint band is about the middle of the far side of the tumour."""
-    brain, width_mm, brighter = pair.now.brain, 6.0 if clear else 4.0, 0.6 if clear else 0.3
-    band = brain & (distance_transform_edt(brain) * pair.pixel_mm <= width_mm)
+    brain, width_mm, brighter = followup.now.brain, 6.0 if clear else 4.0, 0.6 if clear else 0.3
+    band = brain & (distance_transform_edt(brain) * followup.pixel_mm <= width_mm)
     if not clear:
         rows, columns = np.mgrid[: brain.shape[0], : brain.shape[1]]
         middle = np.argwhere(brain).mean(axis=0)
-        away = np.arctan2(*(middle - np.argwhere(pair.now.labels).mean(axis=0))) + rng.uniform(-0.5, 0.5)
+        away = np.arctan2(*(middle - np.argwhere(followup.now.labels).mean(axis=0))) + rng.uniform(-0.5, 0.5)
         turn = np.angle(np.exp(1j * (np.arctan2(rows - middle[0], columns - middle[1]) - away)))
         band &= np.abs(turn) <= np.pi / 3
     return np.clip(members + brighter * _blurred(band) * brain, -1.0, 1.0)
 
 
-def _with_patch(members: Array, pair: Pair, rng: Rng, clear: bool) -> Array:
+def _with_patch(members: Array, followup: FollowUp, rng: Rng, clear: bool) -> Array:
     """A disc of the patient's own tumour where no tumour is near, or as far from it as the brain allows."""
     radius_mm, share = (8.0, 1.0) if clear else (4.0, 0.7)
-    tumour = (pair.now.labels > 0) | (pair.later.labels > 0)
-    depth = distance_transform_edt(pair.now.brain) * pair.pixel_mm
-    away = distance_transform_edt(~tumour) * pair.pixel_mm
+    tumour = (followup.now.labels > 0) | (followup.later.labels > 0)
+    depth = distance_transform_edt(followup.now.brain) * followup.pixel_mm
+    away = distance_transform_edt(~tumour) * followup.pixel_mm
     deep = (away > FAR_MM / 2) & (depth > RIM_MM + radius_mm)
     away = away * (deep if deep.any() else depth > radius_mm)
     places = np.argwhere(away >= min(FAR_MM, float(away.max())))
     row, column = places[rng.integers(len(places))]
     rows, columns = np.mgrid[: tumour.shape[0], : tumour.shape[1]]
-    disc = np.hypot(rows - row, columns - column) * pair.pixel_mm <= radius_mm
-    bright = np.median(pair.now.image[:, pair.now.labels > 0], axis=1).astype(np.float32)
-    weight = share * _blurred(disc & pair.now.brain)
+    disc = np.hypot(rows - row, columns - column) * followup.pixel_mm <= radius_mm
+    bright = np.median(followup.now.image[:, followup.now.labels > 0], axis=1).astype(np.float32)
+    weight = share * _blurred(disc & followup.now.brain)
     return np.asarray((1 - weight) * members + weight * bright[:, None, None])
 
 
@@ -242,13 +251,13 @@ def _gather(values: Values, rows: npt.NDArray[np.int64], columns: npt.NDArray[np
 
 
 def reduce_again(
-    pair: Pair, control: SliceForecast, members: Array, engine: Engine, settings: ForecastSettings
+    followup: FollowUp, control: SliceForecast, members: Array, engine: Engine, settings: ForecastSettings
 ) -> SliceForecast:
     """The control with `members` (M, C, H, W) in place of its own, reduced as forecasts are."""
     predicted = None
     if control.growth is not None:
-        predicted = predict_progression(pair.now, control.aimed_mm2 / control.present_mm2, engine, settings.batch)
+        predicted = predict_progression(followup.now, control.aimed_mm2 / control.present_mm2, engine, settings.batch)
     forecast = reduce_members(
-        pair.now, members, predicted, target_mm2=control.aimed_mm2, engine=engine, settings=settings
+        followup.now, members, predicted, target_mm2=control.aimed_mm2, engine=engine, settings=settings
     )
     return replace(forecast, members=members)

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tumorcast.evaluation.metrics import Floats
-from tumorcast.evaluation.paired import Estimate
+from tumorcast.evaluation.statistics import Estimate
 from tumorcast.growth.plot import DISCLAIMER, FORECAST_COLOUR, GrowthCurve, plot_growth, size_label
 
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008

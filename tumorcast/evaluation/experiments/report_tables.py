@@ -7,7 +7,7 @@ import numpy as np
 
 from tumorcast.evaluation.experiments.base import Measure, Row, Table
 from tumorcast.evaluation.metrics import Floats
-from tumorcast.evaluation.paired import Estimate, difference, mean_of
+from tumorcast.evaluation.statistics import Estimate, difference, mean_of
 
 ByVariant = Mapping[str, Mapping[str, Floats]]
 """(P,) values by variant and metric."""
@@ -28,7 +28,7 @@ def values_of(rows: Sequence[Row | None], measures: Sequence[Measure]) -> dict[s
 def means_table(title: str, values: ByVariant, measures: Sequence[Measure], note: str) -> Table:
     """A row a metric that some patient has, a column a variant: the mean over patients, with its interval."""
     rows = [
-        (measure.label, *(mean_of(of_variant[measure.name]).told(measure.digits) for of_variant in values.values()))
+        (measure.label, *(mean_of(of_variant[measure.name]).text(measure.digits) for of_variant in values.values()))
         for measure in _measured(values, measures)
     ]
     counts = ("patients", *(str(_patients(of_variant)) for of_variant in values.values()))
@@ -42,7 +42,7 @@ def differences_table(title: str, values: ByVariant, reference: str, measures: S
         (
             measure.label,
             *(
-                _difference_cell(of_variant[measure.name], values[reference][measure.name], measure.digits)
+                difference(of_variant[measure.name], values[reference][measure.name]).text(measure.digits)
                 for of_variant in others.values()
             ),
         )
@@ -77,25 +77,6 @@ def _patients(of_variant: Mapping[str, Floats]) -> int:
     return int(np.any([~np.isnan(values) for values in of_variant.values()], axis=0).sum())
 
 
-def _difference_cell(ours: Floats, other: Floats, digits: int) -> str:
-    paired = difference(ours, other)
-    text = paired.estimate.told(digits, signed=True)
-    return text if paired.estimate.patients == 0 else f"{text}, p {paired.p:.2g}"
-
-
 def estimate_cell(estimate: Estimate, digits: int) -> str:
     """A figure with its interval; a dash where it is NaN, of some patients or of none."""
-    return "–" if np.isnan(estimate.value) else estimate.told(digits)
-
-
-def loss_difference_cell(ours: Floats, other: Floats, digits: int) -> str:
-    """The cell of ours - other, paired over patients, and p; less is better.
-
-    ✔ where ours is better and ✘ where it is worse, and the interval excludes zero.
-    """
-    paired = difference(ours, other)
-    estimate = paired.estimate
-    if not estimate.patients:
-        return "–"
-    mark = f" {'✔' if estimate.value < 0 else '✘'}" if estimate.excludes_zero else ""
-    return f"{estimate.told(digits, signed=True)}{mark}, p {paired.p:.2g}"
+    return "–" if np.isnan(estimate.value) else estimate.text(digits)

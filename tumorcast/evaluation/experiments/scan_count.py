@@ -15,11 +15,10 @@ import numpy as np
 
 from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table
 from tumorcast.evaluation.experiments.plots import HorizonDots, draw_by_count, draw_by_horizon
-from tumorcast.evaluation.experiments.report_tables import estimate_cell, loss_difference_cell
+from tumorcast.evaluation.experiments.report_tables import estimate_cell
 from tumorcast.evaluation.experiments.size_methods import SizeData, SizeMethod, forecast_by, of_method, scored
 from tumorcast.evaluation.metrics import Floats
-from tumorcast.evaluation.paired import Estimate, difference, mean_of
-from tumorcast.evaluation.summary import patient_mean
+from tumorcast.evaluation.statistics import Estimate, difference, mean_of, patient_mean
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.scan_count import IRREGULAR, REGULAR
 from tumorcast.random_keys import patient_key
@@ -228,10 +227,15 @@ def _from_all(patients: Patients) -> Floats:
     return _crps(every, lambda _: True)
 
 
+def _from_last(patients: Patients, count: int) -> Floats:
+    """(P,) CRPS from the last `count` scans."""
+    return _crps(patients, partial(_is, GivenScans.LAST, count))
+
+
 def _from_fewer(patients: Patients, count: int) -> Floats:
     """(P,) CRPS from the last `count` scans, NaN for patients who have no more."""
     more = np.array([max(row["given"] for row in forecasts) > count for forecasts in patients])
-    return np.where(more, _crps(patients, partial(_is, GivenScans.LAST, count)), np.nan)
+    return np.where(more, _from_last(patients, count), np.nan)
 
 
 def figures_of(patients: Patients) -> Row:
@@ -277,7 +281,7 @@ def _count_table(patients: Patients) -> Table:
         (
             str(count),
             *_cells(patients, group),
-            loss_difference_cell(_from_fewer(patients, count), _from_all(patients), 3),
+            difference(_from_fewer(patients, count), _from_all(patients)).text(3, higher_is_better=False),
         )
         for count, group in by_count(patients).items()
     ]
@@ -291,7 +295,7 @@ def _choice_table(patients: Patients) -> Table:
             LABELS[kind],
             str(count),
             *_cells(patients, group),
-            loss_difference_cell(_crps(patients, group), _crps(patients, partial(_is, GivenScans.LAST, count)), 3),
+            difference(_crps(patients, group), _from_last(patients, count)).text(3, higher_is_better=False),
         )
         for (kind, count), group in by_choice(patients).items()
     ]
@@ -308,7 +312,7 @@ def answer_of(patients: Patients) -> str:
     return (
         f"How do forecasts of the last scan fare with few or irregular scans? {len(patients)} patients. CRPS of the "
         f"pooled forecast by the number of last scans given: {by_number}. CRPS from one scan minus that from all: "
-        f"{lost.estimate.told(3, signed=True)} (p {lost.p:.2g}). From other scans minus that from as many last "
+        f"{lost.estimate.text(3, signed=True)} (p {lost.p:.2g}). From other scans minus that from as many last "
         f"ones: {kept} where the latest is kept, {without} where it is not."
     )
 
@@ -317,7 +321,7 @@ def _cost(patients: Patients, kind: GivenScans) -> str:
     """CRPS from scans of a kind less that from as many last ones, mean over a patient's forecasts."""
     cost = difference(np.array([_mean_cost(forecasts, kind) for forecasts in patients]), np.zeros(len(patients)))
     estimate = cost.estimate
-    return f"{estimate.told(3, signed=True)} (p {cost.p:.2g})" if estimate.patients else "not measured"
+    return f"{estimate.text(3, signed=True)} (p {cost.p:.2g})" if estimate.patients else "not measured"
 
 
 def _mean_cost(forecasts: list[Row], kind: GivenScans) -> float:

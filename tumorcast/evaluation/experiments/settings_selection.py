@@ -5,17 +5,18 @@ the choice is judged by it.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.archive.maps import SliceForecast
+from tumorcast.data.cohort import Cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.experiments.base import Findings, Row
-from tumorcast.evaluation.experiments.judged import judged_together, mean_figures
-from tumorcast.evaluation.experiments.later import Aim, Followed, FollowedCohort, SizeSource, check_levels
+from tumorcast.evaluation.experiments.followup_source import by_unit, check_levels, followed_units
+from tumorcast.evaluation.experiments.forecast_measures import mean_measures, measure_forecasts
 from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
     BLIND,
@@ -25,7 +26,12 @@ from tumorcast.evaluation.experiments.settings_selection_report import (
     true_score,
 )
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown
-from tumorcast.forecasting.select import SEEDS, PatientCase, Point, Scores, SelectGrid, Selection, TrialStore, select
+from tumorcast.evaluation.followup import FollowUp, area_ratio, forecast_followups, last_followups
+from tumorcast.evaluation.targets import TargetSource
+from tumorcast.forecasting.plan import PatientPlan
+from tumorcast.forecasting.select import Point, SelectGrid, Selection, select
+from tumorcast.forecasting.selection_files import TrialStore
+from tumorcast.forecasting.selection_scores import SEEDS, PatientCase, Scores
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 PAPER_SEEDS = 1  # of 398 evaluations a member
@@ -72,30 +78,12 @@ class TrialSettings:
 
 
 @dataclass(frozen=True)
-class RememberingCase(PatientCase):
-    """A case whose forecasts ahead are kept, to be judged by the later scan.
-
-    Nothing of that scan enters them but its day, and under TargetMode.TRUTH the size.
-    """
-
-    aim: Aim
-    followed: Followed
-    made: dict[ForecastSettings, list[SliceForecast]] = field(default_factory=dict)
-
-    def ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
-        """The forecast under these settings, made once."""
-        if settings not in self.made:
-            self.made[settings] = self.followed.forecast(self.engine, self.aim.draw(settings), settings)
-        return self.made[settings]
-
-
-@dataclass(frozen=True)
 class SettingsSelectionExperiment:
     """One unit is a patient. patients: at most so many, spread over the cohort; None takes all."""
 
-    cohort: FollowedCohort
+    cohort: Cohort
     engine: Engine
-    sizes: SizeSource
+    targets: TargetSource
     settings: TrialSettings
     patients: int | None = None
     name: ClassVar[str] = "hindsight"
@@ -103,16 +91,16 @@ class SettingsSelectionExperiment:
     def provenance(self) -> dict[str, Any]:
         """See Experiment."""
         return {
-            "cohort_sha256": self.cohort.truth.sha256,
+            "cohort_sha256": self.cohort.sha256,
             "model_sha256": self.engine.info.sha256,
             "engine": str(self.engine.provider),
-            "sizes": self.sizes.as_dict(),
+            "sizes": self.targets.as_dict(),
             "settings": self.settings.as_dict(),
         }
 
     def units(self) -> Sequence[str]:
         """The patients with a later scan."""
-        return list(self.cohort.units(self.patients))
+        return followed_units(self.cohort, self.patients)
 
     def measure(self, unit: str, pictures: Path) -> Row:
         """A patient's points, each with its blind scores and its true one. Raises as in Experiment."""
@@ -120,14 +108,15 @@ class SettingsSelectionExperiment:
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """See Experiment."""
-        return findings(rows, pictures, self.sizes.mode)
+        return findings(rows, pictures, self.targets.target)
 
 
 @dataclass(frozen=True)
 class _Trial:
     """One patient's choice, and the judging of it. base: the settings that points are set in."""
 
-    case: RememberingCase
+    case: PatientCase
+    followups: tuple[FollowUp, ...]
     base: ForecastSettings
     settings: TrialSettings
     chosen: Selection
@@ -135,14 +124,27 @@ class _Trial:
 
     @classmethod
     def open(cls, experiment: SettingsSelectionExperiment, unit: str, pictures: Path) -> "_Trial":
-        """Choose the patient's settings blindly."""
-        cohort, settings = experiment.cohort, experiment.settings
-        followed = cohort.follow(cohort.units(None)[unit], settings.slices)
-        aim = experiment.sizes.aim(cohort.known, followed, settings.forecast)
-        base = aim.settings.model_copy(update={"keep_members": True})
-        case = RememberingCase(cohort.known, experiment.engine, None, followed.plan, aim, followed)
+        """Choose the patient's settings blindly; forecasts are remembered, to be judged by the later scan.
+
+        Nothing of that scan enters them but its day, and under TargetSize.TRUE the size.
+        """
+        cohort, engine, settings = experiment.cohort, experiment.engine, experiment.settings
+        followups = last_followups(cohort, by_unit(cohort.patient_ids())[unit], settings.slices)
+        targets = experiment.targets.of(cohort, followups, settings.forecast)
+        base = targets.settings.model_copy(update={"keep_members": True})
+        forecast = cache(lambda tried: forecast_followups(followups, targets.draw(tried), engine, tried))
+        first, slices = followups[0], tuple(followup.planned for followup in followups)
+        plan = PatientPlan(first.patient_id, first.session_id, slices)
+        case = PatientCase(cohort.before_last_scan(), engine, plan, forecast)
         store = TrialStore(pictures / "scores.json", {})  # begun anew: what was tried must be judged too
-        return cls(case, base, settings, select(case, base, settings.grid, store, lambda *_: None), pictures)
+        selection = select(
+            lambda point: store.scores(point, lambda: case.scores(point.settings(base))),
+            base,
+            settings.grid,
+            lambda *_: None,
+            noise_levels=engine.info.noise_levels,
+        )
+        return cls(case, followups, base, settings, selection, pictures)
 
     def figures(self) -> Row:
         """The row of the patient; pictures are saved beside it."""
@@ -152,13 +154,13 @@ class _Trial:
         if self.settings.paper_members:
             paper = self._true_figures(self._paper, PAPER_SEEDS)
         self._draw(grid)
-        followed = self.case.followed
+        followups, first = self.followups, self.followups[0]
         return {
-            "session": followed.plan.session_id,
-            "later_session": followed.pairs[0].later_id,
-            "slices": [pair.place.source_slice for pair in followed.pairs],
-            "days": followed.later_day - followed.day,
-            "ratio": followed.ratio,
+            "session": first.session_id,
+            "later_session": first.later_id,
+            "slices": [followup.planned.source_slice for followup in followups],
+            "days": first.later_day - first.day,
+            "ratio": area_ratio(followups),
             "grid": grid,
             "more_members": [row for row in tried if row["members"] != self.settings.fewest],
             "chosen": self.chosen.chosen.name,
@@ -183,9 +185,9 @@ class _Trial:
 
     def _true_figures(self, settings: ForecastSettings, seeds: int) -> dict[str, float]:
         """Means over slices and seeds of figures against the later scan, and the score they make."""
-        runs = [self.case.ahead(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
+        runs = [self.case.forecast(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
         engine, batch = self.case.engine, settings.batch
-        figures = mean_figures([judged_together(self.case.followed, run, engine, batch=batch) for run in runs])
+        figures = mean_measures([measure_forecasts(self.followups, run, engine, batch=batch) for run in runs])
         return figures | {"score": true_score(figures)}
 
     def _draw(self, grid: list[Row]) -> None:
@@ -198,6 +200,6 @@ class _Trial:
         if self.settings.paper_members:
             choices[PAPER] = self._paper
         channel = channel_shown(self.case.cohort.contrasts)
-        forecasts = {name: self.case.ahead(settings)[0] for name, settings in choices.items()}
+        forecasts = {name: self.case.forecast(settings)[0] for name, settings in choices.items()}
         images = {name: (forecast.mean[channel], forecast.tumour) for name, forecast in forecasts.items()}
-        SliceExample.of(self.case.followed.pairs[0], images, channel).save(self.pictures)
+        SliceExample.of(self.followups[0], images, channel).save(self.pictures)

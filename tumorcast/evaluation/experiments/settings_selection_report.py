@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from tumorcast.evaluation.comparison import TargetMode
 from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table
-from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, mean_figures
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, mean_measures
 from tumorcast.evaluation.experiments.plots import draw_by_patient, draw_centred
 from tumorcast.evaluation.experiments.report_tables import (
     as_figures,
@@ -21,9 +20,9 @@ from tumorcast.evaluation.experiments.report_tables import (
     values_of,
 )
 from tumorcast.evaluation.experiments.slice_plots import examples_picture
+from tumorcast.evaluation.followup import TargetSize
 from tumorcast.evaluation.metrics import Floats
-from tumorcast.evaluation.paired import Estimate, difference, mean_of
-from tumorcast.evaluation.summary import mode_told
+from tumorcast.evaluation.statistics import Estimate, difference, mean_of
 
 BEST, BLIND, WITH_MEMBERS = "best with hindsight", "blind choice", "blind choice, with its members"
 DEFAULT, OTHERS, RANDOM, PAPER = "default", "best for the others", "random choice", "the paper's"
@@ -124,7 +123,7 @@ def _chosen(row: Row) -> Row:
 
 def _mean_of_grid(row: Row) -> Row:
     names = (SCORE.name, *(measure.name for measure in MEASURES))
-    return mean_figures(
+    return mean_measures(
         [dict(zip(names, numbers(point["true"][n] for n in names), strict=True)) for point in row["grid"]]
     )
 
@@ -136,8 +135,8 @@ def _rank_correlation(before: Floats, after: Floats) -> float:
     return float(stats.spearmanr(before, after).statistic)
 
 
-def findings(rows: dict[str, Row], pictures: Path, mode: TargetMode) -> Findings:
-    """The tables, the pictures and the answer. mode: what all forecasts aimed at."""
+def findings(rows: dict[str, Row], pictures: Path, target: TargetSize) -> Findings:
+    """The tables, the pictures and the answer. target: what all forecasts aimed at."""
     choices = Choices(rows)
     values, correlations = choices.values(), choices.correlations()
     measures = (SCORE, *MEASURES)
@@ -160,26 +159,28 @@ def findings(rows: dict[str, Row], pictures: Path, mode: TargetMode) -> Findings
             part: {name: mean_of(rho) for name, rho in of_part.items()} for part, of_part in correlations.items()
         },
     }
-    return Findings(_answer(values, regrets, correlations, mode), figures, tables, _pictures(choices, values, pictures))
+    return Findings(
+        _answer(values, regrets, correlations, target), figures, tables, _pictures(choices, values, pictures)
+    )
 
 
 def _answer(
-    values: Any, regrets: Mapping[str, Floats], correlations: Mapping[str, Mapping[str, Floats]], mode: TargetMode
+    values: Any, regrets: Mapping[str, Floats], correlations: Mapping[str, Mapping[str, Floats]], target: TargetSize
 ) -> str:
     """The question and its answer."""
-    lost = {name: mean_of(regret).told(3) for name, regret in regrets.items()}
+    lost = {name: mean_of(regret).text(3) for name, regret in regrets.items()}
     against = difference(values[BLIND]["score"], values[DEFAULT]["score"])
     near = _near(regrets[BLIND], LOST[0])
     others = f", the point that was best for the other patients {lost[OTHERS]}" if OTHERS in lost else ""
     paper = f", the paper's fixed settings {lost[PAPER]}" if PAPER in lost else ""
     return (
         "How near does `select`, which does not see the later scan, come to the best settings with hindsight? All "
-        f"forecasts aim at the {mode_told(mode)}. Its choice loses {lost[BLIND]} of worth (mean over "
+        f"forecasts aim at the {target.label}. Its choice loses {lost[BLIND]} of worth (mean over "
         f"{len(regrets[BLIND])} patients) to the best point of the grid; a random point loses {lost[RANDOM]}, the "
         f"default {lost[DEFAULT]}{others}{paper}. Blind choice less default: "
-        f"{against.estimate.told(3, signed=True)}, p {against.p:.2g}. {near.told(2)} of patients lose {LOST[0]:g} or "
+        f"{against.estimate.text(3, signed=True)}, p {against.p:.2g}. {near.text(2)} of patients lose {LOST[0]:g} or "
         "less by the blind choice. Within a patient, the blind score ranks the points like their worth with ρ "
-        f"{mean_of(correlations['score']['score']).told(2)}."
+        f"{mean_of(correlations['score']['score']).text(2)}."
     )
 
 
@@ -192,10 +193,10 @@ def _regret_table(regrets: Mapping[str, Floats], precision: Mapping[str, Floats]
     rows = [
         (
             name,
-            mean_of(regret).told(3),
-            *(_near(regret, lost).told(2) for lost in LOST),
+            mean_of(regret).text(3),
+            *(_near(regret, lost).text(2) for lost in LOST),
             _share_that_is_better(name, choices),
-            mean_of(precision[name]).told(3),
+            mean_of(precision[name]).text(3),
         )
         for name, regret in regrets.items()
     ]
@@ -214,12 +215,12 @@ def _share_that_is_better(name: str, choices: Choices) -> str:
         return "–"
     own = np.take_along_axis(choices.true_scores, np.array(choices.picks[name])[:, None], axis=1)
     others = max(choices.true_scores.shape[1] - 1, 1)
-    return mean_of((choices.true_scores > own).sum(axis=1) / others).told(2)
+    return mean_of((choices.true_scores > own).sum(axis=1) / others).text(2)
 
 
 def _correlation_table(correlations: Mapping[str, Mapping[str, Floats]]) -> Table:
     rows = [
-        (part, *(mean_of(of_part[measure.name]).told(2, signed=True) for measure in PREDICTED))
+        (part, *(mean_of(of_part[measure.name]).text(2, signed=True) for measure in PREDICTED))
         for part, of_part in correlations.items()
     ]
     note = (
@@ -236,8 +237,8 @@ def _points_table(choices: Choices) -> Table:
             name,
             str(picks[BLIND].count(k)),
             str(picks[BEST].count(k)),
-            mean_of(choices.true_scores[:, k]).told(3),
-            mean_of(choices.blind_scores[:, k]).told(3),
+            mean_of(choices.true_scores[:, k]).text(3),
+            mean_of(choices.blind_scores[:, k]).text(3),
         )
         for k, name in enumerate(choices.names)
     ]

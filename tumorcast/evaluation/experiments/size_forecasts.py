@@ -11,7 +11,7 @@ import numpy as np
 
 from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table
 from tumorcast.evaluation.experiments.plots import GrowthPanel, SizePanel, draw_against_truth, draw_growth
-from tumorcast.evaluation.experiments.report_tables import estimate_cell, loss_difference_cell, numbers
+from tumorcast.evaluation.experiments.report_tables import estimate_cell, numbers
 from tumorcast.evaluation.experiments.size_methods import (
     SizeData,
     SizeMethod,
@@ -21,8 +21,8 @@ from tumorcast.evaluation.experiments.size_methods import (
 )
 from tumorcast.evaluation.experiments.slice_plots import spread_by_value
 from tumorcast.evaluation.metrics import Floats
-from tumorcast.evaluation.paired import Estimate, difference, estimate, known, mean_of, median_of
 from tumorcast.evaluation.size_metrics import nrmse, r_squared, relative_error
+from tumorcast.evaluation.statistics import Difference, Estimate, difference, estimate, mean_of, median_of, not_nan
 from tumorcast.forecasting.targets import growth_curve
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.plot import GrowthCurve
@@ -101,7 +101,10 @@ class SizeForecastExperiment:
         """The methods side by side."""
         every = list(rows.values())
         summaries = {method: summary_of(every, method) for method in self.methods}
-        pairs = {f"{a} minus {b}": _differences(every, a, b) for a, b in combinations(self.methods, 2)}
+        pairs = {
+            f"{a} minus {b}": {one.name: _difference(every, a, b, one) for one in COMPARED}
+            for a, b in combinations(self.methods, 2)
+        }
         return Findings(
             answer=_answer(every, summaries),
             figures={"methods": summaries, "paired": pairs},
@@ -123,7 +126,7 @@ def summary_of(rows: Sequence[Row], method: SizeMethod) -> dict[str, Estimate]:
         "r2": estimate(both, r_squared),
         "r2_log": estimate(to_log(both, size_name), r_squared),
         "nrmse": estimate(both, nrmse),
-        "median_relative_error": estimate(known(relative_error(median, truth)), np.median),
+        "median_relative_error": estimate(not_nan(relative_error(median, truth)), np.median),
         "error": mean_of(_loss(rows, method, "error")),
         "coverage90": mean_of(of_method(rows, method, "covered")),
         "width90": median_of(of_method(rows, method, "width")),
@@ -137,8 +140,8 @@ def _loss(rows: Sequence[Row], method: SizeMethod, name: str) -> Floats:
     return np.abs(of_method(rows, method, name))
 
 
-def _differences(rows: Sequence[Row], ours: SizeMethod, other: SizeMethod) -> dict[str, Any]:
-    return {one.name: difference(_loss(rows, ours, one.name), _loss(rows, other, one.name)) for one in COMPARED}
+def _difference(rows: Sequence[Row], ours: SizeMethod, other: SizeMethod, measure: Measure) -> Difference:
+    return difference(_loss(rows, ours, measure.name), _loss(rows, other, measure.name))
 
 
 def _table(title: str, measures: Sequence[Measure], summaries: Summaries, note: str) -> Table:
@@ -153,10 +156,7 @@ def _paired_table(rows: Sequence[Row], methods: Sequence[SizeMethod]) -> Table:
     lines = [
         (
             f"{ours.label} minus {other.label}",
-            *(
-                loss_difference_cell(_loss(rows, ours, one.name), _loss(rows, other, one.name), one.digits)
-                for one in COMPARED
-            ),
+            *(_difference(rows, ours, other, one).text(one.digits, higher_is_better=False) for one in COMPARED),
         )
         for ours, other in combinations(methods, 2)
     ]
@@ -169,10 +169,10 @@ def _answer(rows: Sequence[Row], summaries: Summaries) -> str:
     against = difference(_loss(rows, SizeMethod.POOLED, "crps"), _loss(rows, SizeMethod.PERSISTENCE, "crps"))
     return (
         f"How near does a forecast come to the last scan, {ahead:g} days ahead in the median, that was fitted without "
-        f"it? In {len(rows)} patients the pooled forecast has R² {ours['r2'].told(2)} of size and "
-        f"{ours['r2_log'].told(2)} of log size, a median relative error of "
-        f"{ours['median_relative_error'].told(2)}, and its 90 % interval holds {ours['coverage90'].told(2)} of the "
-        f"truths. Its CRPS less that of persistence is {against.estimate.told(3, signed=True)} (p {against.p:.2g}). "
+        f"it? In {len(rows)} patients the pooled forecast has R² {ours['r2'].text(2)} of size and "
+        f"{ours['r2_log'].text(2)} of log size, a median relative error of "
+        f"{ours['median_relative_error'].text(2)}, and its 90 % interval holds {ours['coverage90'].text(2)} of the "
+        f"truths. Its CRPS less that of persistence is {against.estimate.text(3, signed=True)} (p {against.p:.2g}). "
         f"The lowest CRPS has: {best.plain_label}."
     )
 

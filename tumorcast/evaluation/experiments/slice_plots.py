@@ -15,8 +15,8 @@ from tumorcast.durable import written_whole
 from tumorcast.evaluation.experiments.base import ReportPicture, spread_evenly
 from tumorcast.evaluation.experiments.plots import save_png
 from tumorcast.evaluation.figures import LATER_COLOUR, MARGIN, PRESENT_COLOUR
+from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.metrics import Floats
-from tumorcast.evaluation.pairs import Pair
 from tumorcast.records import Contrast
 
 Array = npt.NDArray[np.float32]
@@ -51,14 +51,14 @@ class SliceExample:
     maps: Array
 
     @classmethod
-    def of(cls, pair: Pair, variants: Mapping[str, tuple[Array, Array]], channel: int) -> Self:
+    def of(cls, followup: FollowUp, variants: Mapping[str, tuple[Array, Array]], channel: int) -> Self:
         """variants: by name, an image (H, W) of the contrast `channel`, and a map (H, W) in [0, 1]."""
         return cls(
-            pair.now.image[channel].astype(np.float32),
-            pair.later.image[channel].astype(np.float32),
-            pair.now.labels > 0,
-            pair.later.labels > 0,
-            pair.now.brain,
+            followup.now.image[channel].astype(np.float32),
+            followup.later.image[channel].astype(np.float32),
+            followup.now.labels > 0,
+            followup.later.labels > 0,
+            followup.now.brain,
             np.array(list(variants)),
             np.stack([image for image, _ in variants.values()]).astype(np.float32),
             np.stack([variant_map for _, variant_map in variants.values()]).astype(np.float32),

@@ -1,23 +1,91 @@
 """The page of one patient: everything on it, from the archive to HTML; and what the index says of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
 
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import Failure
+from tumorcast.evaluation.failures import Failure, flags_of, reach_of
 from tumorcast.provenance import flat
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.report.pages import words
-from tumorcast.report.pages.curve import CurveChart, Growth
+from tumorcast.report.pages.charts import AreasBySlice, GrowthChart, areas_chart
 from tumorcast.report.pages.evaluation import COLUMNS, EvaluationFile
-from tumorcast.report.pages.html import render
 from tumorcast.report.pages.pictures import Box, SlicePictures, chosen
-from tumorcast.report.pages.sizes import PatientSizes, SizesChart, SliceSizes, Spread
+from tumorcast.report.pages.render import render
 from tumorcast.report.pages.volumes import viewer_volumes
 
-NOT_AIMED_AT = "The forecast was made for a size that was asked for, not for this curve."
+SPREAD_LEVELS = (0.5, 0.05, 0.95)  # of members
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What members say: their median, and their 5 and 95 % points."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, members: npt.NDArray[np.float64]) -> Self:
+        """Of (M,) members."""
+        median, low, high = np.quantile(members, SPREAD_LEVELS).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class SliceAreas:
+    """Areas of a slice in mm²: now, of the mask; aimed at and reached, of members.
+
+    reach: the area gained over the area wanted, NaN where too little was wanted (evaluation/failures.py).
+    """
+
+    source_slice: int
+    present: float
+    aimed: Spread
+    reached: Spread
+    reach: float
+    flags: list[str]
+
+    @classmethod
+    def of(cls, forecast: SliceForecast) -> Self:
+        """The areas of a slice's forecast."""
+        return cls(
+            int(forecast.source_slice),
+            float(forecast.present_mm2),
+            Spread.of(forecast.aimed_mm2),
+            Spread.of(forecast.reached_mm2),
+            reach_of(forecast),
+            flags_of(forecast),
+        )
+
+
+@dataclass(frozen=True)
+class PatientAreas:
+    """The areas of all slices together, in mm²; a member follows one trajectory over all slices of a patient.
+
+    growth: the area aimed at over the present one; None where there is no tumour now.
+    """
+
+    present: float
+    aimed: Spread
+    reached: Spread
+    growth: Spread | None
+    members: int
+
+    @classmethod
+    def of(cls, forecasts: Sequence[SliceForecast]) -> Self:
+        """The sums over a patient's slices."""
+        present = float(sum(one.present_mm2 for one in forecasts))
+        aimed = np.sum([one.aimed_mm2 for one in forecasts], axis=0)
+        reached = np.sum([one.reached_mm2 for one in forecasts], axis=0)
+        growth = Spread.of(aimed / present) if present > 0 else None
+        return cls(present, Spread.of(aimed), Spread.of(reached), growth, len(aimed))
 
 
 @dataclass(frozen=True)
@@ -42,7 +110,7 @@ class IndexRow:
     status: Status
     reason: str = ""
     page: str | None = None
-    sizes: PatientSizes | None = None
+    sizes: PatientAreas | None = None
     slices: int = 0
     days_ahead: float | None = None
     flags: tuple[str, ...] = ()
@@ -63,18 +131,17 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     """The page, and its row. Raises InputError if the archive is damaged there."""
     patient = source.archive.patient(patient_id)
     forecasts = source.archive.slices(patient_id)
-    sizes = [SliceSizes.of(one) for one in forecasts]
-    row = _row(source, patient, PatientSizes.of(forecasts), sizes)
+    sizes = [SliceAreas.of(one) for one in forecasts]
+    row = _row(source, patient, PatientAreas.of(forecasts), sizes)
     provenance = source.archive.provenance
     contrasts = provenance["contrasts"]
-    growth = _growth(source, patient)
     html = render(
         "patient.html",
         patient=patient,
         row=row,
-        curve=None if growth is None else CurveChart.of(growth, patient),
+        growth=GrowthChart.of(source.growth, patient),
         sizes=sizes,
-        sizes_chart=SizesChart.of(sizes),
+        areas_chart=_areas_chart(sizes) if len(sizes) > 1 else None,
         pictures=_pictures(forecasts, contrasts, chosen([bool(one.flags) for one in sizes], source.pictures)),
         viewer=viewer_volumes(forecasts, contrasts),
         captions=[_caption(one) for one in sizes],
@@ -89,7 +156,7 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     return html, row
 
 
-def _row(source: Source, patient: PatientForecast, sizes: PatientSizes, slices: Sequence[SliceSizes]) -> IndexRow:
+def _row(source: Source, patient: PatientForecast, sizes: PatientAreas, slices: Sequence[SliceAreas]) -> IndexRow:
     found = {flag for one in slices for flag in one.flags}
     judged = None if source.evaluation is None else source.evaluation.of(patient.patient_id)
     return IndexRow(
@@ -104,12 +171,11 @@ def _row(source: Source, patient: PatientForecast, sizes: PatientSizes, slices: 
     )
 
 
-def _growth(source: Source, patient: PatientForecast) -> Growth | None:
-    """From the growth file where it has the patient, else from the archive."""
-    if source.growth is None or patient.patient_id not in source.growth:
-        return Growth.of_archive(patient)
-    growth = Growth.of_file(source.growth, patient)
-    return growth if patient.curve is not None else replace(growth, notes=[NOT_AIMED_AT, *growth.notes])
+def _areas_chart(sizes: Sequence[SliceAreas]) -> Markup:
+    aimed = np.array([(one.aimed.median, one.aimed.low, one.aimed.high) for one in sizes]).T
+    columns = np.array([(one.source_slice, one.present, one.reached.median) for one in sizes], np.float64).T
+    slices, present, reached = columns
+    return areas_chart(AreasBySlice(slices, present, aimed, reached))
 
 
 def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], places: list[int]) -> list[SlicePictures]:
@@ -117,7 +183,7 @@ def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], places: 
     return [SlicePictures.of(forecasts[place], contrasts, box) for place in places]
 
 
-def _caption(one: SliceSizes) -> str:
+def _caption(one: SliceAreas) -> str:
     """A slice's areas in a sentence, for the viewer."""
     flags = ", ".join(words.FLAGS_TOLD[flag][0] for flag in one.flags)
     present, aimed, reached = map(words.area, (one.present, one.aimed.median, one.reached.median))
@@ -125,7 +191,7 @@ def _caption(one: SliceSizes) -> str:
     return told + (f"; flagged: {flags}" if flags else "")
 
 
-def flags_told(flags: Sequence[str], sizes: Sequence[SliceSizes]) -> list[tuple[str, str, str]]:
+def flags_told(flags: Sequence[str], sizes: Sequence[SliceAreas]) -> list[tuple[str, str, str]]:
     """Each flag's name, what it means, and the slices that show it."""
     return [
         (*words.FLAGS_TOLD[flag], ", ".join(str(one.source_slice) for one in sizes if flag in one.flags))
