@@ -18,6 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.inputs import UnitReader
@@ -176,7 +177,7 @@ def past_likelihood(forecast: SliceForecast, last: CohortSlice) -> float:
 
 def _away_mm(forecast: SliceForecast) -> Map:
     """(H, W) distance to the present outline."""
-    return np.asarray(distance_transform_edt(forecast.labels == 0) * np.linalg.norm(forecast.affine[:3, 0]))
+    return np.asarray(distance_transform_edt(forecast.labels == 0) * pixel_size_mm(forecast.affine))
 
 
 def _mean(values: Any) -> float:
