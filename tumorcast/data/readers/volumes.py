@@ -23,7 +23,7 @@ from tumorcast.data.readers.source_session import SEG, SourceSession
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray
 
-LABELS = "labels"  # in a session's `source`: by which scheme the mask was read (labels.TakenLabels.record)
+LABELS = "labels"  # in a session's `source`: by which scheme the mask was read (labels.MaskLabels.record)
 LARGEST_NEGATIVE = 0.25  # of the largest value; interpolation rings less, z-scored volumes are far beyond
 LARGEST_INTENSITY = 1e9  # beyond, a number was read for another
 SLICE_SIZE = 240  # BraTS; the paper's code crops larger slices by CROP on each side
