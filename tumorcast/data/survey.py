@@ -23,7 +23,7 @@ from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 
 UNMATCHED_SHOWN = 10
-PLAIN = ("no image", "left by the operating system")  # reasons that are counted and not told
+PLAIN = ("no image", "left by the operating system")  # reasons that are counted and not listed
 SHOWN = 20  # lines of one kind
 
 
@@ -76,7 +76,7 @@ class SourceBalance:
     def with_reading(
         self, labels: Sequence[Mapping[str, Any]], brains: Sequence[str] | None, grids: Mapping[tuple[str, str], Grid]
     ) -> "SourceBalance":
-        """With what reading told: each mask's record, where each brain is from, and each scan's grid."""
+        """With what was read: each mask's record, where each brain is from, and each scan's grid."""
         counted = Counter((record["scheme"], bool(record["assumed"])) for record in labels if record)
         heads = None if brains is None else sum(brain == BrainMask.HEAD for brain in brains)
         return replace(self, labels=counted, heads=heads, apart=tuple(grids_apart(grids)))

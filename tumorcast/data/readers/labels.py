@@ -125,7 +125,7 @@ def parsed(where: str, text: str) -> LabelScheme:
 
 @dataclass(frozen=True)
 class MaskLabels:
-    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: no name told so."""
+    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: by no name of a data set."""
 
     labels: npt.NDArray[np.uint8]
     scheme: LabelScheme
