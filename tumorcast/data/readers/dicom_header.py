@@ -65,7 +65,7 @@ WHOLE_NUMBERS = frozenset({0x0028_0002, 0x0028_0010, 0x0028_0011, 0x0028_0100}) 
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What a file says of its image. tags: texts and numbers by tag, as 0x0008103E; blank or absent where there is none.
+    """What a file says of its image. tags: texts and numbers by tag, as 0x0008103E; blank or absent where not there.
 
     pixel_bytes: 0 where there are no pixels, None where they are compressed.
     """
