@@ -152,13 +152,13 @@ def test_two_masks_refuse_a_scan(tmp_path: Path, dicom_series: Callable, save_ni
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        ({"skip": (3,)}, r"slices 3 and 4 are 2 mm apart, others 1; slices are missing"),
-        ({"skip": (0, 1, 2, 3, 4)}, "a series of one file; convert it with dcm2niix"),
-        ({"thickness": 0.0}, "slices 1 and 2 are 0 mm apart, others 0; slices are missing, or there are several"),
-        ({"NumberOfFrames": 3}, "several frames .* dcm2niix, or with highdicom"),
-        ({"Rows": 60_000, "Columns": 60_000}, r"2.16e\+10 voxels; up to 5.4e\+08 can be read"),
-        ({"Rows": 400}, "40 of 4000 bytes of pixels; copy it again"),
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "GDCM cannot read this series|slices are missing"),
+        ({"skip": (3,)}, r"slices 3 and 4 .*2 mm"),
+        ({"skip": (0, 1, 2, 3, 4)}, "a series of one file"),
+        ({"thickness": 0.0}, "slices 1 and 2 .*0 mm"),
+        ({"NumberOfFrames": 3}, "several frames .*highdicom"),
+        ({"Rows": 60_000, "Columns": 60_000}, r"2.16e\+10 .*5.4e\+08"),
+        ({"Rows": 400}, "40 of 4000 bytes"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "GDCM|slices are missing"),
     ],
 )
 def test_a_series_that_cannot_be_a_volume(tmp_path: Path, dicom_series: Callable, tags: dict, message: str) -> None:

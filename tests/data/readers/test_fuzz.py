@@ -128,16 +128,16 @@ def header(dims: tuple[int, ...], *, offset: float = 352.0, code: int = 16, bits
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (header((30_000, 30_000, 30_000)), "asks for 30000x30000x30000 voxels"),
+        (header((30_000, 30_000, 30_000)), "30000x30000x30000"),
         (header((32_767,) * 7), "asks for 32767x"),
-        (header((800, 800, 800)), r"truncated, \d+ of 2048000352 bytes"),
+        (header((800, 800, 800)), r"\d+ of 2048000352 bytes"),
         (header((8, 8, 8), offset=3e38), "voxels after 3"),
         (header((8, 8, 8), offset=-4.0), "not a NIfTI file"),
         (header((8, 8, -8)), "not a NIfTI file"),
-        (header((8, 8, 8), code=1, bits=1), "NIfTI type 1 with 1 bits; store whole or real numbers"),
-        (header((8, 8, 8), code=32, bits=64), "NIfTI type 32 with 64 bits"),
-        (header((8, 8, 8), code=16, bits=64), "NIfTI type 16 with 64 bits"),
-        (header((8, 8, 8)) + b"\0" * (4 * 512 + 2**21), "goes on after its 2400 bytes of voxels"),
+        (header((8, 8, 8), code=1, bits=1), "type 1 with 1 bits"),
+        (header((8, 8, 8), code=32, bits=64), "type 32 with 64 bits"),
+        (header((8, 8, 8), code=16, bits=64), "type 16 with 64 bits"),
+        (header((8, 8, 8)) + b"\0" * (4 * 512 + 2**21), "after its 2400 bytes"),
     ],
 )
 def test_headers_that_ask_for_what_is_not_there(tmp_path: Path, end: str, content: bytes, reason: str) -> None:
