@@ -22,7 +22,7 @@ from tumorcast.data.prepare import (
     prepare_cohort,
     prepare_session,
 )
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
 from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, Treatment
@@ -32,7 +32,7 @@ EXACT = PrepareSettings(image_size=256, slices=SliceChoice.ALL)
 
 
 def prepared(folder: Path, settings: PrepareSettings) -> Session:
-    (source,) = find_sessions(folder, Layout.BRATS)
+    (source,) = find_scans(folder, Layout.BRATS).sessions
     return prepare_session(source, settings)
 
 

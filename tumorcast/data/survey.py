@@ -16,7 +16,7 @@ from tumorcast.data.readers.clinical import TREATMENT, ClinicalTable, DatedSessi
 from tumorcast.data.readers.conventions import like_timepoints
 from tumorcast.data.readers.files import LeftOutGroup, grouped
 from tumorcast.data.readers.labels import SCHEMES, LabelRule, LabelScheme
-from tumorcast.data.readers.layouts import Layout, SourceContents, find
+from tumorcast.data.readers.layouts import Layout, SourceContents, find_scans
 from tumorcast.data.readers.names import UnmatchedRow
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import InputError
@@ -255,9 +255,9 @@ def survey(
     """Find and date the scans below `source`.
 
     contrasts: None for those that every scan has; labels: the scheme of all masks whose table says no other.
-    Raises InputError as layouts.find and read_clinical do.
+    Raises InputError as layouts.find_scans and read_clinical do.
     """
-    contents = find(source, layout)
+    contents = find_scans(source, layout)
     table = None if clinical is None else read_clinical(clinical)
     dated = date_sessions((_with_labels(session, labels) for session in contents.sessions), table)
     having = [set(session.images) for session in dated.sessions if session.images]

@@ -17,7 +17,7 @@ import pytest
 from tumorcast.data.inventory import take_inventory
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
 from tumorcast.data.readers.files import LARGEST_VOXELS
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
 
@@ -76,7 +76,7 @@ def memory_is_bounded():
 
 def read_all(folder: Path, layout: Layout) -> None:
     """Every scan found, read as prepare reads it; what comes of it is finite."""
-    for session in find_sessions(folder, layout):
+    for session in find_scans(folder, layout).sessions:
         volume = read_session(session, tuple(session.images))
         assert np.isfinite(volume.grid.affine()).all()
         assert all(np.isfinite(image).all() for image in volume.images.values())
@@ -237,7 +237,7 @@ def test_tables(tmp_path: Path) -> None:
         for name, names in (("sessions", ("session_id", "acq_time", "days")), ("scans", ("filename", "acq_time"))):
             (tmp_path / "sub-1" / f"sub-1_{name}.tsv").write_bytes(table_text(rng, names, "\t"))
         reads_or_refuses(lambda: take_inventory(tmp_path, Layout.TABLE))
-        reads_or_refuses(lambda: date_sessions(find_sessions(tmp_path, Layout.BIDS), None))
+        reads_or_refuses(lambda: date_sessions(find_scans(tmp_path, Layout.BIDS).sessions, None))
         reads_or_refuses(lambda: read_clinical(tmp_path / "clinical.csv"))
         reads_or_refuses(lambda: read_all(tmp_path, Layout.TABLE))
 

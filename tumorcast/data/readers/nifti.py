@@ -27,7 +27,6 @@ from tumorcast.data.readers.files import LARGEST_VOXELS, is_file, why_absent
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray
 
-FLOAT_TYPES = (16, 64)
 INTEGER_BITS = {2: 8, 4: 16, 8: 32, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
 COLOURS = {128: 24, 2304: 32}  # which are refused as channels
 BITS = {16: 32, 64: 64} | COLOURS | INTEGER_BITS
