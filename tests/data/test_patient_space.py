@@ -15,10 +15,17 @@ from tumorcast.data.imaging.geometry import Grid, Interpolation, PreparedGrid
 from tumorcast.data.imaging.transforms import resample
 from tumorcast.data.native import native_image
 from tumorcast.data.patient_space import PatientSpace
-from tumorcast.data.prepare import CohortReport, PrepareSettings, Register, SliceChoice, prepare_cohort, prepare_session
+from tumorcast.data.prepare import (
+    CohortReport,
+    PrepareSettings,
+    Register,
+    SliceChoice,
+    Task,
+    prepare_cohort,
+    prepare_session,
+)
 from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.scan_tasks import Task
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.records import Contrast, Session
 

@@ -1,28 +1,31 @@
 """From a folder of scans to a cohort file: `tumorcast prepare`. One bad scan does not stop the others."""
 
 import logging
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
+
 from tumorcast.data.brain import BRAIN_MASK, rooted
 from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.registration_qc import quality_rows, write_quality
-from tumorcast.data.patient_space import REGISTRATION
+from tumorcast.data.patient_space import REGISTRATION, PatientSpace
 from tumorcast.data.readers.layouts import Layout
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import LABELS
-from tumorcast.data.scan_tasks import FailedScan, Piece, Result, Share, Task, over_processes
 from tumorcast.data.session import prepare_session
 from tumorcast.data.settings import PrepareSettings, Register, SliceChoice, TumourPart
 from tumorcast.data.survey import SourceBalance, Survey, survey
 from tumorcast.durable import sha256_of
-from tumorcast.errors import InputError, StorageError, UsageError
+from tumorcast.errors import InputError, StorageError, TumorcastError, UsageError
+from tumorcast.processes import in_processes
 from tumorcast.provenance import is_made_already
 from tumorcast.records import Contrast, Session, Status
 
@@ -43,6 +46,39 @@ __all__ = [
     "write_plan",
 ]
 LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FailedScan:
+    """Why a scan could not be prepared; `trace` is the traceback of what was not foreseen."""
+
+    reason: str
+    trace: str = ""
+
+
+Piece = tuple[SourceSession, ...]  # scans that are prepared together
+Result = Session | FailedScan
+Share = Callable[[Sequence[Piece], "Task"], Iterator[list[Result]]]  # a list a piece, in the order of the pieces
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every scan is prepared with. figures: the folder of those of the registration, None for none."""
+
+    settings: PrepareSettings
+    figures: Path | None = None
+
+    def pieces(self, scans: Sequence[SourceSession]) -> list[Piece]:
+        """The scans, ordered by patient, as pieces: a scan each, or a patient's where they are registered."""
+        if self.settings.register is Register.NONE:
+            return [(scan,) for scan in scans]
+        return [tuple(group) for _, group in groupby(scans, key=lambda scan: scan.patient_id)]
+
+    def results(self, piece: Piece) -> list[Result]:
+        """What becomes of each scan of a piece."""
+        registers = self.settings.register is not Register.NONE
+        space = PatientSpace(self.settings, self.figures) if registers else None
+        return [_attempt(scan, self.settings, space) for scan in piece]
 
 
 @dataclass(frozen=True)
@@ -291,3 +327,24 @@ def _in_order(plan: CohortPlan, share: Share) -> Iterator[tuple[SourceSession, R
     for scan in plan.survey.dated.sessions:
         reason = plan.survey.dated.reason(scan)
         yield scan, next(results) if reason is None else FailedScan(reason)
+
+
+def over_processes(pieces: Sequence[Piece], task: Task, jobs: int) -> Iterator[list[Result]]:
+    """The results of each piece in turn, made in `jobs` processes. Raises EngineError if one is killed."""
+    return in_processes(task.results, pieces, jobs, initializer=_use_one_thread)
+
+
+def _use_one_thread() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _attempt(source: SourceSession, settings: PrepareSettings, space: PatientSpace | None) -> Result:
+    try:
+        return prepare_session(source, settings, space)
+    except InputError as error:
+        return FailedScan(str(error))
+    except TumorcastError:
+        raise
+    except Exception as error:  # whatever ITK, numpy or the disk finds wrong with one scan must not cost the others
+        text = " ".join(str(error).split())  # ITK's messages have several lines
+        return FailedScan(f"{type(error).__name__}: {text}", traceback.format_exc())
