@@ -8,7 +8,7 @@ It is the same on any number of ranks, and made again it is the same to the last
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,17 +24,17 @@ from tumorcast.report.pages.evaluation import EvaluationFile
 from tumorcast.report.pages.index import FOLDER, index_page
 from tumorcast.report.pages.patient import IndexRow, Source, patient_page
 from tumorcast.report.pages.render import GENERATOR, HERE, SHARED, VIEWER
+from tumorcast.running.map_over_ranks import Report, map_over_ranks
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
 
 INDEX = "index.html"
 PICTURES = 4
 HEAD_LENGTH = 4000  # characters, within which a page says what made it
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """What became of a report. pages: how the page of each patient with a forecast fared; the others have none."""
 
     pages: list[PatientOutcome]
@@ -50,27 +50,27 @@ def write_report(
     evaluation: Path | None = None,
     pictures: int = PICTURES,
     report: Report = lambda done, total: None,
-) -> Written:
+) -> WrittenReport:
     """Write the report of the archive `maps` into folder `out`; every rank must call it, with the same arguments.
 
     growth: the growth file the forecast was made from, for treatment and the whole curve. evaluation: the folder of
-    `tumorcast evaluate`. pictures: the most slices a page draws. report: told how many of this rank's pages are done.
+    `tumorcast evaluate`. pictures: the most slices a page draws. report: on rank 0, how many pages are done.
     Returns the same on every rank. Raises InputError if a file is not what it should be, UsageError if `out` holds
     something else than a report.
     """
     check_folder(out)
     with MapArchive.open(maps) as archive:
-        judged = None if evaluation is None else EvaluationFile.read(evaluation, archive.provenance)
-        grown = None if growth is None else _growth_of(growth, archive)
-        source = Source(archive, grown, judged, pictures, _seal_of(maps))
+        evaluated = None if evaluation is None else EvaluationFile.read(evaluation, archive.provenance)
+        growth_file = None if growth is None else _growth_of(growth, archive)
+        source = Source(archive, growth_file, evaluated, pictures, _seal_of(maps))
         rows = _write_pages(source, out, ranks, report)
         if ranks.is_root:
-            _write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, judged))
+            _write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, evaluated))
             _write_viewer(out / SHARED)
             _remove_others(out / FOLDER, rows)
-        there = set(archive.patient_ids())
-    pages = [row.outcome for row in rows if row.patient_id in there]
-    return Written(pages, len(rows) - len(pages))
+        forecast = set(archive.patient_ids())
+    pages = [row.outcome for row in rows if row.patient_id in forecast]
+    return WrittenReport(pages, len(rows) - len(pages))
 
 
 def check_folder(out: Path) -> None:
@@ -109,18 +109,15 @@ def _seal_of(maps: Path) -> str:
 
 
 def _write_pages(source: Source, out: Path, ranks: Ranks, report: Report) -> list[IndexRow]:
-    """Write this rank's share of the pages; the rows of all patients, in the order of the run, on every rank."""
-    there = source.archive.patient_ids()
-    mine = there[ranks.rank :: ranks.size]
-    written: dict[str, IndexRow | PatientOutcome] = {}
-    for done, patient_id in enumerate(mine, start=1):
-        written[patient_id] = attempt(patient_id, partial(_write_page, source, out, patient_id))
-        report(done, len(mine))
-    every = {patient_id: row for part in ranks.all_of(written) for patient_id, row in part.items()}
-    left_out = {one.patient_id: one for one in source.archive.outcomes() if one.patient_id not in every}
-    told = [one.patient_id for one in source.archive.outcomes()]
-    order = [*told, *(patient_id for patient_id in there if patient_id not in told)]
-    return [_row_of((every | left_out)[patient_id]) for patient_id in order]
+    """Write all pages, each by one rank; the rows of all patients, in the order of the run, on every rank."""
+    written = source.archive.patient_ids()
+
+    def page_of(patient_id: str) -> IndexRow | PatientOutcome:
+        return attempt(patient_id, partial(_write_page, source, out, patient_id))
+
+    pages = dict(zip(written, map_over_ranks(written, page_of, ranks, report=report), strict=True))
+    outcomes = {outcome.patient_id: outcome for outcome in source.archive.outcomes()}
+    return [_row_of(result) for result in (outcomes | pages).values()]
 
 
 def _write_page(source: Source, out: Path, patient_id: str) -> IndexRow:
@@ -130,11 +127,11 @@ def _write_page(source: Source, out: Path, patient_id: str) -> IndexRow:
     return row
 
 
-def _row_of(found: IndexRow | PatientOutcome) -> IndexRow:
+def _row_of(result: IndexRow | PatientOutcome) -> IndexRow:
     """The row of a patient, also of one without a page."""
-    if isinstance(found, IndexRow):
-        return found
-    return IndexRow(found.patient_id, found.status, words.without_paths(found.reason))
+    if isinstance(result, IndexRow):
+        return result
+    return IndexRow(result.patient_id, result.status, words.without_paths(result.reason))
 
 
 def _write_viewer(folder: Path) -> None:
