@@ -275,7 +275,7 @@ def test_an_encoder_without_attention_needs_the_size_where_several_fit(tmp_path:
     """Five blocks of one width: two levels of two residual blocks, or three of one, or one of five."""
     form = replace(POOLED, mult=(2, 2), attention=(), image_size=16)
     path = saved(tmp_path / "m.pt", encoder_of(form))
-    with pytest.raises(UsageError, match="8 or 16 or 32 px .*--image-size"):
+    with pytest.raises(UsageError, match=r"8 or 16 or 32 px .*--image-size"):
         import_adm(None, path, tmp_path / "run", ImportSettings())
     (network,) = import_adm(None, path, tmp_path / "run", ImportSettings(image_size=16))
     assert network.info.architecture == architecture_of(form)

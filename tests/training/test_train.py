@@ -62,7 +62,7 @@ def test_fine_tuning_starts_from_the_weights_given(small_slices: Path, tmp_path:
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     with pytest.raises(UsageError, match="start_from_sha256"):
         train(kind, small_slices, tmp_path / "tuned", still, architecture=TINY)
-    with pytest.raises(UsageError, match="--start-from .*segmenter"):
+    with pytest.raises(UsageError, match=r"--start-from .*segmenter"):
         train(NetworkKind.DENOISER, small_slices, tmp_path / "other", still, start_from=base)
 
 
@@ -73,7 +73,7 @@ def test_who_is_left_out_is_not_drawn(kind: NetworkKind, blob_cohort: Path) -> N
     numbers = pool.earlier if isinstance(pool, PairPool) else torch.cat([pool.bearing, pool.bare])
     drawn = {store.arrays.patient_ids[place] for place in store.arrays.patient[numbers.numpy()]}
     assert drawn == ({"B"} if kind is NetworkKind.PROGRESSION else {"B", "C"})
-    with pytest.raises(UsageError, match="--leave-out Z: .*A, B, C"):
+    with pytest.raises(UsageError, match=r"--leave-out Z: .*A, B, C"):
         Pools.open(kind, store, TrainSettings(leave_out=("Z",)))
 
 
