@@ -93,8 +93,14 @@ def prepared(options: argparse.Namespace, rows: Path, size: int) -> Path:
 def settings_of(options: argparse.Namespace) -> ForecastSettings:
     """What the options ask for."""
     given = dict(item.split("=", 1) for item in options.set)
-    values = {"relative_change": 0, "members": options.members, "batch": options.batch, "block": options.members}
-    sampler = SamplerSettings.of({"steps": STEPS, "encodings": ENCODINGS, "seen_weight": 0.0} | given, "--set")
+    values: dict[str, object] = {
+        "relative_change": 0,
+        "members": options.members,
+        "batch": options.batch,
+        "block": options.members,
+    }
+    fixed: dict[str, object] = {"steps": STEPS, "encodings": ENCODINGS, "seen_weight": 0.0}
+    sampler = SamplerSettings.of(fixed | given, "--set")
     return ForecastSettings.of(values | {"keep_members": True, "sampler": sampler}, "real_longitudinal.py")
 
 
@@ -169,7 +175,7 @@ def line(row: Figures, aim: Aim) -> tuple[str, ...]:
 
 def page(rows: Sequence[Figures], record: dict[str, Any], tiny_mm3: float) -> str:
     """README.md: every patient, tiny ones last, and the means of the others with intervals."""
-    heads = ("patient", "days", "slices", "true area ×", "aimed at ×")
+    heads: tuple[str, ...] = ("patient", "days", "slices", "true area ×", "aimed at ×")
     heads += tuple(f"{name} {method.value}" for name in ("AP", "Dice") for method in SHOWN)
     large, tiny = split(rows, tiny_mm3)
     parts = [
@@ -238,7 +244,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     text = json.dumps(plain(record | {"machine": machine, "means": told, "outcomes": outcomes}), indent=1)
     with written_whole(options.out / "real_longitudinal.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-    return {"out": str(options.out), "patients": len(rows), "tiny": len(tiny)} | plain(told)
+    means: dict[str, Any] = plain(told)
+    return {"out": str(options.out), "patients": len(rows), "tiny": len(tiny)} | means
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ import torch
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import Bundle
+from tumorcast.engines.bundle import Bundle, TensorParity
 from tumorcast.engines.model import ModelSet, load_bundle
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.torch_engine import TorchEngine
@@ -27,6 +28,7 @@ from tumorcast.training.networks import default_architecture
 
 BATCH = 64
 SETTINGS = SamplerSettings(noise_level=200, steps=20)
+Differences = dict[str, TensorParity]
 
 
 def random_progression(model: ModelSet) -> ProgressionNetwork:
@@ -58,13 +60,13 @@ def phantoms(engine: TorchEngine, rows: int) -> parity.Inputs:
     return parity.Inputs(f"{rows} phantoms", **more)
 
 
-def differences(engine: TorchEngine, reference: TorchEngine, inputs: list[parity.Inputs], times: int) -> dict:
+def differences(engine: TorchEngine, reference: TorchEngine, inputs: list[parity.Inputs], times: int) -> Differences:
     """The largest differences by output, looked for at so many diffusion times."""
     parity.TIMES = times
     return parity.compare(engine, reference, Precision.FP32, inputs)
 
 
-def told(title: str, found: dict) -> bool:
+def told(title: str, found: Differences) -> bool:
     """Print a table; whether all is within its limit."""
     print(f"\n{title}\n{'output':24}{'difference':>12}{'limit':>10}  where")
     for name, part in sorted(found.items()):
@@ -97,10 +99,11 @@ def progress_rate(engine: TorchEngine, calls: int) -> float:
     return calls * BATCH / (time.perf_counter() - began)
 
 
-def compared(there: TorchEngine, here: TorchEngine) -> tuple[dict, bool]:
+def compared(there: TorchEngine, here: TorchEngine) -> tuple[dict[str, Any], bool]:
     """What differs between the GPU and the CPU, by name, and whether all is within its limit."""
     form = len(here.info.contrasts), here.info.image_size
-    record, fine = {}, True
+    record: dict[str, Any] = {}
+    fine = True
     for rows, inputs, times in (
         (2, [parity.phantom(*form), parity.noise(*form)], 12),
         (BATCH, [phantoms(here, BATCH)], 3),
@@ -112,7 +115,7 @@ def compared(there: TorchEngine, here: TorchEngine) -> tuple[dict, bool]:
     return record, fine
 
 
-def rates(there: TorchEngine, here: TorchEngine, members: int) -> dict[str, float]:
+def rates(there: TorchEngine, here: TorchEngine, members: int) -> dict[str, float | int | None]:
     """Images a second of an ensemble on either, the median of three on the GPU, and of the progression network."""
     ensemble(there, min(BATCH, members))  # warm
     found, some = sorted(members / ensemble(there, members)[1] for _ in range(3)), min(32, members)

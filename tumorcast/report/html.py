@@ -16,7 +16,7 @@ from pathlib import Path
 from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.integrity import read_seal
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive
-from tumorcast.durable import sha256_of, written_whole
+from tumorcast.durable import sha256_of, write_text, written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import PatientOutcome
 from tumorcast.report.pages import words
@@ -55,6 +55,7 @@ def write_report(
 
     growth: the growth file the forecast was made from, for treatment and the whole curve. evaluation: the folder of
     `tumorcast evaluate`. pictures: the most slices a page draws. report: on rank 0, how many pages are done.
+
     Returns the same on every rank. Raises InputError if a file is not what it should be, UsageError if `out` holds
     something else than a report.
     """
@@ -65,7 +66,7 @@ def write_report(
         source = Source(archive, growth_file, evaluated, pictures, _seal_of(maps))
         rows = _write_pages(source, out, ranks, report)
         if ranks.is_root:
-            _write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, evaluated))
+            write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, evaluated))
             _write_viewer(out / SHARED)
             _remove_others(out / FOLDER, rows)
         forecast = set(archive.patient_ids())
@@ -109,21 +110,21 @@ def _seal_of(maps: Path) -> str:
 
 
 def _write_pages(source: Source, out: Path, ranks: Ranks, report: Report) -> list[IndexRow]:
-    """Write all pages, each by one rank; the rows of all patients, in the order of the run, on every rank."""
-    written = source.archive.patient_ids()
+    """Write the pages, shared by the ranks; the rows of all patients, in the order of the run, on every rank."""
 
-    def page_of(patient_id: str) -> IndexRow | PatientOutcome:
+    def write(patient_id: str) -> IndexRow | PatientOutcome:
         return attempt(patient_id, partial(_write_page, source, out, patient_id))
 
-    pages = dict(zip(written, map_over_ranks(written, page_of, ranks, report=report), strict=True))
-    outcomes = {outcome.patient_id: outcome for outcome in source.archive.outcomes()}
-    return [_row_of(result) for result in (outcomes | pages).values()]
+    with_maps, outcomes = source.archive.patient_ids(), source.archive.outcomes()
+    written = dict(zip(with_maps, map_over_ranks(with_maps, write, ranks, report=report), strict=True))
+    rows: dict[str, IndexRow | PatientOutcome] = {outcome.patient_id: outcome for outcome in outcomes}
+    return [_row_of(row) for row in (rows | written).values()]
 
 
 def _write_page(source: Source, out: Path, patient_id: str) -> IndexRow:
     html, row = patient_page(source, patient_id)
     assert row.page is not None, "a patient with a forecast has a page"
-    _write_text(out / FOLDER / row.page, html)
+    write_text(out / FOLDER / row.page, html)
     return row
 
 
@@ -146,8 +147,3 @@ def _remove_others(folder: Path, rows: Sequence[IndexRow]) -> None:
     for page in folder.glob("*.html"):
         if page.name not in wanted and _is_ours(page):
             page.unlink()
-
-
-def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
