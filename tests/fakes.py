@@ -1,10 +1,14 @@
-"""Engines and growth models whose answers are known, for tests without networks."""
+"""Engines and growth models whose answers are known, for tests without networks; and a growth file of fits."""
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tumorcast.archive.growth_file import growth_writer
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import ModelInfo
@@ -192,3 +196,18 @@ class RecordingGrowth(GrowthModel):
         """That of the model."""
         self.seen.append(series)
         return super().fit(series)
+
+
+def write_growth(
+    path: Path,
+    fits: Iterable[GrowthFit],
+    provenance: Mapping[str, Any],
+    *,
+    forecaster: str = "mechanistic",
+    prior: str | None = None,
+) -> None:
+    """A growth file of these fits; of a generator, one is held at a time."""
+    with growth_writer(path, provenance, forecaster=forecaster, prior=prior) as add:
+        for fit in fits:
+            add(fit)
+            del fit  # else it would be held while the next one is made

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tumorcast.archive.growth_file import growth_writer, merge_growth, read_growth, write_growth
+from tests.fakes import write_growth
+from tumorcast.archive.growth_file import growth_writer, merge_growth, read_growth
 from tumorcast.errors import InputError, StorageError
 from tumorcast.records import (
     ChemotherapyCourse,

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.fakes import write_growth
 from tumorcast.archive import growth_file, maps
-from tumorcast.archive.growth_file import write_growth
 from tumorcast.archive.info import layout_of
 from tumorcast.archive.maps import PatientForecast
 from tumorcast.archive.merge import PatientShards, merge

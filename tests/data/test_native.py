@@ -95,7 +95,7 @@ def test_a_scan_at_1_mm_that_did_not_move_returns_exactly(
 def test_what_there_is_not(registered: Path) -> None:
     with Cohort.open(registered / "c.h5") as cohort:
         labels = cohort.session("P1", "000").labels
-        with pytest.raises(UsageError, match=r"t1n: not among the session's contrasts \(t1c, t2f\)"):
+        with pytest.raises(UsageError, match=r"t1n: .*t1c, t2f"):
             to_native(labels, cohort, "P1", "000", Contrast.T1N)
         with pytest.raises(InputError, match="P1 has no session 9"):
             to_native(labels, cohort, "P1", "9")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tumorcast.cli.export import A_BUNDLE
+from tumorcast.cli.forecast_options import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.opening import MODELS, images_of, locate, locate_all, runs_in, shipped_names
 from tumorcast.engines.protocol import ModelImages
@@ -67,5 +67,5 @@ def test_what_is_no_model_is_refused_with_the_names_of_those_shipped(told: str, 
 
 def test_a_bundle_is_given_alone(dense_bundle: Path, dense_runs: Path) -> None:
     assert locate_all([dense_bundle]) == [dense_bundle]
-    with pytest.raises(UsageError, match=f"{dense_bundle}: a bundle holds all networks; give it alone"):
+    with pytest.raises(UsageError, match=f"{dense_bundle}: a bundle"):
         locate_all([dense_runs, dense_bundle])

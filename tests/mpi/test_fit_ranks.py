@@ -154,7 +154,7 @@ def test_a_rank_that_ends_ends_them_all(
     began = time.monotonic()
     ended = run_on(launch, 3, str(tmp_path / "growth.h5"), behaviour, through=through)
     assert ended.returncode == code, ended.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60  # the others do not wait for ever
     assert not (tmp_path / "growth.h5").exists()
     if code == StorageError.exit_code:
         assert ended.stderr.count("error: growth.h5: no room; free some space") == 1

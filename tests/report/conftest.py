@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.archive.conftest import images_of, patient_of, slice_of
-from tumorcast.archive.growth_file import write_growth
+from tests.fakes import write_growth
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard

@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -183,24 +183,39 @@ def test_a_map_that_some_slices_lack_is_left_out(made: Made) -> None:
     assert viewer_volumes(slices, ["t1n", "t1c", "t2w", "t2f"]).maps[0].name == "tumour in the generated images"
 
 
+class GatheredError(Exception):
+    """Ends the rank that a test looks at, where it has given its share to the others."""
+
+
 @dataclass(frozen=True)
-class World:
-    """As many ranks as there are values; this one's is told as it is asked for."""
+class OneOfTwo(Ranks):
+    """A rank that runs alone, rank 1 first: what it sends is in `sent` when rank 0 asks for it."""
 
-    others: list[Any]
+    sent: list[Any] = field(default_factory=list)
 
-    def allgather(self, value: Any) -> list[Any]:
-        return [value, *self.others]
+    def all_of(self, value: Any) -> list[Any]:
+        if self.is_root:
+            return [value, *self.sent]
+        self.sent.append(value)
+        raise GatheredError
+
+    def report_done(self) -> None:
+        pass
+
+    def poll(self, *, wait: bool = False) -> int:
+        return len(self.sent[0]) if wait else 0
 
 
 def test_any_number_of_ranks_and_a_second_time_give_the_same_bytes(made: Made, tmp_path: Path) -> None:
     given = {"growth": made.growth, "evaluation": made.evaluation, "pictures": 1}
-    told: list[Any] = []
-    keeping = type("Keeping", (), {"allgather": lambda self, value: told.append(value) or [value]})()
-    write_report(made.maps, tmp_path, Ranks(1, 2, _world=keeping), **given)
+    sent: list[Any] = []
+    with pytest.raises(GatheredError):
+        write_report(made.maps, tmp_path, OneOfTwo(1, 2, sent=sent), **given)
     assert set(files_of(tmp_path)) == {"patients/P2.html"}  # of P1, P2, Q and broken it has the second and the fourth
-    write_report(made.maps, tmp_path, Ranks(0, 2, _world=World(told)), **given)
+    done: list[tuple[int, int]] = []
+    write_report(made.maps, tmp_path, OneOfTwo(0, 2, sent=sent), report=lambda *now: done.append(now), **given)
     assert files_of(tmp_path) == files_of(made.out)
+    assert done == [(1, 4), (2, 4), (4, 4)]
 
 
 def test_a_second_report_takes_the_place_of_the_first(made: Made, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.archive.growth_file import write_growth
+from tests.fakes import write_growth
 from tumorcast.archive.maps import MapArchive
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.imaging.geometry import Grid, to_source_grid

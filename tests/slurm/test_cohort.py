@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tumorcast.archive.growth_file import read_growth, write_growth
+from tests.fakes import write_growth
+from tumorcast.archive.growth_file import read_growth
 from tumorcast.archive.maps import MapArchive
 from tumorcast.archive.verify import digest
 

@@ -42,7 +42,7 @@ def stop(progress):
         signal.raise_signal(signal.SIGTERM)
 
 folder, out = Path(sys.argv[2]), Path(sys.argv[3])
-with joined(Team.told(), torch.device("cpu")):
+with joined(Team.from_environment(), torch.device("cpu")):
     for kind in KINDS:
         train(kind, folder, out / kind, SETTINGS, architecture=TINY)
     try:
@@ -133,17 +133,17 @@ def test_the_launcher_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) ->
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     for name in (*names, "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert Team.told() == Team(0, 1, 0)
+    assert Team.from_environment() == Team(0, 1, 0)
     for name, value in zip(names[3:], "581", strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS = 8: several processes were started"):
-        Team.told()
+        Team.from_environment()
     monkeypatch.setenv("MASTER_ADDR", "node1")
     monkeypatch.setenv("MASTER_PORT", "29400")
-    assert Team.told() == Team(5, 8, 1)
+    assert Team.from_environment() == Team(5, 8, 1)
     for name, value in zip(names[:3], "120", strict=True):
         monkeypatch.setenv(name, value)
-    assert Team.told() == Team(1, 2, 0)
+    assert Team.from_environment() == Team(1, 2, 0)
 
 
 def test_the_folder_is_unpacked_by_one_process_of_a_node(blob_cohort: Path, tmp_path: Path) -> None:

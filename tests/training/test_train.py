@@ -13,7 +13,7 @@ from torch import nn
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.settings import NetworkKind, RateSchedule, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
-from tumorcast.training.dataset import Batch, PairPool, Pools, SlicePool, SliceStore
+from tumorcast.training.dataset import PairPool, Pools, SliceBatch, SlicePool, SliceStore
 from tumorcast.training.job import Device, Draws, generator_of
 from tumorcast.training.log import read_log
 from tumorcast.training.losses import add_noise, segmentation_loss
@@ -34,7 +34,7 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows]
 
 
-def draw(arrays: SliceArrays, settings: TrainSettings, seed: int = 0) -> Batch:
+def draw(arrays: SliceArrays, settings: TrainSettings, seed: int = 0) -> SliceBatch:
     everyone = np.ones(len(arrays.patient_ids), np.bool_)
     pool = SlicePool.of(SliceStore.open(arrays, CPU), everyone, settings.tumour_share)
     return pool.draw(Draws(generator_of(CPU, seed), settings.batch), augmented=settings.augment)

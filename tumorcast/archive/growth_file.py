@@ -30,29 +30,14 @@ CHUNK_BYTES = 2**20
 PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}  # finds a flipped bit
 
 
-def write_growth(
-    path: Path,
-    fits: Iterable[GrowthFit],
-    provenance: Mapping[str, Any],
-    *,
-    forecaster: str = "mechanistic",
-    prior: str | None = None,
-) -> None:
-    """Write the fits of a cohort in their order, whole or not at all; of a generator, one patient is held at a time.
-
-    forecaster: which forecast is to be drawn from the fits. prior: the population model that informed them, JSON text.
-    """
-    with growth_writer(path, provenance, forecaster=forecaster, prior=prior) as add:
-        for fit in fits:
-            add(fit)
-            del fit  # else it would be held while the next one is made
-
-
 @contextmanager
 def growth_writer(
     path: Path, provenance: Mapping[str, Any], *, forecaster: str = "mechanistic", prior: str | None = None
 ) -> Iterator[Callable[[GrowthFit], None]]:
-    """A function that adds a patient to a new growth file, which stands at `path` when the block ends without error."""
+    """A function that adds a patient to a new growth file, which stands at `path` when the block ends without error.
+
+    forecaster: which forecast is to be drawn from the fits. prior: the population model that informed them, JSON text.
+    """
     with _new_file(path, provenance, forecaster, prior) as file:
 
         def add(fit: GrowthFit) -> None:

@@ -53,8 +53,8 @@ def _members_and_bytes(archive: MapArchive) -> tuple[int, int]:
 
 
 @dataclass
-class Entry:
-    """One place: how often it was met, its types, shapes and compressions; of a group they are empty."""
+class LayoutEntry:
+    """One place in a file: how often it was met, its types, shapes and compressions; of a group they are empty."""
 
     count: int = 0
     types: set[str] = field(default_factory=set)
@@ -76,8 +76,8 @@ def layout_of(path: Path) -> list[str]:
     return [_line(place, entry, entries) for place, entry in entries.items()]
 
 
-def _entries(file: h5py.File) -> dict[str, Entry]:
-    entries: dict[str, Entry] = defaultdict(Entry)
+def _entries(file: h5py.File) -> dict[str, LayoutEntry]:
+    entries: dict[str, LayoutEntry] = defaultdict(LayoutEntry)
     session = SESSION if file.attrs.get("format") == COHORT else None
     for place, item in _walk(file, "", session):
         entry = entries[place or "/"]
@@ -122,10 +122,10 @@ def _stored(dataset: h5py.Dataset) -> str:
     return "+".join(FILTERS.get(number, str(number)) for number in numbers) or "raw"
 
 
-def _line(place: str, entry: Entry, entries: dict[str, Entry]) -> str:
+def _line(place: str, entry: LayoutEntry, entries: dict[str, LayoutEntry]) -> str:
     """One place in words.
 
-    >>> _line("/a@b", Entry(1, {"float64"}, {(2,), (3,)}), {"/a": Entry(2)})
+    >>> _line("/a@b", LayoutEntry(1, {"float64"}, {(2,), (3,)}), {"/a": LayoutEntry(2)})
     '/a@b ? float64 (2|3,)'
     """
     parent = place.rpartition("@")[0] if "@" in place else place.rpartition("/")[0]
@@ -135,7 +135,7 @@ def _line(place: str, entry: Entry, entries: dict[str, Entry]) -> str:
     return " ".join(word for word in words if word)
 
 
-def _shape(entry: Entry) -> str:
+def _shape(entry: LayoutEntry) -> str:
     """The shapes as one, with the lengths that differ."""
     if not entry.shapes:
         return ""

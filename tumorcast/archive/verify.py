@@ -19,7 +19,7 @@ from tumorcast.errors import InputError
 from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.records import Status
 
-SEARCH = "import sys; from tumorcast.archive.verify import tell_faults; tell_faults(sys.argv[1])"
+SEARCH = "import sys; from tumorcast.archive.verify import print_faults; print_faults(sys.argv[1])"
 SEARCH_SECONDS, SEARCH_BYTES_A_SECOND = 60.0, 20e6  # how long a search may take: at least, and by the file's size
 
 
@@ -82,7 +82,7 @@ def damaged_parts(path: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def tell_faults(path: str) -> None:
+def print_faults(path: str) -> None:
     """Print the faults within a file, each as soon as it is found."""
     for fault in faults_within(Path(path)):
         print(" ".join(fault.split()), flush=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli.export import A_BUNDLE, Device, EngineCache
+from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache
 from tumorcast.cli.options import Json, choice, progress
 from tumorcast.errors import EngineError
 

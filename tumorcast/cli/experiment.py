@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tumorcast.cli.commands import Commands
-from tumorcast.cli.export import A_MODEL, Device, EngineCache, ProviderName, engine_choice
-from tumorcast.cli.forecast import forecast_settings
+from tumorcast.cli.forecast_options import A_MODEL, Device, EngineCache, ProviderName, engine_choice, forecast_settings
 from tumorcast.cli.options import ConfigFile, Json, Out, choice, exit_if_failed, print_result, stoppable, tell_fate
 from tumorcast.cli.progress import CohortProgress
 from tumorcast.errors import StoppedError, UsageError

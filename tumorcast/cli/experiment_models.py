@@ -20,7 +20,7 @@ from tumorcast.cli.experiment import (
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import A_BUNDLE, Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli.options import ConfigFile, Json, Out, choice, only_given
 from tumorcast.errors import UsageError
 

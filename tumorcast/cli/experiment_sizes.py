@@ -18,7 +18,6 @@ from tumorcast.cli.experiment import (
     of_cases,
 )
 from tumorcast.cli.experiment import Seed as ImageSeed
-from tumorcast.cli.export import Device, EngineCache, ProviderName
 from tumorcast.cli.fit import (
     FIT_SETTINGS,
     LEAVE_ONE_OUT,
@@ -40,6 +39,7 @@ from tumorcast.cli.fit import (
     Source,
     growth_model_of,
 )
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
 from tumorcast.cli.options import ConfigFile, Json, Out, exit_if_failed, only_given
 from tumorcast.cli.size_options import hints_of, read_size_source, size_columns, tell_balance, tell_hints
 from tumorcast.errors import UsageError

@@ -70,7 +70,7 @@ def train(
     from tumorcast.training.checkpoint import what_is_kept
     from tumorcast.training.job import Device
     from tumorcast.training.parallel import Team
-    from tumorcast.training.stepper import Progress
+    from tumorcast.training.stepper import TrainingProgress
     from tumorcast.training.train import train as run
 
     wanted = _network_kind(network, kind)
@@ -80,10 +80,10 @@ def train(
     settings, changes = _settings(config, given)
     options: dict[str, Any] = {"until": until, "device": choice(Device, "--device", device), "cache": cache}
     options["start_from"] = start_from
-    leads = Team.told().leads
+    leads = Team.from_environment().leads
     losses: list[float] = []
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: TrainingProgress) -> None:
         losses.append(progress.loss)
         draw(progress.step, progress.steps)
 

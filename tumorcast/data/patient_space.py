@@ -98,7 +98,7 @@ class PatientSpace:
         """The reference with its tumour; where the brain was given, that alone: jaw and neck move by themselves."""
         image = registration.images[scan.reference]
         if scan.labels is not None:
-            own, transform = scan.grids[scan.mask_on].canonical(), registration.within[scan.mask_on]
+            own, transform = scan.voxels(scan.mask_on), registration.within[scan.mask_on]
             image = replace(image, tumour=resample_mask(scan.labels > 0, own, image.grid, transform) > 0)
         if not self._settings.brain_is_given:
             return image
@@ -151,14 +151,14 @@ def _resampled(scan: Scan, registration: _Registration, baseline: _Baseline, fol
     natives = {contrast: registration.native(contrast, own) for contrast, own in scan.grids.items()}
 
     def masks_moved(masks: dict[Contrast, Any]) -> list[Any]:
-        return [resample_mask(mask, scan.grids[c].canonical(), grid, natives[c].transform) for c, mask in masks.items()]
+        return [resample_mask(mask, scan.voxels(c), grid, natives[c].transform) for c, mask in masks.items()]
 
     images = {c: sitk.GetArrayFromImage(resample(scan.image(c), grid, natives[c].transform)) for c in scan.images}
     labels = None if scan.labels is None else masks_moved({scan.mask_on: scan.labels})[0]
     brain = np.logical_or.reduce([mask > 0 for mask in masks_moved(scan.brains)])
     volumes_mm3 = (np.nan, np.nan)
     if scan.labels is not None:
-        own = scan.grids[scan.mask_on].canonical()
+        own = scan.voxels(scan.mask_on)
         volumes_mm3 = _volume_mm3(scan.labels, own, followed), _volume_mm3(labels, grid, followed)
     record, flags = _record(scan, registration, natives, baseline, volumes_mm3)
     return replace(

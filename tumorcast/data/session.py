@@ -88,7 +88,7 @@ def _without_bias(scan: Scan) -> Scan:
     images, ranges = {}, {}
     with one_thread():
         for contrast, image in scan.images.items():
-            images[contrast], limits = corrected(image, masks[contrast], scan.grids[contrast].canonical())
+            images[contrast], limits = corrected(image, masks[contrast], scan.voxels(contrast))
             ranges[str(contrast)] = [round(limit, 4) for limit in limits]
     return replace(scan, images=images, record=scan.record | {BIAS_FIELD: ranges})
 

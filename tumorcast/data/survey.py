@@ -79,7 +79,7 @@ class SourceBalance:
         """With what reading told: each mask's record, where each brain is from, and each scan's grid."""
         counted = Counter((record["scheme"], bool(record["assumed"])) for record in labels if record)
         heads = None if brains is None else sum(brain == BrainMask.HEAD for brain in brains)
-        return replace(self, labels=counted, heads=heads, apart=tuple(apart(grids)))
+        return replace(self, labels=counted, heads=heads, apart=tuple(grids_apart(grids)))
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, as JSON can hold it."""
@@ -156,13 +156,13 @@ class SourceBalance:
         yield from _some(f"  {line}" for line in self.apart)
 
 
-def apart(grids: Mapping[tuple[str, str], Grid]) -> Iterator[str]:
+def grids_apart(grids: Mapping[tuple[str, str], Grid]) -> Iterator[str]:
     """A line a scan that lies more than a voxel from its patient's first. grids: by patient and session."""
     first: dict[str, tuple[str, Grid]] = {}
     for (patient, session), grid in grids.items():
-        upright = grid.canonical()
-        other, reference = first.setdefault(patient, (session, upright))
-        distance = upright.apart_mm(reference)
+        lps = grid.canonical()
+        other, reference = first.setdefault(patient, (session, lps))
+        distance = lps.apart_mm(reference)
         if distance > max(reference.spacing):
             yield (
                 f"{patient}: scan {session} lies up to {distance:.3g} mm from the grid of scan {other}, so one slice "

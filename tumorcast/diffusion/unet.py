@@ -74,8 +74,8 @@ class _Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the convolutions, and so of the maps between them."""
-        found: torch.dtype = next(self.input_blocks.parameters()).dtype
-        return found
+        dtype: torch.dtype = next(self.input_blocks.parameters()).dtype
+        return dtype
 
     def embed(self, t: Tensor, classes: Tensor | None) -> Tensor:
         """(N, E) embedding of diffusion times (N,) and, where the network is conditioned, classes (N,)."""

@@ -239,13 +239,13 @@ def activation_bytes(proto: ModelProto) -> int:
         if node.op_type in VIEWS:
             owner[node.output[0]] = owner.get(node.input[0], node.input[0])
     last: dict[str, int] = {}
-    for place, node in enumerate(nodes):
-        last.update({owner.get(name, name): place for name in node.input})
+    for position, node in enumerate(nodes):
+        last.update({owner.get(name, name): position for name in node.input})
     alive, most = {info.name: sizes[info.name] for info in inferred.input}, 0
-    for place, node in enumerate(nodes):
+    for position, node in enumerate(nodes):
         alive.update({name: sizes.get(name, 0) for name in node.output if name not in owner})
         most = max(most, sum(alive.values()))
-        for name in [name for name in alive if last.get(name, len(nodes)) <= place]:
+        for name in [name for name in alive if last.get(name, len(nodes)) <= position]:
             del alive[name]
     return most
 

@@ -8,7 +8,7 @@ It is the same on any number of ranks, and made again it is the same to the last
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.integrity import read_seal
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive
-from tumorcast.durable import sha256_of, written_whole
+from tumorcast.durable import sha256_of, write_text, written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import PatientOutcome
 from tumorcast.report.pages import words
@@ -24,13 +24,13 @@ from tumorcast.report.pages.evaluation import EvaluationFile
 from tumorcast.report.pages.index import FOLDER, index_page
 from tumorcast.report.pages.patient import IndexRow, Source, patient_page
 from tumorcast.report.pages.render import GENERATOR, HERE, SHARED, VIEWER
+from tumorcast.running.map_over_ranks import Report, map_over_ranks
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
 
 INDEX = "index.html"
 PICTURES = 4
 HEAD_LENGTH = 4000  # characters, within which a page says what made it
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def write_report(
     """Write the report of the archive `maps` into folder `out`; every rank must call it, with the same arguments.
 
     growth: the growth file the forecast was made from, for treatment and the whole curve. evaluation: the folder of
-    `tumorcast evaluate`. pictures: the most slices a page draws. report: told how many of this rank's pages are done.
+    `tumorcast evaluate`. pictures: the most slices a page draws. report: on rank 0, how many
+    pages of all ranks are done.
     Returns the same on every rank. Raises InputError if a file is not what it should be, UsageError if `out` holds
     something else than a report.
     """
@@ -65,7 +66,7 @@ def write_report(
         source = Source(archive, grown, judged, pictures, _seal_of(maps))
         rows = _write_pages(source, out, ranks, report)
         if ranks.is_root:
-            _write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, judged))
+            write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, judged))
             _write_viewer(out / SHARED)
             _remove_others(out / FOLDER, rows)
         there = set(archive.patient_ids())
@@ -109,24 +110,21 @@ def _seal_of(maps: Path) -> str:
 
 
 def _write_pages(source: Source, out: Path, ranks: Ranks, report: Report) -> list[IndexRow]:
-    """Write this rank's share of the pages; the rows of all patients, in the order of the run, on every rank."""
-    there = source.archive.patient_ids()
-    mine = there[ranks.rank :: ranks.size]
-    written: dict[str, IndexRow | PatientOutcome] = {}
-    for done, patient_id in enumerate(mine, start=1):
-        written[patient_id] = attempt(patient_id, partial(_write_page, source, out, patient_id))
-        report(done, len(mine))
-    every = {patient_id: row for part in ranks.all_of(written) for patient_id, row in part.items()}
-    left_out = {one.patient_id: one for one in source.archive.outcomes() if one.patient_id not in every}
-    told = [one.patient_id for one in source.archive.outcomes()]
-    order = [*told, *(patient_id for patient_id in there if patient_id not in told)]
-    return [_row_of((every | left_out)[patient_id]) for patient_id in order]
+    """Write the pages, shared by the ranks; the rows of all patients, in the order of the run, on every rank."""
+
+    def write(patient_id: str) -> IndexRow | PatientOutcome:
+        return attempt(patient_id, partial(_write_page, source, out, patient_id))
+
+    with_maps, outcomes = source.archive.patient_ids(), source.archive.outcomes()
+    written = dict(zip(with_maps, map_over_ranks(with_maps, write, ranks, report=report), strict=True))
+    rows: dict[str, IndexRow | PatientOutcome] = {outcome.patient_id: outcome for outcome in outcomes}
+    return [_row_of(row) for row in (rows | written).values()]
 
 
 def _write_page(source: Source, out: Path, patient_id: str) -> IndexRow:
     html, row = patient_page(source, patient_id)
     assert row.page is not None, "a patient with a forecast has a page"
-    _write_text(out / FOLDER / row.page, html)
+    write_text(out / FOLDER / row.page, html)
     return row
 
 
@@ -149,8 +147,3 @@ def _remove_others(folder: Path, rows: Sequence[IndexRow]) -> None:
     for page in folder.glob("*.html"):
         if page.name not in wanted and _is_ours(page):
             page.unlink()
-
-
-def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -23,7 +23,7 @@ from scipy.stats import binomtest, mannwhitneyu
 
 from tumorcast.archive.maps import MapArchive, PatientForecast
 from tumorcast.data.cohort import Cohort, SessionInfo
-from tumorcast.durable import sha256_of, written_whole
+from tumorcast.durable import sha256_of, write_text, written_whole
 from tumorcast.errors import InputError, UsageError
 from tumorcast.tables import Row, read_table
 
@@ -108,8 +108,8 @@ def make_study(maps: Path, truth: Path, out: Path, *, seed: int, count: int) -> 
         contrasts = [str(name) for name in cohort.contrasts]
         made_of = {"seed": seed, "maps_sha256": sha256_of(maps), "truth_sha256": cohort.sha256}
     key = {"format": FORMAT, "version": FORMAT_VERSION, "salt": secrets.token_hex(32), **made_of, "items": items}
-    _write_text(out / KEY, json.dumps(key, indent=1) + "\n")
-    _write_text(out / SET / README, INSTRUCTIONS.format(count=count, contrasts=", ".join(contrasts)))
+    write_text(out / KEY, json.dumps(key, indent=1) + "\n")
+    write_text(out / SET / README, INSTRUCTIONS.format(count=count, contrasts=", ".join(contrasts)))
     _write_sheet(out / SET / SHEET, count, sha256_of(out / KEY))
     if any(item["image"] == MEAN for item in items):
         log.warning(
@@ -254,11 +254,6 @@ def _write_sheet(path: Path, count: int, key_sum: str) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows([number, "", "", "", key_sum] for number in range(1, count + 1))
-
-
-def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

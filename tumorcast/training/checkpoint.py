@@ -23,6 +23,8 @@ from tumorcast.training.job import Job
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+CHECKPOINT_FILE = "checkpoint.safetensors"
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -111,10 +113,6 @@ def load_checkpoint(path: Path, state: TrainingState) -> dict[str, str]:
     except (OSError, SafetensorError, KeyError, RuntimeError) as fault:
         raise InputError(f"{path}: cannot be resumed from ({fault}); remove the folder to start again") from None
     return metadata
-
-
-CHECKPOINT_FILE = "checkpoint.safetensors"
-logger = logging.getLogger(__name__)
 
 
 def resume(job: Job, info: RunInfo, state: TrainingState) -> None:

@@ -15,17 +15,20 @@ from torch import Tensor
 from tumorcast.errors import InputError, UsageError
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays
-from tumorcast.training.augment import augment, misdraw
+from tumorcast.training.augment import augment, perturb_outlines
 from tumorcast.training.job import Draws
 
 STACKS = ("images", "tumour", "brain")
 SHARE_OF_FREE_MEMORY = 0.5  # of a CUDA device, at most, for slices that stay there
 COPIED_AT_ONCE = 1024
+LEAST_RATIO, LARGEST_RATIO = 0.7, 5.0  # of areas, later over earlier: what growth between two scans comes to
+PERTURBED_SHARE = 0.05  # the share of outlines that are a pixel off, so that the network stands a segmenter's
+LEAST_FOR_VALIDATION = 10  # patients: from so many on, a share that is not zero holds out at least one
 
 
 @dataclass(frozen=True)
 class SliceStore:
-    """Slices by their number. `resident`: the arrays on a CUDA device, where they fit; else they are read as asked."""
+    """Slices by their number. `resident`: the arrays on a CUDA device, where they fit; else they are read on demand."""
 
     arrays: SliceArrays
     device: torch.device
@@ -71,7 +74,7 @@ def _on_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SliceBatch:
     """images (N, C, H, W), tumour and brain (N, H, W) in {0, 1}, all float32; classes (N,): 1 where there is tumour."""
 
     images: Tensor
@@ -107,7 +110,7 @@ class SlicePool:
             )
         return cls(store, numbers[0], numbers[1], tumour_share)
 
-    def draw(self, draws: Draws, *, augmented: bool) -> Batch:
+    def draw(self, draws: Draws, *, augmented: bool) -> SliceBatch:
         """A batch with the wanted share of slices with tumour."""
         pools = [pool for pool in (self.bearing, self.bare) if len(pool)]
         wanted = round(draws.size * self.tumour_share) if len(pools) == 2 else draws.size
@@ -117,11 +120,7 @@ class SlicePool:
         if augmented:
             images, masks = augment(images, masks, draws)
         tumour, brain = masks[:, 0], masks[:, 1]
-        return Batch(images, tumour, brain, (tumour.sum(dim=(1, 2)) > 0).long())
-
-
-LEAST_RATIO, LARGEST_RATIO = 0.7, 5.0  # of areas, later over earlier: what growth between two scans comes to
-MISDRAWN = 0.05  # the share of outlines that are a pixel off, so that the network stands a segmenter's
+        return SliceBatch(images, tumour, brain, (tumour.sum(dim=(1, 2)) > 0).long())
 
 
 @dataclass(frozen=True)
@@ -168,8 +167,8 @@ class PairPool:
     def draw(self, draws: Draws, *, augmented: bool) -> PairBatch:
         """A batch in which every patient has the same weight, however many pairs it has."""
         patient = draws.integers(0, len(self.start))
-        place = draws.uniform(0.0, 1.0).double() * self.count[patient]  # float32 times a count can round up to it
-        pair = self.start[patient] + place.long()
+        offset = draws.uniform(0.0, 1.0).double() * self.count[patient]  # float32 times a count can round up to it
+        pair = self.start[patient] + offset.long()
         earlier, later = self.earlier[pair], self.later[pair]
         images, store = self.store.images(earlier), self.store
         masks = torch.stack([store.tumour(earlier), store.tumour(later), store.brain(earlier)], dim=1)
@@ -177,7 +176,7 @@ class PairPool:
             images, masks = augment(images, masks, draws)
         outline, grown, brain = masks.unbind(dim=1)
         if augmented:
-            outline = misdraw(outline, MISDRAWN, draws)
+            outline = perturb_outlines(outline, PERTURBED_SHARE, draws)
         before, after = (mask.sum(dim=(1, 2)).clamp(min=1.0) for mask in (outline, grown))
         return PairBatch(images, outline, grown, brain, torch.log(after / before))
 
@@ -197,23 +196,20 @@ def find_pairs(arrays: SliceArrays, patients: npt.NDArray[np.bool_]) -> npt.NDAr
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-SURE_FROM = 10  # patients: from so many on, a share that is not zero holds out at least one
-
-
 def held_out(patient_ids: Sequence[str], share: float) -> npt.NDArray[np.bool_]:
     """(P,) whether a patient is held out: about `share` of them.
 
     >>> held_out([f"P{k}" for k in range(12)], 0.25).sum(), held_out(["A", "B"], 0.0).sum()
     (np.int64(2), np.int64(0))
     """
-    places = np.array([_place(patient_id) for patient_id in patient_ids])
-    chosen = places < share
-    if share > 0 and len(places) >= SURE_FROM and not chosen.any():
-        chosen[places.argmin()] = True
+    fractions = np.array([_hash_fraction(patient_id) for patient_id in patient_ids])
+    chosen = fractions < share
+    if share > 0 and len(fractions) >= LEAST_FOR_VALIDATION and not chosen.any():
+        chosen[fractions.argmin()] = True
     return chosen
 
 
-def _place(patient_id: str) -> float:
+def _hash_fraction(patient_id: str) -> float:
     """A number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8], "big") / 2.0**64
 
@@ -231,11 +227,11 @@ class Pools:
     @classmethod
     def open(cls, kind: NetworkKind, store: SliceStore, settings: TrainSettings) -> Self:
         """Raises InputError if there is nothing to train on."""
-        asked = ~_left_out(store, settings)
-        apart = held_out(store.arrays.patient_ids, settings.validation_share)
-        training = _pool(kind, store, asked & ~apart, settings)
+        included = ~_left_out(store, settings)
+        validated = held_out(store.arrays.patient_ids, settings.validation_share)
+        training = _pool(kind, store, included & ~validated, settings)
         try:
-            return cls(training, _pool(kind, store, asked & apart, settings))
+            return cls(training, _pool(kind, store, included & validated, settings))
         except InputError:  # few patients are held out, or none, and without tumour there is nothing to look at
             return cls(training, None)
 

@@ -65,7 +65,7 @@ def patient_arrays(origin: Path, scans: Sequence[Session]) -> SliceArrays:
     return SliceArrays(
         origin=origin,
         cohort_sha256="",
-        contrasts=tuple(str(one) for one in scans[0].contrasts),
+        contrasts=tuple(map(str, scans[0].contrasts)),
         patient_ids=(scans[0].patient_id,),
         images=joined("images").astype(np.float16),
         tumour=tumour,

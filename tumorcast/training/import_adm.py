@@ -105,7 +105,7 @@ def _check_empty(out: Path) -> None:
 
 def _read(path: Path, kind: NetworkKind, image_size: int | None, settings: ImportSettings) -> ImportedNetwork:
     """The network of a checkpoint, once each of its parameters was found and no other."""
-    with _told_of(path):
+    with _errors_name(path):
         state = read_state(path)
         arch = _infer(kind, shapes_of(state), image_size, settings)
         _check_contrasts(arch, settings.contrasts)
@@ -132,7 +132,7 @@ def _check_contrasts(arch: Architecture, contrasts: tuple[Contrast, ...]) -> Non
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _errors_name(path: Path) -> Iterator[None]:
     """Errors of the block name the file."""
     try:
         yield

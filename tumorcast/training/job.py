@@ -26,10 +26,10 @@ def open_device(wanted: Device, index: int = 0) -> torch.device:
     """The device, made ready; `index` counts a node's CUDA devices. Raises EngineError if it is not there."""
     if wanted is Device.CPU or (wanted is Device.AUTO and not torch.cuda.is_available()):
         return torch.device("cpu")
-    found = torch.cuda.device_count()
-    if index >= found:
+    count = torch.cuda.device_count()
+    if index >= count:
         raise EngineError(
-            f"--device {wanted}: torch {torch.__version__} sees {found} CUDA devices, and process {index} of this node "
+            f"--device {wanted}: torch {torch.__version__} sees {count} CUDA devices, and process {index} of this node "
             "needs one of its own; use --device cpu, start fewer processes, or install a torch with CUDA"
         )
     torch.cuda.set_device(index)

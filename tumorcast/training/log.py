@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LOG_FILE, BOARD_FOLDER = "log.jsonl", "tensorboard"
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
+BOARD_NAMES = {"loss", "learning_rate", "gradient_norm", "images_per_second"}
 
 
 class RunLog:
@@ -83,11 +84,8 @@ def _line(row: Row) -> str:
 
 def _scalars(row: Row) -> list[tuple[str, float]]:
     """What TensorBoard draws of a row, by its names there."""
-    plain = [(f"training/{name}", value) for name, value in row.items() if name != "step" and name in _DRAWN]
+    plain = [(f"training/{name}", value) for name, value in row.items() if name != "step" and name in BOARD_NAMES]
     return plain + [(f"validation/{band}", loss) for band, loss in row.get("validation", {}).items()]
-
-
-_DRAWN = {"loss", "learning_rate", "gradient_norm", "images_per_second"}
 
 
 def _open_board(folder: Path, step: int) -> "SummaryWriter | None":

@@ -16,6 +16,9 @@ from tumorcast.training.job import Job
 from tumorcast.training.log import Row
 from tumorcast.training.losses import batch_loss
 
+LARGEST_GRADIENT = 1.0  # norm over all parameters; what is above is scaled down to it
+REPORTED_AT_ONCE = 20  # steps on a CUDA device: reading a number from it makes it wait
+
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """The learning rate of a step: a linear rise over `warmup_steps`, then as the schedule says.
@@ -37,12 +40,8 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
             assert_never(settings.schedule)
 
 
-LARGEST_GRADIENT = 1.0  # norm over all parameters; what is above is scaled down to it
-TOLD_AT_ONCE = 20  # steps on a CUDA device: reading a number from it makes it wait
-
-
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """What is told after every step."""
 
     step: int
@@ -56,13 +55,13 @@ class Stepper:
     def __init__(self, job: Job, state: TrainingState, pool: Pool) -> None:
         self.job, self.state, self._pool = job, state, pool
         self._times = range(job.settings.noise_levels)
-        self._untold: list[tuple[int, Tensor, Tensor]] = []
+        self._unreported: list[tuple[int, Tensor, Tensor]] = []
         self._since = 0.0
 
     def advance(self) -> None:
         """One step."""
         job, state = self.job, self.state
-        if not self._untold:
+        if not self._unreported:
             self._since = time.monotonic()
         draws = job.draws(state.step)
         batch = self._pool.draw(draws, augmented=job.settings.augment)
@@ -77,17 +76,17 @@ class Stepper:
         state.optimizer.step()
         state.update_average(job.settings.ema_decay)
         state.step += 1
-        self._untold.append((state.step, mean, norm))
+        self._unreported.append((state.step, mean, norm))
 
     def collect(self, *, at_once: bool) -> list[Row]:
         """What there is to tell of the steps since it was last told; nothing yet where waiting for more pays."""
-        enough = TOLD_AT_ONCE if self.job.device.type == "cuda" else 1
-        if len(self._untold) < (1 if at_once else enough):
+        enough = REPORTED_AT_ONCE if self.job.device.type == "cuda" else 1
+        if len(self._unreported) < (1 if at_once else enough):
             return []
-        steps, losses, norms = zip(*self._untold, strict=True)
+        steps, losses, norms = zip(*self._unreported, strict=True)
         numbers = torch.stack([torch.stack(losses), torch.stack(norms)], dim=1).tolist()
         seconds = (time.monotonic() - self._since) / len(steps)
-        self._untold = []
+        self._unreported = []
         return [self._row(step, *two, seconds=seconds) for step, two in zip(steps, numbers, strict=True)]
 
     def _row(self, step: int, loss: float, norm: float, *, seconds: float) -> Row:

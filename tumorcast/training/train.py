@@ -24,14 +24,15 @@ from tumorcast.training.checkpoint import TrainingState, resume, save_run, what_
 from tumorcast.training.dataset import Pools, SliceStore
 from tumorcast.training.job import Device, Job, device_name, open_device
 from tumorcast.training.log import LOG_FILE, draw_curve, read_log
-from tumorcast.training.monitor import Observer, check_finite, observing
+from tumorcast.training.monitor import RunMonitor, check_finite, monitoring
 from tumorcast.training.networks import TrainedNetwork, build, default_architecture, load_network
 from tumorcast.training.parallel import Team, joined
 from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo
-from tumorcast.training.stepper import TOLD_AT_ONCE, Progress, Stepper, compile_forward
+from tumorcast.training.stepper import REPORTED_AT_ONCE, Stepper, TrainingProgress, compile_forward
 from tumorcast.version import VERSION
 
-Report = Callable[[Progress], None]
+Report = Callable[[TrainingProgress], None]
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def train(
@@ -57,9 +58,9 @@ def train(
     checkpoint cannot be used, EngineError if the device is not there or the loss is no longer a number, StoppedError
     after a signal to stop, with a checkpoint of the step reached.
     """
-    team = Team.told()
+    team = Team.from_environment()
     _check_shares(settings, team)
-    job = Job(kind, settings, out, open_device(device, team.place), team)
+    job = Job(kind, settings, out, open_device(device, team.local_rank), team)
     last = min(settings.steps, settings.steps if until is None else until)
     with joined(team, job.device):
         arrays = _open_arrays(source, cache, team)
@@ -71,9 +72,9 @@ def train(
         if settings.compile and job.device.type == "cuda":
             compile_forward(state.module)
         started = time.monotonic()
-        with observing(job, state, pools.validation) as observer, heeded_between_steps() as asked_to_stop:
+        with monitoring(job, state, pools.validation) as monitor, handle_signals() as asked_to_stop:
             stepper = Stepper(job, state, pools.training)
-            stopped = _go_on(stepper, info, observer, last=last, report=report, asked_to_stop=asked_to_stop)
+            stopped = _go_on(stepper, info, monitor, last=last, report=report, asked_to_stop=asked_to_stop)
         if stopped:
             team.wait()  # a launcher may end all when one has ended, and the first one has saved by now
             raise StoppedError(f"{out}: stopped: {what_is_kept(out)}")
@@ -94,7 +95,7 @@ def _check_shares(settings: TrainSettings, team: Team) -> None:
 
 def _open_arrays(source: Path, cache: Path | None, team: Team) -> SliceArrays:
     """Unpacked by one process of a node; the others wait for it."""
-    if team.place == 0:
+    if team.local_rank == 0:
         open_arrays(source, cache)
     team.wait()
     return open_arrays(source, cache)
@@ -129,9 +130,13 @@ def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], before:
             f"{arrays.origin}: images of {len(contrasts)} contrasts at {size} px; the architecture takes "
             f"{channels} at {arch.image_size} px: change it, or prepare the cohort again"
         )
-    made_of: dict[str, Any] = {"cohort_sha256": arrays.cohort_sha256, "settings": settings.model_dump(mode="json")}
-    made_of["start_from_sha256"] = None if before is None else sha256_of(before.path / WEIGHTS_FILE)
-    provenance = {"version": VERSION, **made_of, "device": device_name(job.device, job.team.size)}
+    provenance: dict[str, Any] = {
+        "version": VERSION,
+        "cohort_sha256": arrays.cohort_sha256,
+        "settings": settings.model_dump(mode="json"),
+        "start_from_sha256": None if before is None else sha256_of(before.path / WEIGHTS_FILE),
+        "device": device_name(job.device, job.team.size),
+    }
     noise_levels = 1 if job.kind is NetworkKind.PROGRESSION else settings.noise_levels  # it sees clean slices only
     return RunInfo(job.kind, arch, contrasts, noise_levels, provenance)
 
@@ -149,7 +154,7 @@ def _fresh(job: Job, info: RunInfo, before: TrainedNetwork | None) -> TrainingSt
 def _go_on(
     stepper: Stepper,
     info: RunInfo,
-    observer: Observer | None,
+    monitor: RunMonitor | None,
     *,
     last: int,
     report: Report,
@@ -165,16 +170,16 @@ def _go_on(
         stepper.advance()
         stopped = _stops(job, state.step, asked_to_stop)
         keep = stopped or state.step % job.settings.checkpoint_every == 0 or state.step == last
-        pause = keep or (observer is not None and observer.looks_after(state.step))
+        pause = keep or (monitor is not None and monitor.is_due(state.step))
         for row in stepper.collect(at_once=pause):
             check_finite(row, job.out, saved)
-            if observer is not None:
-                observer.tell(row)
-            report(Progress(row["step"], job.settings.steps, row["loss"]))
-        if observer is not None:
-            observer.look(state)
-        if observer is not None and keep:
-            observer.log.sync()  # a checkpoint never knows more steps than the log
+            if monitor is not None:
+                monitor.log_row(row)
+            report(TrainingProgress(row["step"], job.settings.steps, row["loss"]))
+        if monitor is not None:
+            monitor.validate_and_draw(state)
+        if monitor is not None and keep:
+            monitor.log.sync()  # a checkpoint never knows more steps than the log
             save_run(job, info, state)
         saved = state.step if keep else saved
         if stopped:
@@ -184,16 +189,13 @@ def _go_on(
 
 def _stops(job: Job, step: int, asked: Callable[[], bool]) -> bool:
     """Whether all processes stop after this step: they must agree, and on CUDA devices that is asked seldom."""
-    if job.team.size > 1 and job.device.type == "cuda" and step % TOLD_AT_ONCE:
+    if job.team.size > 1 and job.device.type == "cuda" and step % REPORTED_AT_ONCE:
         return False
     return job.team.any(asked())
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
 @contextmanager
-def heeded_between_steps() -> Iterator[Callable[[], bool]]:
+def handle_signals() -> Iterator[Callable[[], bool]]:
     """Within the block SIGTERM, SIGUSR1 and Ctrl-C are noted; the block gets a function that says whether one came.
 
     A second Ctrl-C is a KeyboardInterrupt at once. Outside of the main thread, which alone hears signals, none comes.

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_session
-from tumorcast.data.readers.bids import bids_sessions
+from tumorcast.data.readers.bids import find_bids
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
 from tumorcast.data.readers.layouts import Layout, find_sessions
 from tumorcast.data.readers.volumes import read_session
@@ -40,7 +40,7 @@ def sessions_table(root: Path, text: str, subject: str = "01") -> None:
 
 
 def mask_name(root: Path) -> str | None:
-    (session,) = bids_sessions(root)
+    (session,) = find_bids(root).sessions
     return session.mask and session.mask.name.removeprefix("sub-01_ses-1_").removesuffix(".nii.gz")
 
 
@@ -48,7 +48,7 @@ def test_contrasts_and_mask_of_each_session(tmp_path: Path) -> None:
     for session in ("10", "9"):
         raw_session(tmp_path, "01", session)
     derived(tmp_path, "nnunet", "dseg", session="9")
-    first, second = bids_sessions(tmp_path)
+    first, second = find_bids(tmp_path).sessions
     assert [(one.patient_id, one.session_id, one.day) for one in (first, second)] == [
         ("sub-01", "ses-9", 0.0),
         ("sub-01", "ses-10", 1.0),
@@ -82,7 +82,7 @@ def test_a_data_set_without_sessions(tmp_path: Path) -> None:
 )
 def test_of_several_images_the_plainest_and_last_is_meant(tmp_path: Path, names: tuple[str, ...], taken: str) -> None:
     raw_session(tmp_path, "01", "1", names)
-    (session,) = bids_sessions(tmp_path)
+    (session,) = find_bids(tmp_path).sessions
     assert session.images[Contrast.T1N].name == f"sub-01_ses-1_{taken}.nii.gz"
 
 
@@ -111,7 +111,7 @@ def test_a_pipeline_that_is_named_is_believed(tmp_path: Path) -> None:
     derived(tmp_path, "one", "dseg")
     derived(tmp_path, "two", "mask", "desc-brain_mask")
     derived(tmp_path, "three", "dseg")
-    with pytest.raises(InputError, match=r"several pipelines \(one, three\); choose: --derivatives NAME"):
+    with pytest.raises(InputError, match=r"\(one, three\).*--derivatives"):
         find_sessions(tmp_path)
     (session,) = find_sessions(tmp_path / "derivatives" / "two")
     assert session.mask is not None and session.mask.name == "sub-01_ses-1_mask.nii.gz"
@@ -131,7 +131,7 @@ def test_two_masks_of_one_scan_refuse_that_scan_alone(tmp_path: Path) -> None:
 def test_a_mask_in_another_space_goes_with_the_images_of_that_space(tmp_path: Path) -> None:
     raw_session(tmp_path, "01", "1")
     derived(tmp_path, "atlas", "space-SRI24_dseg", "space-SRI24_ce-gd_T1w", "space-SRI24_FLAIR", "space-MNI_T1w")
-    (session,) = bids_sessions(tmp_path)
+    (session,) = find_bids(tmp_path).sessions
     assert [path.name for path in session.images.values()] == [
         "sub-01_ses-1_space-SRI24_ce-gd_T1w.nii.gz",
         "sub-01_ses-1_space-SRI24_FLAIR.nii.gz",
@@ -160,7 +160,7 @@ def test_days_of_the_tables_of_scans(tmp_path: Path) -> None:
         raw_session(tmp_path, "01", session)
         text = f"filename\tacq_time\nfunc/x.nii.gz\t1900-01-01\nanat/x.nii.gz\t2020-03-{day}T08:00:00\n"
         (tmp_path / f"sub-01/ses-{session}/sub-01_ses-{session}_scans.tsv").write_text(text)
-    assert [session.day for session in bids_sessions(tmp_path)] == [0.0, 14.0]
+    assert [session.day for session in find_bids(tmp_path).sessions] == [0.0, 14.0]
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_of_several_series_the_finest_is_meant(tmp_path: Path, dicom_series: Cal
     (session,) = find_sessions(tmp_path)
     assert session.images == {Contrast.T1C: folder / "2-994"}
     assert read_image(session.images[Contrast.T1C])[0].GetSpacing()[2] == 1.0
-    with pytest.raises(InputError, match="3 DICOM series; name one file of the series that is meant"):
+    with pytest.raises(InputError, match="3 DICOM series"):
         read_image(folder)
 
 
@@ -211,7 +211,7 @@ def test_a_file_cut_short_is_no_missing_slice(tmp_path: Path, dicom_series: Call
 def test_images_that_point_elsewhere(tmp_path: Path, dicom_series: Callable) -> None:
     folder = dicom_series(tmp_path / "a", FLAT, SeriesInstanceUID="1.9", skip=(3, 4, 5))
     dicom_series(folder, FLAT, SeriesInstanceUID="1.9", direction=SLOPE, SeriesNumber=2, skip=(0, 1, 2))
-    with pytest.raises(InputError, match="its images point in different directions"):
+    with pytest.raises(InputError, match="different directions"):
         read_image(folder)
 
 

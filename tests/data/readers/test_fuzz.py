@@ -151,7 +151,7 @@ def test_a_small_file_that_unpacks_to_very_much(tmp_path: Path) -> None:
     """2 GiB of zeros behind a header of 8 x 8 x 8 voxels, in some megabytes: it is not unpacked to its end."""
     packed = gzip.compress(header((8, 8, 8))) + gzip.compress(b"\0" * 2**20) * 2048
     (tmp_path / "a.nii.gz").write_bytes(packed)
-    with pytest.raises(InputError, match="goes on after its 2400 bytes of voxels"):
+    with pytest.raises(InputError, match="after its 2400 bytes"):
         read_image(tmp_path / "a.nii.gz")
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(packed[: 2**16]))
     with pytest.raises(InputError, match="not a NIfTI file"):

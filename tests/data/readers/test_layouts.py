@@ -99,7 +99,7 @@ def test_a_slice_without_a_contrast_or_mask_speaks_for_its_session(tmp_path: Pat
 def test_a_slice_in_two_parts_is_refused(tmp_path: Path) -> None:
     for part in ("training", "testing"):
         slice_folder(tmp_path, part, "7", 1, KINDS)
-    with pytest.raises(InputError, match="slice 1 lies in more than one of"):
+    with pytest.raises(InputError, match="slice 1 lies in"):
         find_sessions(tmp_path)
 
 
@@ -153,20 +153,20 @@ def test_a_table_that_is_not_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", list(Layout))
 def test_nothing_found_says_what_was_looked_for(tmp_path: Path, layout: Layout) -> None:
-    with pytest.raises(InputError, match=r"brats \(.*slices \(.*table \(|sessions.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"brats \(|sessions.csv: "):
         find_sessions(tmp_path, layout)
 
 
 def test_two_layouts_fit(tmp_path: Path) -> None:
     brats(tmp_path, "P1")
     table(tmp_path / "sessions.csv", "patient,session,day\nA,s1,0\n")
-    with pytest.raises(InputError, match=r"fits several layouts \(brats, table\); name one with --layout"):
+    with pytest.raises(InputError, match=r"\(brats, table\).*--layout"):
         find_sessions(tmp_path)
     assert names(find_sessions(tmp_path, Layout.BRATS)) == [("P1", "000")]
 
 
 def test_source_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file or folder; give the folder that holds"):
+    with pytest.raises(InputError, match="no such file or folder"):
         find_sessions(tmp_path / "nowhere")
 
 

@@ -139,7 +139,7 @@ def test_the_command_takes_a_cohort_a_model(
     single: Path, blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(choice: EngineChoice) -> WindowEngine:
-        return engine_of(1 if choice.models == (Path("one"),) else 4)
+        return engine_of(1 if choice.model_paths == (Path("one"),) else 4)
 
     monkeypatch.setattr("tumorcast.engines.opening.open_engine", opened)
     both = ["--cohort", single, "--model", "one", "--cohort", blob_cohort, "--model", "four"]

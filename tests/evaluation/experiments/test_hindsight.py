@@ -32,7 +32,8 @@ from tumorcast.evaluation.experiments.hindsight_report import (
 from tumorcast.evaluation.experiments.judged import MEASURES, judged, size_error
 from tumorcast.evaluation.experiments.later import FollowedCohort, KnownCohort, SizeSource
 from tumorcast.evaluation.experiments.shown import Shown
-from tumorcast.forecasting.select import PatientCase, SelectGrid, TrialStore, select
+from tumorcast.forecasting.select import SelectGrid, select
+from tumorcast.forecasting.selection_scores import PatientCase
 from tumorcast.growth.model import GrowthModel, fixed
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session, Treatment
@@ -136,8 +137,8 @@ def test_what_was_forecast_for_the_choice_is_judged_and_not_made_twice(cohort: F
     assert isinstance(asked.engine, StrengthEngine)
     followed, alone = cohort.follow("A", 1), StrengthEngine()
     base = SizeSource(TargetMode.TRUTH, GROWTH).aim(cohort.known, followed, BASE).settings
-    case = PatientCase(cohort.known, alone, None, followed.plan)
-    found = select(case, base, GRID, TrialStore(tmp_path / "s.json", {}), lambda *_: None)
+    case = PatientCase.of(cohort.known, alone, None, followed.plan)
+    found = select(lambda point: case.scores(point.settings(base)), base, GRID, lambda *_: None, noise_levels=350)
     assert asked.engine.images == alone.images
     assert row["chosen"] == found.chosen.name
     assert [one["point"] for one in row["grid"] + row["more_members"]] == [point.name for point, _ in found.tried]

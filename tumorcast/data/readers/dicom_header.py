@@ -155,9 +155,9 @@ class _Walk:
 
     def peek(self, count: int) -> bytes:
         """The next bytes, as many as there are; they come again."""
-        place = self._file.tell()
+        start = self._file.tell()
         ahead = self._file.read(count)
-        self._file.seek(place)
+        self._file.seek(start)
         return ahead
 
     def inflated(self) -> "_Walk":
@@ -170,22 +170,22 @@ class _Walk:
 
     def elements(self, wanted: frozenset[int], *, stop: int) -> dict[int, str]:
         """The wanted values of the elements before tag `stop`, which comes next then, or before the end."""
-        found: dict[int, str] = {}
+        values: dict[int, str] = {}
         previous = -1
-        while (place := self._file.tell()) < self._size:
+        while (start := self._file.tell()) < self._size:
             tag = self._tag()
             if tag >= stop:
-                self._file.seek(place)
+                self._file.seek(start)
                 break
             if tag <= previous:
                 raise _UnsoundError
             previous = tag
             kind, length = self._kind_and_length()
             if tag in wanted and length <= LONGEST_TEXT:
-                found[tag] = _value(tag, self.take(length), self.order)
+                values[tag] = _value(tag, self.take(length), self.order)
             else:
                 self._pass_over(kind, length, depth=0)
-        return found
+        return values
 
     def pixels(self, *, compressed: bool) -> int | None:
         """Bytes of the pixels, if these come next: all of them; None where they are compressed."""
@@ -215,10 +215,10 @@ class _Walk:
         return kind, int(struct.unpack(f"{self.order}xxI", self.take(6))[0])
 
     def _skip(self, length: int) -> None:
-        place = self._file.tell() + length
-        if place > self._size:
+        end = self._file.tell() + length
+        if end > self._size:
             raise _UnsoundError
-        self._file.seek(place)
+        self._file.seek(end)
 
     def _pass_over(self, kind: str, length: int, *, depth: int) -> None:
         if kind == "SQ" or length == UNDEFINED:

@@ -299,11 +299,11 @@ def _placement(path: Path, fields: Header, size: tuple[int, ...]) -> tuple[Float
 
 
 def _spacing_note(name: str, fields: Header, affine: FloatArray) -> tuple[str, ...]:
-    told, meant = np.asarray(fields["pixdim"][1:4], np.float64), _sides(affine)
+    stated, meant = np.asarray(fields["pixdim"][1:4], np.float64), _sides(affine)
     rank = min(int(fields["dim"][0]), 3)
-    if np.allclose(told[:rank], meant[:rank], rtol=AGREE_SPACING, atol=0.0):
+    if np.allclose(stated[:rank], meant[:rank], rtol=AGREE_SPACING, atol=0.0):
         return ()
-    sides = [" x ".join(f"{side:.4g}" for side in three) for three in (told, meant)]
+    sides = [" x ".join(f"{side:.4g}" for side in three) for three in (stated, meant)]
     return (f"its pixdim says {sides[0]} mm and its {name} {sides[1]} mm; the {name} is taken, as nibabel takes it",)
 
 
@@ -323,9 +323,10 @@ def _straight(path: Path, fields: Header, size: tuple[int, ...], name: str, way_
     sides = _sides(affine)
     low, high = SPACINGS_MM
     if not all(low <= side <= high for side in sides):
-        told = " x ".join(f"{side:.3g}" for side in sides)
+        size_mm = " x ".join(f"{side:.3g}" for side in sides)
         raise InputError(
-            f"{path}: voxels of {told} mm by its {name}; between {low:g} and {high:g} mm: correct the header{way_out}"
+            f"{path}: voxels of {size_mm} mm by its {name}; between {low:g} and {high:g} mm: "
+            f"correct the header{way_out}"
         )
     extent = float(max(sides * size))
     if not EXTENT_MM[0] <= extent <= EXTENT_MM[1]:
@@ -354,7 +355,7 @@ def _sides(affine: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _apart(one: FloatArray, other: FloatArray, size: tuple[int, ...]) -> float:
+def _apart(first: FloatArray, second: FloatArray, size: tuple[int, ...]) -> float:
     """How far two affines take a corner of the grid apart at most, mm."""
     corners = np.array([(*corner, 1.0) for corner in product(*((0, side - 1) for side in size))])
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+    return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())

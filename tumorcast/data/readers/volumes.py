@@ -72,9 +72,13 @@ class Scan:
         """(Z, Y, X) the brain of a scan on one grid."""
         return np.asarray(np.logical_or.reduce(list(self.brains.values())))
 
+    def voxels(self, contrast: Contrast) -> Grid:
+        """The grid of a contrast's voxels in LPS order."""
+        return self.grids[contrast].canonical()
+
     def image(self, contrast: Contrast) -> sitk.Image:
         """A contrast as an image."""
-        return self.grids[contrast].canonical().image(self.images[contrast])
+        return self.voxels(contrast).image(self.images[contrast])
 
 
 @dataclass(frozen=True)
@@ -131,13 +135,13 @@ def _notes_of(parts: Sequence[_Part]) -> tuple[str, ...]:
 
 def require_contrasts(source: SourceSession, contrasts: tuple[Contrast, ...]) -> None:
     """Raises InputError if the scan lacks one of `contrasts`."""
-    found = [contrast for contrast in contrasts if contrast in source.images]
-    if len(found) == len(contrasts):
+    present = [contrast for contrast in contrasts if contrast in source.images]
+    if len(present) == len(contrasts):
         return
     where = next((str(path.parent) for path in source.images.values()), f"{source.patient_id}/{source.session_id}")
-    missing = ", ".join(contrast for contrast in contrasts if contrast not in found)
-    remedy = f", or train a model without it (--contrasts {','.join(found)})" if found else ""
-    raise InputError(f"{where}: {len(found)} of {len(contrasts)} contrasts found (no {missing}); add it{remedy}")
+    missing = ", ".join(contrast for contrast in contrasts if contrast not in present)
+    remedy = f", or train a model without it (--contrasts {','.join(present)})" if present else ""
+    raise InputError(f"{where}: {len(present)} of {len(contrasts)} contrasts found (no {missing}); add it{remedy}")
 
 
 class ReadImage(NamedTuple):
@@ -191,7 +195,7 @@ def _read_part(source: SourceSession, contrast: Contrast | None) -> _Part:
 def _stack(paths: dict[int, Path], role: str) -> _Part:
     """Single slices in the order of their numbers as one volume."""
     read = {number: read_image(path) for number, path in paths.items()}
-    arrays = {number: _plane(paths[number], one.image) for number, one in read.items()}
+    arrays = {number: _plane(paths[number], image.image) for number, image in read.items()}
     first, path = next(iter(arrays.values())), next(iter(paths.values()))
     for number, array in arrays.items():
         if array.shape != first.shape:
@@ -200,7 +204,7 @@ def _stack(paths: dict[int, Path], role: str) -> _Part:
             )
     spacing = next(iter(read.values())).image.GetSpacing()[:2]
     grid = Grid((*first.shape[::-1], len(arrays)), (*spacing, 1.0), (0.0, 0.0, 0.0), SLICE_DIRECTION)
-    sums = {f"{role}/{number:03d}": one.sha256 for number, one in read.items()}
+    sums = {f"{role}/{number:03d}": image.sha256 for number, image in read.items()}
     return _Part(role, path, grid, np.stack(list(arrays.values())), sums)
 
 
@@ -254,7 +258,7 @@ def _drawn_on(mask: _Part, images: dict[Contrast, _Part], reference: Contrast) -
 def require_same_grid(path: Path, grid: Grid, other_name: str, other: Grid) -> None:
     """Raises InputError unless two grids, in one order of axes, are the same voxels in space."""
     if grid.size != other.size:
-        sizes = ["x".join(map(str, one.size)) for one in (grid, other)]
+        sizes = ["x".join(map(str, size)) for size in (grid.size, other.size)]
         raise InputError(
             f"{path}: {sizes[0]} voxels, but {other_name} has {sizes[1]} (both turned to LPS); "
             "resample one, or use --register rigid"

@@ -30,7 +30,7 @@ from tumorcast.evaluation.past_targets import targets_from_past
 from tumorcast.evaluation.statistics import patient_mean
 from tumorcast.forecasting.ensemble import MemberMaps
 from tumorcast.forecasting.progression import predict_progression
-from tumorcast.forecasting.select import agreement
+from tumorcast.forecasting.selection_scores import agreement
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
 from tumorcast.settings import ForecastSettings

@@ -5,13 +5,13 @@ the choice is judged by it.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.archive.maps import SliceForecast
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.experiments.experiment import Findings
 from tumorcast.evaluation.experiments.hindsight_report import (
@@ -23,10 +23,12 @@ from tumorcast.evaluation.experiments.hindsight_report import (
     truth_score,
 )
 from tumorcast.evaluation.experiments.judged import judged_together, mean_figures
-from tumorcast.evaluation.experiments.later import Aim, Followed, FollowedCohort, SizeSource, check_levels
+from tumorcast.evaluation.experiments.later import Followed, FollowedCohort, SizeSource, check_levels
 from tumorcast.evaluation.experiments.shown import Shown, channel_shown
 from tumorcast.evaluation.judging import Figures
-from tumorcast.forecasting.select import SEEDS, PatientCase, Point, Scores, SelectGrid, Selection, TrialStore, select
+from tumorcast.forecasting.select import Point, SelectGrid, Selection, select
+from tumorcast.forecasting.selection_files import TrialStore
+from tumorcast.forecasting.selection_scores import SEEDS, PatientCase, Scores
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 PAPER_SEEDS = 1  # of 398 evaluations a member
@@ -73,24 +75,6 @@ class HindsightSettings:
 
 
 @dataclass(frozen=True)
-class RememberingCase(PatientCase):
-    """A case whose forecasts ahead are kept, to be judged by the later scan.
-
-    Nothing of that scan enters them but its day, and under TargetMode.TRUTH the size.
-    """
-
-    aim: Aim
-    followed: Followed
-    made: dict[ForecastSettings, list[SliceForecast]] = field(default_factory=dict)
-
-    def ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
-        """The forecast under these settings, made once."""
-        if settings not in self.made:
-            self.made[settings] = self.followed.forecast(self.engine, self.aim.draw(settings), settings)
-        return self.made[settings]
-
-
-@dataclass(frozen=True)
 class Hindsight:
     """One unit is a patient. patients: at most so many, spread over the cohort; None takes all."""
 
@@ -128,7 +112,8 @@ class Hindsight:
 class _Trial:
     """One patient's choice, and the judging of it. base: the settings that points are set in."""
 
-    case: RememberingCase
+    case: PatientCase
+    followed: Followed
     base: ForecastSettings
     settings: HindsightSettings
     chosen: Selection
@@ -136,14 +121,26 @@ class _Trial:
 
     @classmethod
     def open(cls, experiment: Hindsight, unit: str, pictures: Path) -> "_Trial":
-        """Choose the patient's settings blindly."""
+        """Choose the patient's settings blindly; forecasts are remembered, to be judged by the later scan.
+
+        Nothing of that scan enters them but its day, and under TargetMode.TRUTH the size.
+        """
         cohort, settings = experiment.cohort, experiment.settings
         followed = cohort.follow(cohort.units(None)[unit], settings.slices)
         aim = experiment.sizes.aim(cohort.known, followed, settings.forecast)
         base = aim.settings.model_copy(update={"keep_members": True})
-        case = RememberingCase(cohort.known, experiment.engine, None, followed.plan, aim, followed)
+        engine = experiment.engine
+        forecast = cache(lambda settings: followed.forecast(engine, aim.draw(settings), settings))
+        case = PatientCase(cohort.known, engine, followed.plan, forecast)
         store = TrialStore(pictures / "scores.json", {})  # begun anew: what was tried must be judged too
-        return cls(case, base, settings, select(case, base, settings.grid, store, lambda *_: None), pictures)
+        selection = select(
+            lambda point: store.scores(point, lambda: case.scores(point.settings(base))),
+            base,
+            settings.grid,
+            lambda *_: None,
+            noise_levels=engine.info.noise_levels,
+        )
+        return cls(case, followed, base, settings, selection, pictures)
 
     def figures(self) -> Figures:
         """The row of the patient; pictures are saved beside it."""
@@ -153,7 +150,7 @@ class _Trial:
         if self.settings.paper_members:
             paper = self._worth(self._paper, PAPER_SEEDS)
         self._draw(grid)
-        followed = self.case.followed
+        followed = self.followed
         return {
             "session": followed.plan.session_id,
             "later_session": followed.pairs[0].later_id,
@@ -184,9 +181,9 @@ class _Trial:
 
     def _worth(self, settings: ForecastSettings, seeds: int) -> dict[str, float]:
         """Means over slices and seeds of what forecasts turned out to be worth, and their score."""
-        runs = [self.case.ahead(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
+        runs = [self.case.forecast(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
         engine, batch = self.case.engine, settings.batch
-        figures = mean_figures([judged_together(self.case.followed, run, engine, batch=batch) for run in runs])
+        figures = mean_figures([judged_together(self.followed, run, engine, batch=batch) for run in runs])
         return figures | {"score": truth_score(figures)}
 
     def _draw(self, grid: list[Figures]) -> None:
@@ -199,6 +196,6 @@ class _Trial:
         if self.settings.paper_members:
             wanted[PAPER] = self._paper
         channel = channel_shown(self.case.cohort.contrasts)
-        made = {name: self.case.ahead(settings)[0] for name, settings in wanted.items()}
+        made = {name: self.case.forecast(settings)[0] for name, settings in wanted.items()}
         images = {name: (one.mean[channel], one.tumour) for name, one in made.items()}
-        Shown.of(self.case.followed.pairs[0], images, channel).save(self.pictures)
+        Shown.of(self.followed.pairs[0], images, channel).save(self.pictures)

@@ -12,7 +12,7 @@ import torch
 from tumorcast.errors import InputError
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import open_arrays
-from tumorcast.training.augment import misdraw
+from tumorcast.training.augment import perturb_outlines
 from tumorcast.training.dataset import PairBatch, PairPool, SliceStore, find_pairs
 from tumorcast.training.job import Draws, generator_of
 from tumorcast.training.losses import WEIGHT_INSIDE, progression_loss
@@ -86,7 +86,7 @@ def test_a_share_of_the_outlines_is_a_pixel_off() -> None:
     outline[:, 4:8, 4:8] = 1
     outline[:500, 4:8, 4:8] = 0
     outline[:500, 5, 5] = 1  # of one pixel: it would be eroded to nothing
-    sizes = misdraw(outline, 0.2, draws(1000)).sum(dim=(1, 2))
+    sizes = perturb_outlines(outline, 0.2, draws(1000)).sum(dim=(1, 2))
     assert set(sizes[:500].tolist()) == {1.0, 9.0}
     assert set(sizes[500:].tolist()) == {4.0, 16.0, 36.0}
     assert (sizes[500:] != 16).float().mean().item() == pytest.approx(0.2, abs=0.05)

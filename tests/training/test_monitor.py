@@ -13,7 +13,7 @@ from tumorcast.training.arrays import open_arrays
 from tumorcast.training.dataset import Pools, SlicePool, SliceStore, held_out
 from tumorcast.training.job import Job
 from tumorcast.training.log import opened_log, read_log
-from tumorcast.training.monitor import GAP, RISES, ROWS, WINDOW, Column, Validation, Watch, mosaic
+from tumorcast.training.monitor import GAP, RISES, SHEET_ROWS, WINDOW, DivergenceWatch, SheetColumn, Validation, mosaic
 from tumorcast.training.networks import load_network
 from tumorcast.training.train import train
 
@@ -126,16 +126,16 @@ def test_without_tensorboard_there_is_a_word_and_no_error(
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def warnings(watch: Watch, rows: list[dict[str, object]]) -> list[tuple[int, str]]:
+def warnings(watch: DivergenceWatch, rows: list[dict[str, object]]) -> list[tuple[int, str]]:
     said = [(index, watch.look(row)) for index, row in enumerate(rows)]
     return [(index, text) for index, text in said if text is not None]
 
 
 def test_a_loss_that_doubles_is_told_once() -> None:
     falling = [{"step": k + 1, "loss": 9.0 if k < 10 else 1.0 + 1.0 / (k + 1)} for k in range(3 * WINDOW)]
-    assert warnings(Watch(10), falling) == []
+    assert warnings(DivergenceWatch(10), falling) == []
     rising = [*falling, *({"step": 3 * WINDOW + k, "loss": 4.0} for k in range(1, 4 * WINDOW))]
-    ((index, text),) = warnings(Watch(10), rising)
+    ((index, text),) = warnings(DivergenceWatch(10), rising)
     assert 3 * WINDOW < index < 4 * WINDOW
     assert "over 2 times its least" in text
 
@@ -144,8 +144,8 @@ def test_a_validation_loss_that_keeps_rising_is_told_once() -> None:
     def looks(*losses: float) -> list[dict[str, object]]:
         return [{"step": k, "validation": {"0-49": 1.0, "50-149": loss}} for k, loss in enumerate(losses)]
 
-    assert warnings(Watch(0), looks(*np.linspace(1, 2, RISES), 1.9, *np.linspace(1, 2, RISES))) == []
-    ((index, text),) = warnings(Watch(0), looks(*np.linspace(1, 2, RISES + 5)))
+    assert warnings(DivergenceWatch(0), looks(*np.linspace(1, 2, RISES), 1.9, *np.linspace(1, 2, RISES))) == []
+    ((index, text),) = warnings(DivergenceWatch(0), looks(*np.linspace(1, 2, RISES + 5)))
     assert index == RISES
     assert "(50-149) rose 5 times in a row" in text
 
@@ -164,9 +164,9 @@ def test_a_warning_is_in_the_log_and_said_once_over_a_resume(
 
 
 def test_a_sheet_has_its_slices_in_rows_and_black_and_white_as_told() -> None:
-    values = torch.arange(ROWS, dtype=torch.float32)[:, None, None].expand(ROWS, 3, 3)
-    drawn = mosaic([Column("a", values, (0.0, 2.0)), Column("b", -values, (-4.0, 0.0))])
-    assert drawn.shape == (ROWS * (3 + GAP), 2 * (3 + GAP))
+    values = torch.arange(SHEET_ROWS, dtype=torch.float32)[:, None, None].expand(SHEET_ROWS, 3, 3)
+    drawn = mosaic([SheetColumn("a", values, (0.0, 2.0)), SheetColumn("b", -values, (-4.0, 0.0))])
+    assert drawn.shape == (SHEET_ROWS * (3 + GAP), 2 * (3 + GAP))
     assert drawn[:: 3 + GAP, 0].tolist() == [0.0, 0.5, 1.0, 1.0]
     assert drawn[:: 3 + GAP, 3 + GAP].tolist() == [1.0, 0.75, 0.5, 0.25]
     assert (drawn[:, 3 : 3 + GAP] == 1).all()

@@ -108,5 +108,5 @@ def test_damage_is_told_with_its_place(path: Path, damage: Callable[[h5py.File],
 def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"(is no HDF5 file|cut short).*`tumorcast prepare"):
+    with pytest.raises(InputError, match="`tumorcast prepare"):
         read_all(path)
