@@ -58,6 +58,7 @@ def test_both_methods_agree_where_there_is_one_minimum(noise: Noise) -> None:
     np.testing.assert_allclose(native.parameters[[0, 7]], reference.parameters[[0, 7]], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [Noise.LOGNORMAL, Noise.ADDITIVE])
 def test_lmfit_is_never_better_than_our_search(noise: Noise) -> None:
     sizes = size_after(LAW, DAYS, 37_500.0, treatment=TREATED)
@@ -69,6 +70,7 @@ def test_lmfit_is_never_better_than_our_search(noise: Noise) -> None:
     assert reference.loss < 4 * native.loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", ODD)
 @pytest.mark.parametrize("noise", list(Noise))
 def test_odd_sizes_end_with_a_status(sizes: list[float], noise: Noise) -> None:
@@ -78,6 +80,7 @@ def test_odd_sizes_end_with_a_status(sizes: list[float], noise: Noise) -> None:
     assert np.isfinite(ahead).all() and (ahead >= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", list(LawName))
 def test_the_zero_of_days_changes_nothing(law: LawName) -> None:
     later = Treatment((RadiotherapyCourse(728.0, 770.0),))

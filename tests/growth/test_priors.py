@@ -42,6 +42,7 @@ def learnt(cohort: list[SizeSeries]) -> SizePrior:
     return learn(cohort, [LawName.EXPONENTIAL])
 
 
+@pytest.mark.slow
 def test_the_population_is_recovered(learnt: SizePrior) -> None:
     law = learnt.laws[LawName.EXPONENTIAL]
     assert law.parameters["rate_per_day"].mean == pytest.approx(RATE, abs=0.0015)
@@ -59,6 +60,7 @@ def test_where_tumours_follow_the_law_it_weighs(learnt: SizePrior) -> None:
     assert (learnt.patients, learnt.scans) == (24, 144)
 
 
+@pytest.mark.slow
 def test_a_small_cohort(cohort: list[SizeSeries]) -> None:
     few = learn(cohort[:12], [LawName.EXPONENTIAL])
     assert few.mechanistic_weights[LawName.EXPONENTIAL] == EQUAL_WEIGHT
@@ -68,6 +70,7 @@ def test_a_small_cohort(cohort: list[SizeSeries]) -> None:
         learn([one.part(0, 1) for one in cohort])
 
 
+@pytest.mark.slow
 def test_leaving_out_never_looks_at_the_patient(cohort: list[SizeSeries]) -> None:
     settings = FitSettings()
     patient = cohort[3]
@@ -88,6 +91,7 @@ def test_areas_have_the_rates_of_a_power(learnt: SizePrior) -> None:
     assert area.errors.measurement_sd == pytest.approx(2 / 3 * volume.errors.measurement_sd)  # no stale copy
 
 
+@pytest.mark.slow
 def test_estimation_depends_on_its_seed_alone(cohort: list[SizeSeries]) -> None:
     first, again, other = (estimate(cohort[:10], LawName.GOMPERTZ, rounds=2, seed=seed) for seed in (0, 0, 1))
     assert first == again != other
