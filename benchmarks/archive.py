@@ -29,11 +29,11 @@ import numpy.typing as npt
 from machine import describe, installed
 from scipy.ndimage import gaussian_filter
 
-from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, write_shard
+from tumorcast.archive.verify import digest, verify
 from tumorcast.records import PatientOutcome, Status
 
 Map = npt.NDArray[np.float32]
@@ -194,13 +194,13 @@ def rates(pixels: int, count: int, repeats: int, folder: Path) -> dict[str, Any]
             taken[name].append(seconds(work))
     mb = count * raw_mb(slices[0])
     assert verify(ours) == [] and digest(ours) == digest(portable)
-    found = {name: round(mb / statistics.median(times), 1) for name, times in taken.items()}
+    speeds = {name: round(mb / statistics.median(times), 1) for name, times in taken.items()}
     return {
         "slices": count,
         "raw_mb_a_slice": round(raw_mb(slices[0]), 3),
-        "mb_per_second": found,
-        "merge_over_gzip": round(found["merge"] / found["merge_gzip"], 1),
-        "read_over_gzip": round(found["read"] / found["read_gzip"], 1),
+        "mb_per_second": speeds,
+        "merge_over_gzip": round(speeds["merge"] / speeds["merge_gzip"], 1),
+        "read_over_gzip": round(speeds["read"] / speeds["read_gzip"], 1),
         "share_of_raw": {path.stem: round(path.stat().st_size / mb / 1e6, 3) for path in (ours, portable, plain)},
     }
 
@@ -254,8 +254,8 @@ def peak_of_merge(pixels: int, count: int) -> None:
 def peaks(pixels: int, counts: tuple[int, ...]) -> dict[str, float]:
     """Peak memory in MB of a process that merges so many slices, by their number."""
     command = [sys.executable, __file__, "--peak", str(pixels)]
-    told = {count: subprocess.run([*command, str(count)], stdout=subprocess.PIPE, check=True) for count in counts}
-    return {str(count): round(float(done.stdout), 1) for count, done in told.items()}
+    runs = {count: subprocess.run([*command, str(count)], stdout=subprocess.PIPE, check=True) for count in counts}
+    return {str(count): round(float(done.stdout), 1) for count, done in runs.items()}
 
 
 def main() -> None:

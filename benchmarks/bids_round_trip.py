@@ -95,7 +95,7 @@ def rigid(turn: Rotation, shift: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def brats_files(folder: Path) -> dict[str, nib.Nifti1Image]:
     """The contrasts and the mask of a scan in BraTS layout."""
-    return {kind: nib.load(folder / f"{folder.name}-{kind}.nii.gz") for kind in (*SUFFIXES, "seg")}
+    return {kind: nib.Nifti1Image.from_filename(folder / f"{folder.name}-{kind}.nii.gz") for kind in (*SUFFIXES, "seg")}
 
 
 def real_scans(source: Path) -> Iterator[Written]:
@@ -134,7 +134,8 @@ def put(image: nib.Nifti1Image, position: Position) -> nib.Nifti1Image:
     affine = position.motion @ image.affine @ np.diag([1.0, 1.0, position.thick, 1.0])
     upright = nib.orientations.axcodes2ornt(nib.aff2axcodes(image.affine))
     way = nib.orientations.ornt_transform(upright, nib.orientations.axcodes2ornt(tuple(position.axes)))
-    return nib.Nifti1Image(values, affine).as_reoriented(way)
+    turned: nib.Nifti1Image = nib.Nifti1Image(values, affine).as_reoriented(way)
+    return turned
 
 
 def read_on(
@@ -142,7 +143,8 @@ def read_on(
 ) -> nib.Nifti1Image:
     """The image, moved, on voxels of its shape at `affine`."""
     moved = nib.Nifti1Image(np.asanyarray(image.dataobj), motion @ image.affine)
-    return resample_from_to(moved, (image.shape, affine), order=0 if mask else 1)
+    resampled: nib.Nifti1Image = resample_from_to(moved, (image.shape, affine), order=0 if mask else 1)
+    return resampled
 
 
 def write_bids(root: Path, scans: list[Written]) -> None:
@@ -151,8 +153,8 @@ def write_bids(root: Path, scans: list[Written]) -> None:
     masks = root / "derivatives" / "reader"
     masks.mkdir(parents=True)
     (root / "dataset_description.json").write_text(json.dumps(described | {"DatasetType": "raw"}))
-    told = described | {"DatasetType": "derivative", "GeneratedBy": [{"Name": "reader"}]}
-    (masks / "dataset_description.json").write_text(json.dumps(told))
+    derivative = described | {"DatasetType": "derivative", "GeneratedBy": [{"Name": "reader"}]}
+    (masks / "dataset_description.json").write_text(json.dumps(derivative))
     for scan in scans:
         for place in (root, masks):
             (place / f"sub-{scan.subject}" / f"ses-{scan.session}" / "anat").mkdir(parents=True)
@@ -201,7 +203,9 @@ class Exported:
     def image(self, rest: str, agent: str = "") -> nib.Nifti1Image:
         """One of its images, by what its name says before and after the space."""
         name = f"{self.scan.stem}_{agent}space-{self.space}_{rest}.nii.gz"
-        return nib.load(self.root / f"sub-{self.scan.subject}" / f"ses-{self.scan.session}" / "anat" / name)
+        return nib.Nifti1Image.from_filename(
+            self.root / f"sub-{self.scan.subject}" / f"ses-{self.scan.session}" / "anat" / name
+        )
 
     def values(self, rest: str, agent: str = "") -> np.ndarray[Any, Any]:
         """The voxels of one of its images."""
@@ -209,7 +213,10 @@ class Exported:
 
     def every(self) -> list[nib.Nifti1Image]:
         """All of its images."""
-        return [nib.load(path) for path in sorted(self.root.rglob(f"{self.scan.stem}_*space-{self.space}_*.nii.gz"))]
+        return [
+            nib.Nifti1Image.from_filename(path)
+            for path in sorted(self.root.rglob(f"{self.scan.stem}_*space-{self.space}_*.nii.gz"))
+        ]
 
 
 def dice(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
@@ -257,17 +264,19 @@ def mask_on(grid: nib.Nifti1Image, scan: Written, anchor: Written) -> nib.Nifti1
     """The scan's own mask on a grid of the space of `anchor`, by the motions that are known."""
     mask = nib.Nifti1Image((np.asarray(scan.mask.dataobj) > 0).astype(np.uint8), scan.mask.affine)
     back = anchor.motion @ np.linalg.inv(scan.motion) @ mask.affine
-    return resample_from_to(nib.Nifti1Image(mask.dataobj, back), (grid.shape, grid.affine), order=0)
+    moved = nib.Nifti1Image(mask.dataobj, back)
+    resampled: nib.Nifti1Image = resample_from_to(moved, (grid.shape, grid.affine), order=0)
+    return resampled
 
 
 def table(records: list[dict[str, Any]]) -> str:
     """The records in columns."""
-    rows = [COLUMNS, *([told(record[name]) for name in COLUMNS] for record in records)]
+    rows = [COLUMNS, *([cell(record[name]) for name in COLUMNS] for record in records)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def told(value: str | float) -> str:
+def cell(value: str | float) -> str:
     """A cell."""
     return value if isinstance(value, str) else f"{value:.2g}" if value < 0.01 else f"{value:.4f}"
 

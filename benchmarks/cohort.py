@@ -4,7 +4,7 @@
 
 Efficiency: the same real units on one rank and on two, one thread each, from the first unit begun to the last one
 written; and, since two threads may share one core's memory and clock, two runs beside each other that know nothing of
-each other, which is what the machine can give. Overhead: empty units on 2 and 16 ranks through the desk of rank 0, and
+each other, which is what the machine can give. Overhead: empty units on 2 and 16 ranks through the queue of rank 0, and
 through a counter in an MPI window (which does not tell rank 0 what is done). Memory: a thousand units in one process.
 """
 
@@ -20,22 +20,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from machine import describe
 
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.diffusion.sampler import Array
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan, plan_patient
 from tumorcast.running import forecast_run
-from tumorcast.running.events import read_events
 from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_cohort
-from tumorcast.running.ledger import Ledger
+from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.merging import account
 from tumorcast.running.ranks import Ranks, open_ranks
-from tumorcast.running.work_queue import Counter, Desk, News
+from tumorcast.running.work_queue import QueueClient, RankProgress, WorkQueue
 from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
 
 RANKS_OF_OVERHEAD = (2, 16)
@@ -67,9 +68,9 @@ def start(ranks: int, cohort: Path, model: Path, out: Path) -> "subprocess.Popen
 def work_seconds(out: Path) -> float:
     """From the first unit begun to the last one written."""
     times: dict[str, list[float]] = {"begun": [], "written": []}
-    for _, told in read_events(out.with_name(out.name.removesuffix(".h5") + ".events")):
-        if told["event"] in times:
-            times[told["event"]].append(told["time"])
+    for _, event in read_events(out.with_name(out.name.removesuffix(".h5") + ".events")):
+        if event["event"] in times:
+            times[event["event"]].append(event["time"])
     return max(times["written"]) - min(times["begun"])
 
 
@@ -94,21 +95,21 @@ def efficiency(cohort: Path, model: Path, repeats: int, folder: Path) -> dict[st
     }
 
 
-def through_the_desk(ranks: Ranks, units: int) -> None:
-    """Every unit taken and told as done."""
+def through_the_queue(ranks: Ranks, units: int) -> None:
+    """Every unit taken and reported as done."""
 
-    def work(take: Callable[[News], Any]) -> None:
-        news = News()
-        while take(news).unit >= 0:
-            news = News(done=1)
-        take(News(last=True))
+    def work(take: Callable[[RankProgress], Any]) -> None:
+        progress = RankProgress()
+        while take(progress).unit >= 0:
+            progress = RankProgress(done=1)
+        take(RankProgress(last=True))
 
     if ranks.is_root:
-        with Desk(np.arange(units), ranks) as desk:
-            work(desk.take)
-            desk.wait_for_the_others()
+        with WorkQueue(np.arange(units), ranks) as queue:
+            work(queue.take)
+            queue.wait_for_ranks()
     else:
-        work(Counter(ranks).take)
+        work(QueueClient(ranks).take)
 
 
 def through_a_window(ranks: Ranks, units: int) -> None:
@@ -130,28 +131,28 @@ def through_a_window(ranks: Ranks, units: int) -> None:
 def dispatch_rank(units: int) -> None:
     """What each rank of the overhead's measurement does."""
     with open_ranks() as ranks:
-        told = {}
-        for way in (through_the_desk, through_a_window):
+        microseconds = {}
+        for way in (through_the_queue, through_a_window):
             ranks.barrier()
             began = time.perf_counter()
             way(ranks, units)
             ranks.barrier()
-            told[way.__name__] = 1e6 * (time.perf_counter() - began) / units
+            microseconds[way.__name__] = 1e6 * (time.perf_counter() - began) / units
         if ranks.is_root:
-            print(json.dumps(told))
+            print(json.dumps(microseconds))
 
 
 def overhead(units: int, repeats: int) -> dict[str, Any]:
     """Microseconds a unit, by ranks and way: wall time over units."""
-    found: dict[str, Any] = {}
+    medians: dict[str, Any] = {}
     for ranks in RANKS_OF_OVERHEAD:
         command = [str(MPIRUN), "--oversubscribe", "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__]
         runs = []
         for _ in range(repeats):
-            told = subprocess.check_output([*command, "--dispatch", str(units)], env=os.environ | ENVIRONMENT)
-            runs.append(json.loads(told))
-        found[f"{ranks} ranks"] = {way: statistics.median(run[way] for run in runs) for way in runs[0]}
-    return found
+            line = subprocess.check_output([*command, "--dispatch", str(units)], env=os.environ | ENVIRONMENT)
+            runs.append(json.loads(line))
+        medians[f"{ranks} ranks"] = {way: statistics.median(run[way] for run in runs) for way in runs[0]}
+    return medians
 
 
 class Empty:
@@ -161,11 +162,11 @@ class Empty:
     provider = Provider.CPU
     device = "cpu"
 
-    def encode_step(self, x: Array, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """What it was given."""
         return x, x
 
-    def guided_step(self, x: Array, *told: Any, **named: Any) -> tuple[Array, Array]:
+    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         """What it was given."""
         return x, x
 
@@ -175,7 +176,11 @@ class Empty:
 
     def segment(self, images: Array) -> Array:
         """Something."""
-        return images[:, 0] > 0.5
+        return np.asarray(images[:, 0] > 0.5, np.float32)
+
+    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
+        """The present outline: the model has no such network."""
+        return outline
 
 
 def memory(cohort: Path, folder: Path) -> dict[str, Any]:
@@ -185,7 +190,6 @@ def memory(cohort: Path, folder: Path) -> dict[str, Any]:
     members = -(-MEMORY_UNITS // max(slices, 1)) * 2
     sampler = SamplerSettings(steps=2)
     settings = ForecastSettings(relative_change=0.25, members=members, block=2, batch=2, sampler=sampler)
-    forecast_run.open_engine = lambda _: Empty()
     seen: dict[int, float] = {}
 
     def look(tally: Any) -> None:
@@ -193,7 +197,8 @@ def memory(cohort: Path, folder: Path) -> dict[str, Any]:
             seen[tally.done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     inputs = ForecastInputs(cohort, EngineChoice(()), None)
-    forecast_cohort(inputs, folder / "memory.h5", settings, RunOptions(merge=False), report=look)
+    with mock.patch.object(forecast_run, "open_engine", lambda _: Empty()):
+        forecast_cohort(inputs, folder / "memory.h5", settings, RunOptions(merge=False), report=look)
     return {"peak_mb_by_units": seen}
 
 

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def gigaflops(model: ModelSet, side: int) -> float:
         model.denoiser(x, t, torch.ones_like(t))
     with FlopCounterMode(display=False) as regressor:
         size_and_gradient(model.regressor, x, t, brain)
-    return (denoiser.get_total_flops() + regressor.get_total_flops()) / 1e9
+    return float(denoiser.get_total_flops() + regressor.get_total_flops()) / 1e9
 
 
 def peak_gigaflops() -> float:
@@ -80,7 +81,7 @@ def peak_gigaflops() -> float:
     for channels, side in ((64, 64), (128, 32), (128, 64), (256, 32)):
         x, weight = torch.randn(8, channels, side, side), torch.randn(channels, channels, 3, 3)
         work = 2 * 9 * channels**2 * side**2 * 8 / 1e9
-        taken = [seconds(lambda x=x, weight=weight: functional.conv2d(x, weight, padding=1)) for _ in range(9)]
+        taken = [seconds(partial(functional.conv2d, x, weight, padding=1)) for _ in range(9)]
         best = max(best, work / min(taken))
     return best
 

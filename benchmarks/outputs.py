@@ -138,7 +138,7 @@ def record(tumorcast: Path) -> dict[str, Any]:
         for command in COMMANDS.strip().splitlines():
             print(command, file=sys.stderr, flush=True)
             known = set(folder.rglob("*"))
-            words = [tumorcast, *command.format_map(PARTS).split(), "--json"]
+            words = [str(tumorcast), *command.format_map(PARTS).split(), "--json"]
             done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             lines = done.stdout.strip().splitlines()
             printed = lasting(json.loads(lines[-1])) if done.returncode in (0, 1) and lines else done.stderr[-2000:]

@@ -85,15 +85,17 @@ def odeint_sizes(
     *rates, survival, initial_size = (float(value) for value in parameters)
 
     def solve(state: list[float], times: Array) -> Array:
-        return odeint(derivative, state, times, args=(tuple(rates), rt_start_day), **(ODE_TOLERANCE | tolerance))
+        options: dict[str, Any] = ODE_TOLERANCE | tolerance
+        found: Array = odeint(derivative, state, times, args=(tuple(rates), rt_start_day), **options)
+        return found
 
     before, after = days[days <= rt_start_day], days[days > rt_start_day]
     if after.size == 0:
-        return solve([initial_size, 0.0], before).sum(axis=1)
+        return np.asarray(solve([initial_size, 0.0], before).sum(axis=1))
     untreated = solve([initial_size, 0.0], np.append(before, rt_start_day))
     living = untreated[-1, 0]
     treated = solve([survival * living, (1 - survival) * living], np.concatenate([[rt_start_day], after]))
-    return np.concatenate([untreated[:-1], treated[1:]]).sum(axis=1)
+    return np.asarray(np.concatenate([untreated[:-1], treated[1:]]).sum(axis=1))
 
 
 def fit(

@@ -89,7 +89,8 @@ def settings_of(options: argparse.Namespace) -> ForecastSettings:
     """What the options ask for."""
     given = dict(item.split("=", 1) for item in options.set)
     values = {"relative_change": 0, "members": options.members, "batch": options.batch, "block": options.members}
-    sampler = SamplerSettings.of({"steps": STEPS, "encodings": ENCODINGS, "seen_weight": 0.0} | given, "--set")
+    fixed: dict[str, object] = {"steps": STEPS, "encodings": ENCODINGS, "seen_weight": 0.0}
+    sampler = SamplerSettings.of(fixed | given, "--set")
     return ForecastSettings.of(values | {"keep_members": True, "sampler": sampler}, "real_longitudinal.py")
 
 
@@ -157,8 +158,8 @@ def page(
     options: argparse.Namespace, evaluations: Mapping[TargetSize, Evaluation], first_mm3: Mapping[str, float]
 ) -> str:
     """README.md: every patient, tiny ones last, and the means of the others with intervals."""
-    heads = ("patient", "days", "slices", "true area ×", "aimed at ×")
-    heads += tuple(f"{metric.label} {method.value}" for metric in (AP, DICE) for method in SHOWN)
+    of_methods = (f"{metric.label} {method.value}" for metric in (AP, DICE) for method in SHOWN)
+    heads = ("patient", "days", "slices", "true area ×", "aimed at ×", *of_methods)
     record = evaluations[TargetSize.TRUE].record
     parts = [
         f"# {options.data.name}: the last scan, forecast from the one before\n",
@@ -217,7 +218,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with written_whole(options.out / "real_longitudinal.json") as temporary:
         temporary.write_text(json.dumps(jsonable(record), indent=1) + "\n", encoding="utf-8")
     patients = len(evaluations[TargetSize.TRUE].patients)
-    return {"out": str(options.out), "patients": patients} | jsonable(means)
+    return {"out": str(options.out), "patients": patients, **jsonable(means)}
 
 
 if __name__ == "__main__":

@@ -29,10 +29,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from tumorcast.data.imaging.deformation import deformation_between
-from tumorcast.data.imaging.geometry import Interpolation
 from tumorcast.data.imaging.registration import RegistrationImage, one_thread, rigid_between
 from tumorcast.data.imaging.registration_qc import dice
-from tumorcast.data.imaging.transforms import Displacement, Matrix, carried, moved_mm
+from tumorcast.data.imaging.transforms import IDENTITY, Affine, Displacement, Transform, resample_mask
 from tumorcast.simulation.cohort import simulate_cohort
 
 DEGREES, SHIFT_MM = (5.0, 10.0, 15.0), (5.0, 12.0, 20.0)
@@ -42,29 +41,30 @@ BENT_MM, FREE_MM = 8.0, 24.0
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan of one patient, upright. pictures: by contrast, all with the mask's tumour."""
+    """A scan of one patient in LPS order. volumes: by contrast, all with the mask's tumour."""
 
     name: str
-    pictures: dict[str, RegistrationImage]
+    volumes: dict[str, RegistrationImage]
 
 
 def read(folder: Path) -> Scan:
     """A folder in BraTS layout."""
-    images = {kind: _upright(folder / f"{folder.name}-{kind}.nii.gz") for kind in (*KINDS, "seg")}
+    images = {kind: _read_lps(folder / f"{folder.name}-{kind}.nii.gz") for kind in (*KINDS, "seg")}
     tumour = sitk.GetArrayFromImage(images.pop("seg")) > 0
-    pictures = {
+    volumes = {
         kind: RegistrationImage(image, sitk.GetArrayFromImage(image) > 0, tumour) for kind, image in images.items()
     }
-    return Scan(folder.name, pictures)
+    return Scan(folder.name, volumes)
 
 
-def _upright(path: Path) -> sitk.Image:
-    return sitk.Cast(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"), sitk.sitkFloat32)
+def _read_lps(path: Path) -> sitk.Image:
+    image: sitk.Image = sitk.Cast(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"), sitk.sitkFloat32)
+    return image
 
 
-def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator) -> Iterator[Matrix]:
-    """(4, 4) RAS: turns about random axes through the brain's centre, and random shifts, in growing size."""
-    centre = picture.brain_points().mean(axis=0)
+def transforms(volume: RegistrationImage, count: int, rng: np.random.Generator) -> Iterator[Affine]:
+    """Turns about random axes through the brain's centre, and random shifts, in growing size."""
+    centre = volume.brain_points().mean(axis=0)
     for number in range(count):
         axis, shift = rng.standard_normal(3), rng.standard_normal(3)
         angle = np.radians(DEGREES[number % len(DEGREES)])
@@ -72,65 +72,58 @@ def transforms(picture: RegistrationImage, count: int, rng: np.random.Generator)
         matrix[:3, :3] = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
         matrix[:3, 3] = centre - matrix[:3, :3] @ centre
         matrix[:3, 3] += SHIFT_MM[number % len(SHIFT_MM)] * shift / np.linalg.norm(shift)
-        yield matrix
+        yield Affine(matrix)
 
 
-def put(picture: RegistrationImage, way: Matrix | Displacement) -> RegistrationImage:
-    """The picture where a matrix puts its points, or where a field that leads back found them."""
-    matrix, field = (np.eye(4), way) if isinstance(way, Displacement) else (np.linalg.inv(way), None)
-    masks = (_mask_through(picture, mask, matrix, field) for mask in (picture.brain, _tumour(picture)))
-    return RegistrationImage(carried(picture.image, picture.grid, matrix, field), *masks)
+def moved_volume(volume: RegistrationImage, transform: Transform) -> RegistrationImage:
+    """The volume on its own grid, read through a transform that leads back to it."""
+    return volume.resampled(volume.grid, transform)
 
 
-def _tumour(picture: RegistrationImage) -> np.ndarray[Any, Any]:
-    assert picture.tumour is not None
-    return picture.tumour
+def _tumour(volume: RegistrationImage) -> np.ndarray[Any, Any]:
+    assert volume.tumour is not None
+    return volume.tumour
 
 
-def _mask_through(
-    picture: RegistrationImage, mask: np.ndarray[Any, Any], matrix: Matrix, field: Displacement | None = None
-) -> np.ndarray[Any, Any]:
-    image = picture.grid.image(mask.astype(np.uint8))
-    return sitk.GetArrayFromImage(
-        carried(image, picture.grid, matrix, field, interpolation=Interpolation.NEAREST)
-    ).astype(bool)
+def _tumour_through(volume: RegistrationImage, transform: Transform) -> np.ndarray[Any, Any]:
+    return resample_mask(_tumour(volume), volume.grid, volume.grid, transform) > 0
 
 
-def off_voxels(found: Matrix, true: Matrix, picture: RegistrationImage) -> float:
+def off_voxels(found: Affine, true: Affine, volume: RegistrationImage) -> float:
     """The largest distance in the brain, in voxels."""
-    return float(moved_mm(np.linalg.inv(true) @ found, picture.brain_points()).max() / min(picture.grid.spacing))
+    return float((~true @ found).distances_mm(volume.brain_points()).max() / min(volume.grid.spacing))
 
 
 def rigid_figures(scans: list[Scan], count: int, rng: np.random.Generator, *, real: bool) -> list[dict[str, Any]]:
     """A record a transform: every scan and contrast onto T1c of the first scan."""
-    fixed, records = scans[0].pictures["t1c"], []
+    fixed, records = scans[0].volumes["t1c"], []
     for scan in scans:
-        for kind, moving in scan.pictures.items():
-            still = rigid_between(fixed, moving) if real else np.eye(4)
-            for matrix in transforms(moving, count, rng):
-                began, moved = time.process_time(), put(moving, matrix)
+        for kind, moving in scan.volumes.items():
+            still = rigid_between(fixed, moving) if real else IDENTITY
+            for true in transforms(moving, count, rng):
+                began, moved = time.process_time(), moved_volume(moving, ~true)
                 found = rigid_between(fixed, moved)
-                returned = _mask_through(moved, _tumour(moved), matrix)
-                through = _mask_through(moved, _tumour(moved), found @ np.linalg.inv(still))
+                moved_back = _tumour_through(moved, true)
+                moved_through = _tumour_through(moved, found @ ~still)
                 records.append(
                     {
                         "scan": scan.name,
                         "contrast": kind,
-                        "degrees": float(np.degrees(Rotation.from_matrix(matrix[:3, :3]).magnitude())),
-                        "off_voxels": off_voxels(found, matrix @ still, fixed),
-                        "unmoved_voxels": off_voxels(still, np.eye(4), fixed),
-                        "mask_dice": dice(through, _tumour(moving)),
-                        "mask_dice_true_way": dice(returned, _tumour(moving)),
-                        "mask_volume_ratio": float(through.sum() / _tumour(moving).sum()),
+                        "degrees": true.rotation_degrees,
+                        "off_voxels": off_voxels(found, true @ still, fixed),
+                        "unmoved_voxels": off_voxels(still, IDENTITY, fixed),
+                        "mask_dice": dice(moved_through, _tumour(moving)),
+                        "mask_dice_true_way": dice(moved_back, _tumour(moving)),
+                        "mask_volume_ratio": float(moved_through.sum() / _tumour(moving).sum()),
                         "cpu_seconds": time.process_time() - began,
                     }
                 )
     return records
 
 
-def bent_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[str, Any]:
+def deformation_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[str, Any]:
     """One deformation of a simulated scan."""
-    fixed, grown = first.pictures["t1c"], second.pictures["t1c"]
+    fixed, grown = first.volumes["t1c"], second.volumes["t1c"]
     grid = grown.grid
     reach = [24.0 / step for step in grid.spacing[::-1]]
     noise = [ndimage.gaussian_filter(rng.standard_normal(grid.size[::-1]), reach) for _ in range(3)]
@@ -139,12 +132,12 @@ def bent_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[st
     free = np.clip((away - FREE_MM) / 12.0, 0.0, 1.0)[..., None]
     vectors *= BENT_MM / np.linalg.norm(vectors, axis=-1).max() * free
     field = Displacement(vectors.astype(np.float32), grid)
-    moving, began = put(grown, field), time.process_time()
-    found = deformation_between(fixed, moving, np.eye(4))
+    moving, began = moved_volume(grown, field), time.process_time()
+    found = deformation_between(fixed, moving, IDENTITY)
     points = fixed.brain_points()
-    wanted, got = (_vectors(one, points) for one in (field.inverse(), found))
+    wanted, got = (displacement.map(points) - points for displacement in (~field, found))
     moved = np.linalg.norm(wanted, axis=1) > 2.0
-    after = _mask_through(moving, _tumour(moving), np.eye(4), found)
+    after = _tumour_through(moving, found)
     return {
         "scan": second.name,
         "mean_mm_before": float(np.linalg.norm(wanted[moved], axis=1).mean()),
@@ -154,11 +147,6 @@ def bent_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[st
         "tumour_volume_ratio": float(after.sum() / _tumour(moving).sum()),
         "cpu_seconds": time.process_time() - began,
     }
-
-
-def _vectors(field: Displacement, points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    way, lps = field.transform(), points * [-1.0, -1.0, 1.0]
-    return np.array([way.TransformPoint(point) for point in lps.tolist()]) - lps
 
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -185,28 +173,28 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     asked, machine = parser.parse_args(), describe(threads=1)
-    rng, simulated, real, bent = np.random.default_rng(asked.seed), [], [], []
-    with tempfile.TemporaryDirectory() as place, one_thread():
-        folder = Path(place) / "scans"
+    rng, simulated, real, deformed = np.random.default_rng(asked.seed), [], [], []
+    with tempfile.TemporaryDirectory() as temporary, one_thread():
+        folder = Path(temporary) / "scans"
         simulate_cohort(folder, patients=asked.patients, seed=asked.seed, sessions=2, voxel_mm=asked.voxel_mm)
         for first in sorted(folder.glob("SIM-*-000")):
             scans = [read(first), read(first.with_name(first.name[:-3] + "001"))]
             simulated += rigid_figures(scans, asked.transforms, rng, real=False)
-            bent.append(bent_figures(*scans, rng))
+            deformed.append(deformation_figures(scans[0], scans[1], rng))
     with one_thread():
         for scan in sorted(asked.real.iterdir()) if asked.real else []:
             real += rigid_figures([read(scan)], asked.transforms, rng, real=True)
-    told = {
+    result = {
         "machine": machine,
         "simulated": summary(simulated),
         "real": summary(real) if real else None,
-        "deformable": bent,
+        "deformable": deformed,
         "records": {"simulated": simulated, "real": real},
     }
-    text = json.dumps(told, indent=1)
+    text = json.dumps(result, indent=1)
     if asked.out is not None:
         asked.out.write_text(text + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in told.items() if key != "records"}, indent=1))
+    print(json.dumps({key: value for key, value in result.items() if key != "records"}, indent=1))
 
 
 if __name__ == "__main__":

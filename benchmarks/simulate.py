@@ -77,9 +77,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         simulate_cohort(Path(folder) / "compiled", patients=1, seed=SEED, sessions=1, voxel_mm=8.0)
         for voxel_mm in options.voxels:
-            place = Path(folder) / f"{voxel_mm:g}mm"
-            place.mkdir()
-            result["rows"].append(measure(place, voxel_mm, options))
+            subfolder = Path(folder) / f"{voxel_mm:g}mm"
+            subfolder.mkdir()
+            result["rows"].append(measure(subfolder, voxel_mm, options))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.golden.models import unpack_bundle, write_runs
 from tumorcast.records import Contrast, RadiotherapyCourse, Session, Treatment
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -126,46 +128,57 @@ def blob_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(blob_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of small networks, trained for a few steps: good for nothing but running the code."""
-    from tumorcast.settings import NetworkKind, TrainSettings
-    from tumorcast.training.train import train
-
-    folder = tmp_path_factory.mktemp("model")
-    tiny = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
-    for kind in (NetworkKind.DENOISER, NetworkKind.DENSE_REGRESSOR, NetworkKind.SEGMENTER):
-        settings = TrainSettings(steps=4, batch=2, seed=len(kind))
-        train(kind, blob_cohort, folder / kind, settings, architecture=tiny)
-    return folder
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN folders of small random networks: good for nothing but running the code."""
+    return write_runs(tmp_path_factory.mktemp("model") / "runs")
 
 
 @pytest.fixture(scope="session")
-def random_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An engine bundle of the small networks, with random weights: after a few steps ε is still so near to zero that
-    rounding is a large share of it, and no graph would pass for torch's.
-
-    The halves of the suite that bin/test runs side by side make it once, in the folder it names.
-    """
-    shared = Path(os.environ.get("TUMORCAST_TEST_SHARED") or tmp_path_factory.mktemp("shaken"))
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / "bundle").exists():
-            _make_random_bundle(tiny_model, shared)
-    return shared / "bundle"
+def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden engine bundle, of the networks of `tiny_model`."""
+    return unpack_bundle(tmp_path_factory.mktemp("golden") / "bundle")
 
 
-def _make_random_bundle(tiny_model: Path, folder: Path) -> None:
-    from safetensors.numpy import load_file, save_file
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`make_once(name, make)`: the folder `name` that `make` made, in one of the processes that run the tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    from tumorcast.engines.export import ExportSettings
-    from tumorcast.engines.make import make_bundle
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
 
-    runs, rng = folder / "runs", np.random.default_rng(0)
-    shutil.copytree(tiny_model, runs, dirs_exist_ok=True)
-    for path in runs.glob("*/weights.safetensors"):
-        random = {}
-        for name, value in sorted(load_file(path).items()):
-            noise = 0.5 * rng.standard_normal(value.shape, np.float32) / max(1, value[0].size) ** 0.5
-            random[name] = noise + np.float32(name.endswith("weight") and value.ndim == 1)  # norms stay near one
-        save_file(random, path)
-    make_bundle([runs], folder / "bundle", ExportSettings(max_batch=4), None)
+    return made
+
+
+MARKS_OF_FIXTURES = {
+    "cluster": "cluster",
+    "launch": "mpi",
+    "browser": "browser",
+    "dense_bundle": "slow",  # exports take a minute
+    "pool_bundle": "slow",
+    "shaken_bundle": "slow",
+    "shaken_graph": "slow",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need, keep a file's tests in one process, and begin with those that take longest."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for fixture, mark in MARKS_OF_FIXTURES.items():
+            if fixture in fixtures:
+                item.add_marker(mark)
+        is_cluster = item.get_closest_marker("cluster") is not None
+        item.add_marker(pytest.mark.xdist_group("cluster" if is_cluster else str(item.path)))
+    weights: Counter[Path] = Counter()
+    for item in items:
+        weights[item.path] += 2 * bool(item.get_closest_marker("cluster")) + bool(item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -weights[item.path])

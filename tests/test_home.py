@@ -12,6 +12,8 @@ import pytest
 from tumorcast.data.cohort import write_cohort
 from tumorcast.records import Contrast, Session
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FEW = ("--members", "2", "--steps", "2", "--max-slices", "1")
 ORT_SAID = """
@@ -25,7 +27,7 @@ sys.meta_path.insert(0, Looked)
 WAYS_TO_IT = {
     "engine": "from tumorcast.engines.onnx_engine import OnnxEngine; import onnxruntime",
     "providers": "from tumorcast.engines.providers import onnxruntime; onnxruntime()",
-    "doctor": "from tumorcast.running.machine import offered; offered()",
+    "doctor": "from tumorcast.running.doctor import check_onnxruntime; check_onnxruntime()",
     "child": "import subprocess, tumorcast; subprocess.run([sys.executable, '-c', sys.orig_argv[-1]], check=True)",
 }
 

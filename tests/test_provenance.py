@@ -24,12 +24,12 @@ def test_a_result_is_new_the_same_or_refused_by_name(tmp_path: Path) -> None:
     assert not is_made_already(place, record, MADE_OF)
     place.write_text(json.dumps(MADE_OF | {"commit": "abc"}))
     assert is_made_already(place, record, MADE_OF)
-    with pytest.raises(UsageError, match=r"growth.h5: settings.seed = 1 there, but 2 now; .*remove it.*another --out"):
+    with pytest.raises(UsageError, match=r"growth.h5: settings.seed = 1 .*2.*--out"):
         is_made_already(place, record, MADE_OF | {"settings": {"seed": 2}})
 
 
 def test_a_file_of_another_kind_is_not_overwritten(tmp_path: Path) -> None:
     place = tmp_path / "thesis.txt"
     place.write_text("years of work")
-    with pytest.raises(UsageError, match=r"thesis.txt: no record; it is not overwritten"):
+    with pytest.raises(UsageError, match=r"thesis.txt: no record; "):
         is_made_already(place, record, MADE_OF)

@@ -29,7 +29,7 @@ class Settings(BaseModel):
 def _describe(settings: type[Settings], fault: ValidationError) -> str:
     first = fault.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    group, field = _place(settings, first["loc"])
+    group, field = _locate(settings, first["loc"])
     match first["type"]:
         case "extra_forbidden":
             return f"unknown key '{key}'; known keys: {', '.join(sorted(group.model_fields))}"
@@ -42,11 +42,11 @@ def _describe(settings: type[Settings], fault: ValidationError) -> str:
             return f"{key} = {first.get('input')!r}: give {_allowed(field)}{more}"
 
 
-def _place(settings: type[Settings], place: tuple[int | str, ...]) -> tuple[type[Settings], FieldInfo | None]:
-    """The group of settings in which `place` was found, and its field; None for what is no setting."""
+def _locate(settings: type[Settings], key: tuple[int | str, ...]) -> tuple[type[Settings], FieldInfo | None]:
+    """The group of settings in which `key` is, and its field; None for what is no setting."""
     group: type[Settings] = settings
     field: FieldInfo | None = None
-    for part in place:
+    for part in key:
         inner = None if field is None else field.annotation
         if isinstance(inner, type) and issubclass(inner, Settings):
             group = inner
@@ -67,14 +67,14 @@ def _allowed(field: FieldInfo | None) -> str:
     optional = isinstance(field.annotation, UnionType)
     kind = kinds[0] if optional else field.annotation
     item = get_args(kind)[0] if get_origin(kind) is tuple else None
-    told = f"a list of {_SEVERAL.get(item, 'values')}" if item else _kind_in_words(kind)
+    words = f"a list of {_SEVERAL.get(item, 'values')}" if item else _kind_in_words(kind)
     limits = [
-        words.format(limit)
+        limit_words.format(limit)
         for rule in field.metadata
-        for name, words in _LIMITS.items()
+        for name, limit_words in _LIMITS.items()
         if (limit := getattr(rule, name, None)) is not None
     ]
-    return f"{told} {' and '.join(limits)}".rstrip()
+    return f"{words} {' and '.join(limits)}".rstrip()
 
 
 _LIMITS = {
@@ -200,7 +200,7 @@ class Guidance(StrEnum):
 
 
 class Preset(StrEnum):
-    """A named group of sampler settings."""
+    """A named group of settings, of the sampler or of the growth fit: the usual, or the paper's with its faults."""
 
     DEFAULT = "default"
     PAPER = "paper"
@@ -216,10 +216,10 @@ class SamplerSettings(Settings):
     gain: the share of the remaining miss that one normalised step removes.
     scale: the paper's s_R, for `guidance = "paper"`.
     window_mm: standard deviation of the Gaussian window round the present tumour; None guides everywhere. Where the
-    model has a progression network, what that one foretells takes its place.
-    spread: standard deviation of the smooth noise on the logit of what the progression network foretells, which makes
+    model has a progression network, what that network predicts takes its place.
+    spread: standard deviation of the smooth noise on the logit of what the progression network predicts, which makes
     members grow to different places.
-    seen_weight: of what the segmenter sees in the images, in the growth map, against what was foretold (decision 0008).
+    seen_weight: of what the segmenter sees in the images, in the growth map, against the prediction (decision 0008).
     nearness_per_mm: how much the growth map's logit falls with each mm from the present outline: for a progression
     network that has learned from few patients. One that has learned from many knows it.
     """

@@ -19,14 +19,13 @@ import SimpleITK as sitk
 from PIL import Image
 
 from tumorcast.records import Contrast
-from tumorcast.simulation.anatomy import displaced, make_anatomy
+from tumorcast.simulation.anatomy import make_anatomy
 from tumorcast.simulation.cohort import simulate_cohort
-from tumorcast.simulation.fields import Grid
-from tumorcast.simulation.mass_effect import tissue_shift
+from tumorcast.simulation.fields import SimulationGrid
+from tumorcast.simulation.mass_effect import displaced, displaced_tumour, tissue_shift
 from tumorcast.simulation.render import Lesion, draw_scanners, render_session
 from tumorcast.simulation.tumour import (
     TumourKind,
-    displaced_tumour,
     draw_labels,
     draw_traits,
     first_state,
@@ -123,7 +122,7 @@ def finish(figure: Any, axes: Array, path: Path) -> None:
 def draw_mass_effect(path: Path) -> None:
     """A glioblastoma that pushes by 7 mm at most: T1N of the head at rest, as pushed, and how far the tissue went."""
     rng = np.random.default_rng(PUSHING_SEED)
-    anatomy = make_anatomy(rng, Grid(1.0))
+    anatomy = make_anatomy(rng, SimulationGrid(1.0))
     drawn = replace(draw_traits(rng), kind=TumourKind.GLIOBLASTOMA, mass_mm=7.0, first_volume_mm3=45e3, enhancement=0.9)
     medium = make_medium(rng, anatomy, drawn)
     state = first_state(rng, anatomy, drawn, medium)

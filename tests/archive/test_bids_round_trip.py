@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from tumorcast.archive.bids_export import export_bids
 from tumorcast.archive.nifti import Space
-from tumorcast.data.cohort import Cohort, bent, write_cohort
+from tumorcast.data.cohort import Cohort, deformed, write_cohort
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.data.prepare import PrepareSettings, Register, prepare_cohort
@@ -192,7 +192,7 @@ def test_a_bent_scan_needs_its_cohort_file(registered: Path, archive_of: Callabl
         root = tmp_path / f"{moved_mm:g}"
         field = Displacement(np.full((7, 7, 7, 3), np.array([0.0, moved_mm, 0.0]), np.float32), lattice)
         with Cohort.open(registered) as cohort:
-            last = bent(cohort.session("sub-sagittal", "ses-b"), field)
+            last = deformed(cohort.session("sub-sagittal", "ses-b"), field)
         write_cohort(root / "c.h5", [last], {}, image_size=64, contrasts=(Contrast.T1C,), config={})
         maps = archive_of(root / "c.h5", root / "maps.h5", 1)
         (refused,) = export_bids(maps, root / "alone", spaces=[Space.NATIVE])

@@ -99,7 +99,7 @@ def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
         assert "descriptor" not in str(told.value) and "errno" not in str(told.value)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.attrs["format"] = "tumorcast-cohort"
-    with pytest.raises(InputError, match="format tumorcast-cohort, exp"), MapArchive.open(tmp_path / "other.h5"):
+    with pytest.raises(InputError, match="tumorcast-cohort, "), MapArchive.open(tmp_path / "other.h5"):
         pass
 
 
@@ -107,7 +107,7 @@ def test_an_archive_of_version_1_is_refused_with_the_way_out(tmp_path: Path) -> 
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs.update({"format": "tumorcast-maps", "format_version": 1})
     with (
-        pytest.raises(InputError, match=r"format_version 1, and .* reads 2; make it again"),
+        pytest.raises(InputError, match=r"format_version 1,.* 2;"),
         MapArchive.open(tmp_path / "old.h5"),
     ):
         pass
@@ -117,5 +117,5 @@ def test_an_archive_that_was_changed_is_refused(make_archive: Maker, tmp_path: P
     path = make_archive(tmp_path / "maps.h5", {"P1": {7: [2]}})
     with h5py.File(path, "r+") as file:
         file.create_group("patients/P2/slices")
-    with pytest.raises(InputError, match="changed since it was written"), MapArchive.open(path):
+    with pytest.raises(InputError, match="`tumorcast archive verify"), MapArchive.open(path):
         pass

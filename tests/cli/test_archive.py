@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from tumorcast.archive.digest import digest, verify
 from tumorcast.archive.maps import PatientForecast, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard
+from tumorcast.archive.verify import digest, verify
 from tumorcast.cli.archive import archive
 from tumorcast.errors import InputError
 from tumorcast.records import PatientOutcome, Status

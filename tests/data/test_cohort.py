@@ -133,7 +133,7 @@ def test_a_slice_that_was_not_chosen_is_found_among_all_slices(tmp_path: Path) -
 def test_scans_on_different_grids_have_no_common_slice(tmp_path: Path) -> None:
     short = make_session("A", "s1", 0.0, {0: 60.0}, source={"slice_area_mm2": [60.0, 0.0]})
     path = write(tmp_path / "c.h5", short, make_session("A", "s2", 5.0, {7: 80.0}))
-    with pytest.raises(InputError, match=r"session s1 has no slice 7.*follow the volume_mm3"):
+    with pytest.raises(InputError, match=r"s1 .*slice 7.*volume_mm3"):
         series(path, SizeMeasure.AREA_MM2)
 
 
@@ -238,7 +238,7 @@ def test_unknown_names(tmp_path: Path) -> None:
     with Cohort.open(write(tmp_path / "c.h5", make_session("A", "s1", 0.0, {4: 9.0}))) as cohort:
         with pytest.raises(InputError, match="no patient B"):
             cohort.sessions("B")
-        with pytest.raises(InputError, match="A has no session s9; it has s1"):
+        with pytest.raises(InputError, match="session s9; it has s1"):
             cohort.session("A", "s9")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.data import prepare, work
+from tumorcast.data import prepare
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
@@ -22,7 +22,7 @@ from tumorcast.data.prepare import (
     prepare_cohort,
     prepare_session,
 )
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
 from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, Treatment
@@ -32,7 +32,7 @@ EXACT = PrepareSettings(image_size=256, slices=SliceChoice.ALL)
 
 
 def prepared(folder: Path, settings: PrepareSettings) -> Session:
-    (source,) = find_sessions(folder, Layout.BRATS)
+    (source,) = find_scans(folder, Layout.BRATS).sessions
     return prepare_session(source, settings)
 
 
@@ -158,7 +158,7 @@ def test_a_tumour_beyond_the_field_of_view_is_no_slice(tmp_path: Path, save_nift
     ).source_slice.tolist() == [1]
     mask[1] = 0
     save_nifti(tmp_path / "scans/P1-seg.nii.gz", mask)
-    with pytest.raises(InputError, match="no slice with 50 mm² of tumour shows it, and brain, in the field of view"):
+    with pytest.raises(InputError, match="no slice with 50 mm²"):
         prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", PrepareSettings(image_size=64))
 
 
@@ -209,7 +209,7 @@ def test_absent_mask(tmp_path: Path, scan: Callable) -> None:
 
 def test_constant_brain(tmp_path: Path, scan: Callable, make_phantom: Callable) -> None:
     scan(tmp_path, "P1", t1c=(make_phantom("t1c") > 0).astype(np.int16))
-    with pytest.raises(InputError, match=r"P1-t1c.nii.gz: one value in the whole brain"):
+    with pytest.raises(InputError, match=r"P1-t1c.nii.gz: one value"):
         prepared(tmp_path, SMALL)
 
 
@@ -255,7 +255,7 @@ def test_a_fault_that_was_not_foreseen_costs_one_scan(
 
     for name in ("P1", "P2", "P3"):
         scan(tmp_path / "scans", name)
-    monkeypatch.setattr(work, "prepare_session", fragile)
+    monkeypatch.setattr(prepare, "prepare_session", fragile)
     with caplog.at_level(logging.DEBUG, logger=prepare.__name__):
         report = prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
     assert fates(report) == [("P1/000", "ok"), ("P2/000", "failed"), ("P3/000", "ok")]
@@ -270,7 +270,7 @@ def test_a_stop_is_no_fault_of_a_scan(tmp_path: Path, scan: Callable, monkeypatc
         raise StoppedError("stopped")
 
     scan(tmp_path / "scans", "P1")
-    monkeypatch.setattr(work, "prepare_session", stop)
+    monkeypatch.setattr(prepare, "prepare_session", stop)
     with pytest.raises(StoppedError):
         prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
 
@@ -293,7 +293,7 @@ class Deadly(PrepareSettings):
 def test_a_killed_process_is_told(tmp_path: Path, scan: Callable) -> None:
     for number in range(6):
         scan(tmp_path / "scans", f"P{number}")
-    with pytest.raises(EngineError, match="a process was killed, perhaps for want of memory; use fewer --jobs"):
+    with pytest.raises(EngineError, match=r"killed, .*--jobs"):
         prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", Deadly(min_tumour_mm2=5.0), jobs=2)
     assert [path.name for path in tmp_path.iterdir()] == ["scans"]
 
@@ -397,7 +397,7 @@ def test_a_contrast_that_one_scan_lacks(tmp_path: Path, scan: Callable) -> None:
 
 def test_nothing_usable_writes_nothing(tmp_path: Path, scan: Callable, make_phantom: Callable) -> None:
     scan(tmp_path / "scans", "P1", t1n=np.zeros_like(make_phantom("t1n")))
-    with pytest.raises(InputError, match=r"none of 1 scans could be used; .*every voxel is 0"):
+    with pytest.raises(InputError, match=r"none of 1 scans .*is 0"):
         prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["scans"]
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,20 @@ def least_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dense_told(dense_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `tumorcast export --json` told of the bundle it made."""
+def dense_told(dense_runs: Path, make_once: Callable[..., Path]) -> dict[str, Any]:
+    """What `tumorcast export --json` printed of the bundle it made."""
     from tumorcast.cli.main import app
 
-    out, told = tmp_path_factory.mktemp("bundles") / "dense", io.StringIO()
-    with contextlib.redirect_stdout(told):
-        arguments = ["export", str(dense_runs), "--out", str(out), "--max-batch", "16", "--json"]
-        app(arguments, standalone_mode=False)
-    record: dict[str, Any] = json.loads(told.getvalue().splitlines()[-1])
+    def export(folder: Path) -> None:
+        out, printed = folder / "dense", io.StringIO()
+        folder.mkdir()
+        with contextlib.redirect_stdout(printed):
+            arguments = ["export", str(dense_runs), "--out", str(out), "--max-batch", "16", "--json"]
+            app(arguments, standalone_mode=False)
+        (folder / "printed").write_text(printed.getvalue(), encoding="utf-8")
+
+    printed = (make_once("exported", export) / "printed").read_text(encoding="utf-8")
+    record: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return record
 
 
@@ -91,10 +97,8 @@ def dense_bundle(dense_told: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pool_bundle(pool_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "pool"
-    make_bundle([pool_runs], out, ExportSettings(max_batch=16), None)
-    return out
+def pool_bundle(pool_runs: Path, make_once: Callable[..., Path]) -> Path:
+    return make_once("pool", lambda out: make_bundle([pool_runs], out, ExportSettings(max_batch=16), None))
 
 
 @pytest.fixture(scope="session", params=["dense", "attention pool"])

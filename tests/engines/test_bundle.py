@@ -43,14 +43,14 @@ def test_a_flipped_bit_is_found(copied: Path, name: str) -> None:
     content = bytearray((copied / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name}: not the file that manifest\.json tells of; export the bundle agai"):
+    with pytest.raises(InputError, match=rf"{name}: not the file"):
         Bundle.open(copied)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_told(copied: Path, name: str) -> None:
     (copied / name).unlink()
-    with pytest.raises(InputError, match=rf"{name}: missing; copy the bundle whole"):
+    with pytest.raises(InputError, match=rf"{name}: missing"):
         Bundle.open(copied)
 
 
@@ -67,30 +67,30 @@ def test_a_manifest_that_is_not_one_is_refused(copied: Path) -> None:
     }
     for content, reason in cases.items():
         (copied / MANIFEST_FILE).write_text(content, encoding="latin-1")
-        with pytest.raises(InputError, match=rf"manifest\.json: not a manifest of this version \(.*({reason})"):
+        with pytest.raises(InputError, match=rf"manifest\.json: .*\(.*({reason})"):
             Bundle.open(copied)
     (copied / MANIFEST_FILE).unlink()
     assert not is_bundle(copied)
-    with pytest.raises(InputError, match=r"manifest\.json: not found; give a folder made by `tumorcast export`"):
+    with pytest.raises(InputError, match=r"manifest\.json: not found"):
         Bundle.open(copied)
 
 
 def test_another_version_is_refused(copied: Path) -> None:
     edited(copied, lambda m: m.update(format_version=2))
-    with pytest.raises(InputError, match=r"manifest\.json: not a manifest of this version \(format_version"):
+    with pytest.raises(InputError, match=r"manifest\.json: .*\(format_version"):
         Bundle.open(copied)
 
 
 def test_a_manifest_without_a_network_or_a_sum_is_refused(copied: Path) -> None:
     edited(copied, lambda m: m["networks"].pop("denoiser"))
-    with pytest.raises(InputError, match=r"not a manifest of this version \(networks: .*denoiser"):
+    with pytest.raises(InputError, match=r"\(networks: .*denoiser"):
         Bundle.open(copied)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_needs_its_sum(copied: Path, name: str) -> None:
     edited(copied, lambda m: m["sha256"].pop(name))
-    with pytest.raises(InputError, match=rf"not a manifest of this version \(sha256: .*{name}"):
+    with pytest.raises(InputError, match=rf"\(sha256: .*{name}"):
         Bundle.open(copied)
 
 
@@ -103,11 +103,9 @@ def test_the_progression_network_and_its_graph_come_together(pool_bundle: Path, 
     network, graph = ("networks", "progression"), ("sha256", "progress.onnx")
     assert without().graphs == tuple(Graph)
     assert Graph.PROGRESS not in without(network, graph).graphs
-    with pytest.raises(
-        InputError, match=r"\(sha256: has .*progress\.onnx.*, must have encode\.onnx, guided\.onnx, seg"
-    ):
+    with pytest.raises(InputError, match=r"\(sha256: has .*progress\.onnx.*, must"):
         without(network)
-    with pytest.raises(InputError, match=r"\(sha256: has encode\.onnx, guided\.onnx, seg.*, must .*progress\.onnx"):
+    with pytest.raises(InputError, match=r"must .*progress\.onnx"):
         without(graph)
 
 
@@ -175,7 +173,7 @@ def test_a_graph_that_does_not_use_its_weights_is_refused(copied: Path) -> None:
         entry.value = other.value
     onnx.save(graph, copied / "guided.onnx")
     rehash(copied)
-    with pytest.raises(EngineError, match=r"copied: does not match the torch reference: guided\.(eps|x_next) is off"):
+    with pytest.raises(EngineError, match=r"copied: .*guided\.(eps|x_next)"):
         check_bundle(copied, None, Provider.CPU)
 
 
@@ -194,5 +192,12 @@ def test_a_bundle_is_checked_again(pool_bundle: Path) -> None:
 def test_weights_that_do_not_fit_the_manifest_are_refused(copied: Path) -> None:
     (copied / WEIGHTS_FILE).write_bytes(b"nothing")
     rehash(copied)
-    with pytest.raises(InputError, match=r"weights\.safetensors: not the networks of its manifest"):
+    with pytest.raises(InputError, match=r"weights\.safetensors: "):
         load_bundle(Bundle.open(copied))
+
+
+def test_a_manifest_is_written_as_it_was_read() -> None:
+    """Its keys are those of bundles that users have, whatever their fields are called here."""
+    text = (SHIPPED / MANIFEST_FILE).read_text()
+    assert '"judge"' in text
+    assert read_manifest(SHIPPED).model_dump_json(indent=1) + "\n" == text

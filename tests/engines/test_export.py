@@ -165,14 +165,14 @@ def test_a_bundle_that_does_not_match_is_not_left(
 
     monkeypatch.setattr(make, "write_graphs", written)
     monkeypatch.setattr(make, "measure", off)
-    with pytest.raises(EngineError, match=r"guided\.x_next is off by 0\.001 .*phantom at t = 7.* 5e-05 is allowed"):
+    with pytest.raises(EngineError, match=r"guided\.x_next .*0\.001 .*t = 7.* 5e-05"):
         make.make_bundle([least_runs], tmp_path / "bundle", ExportSettings(), None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(UsageError, match="exists already; give --out a new folder"), whole_folder(tmp_path):
+    with pytest.raises(UsageError, match="exists already"), whole_folder(tmp_path):
         pytest.fail("the block must not run")
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
     with pytest.raises(InputError, match="not written"), whole_folder(tmp_path / "note" / "bundle"):
@@ -258,5 +258,5 @@ def test_bf16_is_compared_in_torch_and_the_manifest_says_so(
     assert made.parity["encode.x_next"].limit == parity.DENOISED[Precision.BF16]
     assert max(made.parity[name].difference for name in ("size.size", "progress.probability")) < 1e-5
     monkeypatch.setattr(make.Bundle, "open", lambda folder: Bundle(folder, made))
-    with pytest.raises(EngineError, match="no bfloat16 convolution; check on a GPU with --check --provider cuda"):
+    with pytest.raises(EngineError, match=r"bfloat16.*--provider cuda"):
         make.check_bundle(tmp_path / "bundle", None, make.Provider.CPU)

@@ -73,9 +73,7 @@ def test_every_output_is_compared(
     found = compare(Off(engine, method, place, 1e-3), engine, Precision.FP32, [phantom(2, 32)])
     assert [n for n, part in found.items() if part.difference > 0] == [name]
     assert found[name].difference == pytest.approx(1e-3, rel=0.25)  # of LEAST_SCALE where all are smaller
-    with pytest.raises(
-        EngineError, match=rf"b: does not match the torch reference: {name} is off by 0\.00\d+ of its l"
-    ):
+    with pytest.raises(EngineError, match=rf"b: .*{name} is off by 0\.00\d+"):
         parity.check(found, "b")
 
 
@@ -96,7 +94,7 @@ def test_what_is_not_a_number_is_beyond_any_limit(model: ModelSet, monkeypatch: 
     monkeypatch.setattr(parity, "TIMES", 2)
     engine = TorchEngine(model)
     found = compare(Off(engine, "segment", 0, np.nan), engine, Precision.BF16, [noise(2, 32)])
-    with pytest.raises(EngineError, match=r"segment\.probability is off by inf"):
+    with pytest.raises(EngineError, match=r"segment\.probability .*inf"):
         parity.check(found, "b")
 
 
@@ -107,7 +105,7 @@ def test_the_tensor_that_is_furthest_beyond_its_limit_is_named() -> None:
     }
     parity.check(found, "b")
     found["size.size"] = TensorParity(difference=1e-4, limit=5e-5, where="phantom at t = 3")
-    with pytest.raises(EngineError, match=r"size\.size is off by 0\.0001 .*\(phantom at t = 3\), 5e-05 is allowed"):
+    with pytest.raises(EngineError, match=r"size\.size .*0\.0001 .*t = 3\), 5e-05"):
         parity.check(found, "b")
 
 
@@ -128,6 +126,6 @@ def test_slices_are_those_with_most_tumour(blob_cohort: Path, tiny_model: Path) 
     np.testing.assert_array_equal(slices.outlines, slices.images[:, 0] == np.float32(0.8))
     assert slices.outlines.dtype == np.float32
     other = replace(tiny, info=replace(tiny.info, image_size=32))
-    with pytest.raises(InputError, match=r"t1n, t1c, t2w, t2f at 64 px, but the model takes .* at 32 px"):
+    with pytest.raises(InputError, match=r"t2f at 64 px, .* at 32 px"):
         parity_inputs(other, blob_cohort)
     assert parity_inputs(other, None)[0].images.shape == (2, 4, 32, 32)

@@ -147,7 +147,7 @@ def test_networks_run_without_tf32(pool_runs: Path) -> None:
 
 
 def test_a_model_set_needs_one_of_each(tiny_model: Path) -> None:
-    with pytest.raises(InputError, match="denoiser: no dense-regressor or attention-pool-regressor among the RUN"):
+    with pytest.raises(InputError, match="denoiser: no dense-regressor"):
         load_model_set([tiny_model / "denoiser"])
     with pytest.raises(InputError, match="2 networks of kind denoiser"):
         load_model_set([tiny_model, tiny_model / "denoiser"])
@@ -165,15 +165,15 @@ def edited_progression(runs: Path, folder: Path, **changes: object) -> Path:
 
 def test_a_progression_network_of_other_images_is_refused(dense_runs: Path, pool_runs: Path, tmp_path: Path) -> None:
     other = edited_progression(pool_runs, tmp_path / "size", image_size=64)
-    with pytest.raises(InputError, match=r"size/progression: image_size = 64, but .*/denoiser has 32"):
+    with pytest.raises(InputError, match=r"image_size = 64, .*/denoiser has 32"):
         load_model_set([dense_runs, other])
     other = edited_progression(pool_runs, tmp_path / "contrasts", contrasts=["t1n", "t2w"])
-    with pytest.raises(InputError, match=r"progression: contrasts = \('t1n', 't2w'\), but .*/denoiser has"):
+    with pytest.raises(InputError, match=r"contrasts = \('t1n', 't2w'\), .*/denoiser"):
         load_model_set([dense_runs, other])
     other = edited_progression(pool_runs, tmp_path / "planes", in_channels=2)
     network = build(NetworkKind.PROGRESSION, read_run_info(other).architecture)
     save_tensors(other / WEIGHTS_FILE, network.state_dict(), {})
-    with pytest.raises(InputError, match=r"run\.json: in_channels = 2, but a progression .* of 2 contrasts takes 4"):
+    with pytest.raises(InputError, match=r"run\.json: in_channels = 2, .* 4"):
         load_model_set([dense_runs, other])
 
 

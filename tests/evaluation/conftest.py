@@ -1,58 +1,24 @@
 """An engine whose answers are known, and a follow-up."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.fakes import WindowEngine
 from tumorcast.data.cohort import Cohort
-from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
-from tumorcast.engines.protocol import ModelInfo
 from tumorcast.evaluation.followup import FollowUp, grown_followups
-from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(
     relative_change=0, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10, encodings=2)
 )
 
 
-@dataclass
-class Still:
-    """Encodes nothing and guides by 0.5 a step where the window is open; tumour is what is brighter than 0.7.
-
-    windows: the largest of every guided call's.
-    """
-
-    windows: list[float] = field(default_factory=list)
-    info: ModelInfo = ModelInfo(("t1n", "t1c", "t2w", "t2f"), 64, 350, NetworkKind.SEGMENTER, "f00")
-    provider = Provider.TORCH
-    device = "cpu"
-
-    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
-        return x, x
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        self.windows.append(float(guidance.window.max()))
-        return np.asarray(x + 0.5 * (guidance.window[:, None] > 0.9) * guidance.brain[:, None], np.float32), x
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        """Right on clean slices, off by one part in a hundred of the brain on noisy ones."""
-        seen = ((x.mean(axis=1) > 0.7) * brain).sum(axis=(1, 2)) / brain.sum(axis=(1, 2))
-        return np.asarray(seen + 0.01 * (t > 0), np.float32)
-
-    def segment(self, images: Array) -> Array:
-        return np.asarray(images[:, 0] > 0.7, np.float32)
-
-    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
-        """The outline, and everywhere the ratio wanted over ten."""
-        return np.asarray(np.maximum(outline, np.exp(log_ratio)[:, None, None] / 10), np.float32)
-
-
 @pytest.fixture
-def engine() -> Still:
-    return Still()
+def engine() -> WindowEngine:
+    return WindowEngine()
 
 
 @pytest.fixture

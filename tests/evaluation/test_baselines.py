@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.fakes import WindowEngine
 from tumorcast.evaluation.baselines import (
     Baseline,
     Method,
@@ -18,17 +19,17 @@ from tumorcast.evaluation.score import by_metric, score_maps
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.records import Contrast
 
-from .conftest import SETTINGS, Still
+from .conftest import SETTINGS
 
 OWN = [Method.PRODUCT, Method.CHANGED]  # of a model without a progression network
 
 
-def forecast_of(followup: FollowUp, engine: Still) -> object:
+def forecast_of(followup: FollowUp, engine: WindowEngine) -> object:
     targets = PatientTargets(np.full(SETTINGS.members, followup.ratio))
     return forecast_followups([followup], targets, engine, SETTINGS)[0]
 
 
-def test_baselines_without_diffusion(followup: FollowUp, engine: Still) -> None:
+def test_baselines_without_diffusion(followup: FollowUp, engine: WindowEngine) -> None:
     forecast = forecast_of(followup, engine)
     forecast.tumour_now[:] = 0
     forecast.tumour_now[32, 45] = 1.0
@@ -53,7 +54,7 @@ def test_baselines_without_diffusion(followup: FollowUp, engine: Still) -> None:
     assert "brier" not in values[Method.SEGMENTER_DISTANCE]
 
 
-def test_without_a_t1_there_is_no_fisher_kolmogorov(followup: FollowUp, engine: Still) -> None:
+def test_without_a_t1_there_is_no_fisher_kolmogorov(followup: FollowUp, engine: WindowEngine) -> None:
     forecast = forecast_of(followup, engine)
     assert list(slice_maps(followup, forecast, (Contrast.T2F,), (Baseline.FISHER_KOLMOGOROV,)).maps) == OWN
 
@@ -62,7 +63,9 @@ def test_nearness_takes_one_off_the_logarithm_a_millimetre() -> None:
     np.testing.assert_allclose(near_tumour(np.array([0.999, 0.999]), np.array([0.0, 4.0])), [0.0, -4.0], atol=1e-9)
 
 
-def test_unguided_members_leave_no_window_open_and_are_as_many_as_encodings(followup: FollowUp, engine: Still) -> None:
+def test_unguided_members_leave_no_window_open_and_are_as_many_as_encodings(
+    followup: FollowUp, engine: WindowEngine
+) -> None:
     members = unguided(followup, engine, SETTINGS)
     assert len(members) == 2
     assert engine.windows and max(engine.windows) == 0.0
@@ -75,7 +78,7 @@ def test_unguided_members_leave_no_window_open_and_are_as_many_as_encodings(foll
     assert found.maps[Method.UNGUIDED_SEGMENTED].probability is not None
 
 
-def test_the_products_map_is_the_forecasts_own_where_it_has_one(followup: FollowUp, engine: Still) -> None:
+def test_the_products_map_is_the_forecasts_own_where_it_has_one(followup: FollowUp, engine: WindowEngine) -> None:
     forecast = forecast_of(followup, engine)
     away_mm = distance_mm(followup)
     made = product_map(forecast, away_mm)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.fakes import WindowEngine
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.evaluation.baselines import Baseline, Method, MethodMap, slice_maps
 from tumorcast.evaluation.followup import FollowUp, forecast_followups
@@ -24,7 +25,7 @@ from tumorcast.evaluation.score import (
 from tumorcast.evaluation.tables import IMAGE_METRICS, PROBABILITIES, WHERE
 from tumorcast.forecasting.targets import PatientTargets
 
-from .conftest import SETTINGS, Still
+from .conftest import SETTINGS
 
 ROW = np.ones((1, 6), bool)
 
@@ -109,7 +110,7 @@ def test_equal_scores_give_several_outlines() -> None:
 
 
 @pytest.fixture
-def forecast(followup: FollowUp, engine: Still) -> SliceForecast:
+def forecast(followup: FollowUp, engine: WindowEngine) -> SliceForecast:
     """Aimed at the true size."""
     settings = SETTINGS.model_copy(update={"keep_members": True})
     targets = PatientTargets(np.full(settings.members, followup.ratio))
@@ -155,7 +156,7 @@ def test_images_are_compared_where_something_changed_and_elsewhere(followup: Fol
     assert present["psnr_db_changed"] < present["psnr_db_unchanged"] < 100.0
 
 
-def test_outside_is_without_all_tumour(followup: FollowUp, forecast: SliceForecast, engine: Still) -> None:
+def test_outside_is_without_all_tumour(followup: FollowUp, forecast: SliceForecast, engine: WindowEngine) -> None:
     members = forecast.members
     assert members is not None
     for outside in outside_tumour(followup, members, engine, batch=2):

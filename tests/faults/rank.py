@@ -9,52 +9,21 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a rank starts in this folder, and knows no other of the tests'
 
-from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
+from tests.fakes import SlowEngine
 from tumorcast.engines.opening import EngineChoice
-from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import TumorcastError
-from tumorcast.running import forecast_run, worker
-from tumorcast.running.forecast_run import ForecastInputs, RunOptions, RunResult, forecast_cohort
+from tumorcast.running import forecast_run
+from tumorcast.running.forecast_run import ForecastInputs, ForecastResult, RunOptions, forecast_cohort
 from tumorcast.running.ranks import open_ranks
-from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=5, batch=4, block=2, sampler=SamplerSettings(steps=2))
 STAGES = ("before", "half written", "written", "synced", "renamed", "after")
-
-
-@dataclass
-class Cheap:
-    """An engine whose follow-ups depend on all that a real one's do, as slow as wanted."""
-
-    sleep_seconds: float = 0.0
-    model: str = "cheap"
-
-    provider = Provider.CPU
-    device = "cpu"
-
-    @property
-    def info(self) -> ModelInfo:
-        return ModelInfo(("t1n", "t1c", "t2w", "t2f"), 64, 350, NetworkKind.SEGMENTER, self.model)
-
-    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
-        return np.asarray(0.9 * x, np.float32), x
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        time.sleep(self.sleep_seconds)
-        return np.asarray(x / 0.9 + guidance.target[:, None, None, None] * guidance.window[:, None], np.float32), x
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        return np.zeros(len(x), np.float32)
-
-    def segment(self, images: Array) -> Array:
-        return np.asarray(1 / (1 + np.exp(-images[:, 0])), np.float32)
 
 
 def run(
@@ -62,11 +31,11 @@ def run(
     cohort: Path,
     *,
     settings: ForecastSettings = SETTINGS,
-    engine: Cheap | None = None,
+    engine: SlowEngine | None = None,
     options: RunOptions = forecast_run.AS_USUAL,
-) -> RunResult:
+) -> ForecastResult:
     """A run with the cheap engine, on the ranks that were launched."""
-    forecast_run.open_engine = lambda _: engine or Cheap()
+    forecast_run.open_engine = lambda _: engine or SlowEngine()
     with open_ranks() as ranks:
         return forecast_cohort(ForecastInputs(cohort, EngineChoice(()), None), out, settings, options, ranks=ranks)
 
@@ -78,7 +47,7 @@ def kill() -> None:
 
 def die_at(stage: str, write_number: int) -> None:
     """Have this process kill itself at a stage of its shard number `write_number`."""
-    write, left = worker.write_shard, [write_number]
+    write, left = forecast_run.write_shard, [write_number]
 
     def dying(*told: Any) -> None:
         left[0] -= 1
@@ -91,7 +60,7 @@ def die_at(stage: str, write_number: int) -> None:
         write(*told)
         kill()
 
-    worker.write_shard = dying
+    forecast_run.write_shard = dying
 
 
 def _arm(stage: str) -> None:
@@ -123,7 +92,7 @@ def main(out: Path, cohort: Path, told: dict[str, Any]) -> int:
     if "stage" in told and int(os.environ["OMPI_COMM_WORLD_RANK"]) == told["rank"]:
         die_at(told["stage"], told["write"])
     try:
-        result = run(out, cohort, engine=Cheap(told.get("sleep_seconds", 0.0)))
+        result = run(out, cohort, engine=SlowEngine(sleep_seconds=told.get("sleep_seconds", 0.0)))
     except TumorcastError as fault:
         print(f"error: {fault}", file=sys.stderr, flush=True)
         return fault.exit_code

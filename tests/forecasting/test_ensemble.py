@@ -1,48 +1,23 @@
 """One unit, with an engine whose answers are known."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.fakes import AddingEngine, EndingEngine, TargetEngine
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort, CohortSlice
-from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
-from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.ensemble import encodings_of, forecast_unit
 from tumorcast.forecasting.inputs import slices_of
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
 from tumorcast.forecasting.progression import guidance_window
 from tumorcast.forecasting.targets import PatientTargets, SliceTargets
-from tumorcast.settings import ForecastSettings, NetworkKind, Provider, SamplerSettings
+from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.5, members=5, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
-
-
-@dataclass
-class Brightening:
-    """Ends every decode with the image plus 1 where the window is above a half; tumour is what is brighter than 0.7."""
-
-    image: Array
-
-    info = ModelInfo(("t1n",), 64, 350, NetworkKind.SEGMENTER, "")
-    provider = Provider.TORCH
-    device = "cpu"
-
-    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
-        return x, x
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        return np.asarray(np.where(guidance.window[:, None] > 0.5, 1.0, self.image), np.float32), x
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        return np.zeros(len(x), np.float32)
-
-    def segment(self, images: Array) -> Array:
-        return np.asarray(images[:, 0] > 0.7, np.float32)
 
 
 def units(cohort: Cohort, settings: ForecastSettings) -> list[tuple[Unit, list[CohortSlice]]]:
@@ -61,7 +36,7 @@ def test_maps_and_sizes_are_those_of_the_members(blob_cohort: Path) -> None:
         unit, slices = units(cohort, SETTINGS)[0]
     present = slices[0]
     targets = PatientTargets.fixed(SETTINGS)
-    forecast = only(forecast_unit(unit, slices, targets, Brightening(present.image), SETTINGS))
+    forecast = only(forecast_unit(unit, slices, targets, EndingEngine(image=present.image), SETTINGS))
     grown = guidance_window(present.labels > 0, SETTINGS.sampler.window_mm, 4.0) > 0.5
     np.testing.assert_array_equal(forecast.tumour > 0, (grown | (present.labels > 0)) & present.brain)
     assert forecast.reached_mm2.shape == (5,)
@@ -76,25 +51,10 @@ def test_members_are_kept_when_asked_for(blob_cohort: Path) -> None:
     settings = SETTINGS.model_copy(update={"keep_members": True})
     with Cohort.open(blob_cohort) as cohort:
         unit, slices = units(cohort, settings)[0]
-    engine = Brightening(slices[0].image)
+    engine = EndingEngine(image=slices[0].image)
     forecast = only(forecast_unit(unit, slices, PatientTargets.fixed(settings), engine, settings))
     assert forecast.members is not None
     assert forecast.members.shape == (5, 4, 64, 64)
-
-
-@dataclass
-class Echo(Brightening):
-    """Ends every decode with an image that is the target of its member everywhere."""
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        return np.asarray(np.broadcast_to(guidance.target[:, None, None, None], x.shape), np.float32), x
-
-
-class Walk(Echo):
-    """Ends every decode with what it began from, plus the target."""
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        return x + guidance.target[:, None, None, None], x
 
 
 def test_every_member_aims_at_its_own_target(blob_cohort: Path) -> None:
@@ -103,7 +63,7 @@ def test_every_member_aims_at_its_own_target(blob_cohort: Path) -> None:
     with Cohort.open(blob_cohort) as cohort:
         unit, slices = units(cohort, settings)[0]
     present = slices[0]
-    forecast = only(forecast_unit(unit, slices, PatientTargets(ratios), Echo(present.image), settings))
+    forecast = only(forecast_unit(unit, slices, PatientTargets(ratios), TargetEngine(image=present.image), settings))
     assert forecast.members is not None
     wanted = (ratios - 1) * present.area_mm2 / present.brain_mm2
     np.testing.assert_allclose(forecast.members[:, 0, 0, 0], wanted, rtol=1e-5)
@@ -112,7 +72,7 @@ def test_every_member_aims_at_its_own_target(blob_cohort: Path) -> None:
 
 def test_slices_together_are_those_alone(blob_cohort: Path) -> None:
     settings = SETTINGS.model_copy(update={"keep_members": True, "batch": 10})
-    engine, targets = Echo(np.zeros((4, 64, 64), np.float32)), PatientTargets(np.linspace(1, 1.8, 5))
+    engine, targets = TargetEngine(image=np.zeros((4, 64, 64), np.float32)), PatientTargets(np.linspace(1, 1.8, 5))
     with Cohort.open(blob_cohort) as cohort:
         (both, slices), (last, _) = units(cohort, settings)
     assert [len(both.slices), len(last.slices)] == [2, 1]
@@ -137,8 +97,10 @@ def test_members_of_a_block_are_those_of_the_whole(encodings: int | None, blob_c
         whole, slices = units(cohort, settings.model_copy(update={"block": 5}))[0]
         blocks = units(cohort, settings)[:3]
     assert [(unit.first, unit.last) for unit, _ in blocks] == [(0, 2), (2, 4), (4, 5)]
-    every = only(forecast_unit(whole, slices, targets, Walk(slices[0].image), settings))
-    parts = [only(forecast_unit(unit, own, targets, Walk(own[0].image), settings)) for unit, own in blocks]
+    every = only(forecast_unit(whole, slices, targets, AddingEngine(image=slices[0].image), settings))
+    parts = [
+        only(forecast_unit(unit, own, targets, AddingEngine(image=own[0].image), settings)) for unit, own in blocks
+    ]
     assert every.members is not None
     assert np.ptp(every.members, axis=0).max() > 0.1
     kept = [part.members for part in parts if part.members is not None]

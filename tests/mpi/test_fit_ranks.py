@@ -19,7 +19,7 @@ import pytest
 from tumorcast.errors import StorageError, TumorcastError
 from tumorcast.random_keys import patient_key
 from tumorcast.records import FitStatus, GrowthFit, LawName, RadiotherapyCourse, SizeSeries, Status, Treatment
-from tumorcast.running.growth_run import fit_cohort_to
+from tumorcast.running.growth_job import fit_cohort_to
 from tumorcast.running.ranks import open_ranks
 
 Launch = Callable[..., list[str]]
@@ -154,7 +154,7 @@ def test_a_rank_that_ends_ends_them_all(
     began = time.monotonic()
     ended = run_on(launch, 3, str(tmp_path / "growth.h5"), behaviour, through=through)
     assert ended.returncode == code, ended.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60  # the others do not wait for ever
     assert not (tmp_path / "growth.h5").exists()
     if code == StorageError.exit_code:
         assert ended.stderr.count("error: growth.h5: no room; free some space") == 1

@@ -56,5 +56,5 @@ def test_ranks_and_processes_do_not_go_together(tmp_path: Path) -> None:
     def no_plan() -> CohortPlan:
         raise AssertionError("nothing may be read before the options are refused")
 
-    with pytest.raises(UsageError, match="--jobs 2: there are 3 ranks, each of which is one process; leave it out"):
+    with pytest.raises(UsageError, match=r"--jobs 2: .*3 ranks"):
         prepare_over_ranks(no_plan, tmp_path / "c.h5", Ranks(rank=1, size=3), jobs=2)

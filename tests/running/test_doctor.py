@@ -20,8 +20,8 @@ from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.protocol import EngineWrapper
 from tumorcast.errors import EngineError, UsageError
-from tumorcast.running import doctor, machine
-from tumorcast.running.machine import Check, Found
+from tumorcast.running import doctor
+from tumorcast.running.doctor import Check, CheckStatus
 from tumorcast.settings import Provider
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +87,11 @@ def test_a_missing_provider_ends_with_4_and_a_remedy(random_bundle: Path) -> Non
 
 
 def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
-    found = doctor.engine(doctor.Asked(tmp_path), lambda done, total: None)
-    assert [(check.name, check.status) for check in found] == [("model", Found.FAILED), ("parity", Found.ABSENT)]
+    found = doctor.check_engine(doctor.EngineRequest(tmp_path), lambda done, total: None)
+    assert [(check.name, check.status) for check in found] == [
+        ("model", CheckStatus.FAILED),
+        ("parity", CheckStatus.ABSENT),
+    ]
     assert "`tumorcast export`" in found[0].remedy and "demo128" in found[0].remedy
     assert doctor.failed(found, Provider.CPU)
 
@@ -97,22 +100,22 @@ def test_a_changed_file_of_the_bundle_is_told(random_bundle: Path, tmp_path: Pat
     copy = tmp_path / "copy"
     shutil.copytree(random_bundle, copy)
     (copy / "guided.onnx").write_bytes(b"other")
-    (check,) = machine.attempt("model", lambda: doctor.model(copy))
-    assert check.status is Found.FAILED
+    (check,) = doctor.guarded("model", lambda: doctor.check_model(copy))
+    assert check.status is CheckStatus.FAILED
     assert check.remedy == "export the bundle again"
 
 
 def test_without_torch_the_cpu_is_not_checked(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (check,) = doctor.compare(doctor.Asked(random_bundle), lambda done, total: None)
-    assert (check.status, check.told) == (Found.ABSENT, "not checked: torch is not installed")
+    (check,) = doctor.check_parity(doctor.EngineRequest(random_bundle), lambda done, total: None)
+    assert (check.status, check.message) == (CheckStatus.ABSENT, "not checked: torch is not installed")
 
 
 class Off(EngineWrapper):
     """An engine whose numbers are another's, times `factor`: stands in for a GPU that computes otherwise."""
 
     def __init__(self, bundle: Path, factor: float) -> None:
-        super().__init__(doctor.Asked(bundle).open(2))
+        super().__init__(doctor.EngineRequest(bundle).open(2))
         self.factor = np.float32(factor)
         self.provider, self.device = Provider.CUDA, "cuda:0 fake"
 
@@ -122,38 +125,40 @@ class Off(EngineWrapper):
 
 
 @pytest.fixture
-def fake_gpu(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], doctor.Asked]:
+def fake_gpu(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], doctor.EngineRequest]:
     """No torch, and a provider cuda whose images are off by a factor."""
-    opened = doctor.Asked.open
+    opened = doctor.EngineRequest.open
 
-    def computing(factor: float) -> doctor.Asked:
+    def computing(factor: float) -> doctor.EngineRequest:
         gpu = Off(random_bundle, factor)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         monkeypatch.setattr(
-            doctor.Asked, "open", lambda self, rows: gpu if self.provider is Provider.CUDA else opened(self, rows)
+            doctor.EngineRequest,
+            "open",
+            lambda self, rows: gpu if self.provider is Provider.CUDA else opened(self, rows),
         )
-        return doctor.Asked(random_bundle, Provider.CUDA)
+        return doctor.EngineRequest(random_bundle, Provider.CUDA)
 
     return computing
 
 
-def test_without_torch_a_gpu_is_held_against_the_cpu(fake_gpu: Callable[[float], doctor.Asked]) -> None:
+def test_without_torch_a_gpu_is_held_against_the_cpu(fake_gpu: Callable[[float], doctor.EngineRequest]) -> None:
     asked = fake_gpu(1.0)
-    found = doctor.engine(asked, lambda done, total: None)
+    found = doctor.check_engine(asked, lambda done, total: None)
     most = Bundle.open(asked.model).manifest.max_batch
     speeds = [f"speed {batch}" for batch in sorted({1, 8, most})]
     assert [check.name for check in found] == ["model", "provider", "parity", *speeds]
-    assert {check.status for check in found} == {Found.OK}
-    told = found[2].told
+    assert {check.status for check in found} == {CheckStatus.OK}
+    told = found[2].message
     assert told.startswith("not checked: torch is not installed; provider cpu instead: worst ")
 
 
-def test_a_gpu_that_computes_otherwise_fails(fake_gpu: Callable[[float], doctor.Asked]) -> None:
+def test_a_gpu_that_computes_otherwise_fails(fake_gpu: Callable[[float], doctor.EngineRequest]) -> None:
     asked = fake_gpu(1.01)
-    found = machine.attempt("parity", lambda: doctor.compare(asked, lambda done, total: None))
-    assert found[0].status is Found.FAILED
-    assert "guided.x_next is off by" in found[0].told
-    assert "provider cpu" in found[0].told
+    found = doctor.guarded("parity", lambda: doctor.check_parity(asked, lambda done, total: None))
+    assert found[0].status is CheckStatus.FAILED
+    assert "guided.x_next is off by" in found[0].message
+    assert "provider cpu" in found[0].message
     assert doctor.failed(found, Provider.CUDA)
 
 
@@ -161,23 +166,23 @@ def test_gpus_are_listed(nvidia_smi: Callable[[str], None]) -> None:
     nvidia_smi(
         "NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f\nNVIDIA L4, 8.9, 570.86.15, 23034, 22000, GPU-2e"
     )
-    found = machine.graphics(needed=True)
-    assert [(check.name, check.status) for check in found] == [("gpu 0", Found.OK), ("gpu 1", Found.OK)]
-    assert found[0].told == "NVIDIA H100 80GB HBM3, sm90, driver 570.86.15, 84.9 of 85.5 GB free"
+    found = doctor.check_gpus(needed=True)
+    assert [(check.name, check.status) for check in found] == [("gpu 0", CheckStatus.OK), ("gpu 1", CheckStatus.OK)]
+    assert found[0].message == "NVIDIA H100 80GB HBM3, sm90, driver 570.86.15, 84.9 of 85.5 GB free"
 
 
 def test_a_gpu_that_cannot_be_read_fails_its_check_alone(nvidia_smi: Callable[[str], None]) -> None:
     nvidia_smi("NVIDIA-SMI has words for its own troubles")
-    found = machine.attempt("gpu", lambda: machine.graphics(needed=False))
-    assert [check.status for check in found] == [Found.FAILED]
+    found = doctor.guarded("gpu", lambda: doctor.check_gpus(needed=False))
+    assert [check.status for check in found] == [CheckStatus.FAILED]
     assert not doctor.failed(found, Provider.CPU)
     assert doctor.failed(found, Provider.CUDA)
 
 
 def test_both_onnxruntimes_are_a_fault_of_all_but_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})
-    found = machine.packages()
-    (bad,) = (check for check in found if check.status is Found.FAILED)
+    found = doctor.check_packages()
+    (bad,) = (check for check in found if check.status is CheckStatus.FAILED)
     assert bad.name == "onnxruntime-gpu"
     assert "pip uninstall onnxruntime onnxruntime-gpu" in bad.remedy
     assert doctor.failed(found, Provider.CUDA)
@@ -186,15 +191,15 @@ def test_both_onnxruntimes_are_a_fault_of_all_but_torch(monkeypatch: pytest.Monk
 
 def test_one_onnxruntime_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, {"onnxruntime-gpu": "1.32.0", "tensorrt-cu12": "10.9"})
-    found = {check.name: check for check in machine.packages()}
-    assert (found["onnxruntime-gpu"].status, found["onnxruntime"].status) == (Found.OK, Found.ABSENT)
-    assert found["tensorrt"].told == "10.9"
+    found = {check.name: check for check in doctor.check_packages()}
+    assert (found["onnxruntime-gpu"].status, found["onnxruntime"].status) == (CheckStatus.OK, CheckStatus.ABSENT)
+    assert found["tensorrt"].message == "10.9"
 
 
 def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "100000")
-    (check,) = machine.cores()
-    assert check.status is Found.FAILED
+    (check,) = doctor.check_cores()
+    assert check.status is CheckStatus.FAILED
     assert check.remedy.startswith("set OMP_NUM_THREADS=")
 
 
@@ -205,21 +210,21 @@ def test_faults_become_checks_that_name_no_user_and_no_host(monkeypatch: pytest.
     def look() -> list[Check]:
         raise EngineError("/scratch/alice/bundle on node17.site: cannot be opened; ask for room")
 
-    (check,) = machine.attempt("provider", look)
-    assert (check.told, check.remedy) == ("/scratch/USER/bundle on HOST: cannot be opened", "ask for room")
+    (check,) = doctor.guarded("provider", look)
+    assert (check.message, check.remedy) == ("/scratch/USER/bundle on HOST: cannot be opened", "ask for room")
 
 
 def test_a_place_that_cannot_be_written_fails_where_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda place, mode: False)
-    for must, status in ((True, Found.FAILED), (False, Found.OK)):
-        (check,) = machine.disk("engine cache", tmp_path / "not" / "yet", must_write=must)
+    for must, status in ((True, CheckStatus.FAILED), (False, CheckStatus.OK)):
+        (check,) = doctor.check_disk("engine cache", tmp_path / "not" / "yet", must_write=must)
         assert check.status is status
-        assert "cannot be written" in check.told
+        assert "cannot be written" in check.message
 
 
 def test_a_device_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--device cuda:0"):
-        doctor.Asked(tmp_path, Provider.CPU, "cuda:0")
+        doctor.EngineRequest(tmp_path, Provider.CPU, "cuda:0")
 
 
 def test_the_slurm_script_says_that_srun_is_needed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.archive.growth_file import write_growth
+from tests.fakes import write_growth
 from tumorcast.archive.maps import MapArchive
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.imaging.geometry import Grid, to_source_grid
@@ -26,9 +26,9 @@ from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, GrowthFit, Status
-from tumorcast.running.forecast_run import ForecastInputs, RunResult, forecast_cohort, own_gpu
+from tumorcast.running.forecast_run import ForecastInputs, ForecastResult, forecast_cohort, own_gpu
 from tumorcast.running.ranks import Ranks
-from tumorcast.running.run_status import run_status
+from tumorcast.running.status import run_status
 from tumorcast.running.work_queue import Tally
 from tumorcast.settings import ForecastSettings, Provider, SamplerSettings
 
@@ -41,7 +41,9 @@ def inputs(blob_cohort: Path, random_bundle: Path) -> ForecastInputs:
 
 
 @pytest.fixture(scope="module")
-def whole(blob_cohort: Path, random_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+def whole(
+    blob_cohort: Path, random_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ForecastResult]:
     """The archive of a run that nothing disturbed, and what it told; not to be written to."""
     path = tmp_path_factory.mktemp("whole") / "maps.h5"
     return path, forecast_cohort(ForecastInputs(blob_cohort, EngineChoice((random_bundle,)), None), path, SETTINGS)
@@ -77,7 +79,7 @@ def assert_alike(one: Path, other: Path, *, rtol: float = 0.0) -> None:
             np.testing.assert_array_equal(values, wanted[name], err_msg=name)
 
 
-def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple[Path, RunResult]) -> None:
+def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple[Path, ForecastResult]) -> None:
     maps, result = whole
     assert [(o.patient_id, o.status, o.reason) for o in result.outcomes] == [
         ("A", Status.OK, ""),
@@ -95,7 +97,7 @@ def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple
 
 
 def test_an_interrupted_run_resumes_to_the_same_archive(
-    inputs: ForecastInputs, whole: tuple[Path, RunResult], tmp_path: Path
+    inputs: ForecastInputs, whole: tuple[Path, ForecastResult], tmp_path: Path
 ) -> None:
     def interrupt(tally: Tally) -> None:
         if tally.done >= 2:
@@ -132,17 +134,17 @@ def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
-    with pytest.raises(UsageError, match=r"settings\.members = 3 there, but 4 now"):
+    with pytest.raises(UsageError, match=r"settings\.members = 3 .*4"):
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
 
 
 def test_a_run_that_finished_nothing_is_begun_anew(
-    inputs: ForecastInputs, whole: tuple[Path, RunResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    inputs: ForecastInputs, whole: tuple[Path, ForecastResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a run of other settings planned, and the units that failed, do not count against the right ones."""
     out = tmp_path / "maps.h5"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tumorcast.running.worker.forecast_unit", broken)
+        patch.setattr("tumorcast.running.forecast_run.forecast_unit", broken)
         other = forecast_cohort(inputs, out, SETTINGS.model_copy(update={"max_slices": 1}))
     assert [outcome.status for outcome in other.outcomes] == [Status.FAILED, Status.FAILED, Status.SKIPPED]
     assert forecast_cohort(inputs, out, SETTINGS).outcomes == whole[1].outcomes
@@ -196,12 +198,12 @@ def test_a_growth_file_that_does_not_fit_is_refused_before_anything_is_written(
     assert forecast_cohort(right, tmp_path / "maps.h5", settings).outcomes[0].status is Status.OK
 
 
-def test_a_finished_archive_is_kept(inputs: ForecastInputs, whole: tuple[Path, RunResult]) -> None:
+def test_a_finished_archive_is_kept(inputs: ForecastInputs, whole: tuple[Path, ForecastResult]) -> None:
     maps, first = whole
     written = maps.stat().st_mtime_ns
     assert forecast_cohort(inputs, maps, SETTINGS) == first
     assert maps.stat().st_mtime_ns == written
-    with pytest.raises(UsageError, match=r"settings\.seed = 0 there, but 1 now"):
+    with pytest.raises(UsageError, match=r"settings\.seed = 0 .*1"):
         forecast_cohort(inputs, maps, SETTINGS.model_copy(update={"seed": 1}))
 
 
@@ -347,7 +349,7 @@ def test_a_device_that_is_not_there_is_an_engine_error(
     inputs: ForecastInputs, tiny_model: Path, tmp_path: Path
 ) -> None:
     nowhere = dataclasses.replace(inputs, engine=EngineChoice((tiny_model,), device="cuda:99"))
-    with pytest.raises(EngineError, match="device cuda:99: not available"):
+    with pytest.raises(EngineError, match="cuda:99"):
         forecast_cohort(nowhere, tmp_path / "maps.h5", SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""The desk of rank 0 and those who ask it, with messages that go through queues in place of MPI."""
+"""The queue of rank 0 and those who ask it, with messages that go through queues in place of MPI."""
 
 import queue
 import threading
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tumorcast.errors import StoppedError
-from tumorcast.running import work_queue as dispatch
-from tumorcast.running.ranks import Ranks
-from tumorcast.running.work_queue import NONE_LEFT, STOPPED, Counter, Desk, News, Tally
+from tumorcast.running import work_queue
+from tumorcast.running.ranks import PROGRESS_TAG, Ranks
+from tumorcast.running.work_queue import NONE_LEFT, STOPPED, QueueClient, RankProgress, Tally, WorkQueue
 
 Mail = dict[tuple[int, int], "queue.SimpleQueue[tuple[int, list[int]]]"]
 
@@ -40,17 +40,17 @@ def ranks(size: int) -> list[Posted]:
     return [Posted(rank, size, mail=mail) for rank in range(size)]
 
 
-def work(tickets: Any, done: list[int], *, stop_after: int | None = None, unit_seconds: float = 0.0) -> int:
+def work(source: Any, done: list[int], *, stop_after: int | None = None, unit_seconds: float = 0.0) -> int:
     """Take units until there are none; returns the last answer."""
-    news = News()
+    progress = RankProgress()
     while True:
-        ticket = tickets.take(news)
-        if ticket.unit < 0:
-            tickets.take(News(last=True))
-            return int(ticket.unit)
+        assignment = source.take(progress)
+        if assignment.unit < 0:
+            source.take(RankProgress(last=True))
+            return int(assignment.unit)
         time.sleep(unit_seconds)
-        done.append(ticket.unit)
-        news = News(done=1, longest_ms=7, stopping=len(done) == stop_after)
+        done.append(assignment.unit)
+        progress = RankProgress(done=1, longest_ms=7, stopping=len(done) == stop_after)
 
 
 def test_every_unit_is_given_once_and_all_are_counted() -> None:
@@ -58,72 +58,75 @@ def test_every_unit_is_given_once_and_all_are_counted() -> None:
     everyone = ranks(3)
     done: list[list[int]] = [[], [], []]
     order = np.arange(200)[::-1].copy()
-    with Desk(order, everyone[0], lambda tally: tallies.append(Tally(tally.total, tally.done))) as desk:
-        others = [threading.Thread(target=work, args=(Counter(everyone[k]), done[k])) for k in (1, 2)]
+    with WorkQueue(order, everyone[0], lambda tally: tallies.append(Tally(tally.total, tally.done))) as units:
+        others = [threading.Thread(target=work, args=(QueueClient(everyone[k]), done[k])) for k in (1, 2)]
         for thread in others:
             thread.start()
-        assert work(desk, done[0]) == NONE_LEFT
-        desk.wait_for_the_others()
+        assert work(units, done[0]) == NONE_LEFT
+        units.wait_for_ranks()
     assert sorted(unit for part in done for unit in part) == list(range(200))
     assert tallies[-1].done == 200 == tallies[-1].total
     assert [tally.done for tally in tallies] == sorted(tally.done for tally in tallies)
-    assert desk.longest_ms == 7
+    assert units.longest_ms == 7
     for part in done:
-        assert part == sorted(part, reverse=True)  # in the order of the desk
+        assert part == sorted(part, reverse=True)  # in the order of the queue
 
 
 def test_one_rank_alone_needs_no_messages() -> None:
     done: list[int] = []
-    with Desk(np.arange(3), Ranks()) as desk:
-        assert work(desk, done) == NONE_LEFT
-        desk.wait_for_the_others()
+    with WorkQueue(np.arange(3), Ranks()) as units:
+        assert work(units, done) == NONE_LEFT
+        units.wait_for_ranks()
     assert done == [0, 1, 2]
-    assert desk.tally == Tally(3, 3)
+    assert units.tally == Tally(3, 3)
 
 
 def test_one_that_is_told_to_stop_stops_all() -> None:
     everyone = ranks(2)
     done: list[list[int]] = [[], []]
     answers: list[int] = []
-    with Desk(np.arange(10_000), everyone[0]) as desk:
-        other = threading.Thread(target=lambda: answers.append(work(Counter(everyone[1]), done[1], stop_after=3)))
+    with WorkQueue(np.arange(10_000), everyone[0]) as units:
+        other = threading.Thread(target=lambda: answers.append(work(QueueClient(everyone[1]), done[1], stop_after=3)))
         other.start()
-        assert work(desk, done[0], unit_seconds=0.01) == STOPPED
-        desk.wait_for_the_others()
+        assert work(units, done[0], unit_seconds=0.01) == STOPPED
+        units.wait_for_ranks()
         other.join()
-    assert desk.stopping
+    assert units.stopping
     assert answers == [STOPPED]
     assert len(done[1]) == 3
 
 
 def test_a_rank_that_is_lost_is_told_and_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LEAST_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(work_queue, "LEAST_PATIENCE_SECONDS", 0.05)
     everyone = ranks(3)
-    with Desk(np.arange(4), everyone[0]) as desk:
-        other = threading.Thread(target=work, args=(Counter(everyone[2]), []))
+    with WorkQueue(np.arange(4), everyone[0]) as units:
+        other = threading.Thread(target=work, args=(QueueClient(everyone[2]), []))
         other.start()
-        assert work(desk, []) == NONE_LEFT
-        with pytest.raises(StoppedError, match="nothing heard of rank 1 for 0 s"):
-            desk.wait_for_the_others()
+        assert work(units, []) == NONE_LEFT
+        with pytest.raises(StoppedError, match="rank 1 "):
+            units.wait_for_ranks()
         other.join()
 
 
 def test_a_silent_rank_0_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(work_queue, "SILENCE_SECONDS", 0.05)
     with pytest.raises(StoppedError, match="rank 0 has not answered"):
-        Counter(ranks(2)[1]).take(News())
+        QueueClient(ranks(2)[1]).take(RankProgress())
 
 
-def test_a_fault_of_the_desk_is_raised_where_rank_0_waits() -> None:
+def test_a_fault_of_the_queue_is_raised_where_rank_0_waits() -> None:
     def broken(tally: Tally) -> None:
         raise RuntimeError("no room for a line")
 
     everyone = ranks(2)
-    everyone[1].send(News(done=1).numbers(), to=0, tag=dispatch.NEWS_TAG)
-    with Desk(np.arange(4), everyone[0], broken) as desk, pytest.raises(RuntimeError, match="no room for a line"):
-        desk.wait_for_the_others()
+    everyone[1].send(RankProgress(done=1).to_message(), to=0, tag=PROGRESS_TAG)
+    with (
+        WorkQueue(np.arange(4), everyone[0], broken) as units,
+        pytest.raises(RuntimeError, match="no room for a line"),
+    ):
+        units.wait_for_ranks()
 
 
 def test_news_come_as_they_were_sent() -> None:
-    news = News(3, 1, 250, stopping=True, last=False)
-    assert News.of(news.numbers()) == news
+    progress = RankProgress(3, 1, 250, stopping=True, last=False)
+    assert RankProgress.from_message(progress.to_message()) == progress

@@ -16,17 +16,23 @@ from tumorcast.records import Contrast, RadiotherapyCourse
 from tumorcast.simulation import anatomy as anatomy_module
 from tumorcast.simulation import cohort as simulate
 from tumorcast.simulation import mass_effect
-from tumorcast.simulation.anatomy import Anatomy, displaced, make_anatomy, pulled_back
+from tumorcast.simulation.anatomy import Anatomy, make_anatomy
 from tumorcast.simulation.cohort import MAX_GAP_DAYS, MIN_GAP_DAYS, draw_schedule, simulate_cohort
-from tumorcast.simulation.fields import Grid, smooth_field
-from tumorcast.simulation.mass_effect import FULL_EFFECT_MM3, LARGEST_STRAIN, tissue_shift
+from tumorcast.simulation.fields import SimulationGrid, smooth_field
+from tumorcast.simulation.mass_effect import (
+    FULL_EFFECT_MM3,
+    LARGEST_STRAIN,
+    displaced,
+    displaced_tumour,
+    pulled_back,
+    tissue_shift,
+)
 from tumorcast.simulation.render import Lesion, draw_scanners, render_session
 from tumorcast.simulation.tumour import (
     MAX_BRAIN_FRACTION,
     TumourKind,
     TumourState,
     _across,
-    displaced_tumour,
     draw_labels,
     draw_traits,
     first_state,
@@ -50,7 +56,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def head():
-    return make_anatomy(np.random.default_rng(3), Grid(COARSE_MM))
+    return make_anatomy(np.random.default_rng(3), SimulationGrid(COARSE_MM))
 
 
 def grown(head, seed=1, **traits):
@@ -69,7 +75,7 @@ def distance_mm(grid, axes=(0, 1, 2)):
 
 def ball_head(white_share=1.0):
     """A ball of 70 mm radius that is a brain of white and grey matter; white_share: everywhere, or (Z, Y, X)."""
-    grid = Grid(BALL_MM)
+    grid = SimulationGrid(BALL_MM)
     brain = distance_mm(grid) < 70
     nothing = np.zeros(grid.shape, np.float32)
     white = np.asarray(white_share * brain, np.float32)
@@ -207,7 +213,7 @@ def test_two_thirds_of_the_tumours_are_anisotropic_and_the_others_know_no_tissue
 
 
 def test_about_half_of_the_heads_are_mirrored():
-    grid = Grid(8.0)
+    grid = SimulationGrid(8.0)
     to_left = [np.diff(anatomy_module._coordinates(np.random.default_rng(seed), grid)[2]).mean() for seed in range(60)]
     assert all(0.8 * 8 < abs(step) < 1.4 * 8 for step in to_left)
     assert 18 <= sum(step < 0 for step in to_left) <= 42
@@ -358,7 +364,7 @@ def test_an_isotropic_tumour_ignores_tissue_and_an_anisotropic_one_is_slower_in_
 
 
 def test_an_anisotropic_tumour_is_slower_across_the_surface_of_white_matter_than_along_it():
-    sheet = ball_head(distance_mm(Grid(BALL_MM), axes=(0,)) < 6)
+    sheet = ball_head(distance_mm(SimulationGrid(BALL_MM), axes=(0,)) < 6)
     alike, _ = grown_from_ball(sheet, grey_slowness=1.0, anisotropy=0.0)
     held, _ = grown_from_ball(sheet, grey_slowness=1.0, anisotropy=0.9)
 
@@ -374,7 +380,7 @@ def test_the_direction_across_is_a_share_of_each_axis(head):
     across = _across(head)
     assert across.min() >= 0
     assert across.sum(axis=0).max() <= 1
-    sheet = _across(ball_head(distance_mm(Grid(BALL_MM), axes=(0,)) < 6))
+    sheet = _across(ball_head(distance_mm(SimulationGrid(BALL_MM), axes=(0,)) < 6))
     middle = tuple(n // 2 for n in sheet.shape[1:])
     assert sheet[0, middle[0] - 2 : middle[0] + 3, middle[1], middle[2]].max() > 0.9
     assert sheet[1:, :, middle[1], middle[2]].max() < 0.05
@@ -483,8 +489,8 @@ def test_infiltration_brightens_flair_beyond_the_outline_in_proportion_to_the_de
 
 
 def test_a_smooth_field_does_not_depend_on_the_voxel_size():
-    coarse = smooth_field(np.random.default_rng(0), Grid(6.0), 40.0)
-    fine = smooth_field(np.random.default_rng(0), Grid(2.0), 40.0)
+    coarse = smooth_field(np.random.default_rng(0), SimulationGrid(6.0), 40.0)
+    fine = smooth_field(np.random.default_rng(0), SimulationGrid(2.0), 40.0)
     blocks = fine[: 3 * coarse.shape[0], : 3 * coarse.shape[1], : 3 * coarse.shape[2]][1::3, 1::3, 1::3]
     part = coarse[: blocks.shape[0], : blocks.shape[1], : blocks.shape[2]]
     assert np.corrcoef(blocks.ravel(), part.ravel())[0, 1] > 0.95

@@ -1,12 +1,14 @@
-"""A real SLURM cluster of three nodes with four false GPUs each, all on this machine, for the tests of the job scripts.
+"""SLURM for the tests of the job scripts: a real cluster for some, and commands that answer as SLURM's do for most.
 
-It changes nothing outside its folder: its daemons have keys, ports, spool and a hosts file of their own.
+The cluster has three nodes with four false GPUs each, all on this machine. It changes nothing outside its folder: its
+daemons have keys, ports, spool and a hosts file of their own.
 """
 
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,9 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare")
 PMIX = Path(
     "/usr/lib/x86_64-linux-gnu/pmix2/lib"
 )  # where Debian's SLURM looks for libpmix.so, which only libpmix-dev has
+STAND_IN = {"TUMORCAST_PYTHON": str(Path(__file__).with_name("stand_in.sh"))}
+FAKE = Path(__file__).with_name("fake_slurm.py")
+FAKED = ("sbatch", "srun", "scontrol", "scancel", "squeue")
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 CONFIGURATION = """
 ClusterName=test
@@ -64,7 +69,7 @@ HARDWARE = "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=4000 G
 
 @dataclass
 class Job:
-    """A job as the controller tells it."""
+    """A job as `scontrol show job` tells it."""
 
     state: str
     reason: str
@@ -73,44 +78,15 @@ class Job:
 
 
 @dataclass
-class Cluster:
-    """The daemons of a cluster; `folder` has all that is theirs."""
+class Slurm:
+    """SLURM by its commands; `folder` has all that is its own."""
 
     folder: Path
-    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every command: where the cluster is, and nothing of a job around this test."""
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TUMORCAST_"))}
-        return own | {"SLURM_CONF": str(self.folder / "slurm.conf")}
-
-    def start(self) -> None:
-        """Start the daemons and wait until every node is idle."""
-        self._write_files()
-        munge = self.folder / "munge"
-        places = [f"--{name}={munge / name}" for name in ("socket", "key-file", "pid-file", "log-file", "seed-file")]
-        self._daemon("munged", "--foreground", "--force", *places)
-        self.await_that((munge / "socket").exists, 20)
-        self._daemon("slurmctld", "-D")
-        for node in NODES:
-            own = f"mount --bind {self.folder}/hosts /etc/hosts && mount --bind {self.folder}/pmix {PMIX}"
-            script = f"hostname {node} && {own} && mount -t tmpfs tmpfs /dev/shm && exec slurmd -D -N {node}"
-            self._daemon("unshare", "--uts", "--mount", "--ipc", "bash", "-c", script)
-        self.await_that(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D") == "3", 60)
-
-    def stop(self) -> None:
-        """End every job, then the daemons, the last first; only what was started here."""
-        self.ask("scancel", "--user", "root")
-        deadline = time.monotonic() + 60
-        while self.ask("squeue", "-h") and time.monotonic() < deadline:
-            time.sleep(0.2)
-        for daemon in reversed(self.daemons):
-            daemon.terminate()
-            try:
-                daemon.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
+        """Of every command: nothing of a job around this test."""
+        return {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TUMORCAST_"))}
 
     def ask(self, *command: str, at: Path | None = None, variables: dict[str, str] | None = None) -> str:
         """What a command of SLURM tells, run in the folder `at`; empty where it fails."""
@@ -155,6 +131,45 @@ class Cluster:
         self.await_that(is_through, seconds)
         return self.job(number)
 
+
+@dataclass
+class Cluster(Slurm):
+    """The daemons of a real cluster."""
+
+    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every command: where the cluster is, and nothing of a job around this test."""
+        return super().environment | {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def start(self) -> None:
+        """Start the daemons and wait until every node is idle."""
+        self._write_files()
+        munge = self.folder / "munge"
+        places = [f"--{name}={munge / name}" for name in ("socket", "key-file", "pid-file", "log-file", "seed-file")]
+        self._daemon("munged", "--foreground", "--force", *places)
+        self.await_that((munge / "socket").exists, 20)
+        self._daemon("slurmctld", "-D")
+        for node in NODES:
+            own = f"mount --bind {self.folder}/hosts /etc/hosts && mount --bind {self.folder}/pmix {PMIX}"
+            script = f"hostname {node} && {own} && mount -t tmpfs tmpfs /dev/shm && exec slurmd -D -N {node}"
+            self._daemon("unshare", "--uts", "--mount", "--ipc", "bash", "-c", script)
+        self.await_that(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D") == "3", 60)
+
+    def stop(self) -> None:
+        """End every job, then the daemons, the last first; only what was started here."""
+        self.ask("scancel", "--user", "root")
+        deadline = time.monotonic() + 60
+        while self.ask("squeue", "-h") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+            try:
+                daemon.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+
     def _daemon(self, *command: str) -> None:
         with (self.folder / "log" / f"{command[0]}.out").open("ab") as out:
             self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=out, stderr=out))
@@ -176,6 +191,38 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(text, encoding="utf-8")
         gpus = f"NodeName=n[1-3] Name=gpu Type=h100 File={self.folder}/dev/gpu[0-3]\n"
         (self.folder / "gres.conf").write_text(gpus, encoding="utf-8")
+
+
+@dataclass
+class FakeSlurm(Slurm):
+    """Commands of fake_slurm.py in place of SLURM's; `calls` are their command lines."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every command: where the fake commands are, first on the path."""
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        return super().environment | {"PATH": path, "FAKE_SLURM": str(self.folder / "jobs")}
+
+    @property
+    def calls(self) -> list[str]:
+        """Every call of a command, in their order."""
+        return (self.folder / "jobs" / "calls.txt").read_text(encoding="utf-8").splitlines()
+
+    def start(self) -> None:
+        """Lay the commands down."""
+        (self.folder / "jobs").mkdir()
+        (self.folder / "bin").mkdir()
+        for name in FAKED:
+            command = self.folder / "bin" / name
+            command.write_text(f"#!{sys.executable} -S\n{FAKE.read_text(encoding='utf-8')}", encoding="utf-8")
+            command.chmod(0o755)
+
+    def stop(self) -> None:
+        """Cancel every job and wait for its end."""
+        jobs = [path.stem for path in (self.folder / "jobs").glob("*.json")]
+        for job in jobs:
+            self.ask("scancel", job)
+        self.await_that(lambda: all(self.job(job).state in ENDS for job in jobs), 20)
 
 
 def free_ports(count: int) -> list[int]:
@@ -207,3 +254,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture(scope="session")
+def limited(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A job of more work than its limit of a minute, submitted first, as it takes longest; and where it was."""
+    at = tmp_path_factory.mktemp("limited")
+    limit = ("--nodes=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=1", "--signal=B:USR1@25")
+    job = ("scans", "--out", "out", "--model", "run", "--horizon-days", "60")
+    work = {"STAND_IN_UNITS": "42", "STAND_IN_PREPARE": "1"}
+    return cluster.submit(*limit, ROOT / "slurm" / "forecast_cohort.sh", *job, at=at, variables=STAND_IN | work), at
+
+
+@pytest.fixture(scope="module")
+def fake_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeSlurm]:
+    """Fake commands of SLURM, and the jobs that tests submit to them."""
+    made = FakeSlurm(tmp_path_factory.mktemp("fake-slurm"))
+    made.start()
+    yield made
+    made.stop()

@@ -1,4 +1,4 @@
-"""The job scripts on real SLURM, over real commands and real MPI: from scans to a report, interrupted or not."""
+"""The job scripts over real commands: from scans to a report by real SLURM and real MPI; interrupted, by fake SLURM."""
 
 import json
 import shutil
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tumorcast.archive.digest import digest
-from tumorcast.archive.growth_file import read_growth, write_growth
+from tests.fakes import write_growth
+from tumorcast.archive.growth_file import read_growth
 from tumorcast.archive.maps import MapArchive
+from tumorcast.archive.verify import digest
 
 if TYPE_CHECKING:
-    from tests.slurm.conftest import Cluster
+    from tests.slurm.conftest import Cluster, FakeSlurm, Slurm
 
 SLURM = Path(__file__).parents[2] / "slurm"
 ONE_RANK = ("--nodes=1", "--gres=gpu:1", "--cpus-per-task=1")
@@ -33,14 +34,14 @@ def tumorcast(*arguments: object) -> None:
 
 
 def submit(
-    cluster: "Cluster", at: Path, source: Path, model: Path, *resources: str, members: str = MEMBERS, **variables: str
+    slurm: "Slurm", at: Path, source: Path, model: Path, *resources: str, members: str = MEMBERS, **variables: str
 ) -> str:
     """Submit the job from the folder `at`, where its results will be in `out`."""
     at.mkdir(exist_ok=True)
     command = [*resources, SLURM / "forecast_cohort.sh", source, "--out", "out", "--model", model, "--members", members]
     if source.is_dir():
         command += ["--clinical", source / "clinical.csv"]
-    return cluster.submit(*command, at=at, variables=SETTINGS | variables)
+    return slurm.submit(*command, at=at, variables=SETTINGS | variables)
 
 
 def log_of(job: str, at: Path) -> str:
@@ -52,7 +53,9 @@ def shards_of(at: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(cluster: "Cluster", random_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(
+    cluster: "Cluster", limited: tuple[str, Path], random_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The results of a job on three nodes with two GPUs each, submitted from a folder that is not the project's.
 
     There are scans of three patients, and a cohort file with a later scan of each, which is the truth.
@@ -97,51 +100,50 @@ def test_its_maps_are_evaluated_and_the_report_tells_of_it(uninterrupted: Path) 
     assert [page.stem for page in pages if "Dice" in page.read_text(encoding="utf-8")] == judged
 
 
-def given(cluster: "Cluster", at: Path, done: Path, model: Path, *resources: str) -> str:
+def given(slurm: "Slurm", at: Path, done: Path, model: Path, *resources: str) -> str:
     """Submit a job that has but to forecast: cohort and growth are those of the job that is done."""
     (at / "out").mkdir(parents=True, exist_ok=True)
     shutil.copy(done / "growth.h5", at / "out")
-    return submit(cluster, at, done / "cohort.h5", model, *resources)
+    return submit(slurm, at, done / "cohort.h5", model, *resources)
 
 
 def test_a_cancelled_job_leaves_a_run_that_the_next_job_goes_on_with(
-    cluster: "Cluster", uninterrupted: Path, random_bundle: Path, tmp_path: Path
+    fake_slurm: "FakeSlurm", uninterrupted: Path, random_bundle: Path, tmp_path: Path
 ) -> None:
-    first = given(cluster, tmp_path, uninterrupted, random_bundle, *ONE_RANK)
-    cluster.await_that(lambda: len(shards_of(tmp_path)) > 3, 120)
-    cluster.ask("scancel", first)
-    assert cluster.ended(first, 60).state == "CANCELLED"
+    first = given(fake_slurm, tmp_path, uninterrupted, random_bundle, *ONE_RANK)
+    fake_slurm.await_that(lambda: len(shards_of(tmp_path)) > 3, 120)
+    fake_slurm.ask("scancel", first)
+    assert fake_slurm.ended(first, 60).state == "CANCELLED"
     kept = {path: path.stat().st_mtime_ns for path in shards_of(tmp_path)}
-    two_nodes = ("--nodes=2", "--gres=gpu:1", "--cpus-per-task=1")
-    second = given(cluster, tmp_path, uninterrupted, random_bundle, *two_nodes)
-    cluster.await_that(lambda: len(shards_of(tmp_path)) > len(kept), 120)
+    second = given(fake_slurm, tmp_path, uninterrupted, random_bundle, *ONE_RANK)
+    fake_slurm.await_that(lambda: len(shards_of(tmp_path)) > len(kept), 120)
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
-    assert cluster.ended(second, 300).code == 0, log_of(second, tmp_path)
+    assert fake_slurm.ended(second, 300).code == 0, log_of(second, tmp_path)
     assert digest(tmp_path / "out" / "maps.h5") == digest(uninterrupted / "maps.h5")
 
 
 def test_a_job_that_is_told_to_stop_requeues_itself_and_gives_the_same_maps(
-    cluster: "Cluster", uninterrupted: Path, random_bundle: Path, tmp_path: Path
+    fake_slurm: "FakeSlurm", uninterrupted: Path, random_bundle: Path, tmp_path: Path
 ) -> None:
     """Told as SLURM tells it before the limit; that SLURM does, test_jobs.py waits for."""
-    job = given(cluster, tmp_path, uninterrupted, random_bundle, *ONE_RANK)
-    cluster.await_that(lambda: len(shards_of(tmp_path)) > 1, 120)
-    cluster.ask("scancel", "--batch", "--signal=USR1", job)
-    ended = cluster.ended(job, 300)
+    job = given(fake_slurm, tmp_path, uninterrupted, random_bundle, *ONE_RANK)
+    fake_slurm.await_that(lambda: len(shards_of(tmp_path)) > 1, 120)
+    fake_slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    ended = fake_slurm.ended(job, 300)
     assert (ended.code, ended.restarts) == (0, 1), log_of(job, tmp_path)
     assert "forecast: stopped; the job is requeued" in log_of(job, tmp_path)
     assert digest(tmp_path / "out" / "maps.h5") == digest(uninterrupted / "maps.h5")
 
 
 def test_a_patient_that_fails_gives_exit_1_and_the_others_their_maps(
-    cluster: "Cluster", uninterrupted: Path, random_bundle: Path, tmp_path: Path
+    fake_slurm: "FakeSlurm", uninterrupted: Path, random_bundle: Path, tmp_path: Path
 ) -> None:
     """Growth was fitted for two of the three."""
     growth = read_growth(uninterrupted / "growth.h5")
     (tmp_path / "out").mkdir()
     write_growth(tmp_path / "out" / "growth.h5", [growth[name] for name in ("SIM-00001", "SIM-00003")], {})
-    job = submit(cluster, tmp_path, uninterrupted / "cohort.h5", random_bundle, *ONE_RANK, members="1")
-    assert cluster.ended(job, 300).code == 1, log_of(job, tmp_path)
+    job = submit(fake_slurm, tmp_path, uninterrupted / "cohort.h5", random_bundle, *ONE_RANK, members="1")
+    assert fake_slurm.ended(job, 300).code == 1, log_of(job, tmp_path)
     assert "SIM-00002: failed: SIM-00002: not in the growth file" in log_of(job, tmp_path)
     with MapArchive.open(tmp_path / "out" / "maps.h5") as maps:
         assert list(maps.patient_ids()) == ["SIM-00001", "SIM-00003"]

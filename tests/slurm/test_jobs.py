@@ -1,4 +1,7 @@
-"""The job scripts on a real SLURM cluster, over a stand-in that writes and sleeps: layout, limits, requeues, ends."""
+"""The job scripts over a stand-in that writes and sleeps: layout, limits, requeues, ends.
+
+Most run by the commands of fake_slurm.py; what SLURM itself does, ranks over nodes and the limit of time, on a cluster.
+"""
 
 import re
 import shutil
@@ -7,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.slurm.conftest import STAND_IN
+
 if TYPE_CHECKING:
-    from tests.slurm.conftest import Cluster
+    from tests.slurm.conftest import Cluster, FakeSlurm, Slurm
 
 SLURM = Path(__file__).parents[2] / "slurm"
-STAND_IN = {"TUMORCAST_PYTHON": str(Path(__file__).with_name("stand_in.sh"))}
 OPTIONS = ("--model", "run", "--horizon-days", "60")
 SMALL = ("--gres=gpu:1", "--cpus-per-task=1", "--nodes=1")
 TO_MAPS = ["prepare", "fit", "export", "forecast", "merge"]
@@ -19,12 +23,12 @@ FEW_CORES = {"TUMORCAST_SBATCH": "--cpus-per-task=1 --nodes=1 --gres=none"}
 
 
 def cohort_job(
-    cluster: "Cluster", at: Path, *resources: str, out: str = "out", script: str = "forecast_cohort", **variables: str
+    slurm: "Slurm", at: Path, *resources: str, out: str = "out", script: str = "forecast_cohort", **variables: str
 ) -> str:
     """Submit the script over the stand-in, with sbatch's options `resources`, from the folder `at`."""
     at.mkdir(exist_ok=True)
     command = (*resources, SLURM / f"{script}.sh", "scans", "--out", out, *OPTIONS)
-    return cluster.submit(*command, at=at, variables=STAND_IN | variables)
+    return slurm.submit(*command, at=at, variables=STAND_IN | variables)
 
 
 def log_of(job: str, at: Path, name: str = "tumorcast") -> str:
@@ -41,19 +45,15 @@ def seen(out: Path) -> dict[str, list[list[str]]]:
     return {step: sorted(lines) for step, lines in found.items()}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def limited(cluster: "Cluster", tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A job of more work than its limit of a minute, submitted first, as it takes longest; and where it was."""
-    at = tmp_path_factory.mktemp("limited")
-    signal = ("--time=1", "--signal=B:USR1@25")
-    return cohort_job(cluster, at, *SMALL, *signal, STAND_IN_UNITS="42", STAND_IN_PREPARE="1"), at
-
-
-def test_one_job_runs_every_step_over_the_ranks_it_has_room_for(cluster: "Cluster", tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["fake_slurm", pytest.param("cluster", marks=pytest.mark.cluster)])
+def test_one_job_runs_every_step_over_the_ranks_it_has_room_for(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    slurm: Slurm = request.getfixturevalue(kind)
     at = tmp_path / "a folder"
     resources = ("--nodes=3", "--gres=gpu:2", "--cpus-per-task=3")
-    job = cohort_job(cluster, at, *resources, out="the maps", STAND_IN_FIT="1")
-    assert cluster.ended(job, 60).code == 1, log_of(job, at)  # some patients failed in fit
+    job = cohort_job(slurm, at, *resources, out="the maps", STAND_IN_FIT="1")
+    assert slurm.ended(job, 60).code == 1, log_of(job, at)  # some patients failed in fit
     ranks = seen(at / "the maps")
     nodes = ("n1", "n2", "n3")
     for step in ("prepare", "export", "archive"):
@@ -63,100 +63,102 @@ def test_one_job_runs_every_step_over_the_ranks_it_has_room_for(cluster: "Cluste
     assert (at / "the maps" / "maps.h5").exists()
 
 
-def test_a_job_finds_the_project_by_its_own_command_whatever_the_path(cluster: "Cluster", tmp_path: Path) -> None:
+def test_a_job_finds_the_project_by_its_own_command_whatever_the_path(fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
     shutil.copytree(SLURM, tmp_path / "a project" / "slurm")
     script, at = tmp_path / "a project" / "slurm" / "fit.sh", tmp_path / "elsewhere"
     at.mkdir()
     options = ("scans", "--out", "/slurm/fit.sh of mine", *OPTIONS, "--dry-run")
-    job = cluster.submit("--cpus-per-task=1", script, *options, at=at)
-    assert cluster.ended(job, 60).code == 0, log_of(job, at, "tumorcast-fit")
+    job = fake_slurm.submit("--cpus-per-task=1", script, *options, at=at)
+    assert fake_slurm.ended(job, 60).code == 0, log_of(job, at, "tumorcast-fit")
     assert "a\\ project/.venv/bin/python -m mpi4py -m tumorcast fit" in log_of(job, at, "tumorcast-fit")
 
 
-def test_a_chain_goes_on_past_patients_that_failed_and_its_last_job_tells(cluster: "Cluster", tmp_path: Path) -> None:
+def test_a_chain_goes_on_past_patients_that_failed_and_its_last_job_tells(
+    fake_slurm: "FakeSlurm", tmp_path: Path
+) -> None:
     (tmp_path / "later.h5").touch()
     wanted = {"TUMORCAST_TRUTH": "later.h5", "TUMORCAST_REPORT": "1"}
-    jobs = chain(cluster, tmp_path, STAND_IN_FIT="1", **wanted)
+    jobs = chain(fake_slurm, tmp_path, STAND_IN_FIT="1", **wanted)
     assert list(jobs) == [*TO_MAPS, "evaluate", "report"]
-    assert cluster.ended(jobs["report"], 90).code == 1
-    assert [cluster.job(job).state for job in jobs.values()] == ["COMPLETED"] * 6 + ["FAILED"]
+    assert fake_slurm.ended(jobs["report"], 90).code == 1
+    assert [fake_slurm.job(job).state for job in jobs.values()] == ["COMPLETED"] * 6 + ["FAILED"]
     logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
     assert logs == {f"tumorcast-{step}-{job}.out" for step, job in jobs.items()}
-    assert planned(cluster, tmp_path, **wanted) == ["forecast"]  # the others stand; forecast looks for itself
+    assert planned(fake_slurm, tmp_path, **wanted) == ["forecast"]  # the others stand; forecast looks for itself
     told = wanted | {"TUMORCAST_REPORT_OPTIONS": "--pictures 2"}
-    assert planned(cluster, tmp_path, **told) == ["forecast", "report"]  # made anew, with other options
+    assert planned(fake_slurm, tmp_path, **told) == ["forecast", "report"]  # made anew, with other options
     (tmp_path / "later.h5").touch()
-    assert planned(cluster, tmp_path, **wanted) == ["forecast", "evaluate", "report"]
+    assert planned(fake_slurm, tmp_path, **wanted) == ["forecast", "evaluate", "report"]
     (tmp_path / "out" / "maps.h5").touch()
-    assert planned(cluster, tmp_path, TUMORCAST_REPORT="1") == ["forecast", "report"]
+    assert planned(fake_slurm, tmp_path, TUMORCAST_REPORT="1") == ["forecast", "report"]
 
 
-def test_a_step_that_fails_ends_its_chain(cluster: "Cluster", tmp_path: Path) -> None:
-    jobs = chain(cluster, tmp_path, STAND_IN_PREPARE="3")
-    assert cluster.ended(jobs["merge"], 60).state == "CANCELLED"
-    assert cluster.job(jobs["prepare"]).code == 3
-    assert [cluster.job(jobs[step]).state for step in ("fit", "export", "forecast")] == ["CANCELLED"] * 3
+def test_a_step_that_fails_ends_its_chain(fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
+    jobs = chain(fake_slurm, tmp_path, STAND_IN_PREPARE="3")
+    assert fake_slurm.ended(jobs["merge"], 60).state == "CANCELLED"
+    assert fake_slurm.job(jobs["prepare"]).code == 3
+    assert [fake_slurm.job(jobs[step]).state for step in ("fit", "export", "forecast")] == ["CANCELLED"] * 3
 
 
-def chain(cluster: "Cluster", at: Path, **variables: str) -> dict[str, str]:
+def chain(fake_slurm: "FakeSlurm", at: Path, **variables: str) -> dict[str, str]:
     """Submit a job for each step; the jobs by step."""
     command = ("bash", SLURM / "forecast_cohort.sh", "--submit", "scans", "--out", "out", *OPTIONS)
-    told = cluster.ask(*map(str, command), at=at, variables=STAND_IN | FEW_CORES | variables)
+    told = fake_slurm.ask(*map(str, command), at=at, variables=STAND_IN | FEW_CORES | variables)
     return dict(line.split(": job ", 1) for line in told.splitlines())
 
 
-def planned(cluster: "Cluster", at: Path, **variables: str) -> list[str]:
+def planned(fake_slurm: "FakeSlurm", at: Path, **variables: str) -> list[str]:
     """The steps that the same chain would submit now."""
     command = ("bash", SLURM / "forecast_cohort.sh", "--submit", "--dry-run", "scans", "--out", "out", *OPTIONS)
-    told = cluster.ask(*map(str, command), at=at, variables=STAND_IN | FEW_CORES | variables)
+    told = fake_slurm.ask(*map(str, command), at=at, variables=STAND_IN | FEW_CORES | variables)
     return re.findall(r"--job-name=tumorcast-(\w+)", told)
 
 
-def test_a_cancelled_job_is_not_requeued_and_the_next_goes_on(cluster: "Cluster", tmp_path: Path) -> None:
-    first = cohort_job(cluster, tmp_path, *SMALL, STAND_IN_UNITS="30")
-    cluster.await_that((tmp_path / "out" / "maps.h5.parts" / "0-1").exists, 60)
-    cluster.ask("scancel", first)
-    assert cluster.ended(first, 60).state == "CANCELLED"
+def test_a_cancelled_job_is_not_requeued_and_the_next_goes_on(fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
+    first = cohort_job(fake_slurm, tmp_path, *SMALL, STAND_IN_UNITS="30")
+    fake_slurm.await_that((tmp_path / "out" / "maps.h5.parts" / "0-1").exists, 60)
+    fake_slurm.ask("scancel", first)
+    assert fake_slurm.ended(first, 60).state == "CANCELLED"
     done = {path.name for path in (tmp_path / "out" / "maps.h5.parts").iterdir()}
     assert not (tmp_path / "out" / "maps.h5").exists()
-    second = cohort_job(cluster, tmp_path, *SMALL, STAND_IN_UNITS=str(len(done) + 1))
-    assert cluster.ended(second, 60).code == 0, log_of(second, tmp_path)
+    second = cohort_job(fake_slurm, tmp_path, *SMALL, STAND_IN_UNITS=str(len(done) + 1))
+    assert fake_slurm.ended(second, 60).code == 0, log_of(second, tmp_path)
     assert "prepare: what it writes stands; not done again" in log_of(second, tmp_path)
     assert len(seen(tmp_path / "out")["fit"]) == 1
 
 
 @pytest.mark.parametrize("most", ["0", "2"])
-def test_a_job_is_requeued_so_many_times_at_most(most: str, cluster: "Cluster", tmp_path: Path) -> None:
-    job = cohort_job(cluster, tmp_path, *SMALL, TUMORCAST_MAX_REQUEUES=most, STAND_IN_FORECAST="75")
-    ended = cluster.ended(job, 60)
+def test_a_job_is_requeued_so_many_times_at_most(most: str, fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
+    job = cohort_job(fake_slurm, tmp_path, *SMALL, TUMORCAST_MAX_REQUEUES=most, STAND_IN_FORECAST="75")
+    ended = fake_slurm.ended(job, 60)
     assert (ended.code, ended.restarts) == (75, int(most)), log_of(job, tmp_path)
     assert f"it was {most} times (TUMORCAST_MAX_REQUEUES)" in log_of(job, tmp_path)
 
 
-def test_a_step_that_cannot_resume_is_not_requeued_in_vain(cluster: "Cluster", tmp_path: Path) -> None:
+def test_a_step_that_cannot_resume_is_not_requeued_in_vain(fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
     """Alone in its job fit would only begin anew; after prepare a requeue has gained what prepare did."""
-    alone = cohort_job(cluster, tmp_path / "alone", *SMALL, script="fit", STAND_IN_FIT_SECONDS="40")
-    after = cohort_job(cluster, tmp_path / "after", *SMALL, TUMORCAST_MAX_REQUEUES="1", STAND_IN_FIT_SECONDS="40")
+    alone = cohort_job(fake_slurm, tmp_path / "alone", *SMALL, script="fit", STAND_IN_FIT_SECONDS="40")
+    after = cohort_job(fake_slurm, tmp_path / "after", *SMALL, TUMORCAST_MAX_REQUEUES="1", STAND_IN_FIT_SECONDS="40")
     for at, job in ((tmp_path / "alone", alone), (tmp_path / "after", after)):
-        stop_at_fit(cluster, job, at)
-    assert cluster.ended(alone, 60) == (told := cluster.job(alone))
+        stop_at_fit(fake_slurm, job, at)
+    assert fake_slurm.ended(alone, 60) == (told := fake_slurm.job(alone))
     assert (told.code, told.restarts) == (75, 0), log_of(alone, tmp_path / "alone", "tumorcast-fit")
     assert "needs more than the job's time" in log_of(alone, tmp_path / "alone", "tumorcast-fit")
-    cluster.await_that(lambda: cluster.job(after).restarts == 1, 30)
-    cluster.ask("scancel", after)
+    fake_slurm.await_that(lambda: fake_slurm.job(after).restarts == 1, 30)
+    fake_slurm.ask("scancel", after)
 
 
-def stop_at_fit(cluster: "Cluster", job: str, at: Path) -> None:
+def stop_at_fit(fake_slurm: "FakeSlurm", job: str, at: Path) -> None:
     """Tell the job to stop while fit runs, as SLURM does before the limit."""
-    cluster.await_that((at / "out" / "growth.h5.saw").exists, 60)
-    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+    fake_slurm.await_that((at / "out" / "growth.h5.saw").exists, 60)
+    fake_slurm.ask("scancel", "--batch", "--signal=USR1", job)
 
 
-def test_other_options_for_a_step_that_is_done_are_refused(cluster: "Cluster", tmp_path: Path) -> None:
-    first = cohort_job(cluster, tmp_path, *SMALL)
-    assert cluster.ended(first, 60).code == 0, log_of(first, tmp_path)
-    second = cohort_job(cluster, tmp_path, *SMALL, TUMORCAST_FIT_OPTIONS="--law gompertz")
-    assert cluster.ended(second, 60).code == 2
+def test_other_options_for_a_step_that_is_done_are_refused(fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
+    first = cohort_job(fake_slurm, tmp_path, *SMALL)
+    assert fake_slurm.ended(first, 60).code == 0, log_of(first, tmp_path)
+    second = cohort_job(fake_slurm, tmp_path, *SMALL, TUMORCAST_FIT_OPTIONS="--law gompertz")
+    assert fake_slurm.ended(second, 60).code == 2
     assert "fit: was done with other options" in log_of(second, tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tumorcast.settings import NetworkKind, TrainSettings
-from tumorcast.training.device import Device
+from tumorcast.training.job import Device
 from tumorcast.training.train import train
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 
 from tumorcast.cli import main as cli
 from tumorcast.settings import NetworkKind, TrainSettings
-from tumorcast.training.checkpoint import checkpoint_step
-from tumorcast.training.device import Device
+from tumorcast.training.checkpoint import checkpoint_step, what_is_kept
+from tumorcast.training.job import Device
 from tumorcast.training.log import read_log
-from tumorcast.training.resume import what_is_kept
 from tumorcast.training.train import train
 
 ROOT = Path(__file__).parents[2]

@@ -14,15 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.archive.bids_images import DESCRIPTIONS, LABELS, Picture, pictures_of
-from tumorcast.archive.bids_names import SPACE_LABELS, ScanName, labels_of
-from tumorcast.archive.digest import refuse_broken
+from tumorcast.archive.bids_layout import (
+    DESCRIPTIONS,
+    LABELS,
+    SPACE_LABELS,
+    ForecastImage,
+    ScanName,
+    forecast_images,
+    labels_of,
+)
+from tumorcast.archive.integrity import read_seal
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive, PatientForecast, SliceForecast
 from tumorcast.archive.nifti import Placement, Space, write_nifti
-from tumorcast.archive.seal import read_seal
+from tumorcast.archive.verify import refuse_broken
 from tumorcast.data.cohort import Cohort
-from tumorcast.data.native import BENT, NATIVE, NativeImage, WayHome, native_image
-from tumorcast.durable import written_whole
+from tumorcast.data.native import BENT, NATIVE, NativeImage, native_image
+from tumorcast.durable import write_text
 from tumorcast.errors import EngineError, InputError, StorageError, UsageError
 from tumorcast.provenance import difference
 from tumorcast.records import Contrast, PatientOutcome, Status
@@ -30,7 +37,7 @@ from tumorcast.version import VERSION
 
 BIDS_VERSION = "1.10.1"
 DESCRIPTION = "dataset_description.json"
-MADE_OF = "Tumorcast"
+RECORD_KEY = "Tumorcast"
 README = """# Forecasts of tumour growth, by tumorcast
 
 Derivatives in BIDS of an archive of forecasts (`maps.h5`). **For research. Not a medical device.**
@@ -65,7 +72,7 @@ class Export:
     labels: Mapping[str, str] = field(repr=False)
 
     @property
-    def made_of(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What another export into the same folder must have in common with this one."""
         cohort = None if self.cohort is None else self.provenance["cohort_sha256"]
         return {
@@ -112,33 +119,33 @@ def _check_cohort(export: Export) -> None:
     if export.cohort is None:
         return
     with Cohort.open(export.cohort) as cohort:
-        found, wanted = cohort.sha256, export.provenance.get("cohort_sha256")
-    if found != wanted:
+        given, wanted = cohort.sha256, export.provenance.get("cohort_sha256")
+    if given != wanted:
         raise InputError(
-            f"{export.cohort}: its SHA-256 is {found[:12]}…, and {export.maps} was made of {str(wanted)[:12]}…; "
+            f"{export.cohort}: its SHA-256 is {given[:12]}…, and {export.maps} was made of {str(wanted)[:12]}…; "
             "give the cohort file of the forecast, or leave --cohort out"
         )
 
 
 def _claim(export: Export) -> None:
     """Make the folder, or refuse one that is not of this export; its description comes first, as the claim."""
-    stands = export.folder / DESCRIPTION
+    description = export.folder / DESCRIPTION
     if export.folder.exists() and not export.folder.is_dir():
         raise UsageError(f"--bids {export.folder}: is a file; give a folder")
     if export.folder.is_dir() and any(export.folder.iterdir()):
-        told = difference(_made_of(stands), export.made_of)
-        if told is not None:
-            raise UsageError(f"--bids {export.folder}: not empty and not of this export ({told}); give a new folder")
-    _write_text(stands, _json(_description(export)))
+        differs = difference(_recorded_in(description), export.identity)
+        if differs is not None:
+            raise UsageError(f"--bids {export.folder}: not empty and not of this export ({differs}); give a new folder")
+    write_text(description, _json(_description(export)))
 
 
-def _made_of(description: Path) -> dict[str, Any]:
-    """What the data set in a folder was made of; nothing if it is not ours."""
+def _recorded_in(description: Path) -> dict[str, Any]:
+    """The identity of the export that a data set was written by; nothing if it is not ours."""
     try:
-        told = json.loads(description.read_text(encoding="utf-8"))[MADE_OF]
+        record = json.loads(description.read_text(encoding="utf-8"))[RECORD_KEY]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _description(export: Export) -> dict[str, Any]:
@@ -149,7 +156,7 @@ def _description(export: Export) -> dict[str, Any]:
         "GeneratedBy": [{"Name": "tumorcast", "Version": VERSION, "Description": "tumorcast export-maps"}],
         "HowToAcknowledge": "Cite tumorcast and the paper of its method. For research, not a medical device.",
         "ReferencesAndLinks": ["https://arxiv.org/abs/2509.09610"],
-        MADE_OF: {**export.made_of, "Forecast": export.provenance},
+        RECORD_KEY: {**export.identity, "Forecast": export.provenance},
     }
 
 
@@ -191,23 +198,21 @@ def _write_patient(export: Export, patient_id: str) -> None:
     known = _known_of(export, patient)
     place = Placement.of(patient_id, patient.source_grid, slices, known.home)
     scan = ScanName(export.labels[patient_id], labels_of([patient.session_id], "ses")[patient.session_id])
-    common = _common(export, patient, slices) | known.told
+    common = _common(export, patient, slices) | known.sidecar
     contrasts = [Contrast(name) for name in export.provenance["contrasts"]]
-    for picture in pictures_of(slices, contrasts):
+    for image in forecast_images(slices, contrasts):
         for space in export.spaces:
-            path = export.folder / scan.file(picture.before, f"space-{SPACE_LABELS[space]}", *picture.after)
-            told = picture.told | _of_space(export, scan, picture, space) | common
-            write_nifti(
-                Path(f"{path}.nii.gz"), place.volume(space, picture.values, picture.outside, picture.interpolation)
-            )
-            _write_text(Path(f"{path}.json"), _json(told))
+            path = export.folder / scan.file(image.before, f"space-{SPACE_LABELS[space]}", *image.after)
+            sidecar = image.sidecar | _of_space(export, scan, image, space) | common
+            write_nifti(Path(f"{path}.nii.gz"), place.volume(space, image.values, image.outside, image.interpolation))
+            write_text(Path(f"{path}.json"), _json(sidecar))
     row = [
         f"ses-{scan.session}",
         f"{patient.day:g}",
         "n/a" if patient.target_day is None else f"{patient.target_day:g}",
     ]
-    _write_text(Path(f"{export.folder / scan.sessions}.json"), _json(SESSIONS))
-    _write_text(Path(f"{export.folder / scan.sessions}.tsv"), _table(("session_id", *SESSIONS), [row]))
+    write_text(Path(f"{export.folder / scan.sessions}.json"), _json(SESSIONS))
+    write_text(Path(f"{export.folder / scan.sessions}.tsv"), _table(("session_id", *SESSIONS), [row]))
 
 
 def _common(export: Export, patient: PatientForecast, slices: Sequence[SliceForecast]) -> dict[str, Any]:
@@ -236,28 +241,29 @@ def _common(export: Export, patient: PatientForecast, slices: Sequence[SliceFore
 
 
 @dataclass(frozen=True)
-class Known:
+class ScanSource:
     """What is known of a patient's scan: for the sidecars, and its way home, None where it did not move."""
 
-    told: dict[str, Any]
-    home: WayHome | None
+    sidecar: dict[str, Any]
+    home: NativeImage | None
 
 
-def _known_of(export: Export, patient: PatientForecast) -> Known:
+def _known_of(export: Export, patient: PatientForecast) -> ScanSource:
     """The sums of the scan's files, the window of each contrast's intensities, and the way to the scanner's voxels.
 
     The archive alone tells that way, but for a scan that was bent. Raises InputError for one where it is wanted.
     """
     if export.cohort is None:
-        return Known({}, _told_by_archive(patient) if Space.NATIVE in export.spaces else None)
+        return ScanSource({}, _way_home_of_archive(patient) if Space.NATIVE in export.spaces else None)
     with Cohort.open(export.cohort) as cohort:
         source = cohort.source(patient.patient_id, patient.session_id)
-        bent = cohort.displacement(patient.patient_id, patient.session_id)
-    told = {"SourceSha256": source.get("files", {}), "IntensityWindows": source.get("windows", {})}
-    return Known(told, WayHome(native_image(source), bent) if NATIVE in source else None)
+        displacement = cohort.displacement(patient.patient_id, patient.session_id)
+    sidecar = {"SourceSha256": source.get("files", {}), "IntensityWindows": source.get("windows", {})}
+    home = native_image(source, displacement=displacement) if NATIVE in source else None
+    return ScanSource(sidecar, home)
 
 
-def _told_by_archive(patient: PatientForecast) -> WayHome | None:
+def _way_home_of_archive(patient: PatientForecast) -> NativeImage | None:
     way = patient.source_grid.get(NATIVE)
     if way is None:
         return None
@@ -266,17 +272,17 @@ def _told_by_archive(patient: PatientForecast) -> WayHome | None:
             f"{patient.patient_id}: its scan was bent onto the patient's first, and only the cohort file tells how; "
             "give --cohort, or --space cohort"
         )
-    return WayHome(NativeImage.from_dict(way))
+    return NativeImage.from_dict(way)
 
 
-def _of_space(export: Export, scan: ScanName, picture: Picture, space: Space) -> dict[str, Any]:
-    """Where the voxels are told of, and of which image in the data set this one is another sampling."""
+def _of_space(export: Export, scan: ScanName, image: ForecastImage, space: Space) -> dict[str, Any]:
+    """Where the voxels lie, and of which image in the data set this one is another sampling."""
     if space is Space.COHORT:
         brain = scan.file(f"space-{SPACE_LABELS[space]}", "desc-brain", "mask")
         return {"SpatialReference": f"bids::{brain.as_posix()}.nii.gz"}
     if Space.COHORT not in export.spaces:
         return {"SpatialReference": "orig"}
-    first = scan.file(picture.before, f"space-{SPACE_LABELS[Space.COHORT]}", *picture.after)
+    first = scan.file(image.before, f"space-{SPACE_LABELS[Space.COHORT]}", *image.after)
     return {"SpatialReference": "orig", "Sources": [f"bids::{first.as_posix()}.nii.gz"]}
 
 
@@ -284,26 +290,21 @@ def _write_tables(export: Export, patient_ids: Sequence[str]) -> None:
     """Write what the data set says of all of its patients and files."""
     root = export.folder
     rows = [(f"sub-{export.labels[name]}", name) for name in patient_ids]
-    described = [(f"desc-{name}", told) for name, told in DESCRIPTIONS.items()]
-    _write_text(root / "README.md", README)
-    _write_text(root / "participants.json", _json(PARTICIPANTS))
-    _write_text(root / "participants.tsv", _table(("participant_id", *PARTICIPANTS), rows))
-    _write_text(root / "descriptions.tsv", _table(("desc_id", "description"), described))
-    _write_text(root / "desc-present_dseg.tsv", _table(("index", "name"), LABELS.items()))
+    described = [(f"desc-{name}", description) for name, description in DESCRIPTIONS.items()]
+    write_text(root / "README.md", README)
+    write_text(root / "participants.json", _json(PARTICIPANTS))
+    write_text(root / "participants.tsv", _table(("participant_id", *PARTICIPANTS), rows))
+    write_text(root / "descriptions.tsv", _table(("desc_id", "description"), described))
+    write_text(root / "desc-present_dseg.tsv", _table(("index", "name"), LABELS.items()))
 
 
-def _json(told: Mapping[str, Any]) -> str:
+def _json(record: Mapping[str, Any]) -> str:
     """As JSON that BIDS takes: what is not known is left out."""
     return (
-        json.dumps({key: value for key, value in told.items() if value is not None}, indent=2, ensure_ascii=False)
+        json.dumps({key: value for key, value in record.items() if value is not None}, indent=2, ensure_ascii=False)
         + "\n"
     )
 
 
 def _table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     return "".join("\t".join(map(str, row)) + "\n" for row in (header, *rows))
-
-
-def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

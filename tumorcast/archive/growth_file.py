@@ -15,12 +15,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.cohort import treatment_attributes, treatment_from
 from tumorcast.durable import why_unreadable
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import PopulationPrior, parse_prior
-from tumorcast.hdf5_file import NewFile, new_hdf5
+from tumorcast.hdf5_file import NewFile, new_hdf5, treatment_attributes, treatment_from
 from tumorcast.records import ErrorModel, FitStatus, Forecaster, GrowthFit, LawName, SizeSeries
 
 FORMAT, FORMAT_VERSION = "tumorcast-growth", 2
@@ -31,29 +30,14 @@ CHUNK_BYTES = 2**20
 PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}  # finds a flipped bit
 
 
-def write_growth(
-    path: Path,
-    fits: Iterable[GrowthFit],
-    provenance: Mapping[str, Any],
-    *,
-    forecaster: str = "mechanistic",
-    prior: str | None = None,
-) -> None:
-    """Write the fits of a cohort in their order, whole or not at all; of a generator, one patient is held at a time.
-
-    forecaster: which forecast is to be drawn from the fits. prior: the population model that informed them, JSON text.
-    """
-    with growth_writer(path, provenance, forecaster=forecaster, prior=prior) as add:
-        for fit in fits:
-            add(fit)
-            del fit  # else it would be held while the next one is made
-
-
 @contextmanager
 def growth_writer(
     path: Path, provenance: Mapping[str, Any], *, forecaster: str = "mechanistic", prior: str | None = None
 ) -> Iterator[Callable[[GrowthFit], None]]:
-    """A function that adds a patient to a new growth file, which stands at `path` when the block ends without error."""
+    """A function that adds a patient to a new growth file, which stands at `path` when the block ends without error.
+
+    forecaster: which forecast is to be drawn from the fits. prior: the population model that informed them, JSON text.
+    """
     with _new_file(path, provenance, forecaster, prior) as file:
 
         def add(fit: GrowthFit) -> None:
@@ -82,9 +66,11 @@ def merge_growth(
 def _new_file(path: Path, provenance: Mapping[str, Any], forecaster: str, prior: str | None) -> Iterator[NewFile]:
     """A new file without a patient yet; its group of patients keeps the order they are added in."""
     with new_hdf5(path) as file:
-        told = {"format": FORMAT, "format_version": FORMAT_VERSION, "forecaster": forecaster}
-        told |= {"provenance": json.dumps(provenance, sort_keys=True)} | ({} if prior is None else {"prior": prior})
-        file.root.attrs.update(told)
+        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "forecaster": forecaster}
+        attributes |= {"provenance": json.dumps(provenance, sort_keys=True)} | (
+            {} if prior is None else {"prior": prior}
+        )
+        file.root.attrs.update(attributes)
         file.root.create_group(PATIENTS, track_order=True)
         yield file
 
@@ -126,12 +112,12 @@ def _pack(group: h5py.Group, name: str, rows: npt.NDArray[Any], dtype: np.dtype[
 def read_growth(path: Path) -> "GrowthFile":
     """The fits by patient. Raises InputError if the file is missing, is not ours, or is of another version."""
     with _opened(path) as file:
-        found = file.attrs.get("format"), file.attrs.get("format_version")
-        if found[0] != FORMAT:
-            raise InputError(f"{path}: format {found[0]}, expected {FORMAT}; make it with `tumorcast fit`")
-        if found[1] != FORMAT_VERSION:
+        form, version = file.attrs.get("format"), file.attrs.get("format_version")
+        if form != FORMAT:
+            raise InputError(f"{path}: format {form}, expected {FORMAT}; make it with `tumorcast fit`")
+        if version != FORMAT_VERSION:
             raise InputError(
-                f"{path}: format_version {found[1]}, and this tumorcast reads {FORMAT_VERSION}; "
+                f"{path}: format_version {version}, and this tumorcast reads {FORMAT_VERSION}; "
                 "make it again with `tumorcast fit`"
             )
         record = json.loads(file.attrs["provenance"])
@@ -204,35 +190,40 @@ class GrowthFile(Mapping[str, GrowthFit]):
 
 
 def _read(patient_id: str, group: h5py.Group) -> GrowthFit:
-    told = group.attrs
-    limits = zip(told["interval_names"], told["intervals"].tolist(), strict=True)
+    attributes = group.attrs
+    limits = zip(attributes["interval_names"], attributes["intervals"].tolist(), strict=True)
     return GrowthFit(
         series=_read_series(patient_id, group),
-        law=LawName(told["law"]),
-        parameter_names=tuple(told["parameter_names"]),
+        law=LawName(attributes["law"]),
+        parameter_names=tuple(attributes["parameter_names"]),
         parameters=group["parameters"][()],
         replicates=group["replicates"][()],
         replicate_status=group["replicate_status"].astype(np.uint8)[()],
-        loss=float(told["loss"]),
-        loss_name=told["loss_name"],
-        status=FitStatus(told["status"]),
-        origin_day=float(told["origin_day"]),
+        loss=float(attributes["loss"]),
+        loss_name=attributes["loss_name"],
+        status=FitStatus(attributes["status"]),
+        origin_day=float(attributes["origin_day"]),
         deviations=group["deviations"][()],
-        doses=bool(told["doses"]),
-        errors=_read_errors(told),
-        notes=tuple(told["notes"]),
+        doses=bool(attributes["doses"]),
+        errors=_read_errors(attributes),
+        notes=tuple(attributes["notes"]),
         intervals={name: (lower, upper) for name, (lower, upper) in limits},
     )
 
 
 def _read_series(patient_id: str, group: h5py.Group) -> SizeSeries:
-    told = group.attrs
+    attributes = group.attrs
     companion = group["companion"][()] if "companion" in group else None
     return SizeSeries(
-        patient_id, told["size_name"], group["days"][()], group["sizes"][()], treatment_from(told), companion
+        patient_id,
+        attributes["size_name"],
+        group["days"][()],
+        group["sizes"][()],
+        treatment_from(attributes),
+        companion,
     )
 
 
-def _read_errors(told: h5py.AttributeManager) -> ErrorModel | None:
+def _read_errors(attributes: h5py.AttributeManager) -> ErrorModel | None:
     names = [field.name for field in fields(ErrorModel)]
-    return ErrorModel(**{name: float(told[name]) for name in names}) if names[0] in told else None
+    return ErrorModel(**{name: float(attributes[name]) for name in names}) if names[0] in attributes else None

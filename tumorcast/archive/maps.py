@@ -1,12 +1,13 @@
-"""The archive of forecasts, maps.h5: what it holds, how that lies in groups, and its reader.
+"""The archive of forecasts, maps.h5: what it holds, how that lies in groups, and its reader and writer.
 
-docs/formats.md describes the layout; merge.py writes the archive.
+docs/formats.md describes the layout; merge.py fills an archive from the shards of a run.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +16,23 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.archive.content import SLICES, SUM, array_line, attribute_line, content_sum, put_text, sum_of, text_of
-from tumorcast.archive.packing import READING, Packing, load_all, store
-from tumorcast.archive.seal import read_seal
-from tumorcast.data.damage import UNREADABLE
-from tumorcast.durable import why_unreadable
+from tumorcast.archive.integrity import (
+    SLICES,
+    SUM,
+    USER_BLOCK,
+    array_line,
+    attribute_line,
+    content_sum,
+    put_text,
+    read_seal,
+    seal_file,
+    sum_of,
+    text_of,
+)
+from tumorcast.archive.packing import READING, Packing, copy_attributes, copy_group, load_all, store
+from tumorcast.durable import why_unreadable, written_whole
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import LIBRARY, UNREADABLE, hdf5_at
 from tumorcast.records import FloatArray, PatientOutcome, Status
 
 FORMAT, FORMAT_VERSION = "tumorcast-maps", 2
@@ -78,24 +90,24 @@ class PatientForecast:
     source_grid: dict[str, Any]
 
 
-def write_slice(group: h5py.Group, forecast: SliceForecast, packing: Packing, told: Iterable[str] = ()) -> None:
-    """Fill a group with a slice's forecast and its sum. told: lines of content.py on what is in the group already."""
-    lines = list(told)
-    for field in fields(forecast):
-        value = getattr(forecast, field.name)
+def write_slice(group: h5py.Group, forecast: SliceForecast, packing: Packing, lines: Iterable[str] = ()) -> None:
+    """Fill a group with a slice's forecast and its sum. lines: of the sum, on what is in the group already."""
+    lines = list(lines)
+    for name in (member.name for member in fields(forecast)):
+        value = getattr(forecast, name)
         if isinstance(value, np.ndarray):
-            store(group, field.name, value, packing)
-            lines.append(array_line(field.name, value))
+            store(group, name, value, packing)
+            lines.append(array_line(name, value))
         elif value is not None:
-            group.attrs[field.name] = value
-            lines.append(attribute_line(field.name, value))
+            group.attrs[name] = value
+            lines.append(attribute_line(name, value))
     put_text(group, SUM, content_sum(lines))
 
 
 def read_slice(group: h5py.Group) -> SliceForecast:
     """The forecast in a group."""
-    found: dict[str, Any] = {name: group.attrs[name] for name in group.attrs if name != SUM}
-    return SliceForecast(**(found | load_all(group)))
+    numbers: dict[str, Any] = {name: group.attrs[name] for name in group.attrs if name != SUM}
+    return SliceForecast(**(numbers | load_all(group)))
 
 
 def write_patient(group: h5py.Group, patient: PatientForecast) -> None:
@@ -116,15 +128,15 @@ def write_patient(group: h5py.Group, patient: PatientForecast) -> None:
 
 def read_patient(group: h5py.Group) -> PatientForecast:
     """What holds for all slices of a patient, from its group."""
-    told: dict[str, Any] = {name: text_of(v) if isinstance(v, bytes) else v for name, v in group.attrs.items()}
+    attributes: dict[str, Any] = {name: text_of(v) if isinstance(v, bytes) else v for name, v in group.attrs.items()}
     return PatientForecast(
-        patient_id=told["patient_id"],
-        session_id=told["session_id"],
-        day=told["day"],
-        target_day=told.get("target_day"),
-        size_name=told.get("size_name"),
+        patient_id=attributes["patient_id"],
+        session_id=attributes["session_id"],
+        day=attributes["day"],
+        target_day=attributes.get("target_day"),
+        size_name=attributes.get("size_name"),
         curve=load_all(group[GROWTH]) if GROWTH in group else None,
-        source_grid=json.loads(told["source_grid"]),
+        source_grid=json.loads(attributes["source_grid"]),
     )
 
 
@@ -173,8 +185,8 @@ class MapArchive:
     def record(self) -> dict[str, Any]:
         """What the archive was planned to hold: `slices`, names by patient, and `outcomes`."""
         with self._reading("its record"):
-            told: dict[str, Any] = json.loads(self._file[RECORD][()])
-            return told
+            record: dict[str, Any] = json.loads(self._file[RECORD][()])
+            return record
 
     def outcomes(self) -> list[PatientOutcome]:
         """How each patient of the run fared, in the order of the cohort."""
@@ -230,10 +242,10 @@ class MapArchive:
 def _check(path: Path, file: h5py.File) -> None:
     """Raises InputError if an HDF5 file is no archive of this version, or not as long as it was written."""
     try:
-        found, version = file.attrs.get("format"), file.attrs.get("format_version")
+        value, version = file.attrs.get("format"), file.attrs.get("format_version")
     except UNREADABLE as fault:
         raise InputError(f"{path}: damaged ({fault}); make it again with `tumorcast forecast`") from None
-    form = text_of(found) if isinstance(found, str | bytes) else found
+    form = text_of(value) if isinstance(value, str | bytes) else value
     if form != FORMAT:
         raise InputError(f"{path}: format {form}, expected {FORMAT}; give a maps.h5 of `tumorcast forecast`")
     if version != FORMAT_VERSION:
@@ -243,3 +255,67 @@ def _check(path: Path, file: h5py.File) -> None:
         )
     if read_seal(path, FORMAT, FORMAT_VERSION) is None:
         raise InputError(f"{path}: damaged, or changed since it was written; see `tumorcast archive verify {path}`")
+
+
+@dataclass(frozen=True)
+class NewArchive:
+    """An archive under way. slices: the names of each patient's slices so far."""
+
+    patients: h5py.Group
+    packing: Packing
+    slices: dict[str, list[str]] = field(default_factory=dict)
+
+    def add_patient(self, patient_id: str, source: h5py.Group, was: Packing) -> None:
+        """Copy a patient's group, whose slices are yet to come. Raises InputError if the patient is there already."""
+        if patient_id in self.slices:
+            raise InputError(f"{patient_id}: given twice; merge each patient once")
+        group = self.patients.create_group(patient_id)
+        copy_attributes(source, group)
+        if GROWTH in source:
+            copy_group(source[GROWTH], group, GROWTH, was=was, packing=self.packing)
+        group.create_group(SLICES)
+        self.slices[patient_id] = []
+
+    def add_slice(self, patient_id: str, name: str, source: h5py.Group, was: Packing) -> None:
+        """Copy a slice's group."""
+        copy_group(source, self.patients[patient_id][SLICES], name, was=was, packing=self.packing)
+        self.slices[patient_id].append(name)
+
+    def new_slice(self, patient_id: str, name: str) -> h5py.Group:
+        """The empty group of a slice, to fill."""
+        self.slices[patient_id].append(name)
+        return self.patients[patient_id][SLICES].create_group(name)
+
+
+@contextmanager
+def new_archive(
+    path: Path, provenance: Mapping[str, Any], outcomes: Sequence[PatientOutcome], packing: Packing
+) -> Iterator[NewArchive]:
+    """An archive to fill; it takes the place of `path` when the block ends without an error.
+
+    Raises StorageError if the folder cannot be written to or is full.
+    """
+    with written_whole(path) as temporary:
+        with hdf5_at(temporary, userblock_size=USER_BLOCK, libver=LIBRARY) as file:
+            text = json.dumps(provenance, sort_keys=True)
+            put_text(file.root, "format", FORMAT)
+            file.root.attrs["format_version"] = FORMAT_VERSION
+            put_text(file.root, PACKING, packing)
+            put_text(file.root, PROVENANCE, text)
+            archive = NewArchive(file.root.create_group(PATIENTS, track_order=True), packing)
+            yield archive
+            _write_record(file.root, archive, outcomes, text)
+        seal_file(temporary, {"format": FORMAT, "version": FORMAT_VERSION})
+
+
+def _write_record(root: h5py.File, archive: NewArchive, outcomes: Sequence[PatientOutcome], provenance: str) -> None:
+    fates = [[outcome.patient_id, str(outcome.status), outcome.reason] for outcome in outcomes]
+    slices = {patient_id: sorted(names) for patient_id, names in archive.slices.items()}
+    text = json.dumps({"slices": slices, "outcomes": fates}).encode()
+    record = root.create_dataset(RECORD, data=text, dtype=h5py.string_dtype("utf-8", len(text)))
+    put_text(record, SUM, record_sum(text, provenance))
+
+
+def record_sum(record: bytes, provenance: str) -> str:
+    """The sum over the record and the provenance."""
+    return hashlib.sha256(record + b"\n" + provenance.encode()).hexdigest()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
-from tumorcast.data.native import SlicesHome, WayHome
+from tumorcast.data.native import NativeImage, NativeSlices
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError
 from tumorcast.records import FloatArray
@@ -42,11 +42,11 @@ class Placement:
     source: Grid
     source_slice: npt.NDArray[np.int64]
     affine: FloatArray
-    home: WayHome | None = None
+    home: NativeImage | None = None
 
     @classmethod
     def of(
-        cls, patient_id: str, source_grid: dict[str, Any], slices: Sequence[Any], home: WayHome | None = None
+        cls, patient_id: str, source_grid: dict[str, Any], slices: Sequence[Any], home: NativeImage | None = None
     ) -> Self:
         """The place of forecasts of slices. Raises InputError if nothing tells where their voxels are."""
         try:
@@ -80,8 +80,8 @@ class Placement:
         return self._slices_home.image(stack, **said)
 
     @cached_property
-    def _slices_home(self) -> SlicesHome | None:
-        return None if self.home is None else SlicesHome(self.source_slice, self.source, self.home)
+    def _slices_home(self) -> NativeSlices | None:
+        return None if self.home is None else NativeSlices(self.source_slice, self.source, self.home)
 
     def _cohort_volume(self, stack: Array, outside: float) -> sitk.Image:
         _, height, width = stack.shape

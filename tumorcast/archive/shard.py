@@ -1,6 +1,6 @@
 """Shards: what a run writes of a unit as soon as it is done, one or several slices of a patient for a block of members.
 
-The first 1024 bytes tell whose it is and the sum of the rest (seal.py), so that one is checked without HDF5.
+The first 1024 bytes hold whose it is and the sum of the rest (integrity.py), so that one is checked without HDF5.
 """
 
 import hashlib
@@ -12,13 +12,12 @@ from pathlib import Path
 
 import h5py
 
-from tumorcast.archive.content import SLICES
+from tumorcast.archive.integrity import SLICES, USER_BLOCK, block_of, has_right_sum, read_seal, record_of
 from tumorcast.archive.maps import PatientForecast, SliceForecast, write_patient, write_slice
 from tumorcast.archive.packing import READING, Packing
-from tumorcast.archive.seal import USER_BLOCK, block_of, has_right_sum, read_seal, told_by
-from tumorcast.data.damage import LIBRARY, UNREADABLE
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
+from tumorcast.hdf5_file import LIBRARY, UNREADABLE
 
 FORMAT, FORMAT_VERSION = "tumorcast-shard", 1
 PATIENT = "patient"
@@ -59,17 +58,17 @@ def write_shard(path: Path, key: ShardKey, patient: PatientForecast, slices: Map
 
 def header(path: Path) -> ShardHeader | None:
     """What a shard says of itself; None if there is none, or not as long as it was written. Reads 1024 bytes."""
-    told = read_seal(path, FORMAT, FORMAT_VERSION)
+    record = read_seal(path, FORMAT, FORMAT_VERSION)
     try:
-        return None if told is None else ShardHeader(*(told[name] for name in ("run", "unit", "size", "sha256")))
+        return None if record is None else ShardHeader(*(record[name] for name in ("run", "unit", "size", "sha256")))
     except KeyError:
         return None
 
 
 def is_whole(path: Path, key: ShardKey) -> bool:
     """Whether the shard stands, is of this run and unit, and has the right sum. Reads the file once, raises nothing."""
-    found = header(path)
-    return found is not None and ShardKey(found.run, found.unit) == key and has_right_sum(path, asdict(found))
+    own = header(path)
+    return own is not None and ShardKey(own.run, own.unit) == key and has_right_sum(path, asdict(own))
 
 
 @contextmanager
@@ -91,14 +90,16 @@ def open_shard(path: Path, key: ShardKey) -> Iterator[h5py.File]:
 
 
 def _fault_of(content: bytes, key: ShardKey) -> str | None:
-    told = told_by(content[:USER_BLOCK])
-    if told is None or (told.get("format"), told.get("version")) != (FORMAT, FORMAT_VERSION):
+    record = record_of(content[:USER_BLOCK])
+    if record is None or (record.get("format"), record.get("version")) != (FORMAT, FORMAT_VERSION):
         return "not a shard of this version, or damaged"
-    if told.get("size") != len(content):
-        return f"cut short: {len(content)} of {told.get('size')} bytes"
-    if (told.get("run"), told.get("unit")) != (key.run, key.unit):
-        return f"a shard of unit {told.get('unit')} of run {str(told.get('run'))[:12]}, not of {key.unit} of this run"
-    if told.get("sha256") != hashlib.sha256(memoryview(content)[USER_BLOCK:]).hexdigest():
+    if record.get("size") != len(content):
+        return f"cut short: {len(content)} of {record.get('size')} bytes"
+    if (record.get("run"), record.get("unit")) != (key.run, key.unit):
+        return (
+            f"a shard of unit {record.get('unit')} of run {str(record.get('run'))[:12]}, not of {key.unit} of this run"
+        )
+    if record.get("sha256") != hashlib.sha256(memoryview(content)[USER_BLOCK:]).hexdigest():
         return "damaged: its sum is not right"
     return None
 

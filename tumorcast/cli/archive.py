@@ -46,7 +46,7 @@ def layout(
     as_json: Json = False,
 ) -> None:
     """What lies where in a file: paths, types, shapes, compression and attributes; what is alike is told once."""
-    from tumorcast.archive.schema import layout_of
+    from tumorcast.archive.info import layout_of
 
     lines = layout_of(file)
     if as_json:
@@ -61,7 +61,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every byte: damage, missing and foreign patients and slices. Exit code 3 if there is a fault."""
-    from tumorcast.archive.digest import verify as faults_of
+    from tumorcast.archive.verify import verify as faults_of
     from tumorcast.running.merging import verify_run
 
     faults = verify_run(maps) if maps.is_dir() else faults_of(maps)
@@ -75,13 +75,13 @@ def verify(
 @archive.command()
 def digest(maps: Archive, as_json: Json = False) -> None:
     """One SHA-256 over what the archive says, the same however the run was spread, interrupted or packed."""
-    from tumorcast.archive.digest import digest as digest_of
+    from tumorcast.archive.verify import digest as digest_of
 
-    found = digest_of(maps)
+    sha256 = digest_of(maps)
     if as_json:
-        print_result(as_json, {"archive": str(maps), "digest": found})
+        print_result(as_json, {"archive": str(maps), "digest": sha256})
     else:
-        typer.echo(found)
+        typer.echo(sha256)
 
 
 @archive.command()
@@ -96,7 +96,7 @@ def unpack(
 ) -> None:
     """Write an archive for each patient into a folder; each is one by itself, to be passed on."""
     from tumorcast.archive.packing import Packing
-    from tumorcast.archive.unpack import unpack as run
+    from tumorcast.archive.repack import unpack as run
 
     packing = Packing.PORTABLE if portable else Packing.BLOSC2
     with progress("patients", f"those in {out} are whole; start it again for the others") as report:

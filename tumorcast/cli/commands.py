@@ -22,9 +22,9 @@ class OnceCommand(TyperCommand):
 class Commands(typer.Typer):
     """A group of such commands."""
 
-    def command(self, name: str | None = None, **told: Any) -> Callable[[Any], Any]:
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Register one, as typer does."""
-        return super().command(name, cls=OnceCommand, **told)
+        return super().command(name, cls=OnceCommand, **options)
 
 
 def check_once(params: Sequence[Any], args: Sequence[str]) -> None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli.export import A_BUNDLE, Device, EngineCache
+from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache
 from tumorcast.cli.options import Json, choice, progress
 from tumorcast.errors import EngineError
 
 if TYPE_CHECKING:
-    from tumorcast.running.machine import Check
+    from tumorcast.running.doctor import Check
 
 
 def doctor(
@@ -23,34 +23,34 @@ def doctor(
 ) -> None:
     """Check this machine: packages, GPUs, MPI, SLURM, and whether a provider gives what torch gives, and how fast."""
     from tumorcast.engines.opening import resolve
-    from tumorcast.running.doctor import SHIPPED, Asked, examine, failed
+    from tumorcast.running.doctor import SHIPPED, EngineRequest, examine, failed
     from tumorcast.settings import Provider
 
-    asked = Asked(resolve(model) if model else SHIPPED, choice(Provider, "--provider", provider), device, engine_cache)
+    request = EngineRequest(
+        resolve(model) if model else SHIPPED, choice(Provider, "--provider", provider), device, engine_cache
+    )
     with progress("comparisons", "nothing was changed") as tell:
-        checks = examine(asked, tell)
-    bad = failed(checks, asked.provider)
-    typer.echo(_json(checks, asked.provider, bad) if as_json else "\n".join(_lines(checks)))
+        checks = examine(request, tell)
+    bad = failed(checks, request.provider)
+    typer.echo(_json(checks, request.provider, bad) if as_json else "\n".join(_lines(checks)))
     if bad:
         raise typer.Exit(EngineError.exit_code)
 
 
 def _json(checks: "list[Check]", provider: str, bad: bool) -> str:
-    from dataclasses import asdict
-
-    return json.dumps({"provider": provider, "ok": not bad, "checks": [asdict(check) for check in checks]})
+    return json.dumps({"provider": provider, "ok": not bad, "checks": [check.record() for check in checks]})
 
 
 def _lines(checks: "list[Check]") -> list[str]:
     """A line a check, in columns.
 
-    >>> from tumorcast.running.machine import Check, Found
-    >>> _lines([Check("gpu", Found.FAILED, "none found", "ask for one")])
+    >>> from tumorcast.running.doctor import Check, CheckStatus
+    >>> _lines([Check("gpu", CheckStatus.FAILED, "none found", "ask for one")])
     ['gpu  FAILED  none found; do: ask for one']
     """
     width = max(len(check.name) for check in checks)
     remedies = (f"; do: {check.remedy}" if check.remedy else "" for check in checks)
     return [
-        f"{check.name:<{width}}  {check.status:<6}  {check.told}{remedy}"
+        f"{check.name:<{width}}  {check.status:<6}  {check.message}{remedy}"
         for check, remedy in zip(checks, remedies, strict=True)
     ]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tumorcast.cli.export import A_MODEL, Device, EngineCache, ProviderName, engine_choice
+from tumorcast.cli.forecast_options import A_MODEL, Device, EngineCache, ProviderName, engine_choice
 from tumorcast.cli.options import Json, Out, choice, exit_if_failed, print_result, progress, tell_fate
 from tumorcast.errors import UsageError
 

@@ -1,37 +1,13 @@
-"""The command export (also `tumorcast-export`), and the options by which an engine is chosen: parse, call, print."""
+"""The command export (also `tumorcast-export`): parse, call, print."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from tumorcast.cli.forecast_options import Device, EngineCache, ProviderName
 from tumorcast.cli.options import Json, choice, print_result, progress
 from tumorcast.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from tumorcast.engines.opening import EngineChoice
-
-A_BUNDLE = "An engine bundle, or the name of a shipped one (demo128, t1c128)"
-A_MODEL = f"{A_BUNDLE}; or RUN folders, or a folder of them: repeat as needed."
-
-ProviderName = Annotated[
-    str, typer.Option("--provider", help="torch, or for a bundle: cpu, cuda, tensorrt. Default: cpu, torch for RUNs.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
-EngineCache = Annotated[
-    Path | None, typer.Option("--engine-cache", help="Where TensorRT engines lie; default BUNDLE/tensorrt.")
-]
-
-
-def engine_choice(
-    models: list[Path], provider: str, device: str | None, *, rows: int | None = None, cache: Path | None = None
-) -> "EngineChoice":
-    """What the options ask for."""
-    from tumorcast.engines.opening import EngineChoice
-    from tumorcast.settings import Provider
-
-    named = choice(Provider, "--provider", provider) if provider else None
-    return EngineChoice(tuple(models), named, device, rows, cache)
 
 
 def export(
@@ -97,7 +73,7 @@ def _make(folders: list[Path], out: Path, precision: str, max_batch: int, cohort
 
 
 def _check(
-    bundle: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None
+    bundle_folder: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None
 ) -> dict[str, object]:
     from tumorcast.engines.make import check_bundle
     from tumorcast.engines.opening import device_index
@@ -107,16 +83,16 @@ def _check(
     if named is Provider.TORCH:
         raise UsageError("--provider torch: it is what a bundle is compared with; give cpu, cuda or tensorrt")
     with progress("comparisons", "nothing was changed") as tell:
-        parity = check_bundle(bundle, cohort, named, tell, device=device_index(named, device), cache=cache)
-    told = {name: part.model_dump() for name, part in parity.items()}
-    return {"bundle": str(bundle), "provider": str(named), "parity": told}
+        parity = check_bundle(bundle_folder, cohort, named, tell, device=device_index(named, device), cache=cache)
+    differences = {name: part.model_dump() for name, part in parity.items()}
+    return {"bundle": str(bundle_folder), "provider": str(named), "parity": differences}
 
 
-def _build(bundle: Path, device: str | None, cache: Path | None) -> dict[str, object]:
+def _build(bundle_folder: Path, device: str | None, cache: Path | None) -> dict[str, object]:
     from tumorcast.engines.make import build_tensorrt
     from tumorcast.engines.opening import device_index
     from tumorcast.settings import Provider
 
     with progress("graphs", "finished engines are kept; start it again") as tell:
-        built_for = build_tensorrt(bundle, device_index(Provider.TENSORRT, device), cache, tell)
-    return {"bundle": str(bundle), "built_for": built_for}
+        built_for = build_tensorrt(bundle_folder, device_index(Provider.TENSORRT, device), cache, tell)
+    return {"bundle": str(bundle_folder), "built_for": built_for}

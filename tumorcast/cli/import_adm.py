@@ -41,8 +41,8 @@ def import_adm(
     settings = ImportSettings.of(only_given(given), "tumorcast import-adm")
     with stoppable(f"{out} may not be whole; remove it and start again"):
         networks = run(denoiser, regressor, out, settings)
-    told = {
+    folders = {
         network.folder: {"parameters": network.parameters} | network.info.architecture.model_dump(mode="json")
         for network in networks
     }
-    print_result(as_json, {"out": str(out)} | told)
+    print_result(as_json, {"out": str(out)} | folders)

@@ -20,15 +20,18 @@ from tumorcast.cli.evaluate import evaluate
 from tumorcast.cli.experiment import experiment
 from tumorcast.cli.export import export
 from tumorcast.cli.export_maps import export_maps
-from tumorcast.cli.fit import fit, fit_prior
-from tumorcast.cli.forecast import forecast, plan, status
+from tumorcast.cli.fit import fit
+from tumorcast.cli.fit_prior import fit_prior
+from tumorcast.cli.forecast import forecast
 from tumorcast.cli.import_adm import import_adm
+from tumorcast.cli.plan import plan
 from tumorcast.cli.prepare import prepare
 from tumorcast.cli.reader_study import reader_study
 from tumorcast.cli.report import report
 from tumorcast.cli.select import select
 from tumorcast.cli.show import show
 from tumorcast.cli.simulate import simulate
+from tumorcast.cli.status import status
 from tumorcast.cli.train import train
 from tumorcast.errors import EngineError, StorageError, TumorcastError
 from tumorcast.version import VERSION

@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and how they read choices, show progress and print results."""
+"""What the commands share: common options, reading of choices, progress bars and printing of results."""
 
 import json
 import signal
@@ -99,8 +99,8 @@ def stoppable(if_stopped: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        told = if_stopped if isinstance(if_stopped, str) else if_stopped()
-        raise StoppedError(f"stopped: {told}") from None
+        remains = if_stopped if isinstance(if_stopped, str) else if_stopped()
+        raise StoppedError(f"stopped: {remains}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -85,57 +85,58 @@ def prepare(
     _write(source, out, settings, context.params | {"layout": choice(Layout, "--layout", layout)})
 
 
-def _settings(told: dict[str, Any]) -> Any:
+def _settings(options: dict[str, Any]) -> Any:
     """How scans become slices, as the options say. Raises UsageError for a value that is not allowed."""
     from tumorcast.data.imaging.brain_mask import BrainMask
     from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, TumourPart
     from tumorcast.data.readers.labels import parsed
 
-    image_size, contrasts = _images_of_model(told)
-    plain = {name: told[name] for name in PLAIN_SETTINGS} | only_given({"image_size": image_size})
+    image_size, contrasts = _images_of_model(options)
+    plain = {name: options[name] for name in PLAIN_SETTINGS} | only_given({"image_size": image_size})
     return PrepareSettings(
         contrasts=contrasts,
-        labels=parsed("--labels", told["labels"]) if told["labels"] else None,
-        slices=choice(SliceChoice, "--slices", told["slices"]),
-        brain=choice(BrainMask, "--brain", told["brain"]),
-        tumour=choice(TumourPart, "--tumour", told["tumour"]),
-        register=choice(Register, "--register", told["register"]),
+        labels=parsed("--labels", options["labels"]) if options["labels"] else None,
+        slices=choice(SliceChoice, "--slices", options["slices"]),
+        brain=choice(BrainMask, "--brain", options["brain"]),
+        tumour=choice(TumourPart, "--tumour", options["tumour"]),
+        register=choice(Register, "--register", options["register"]),
         **plain,
     )
 
 
-def _images_of_model(told: dict[str, Any]) -> tuple[int | None, Any]:
+def _images_of_model(options: dict[str, Any]) -> tuple[int | None, Any]:
     """Image size and contrasts: of --model, or those told, or None. Raises UsageError where both are and differ."""
-    asked_size, asked = told["image_size"], contrasts_of(told["contrasts"]) or None
-    if told["model"] is None:
+    asked_size, asked = options["image_size"], contrasts_of(options["contrasts"]) or None
+    if options["model"] is None:
         return asked_size, asked
     from tumorcast.engines.opening import images_of, locate
 
-    images = images_of(locate(Path(told["model"])))
+    model = options["model"]
+    images = images_of(locate(Path(model)))
     if asked_size not in {None, images.image_size}:
-        raise UsageError(f"--image-size {asked_size}: {told['model']} takes {images.image_size}; leave the option out")
+        raise UsageError(f"--image-size {asked_size}: {model} takes {images.image_size}; leave the option out")
     if asked is not None and set(asked) != set(images.contrasts):
         raise UsageError(
-            f"--contrasts {told['contrasts']}: {told['model']} takes {','.join(images.contrasts)}; leave the option out"
+            f"--contrasts {options['contrasts']}: {model} takes {','.join(images.contrasts)}; leave the option out"
         )
     return images.image_size, contrasts_of(",".join(images.contrasts))
 
 
-def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None:
+def _write(source: Path, out: Path, settings: Any, options: dict[str, Any]) -> None:
     """Prepare on all ranks; rank 0 tells how it went."""
     from tumorcast.data.prepare import NothingUsableError, Register, plan_cohort
     from tumorcast.records import Status
     from tumorcast.running.prepare_run import prepare_over_ranks
     from tumorcast.running.ranks import open_ranks
 
-    asked = {name: told[name] for name in ("layout", "clinical", "allow_unmatched")} | {"quality": told["qc"]}
+    asked = {name: options[name] for name in ("layout", "clinical", "allow_unmatched")} | {"quality": options["qc"]}
     with open_ranks() as ranks, stoppable("nothing was written; start it again"):
         try:
             report = prepare_over_ranks(
                 partial(plan_cohort, source, settings, **asked),
                 out,
                 ranks,
-                jobs=told["jobs"],
+                jobs=options["jobs"],
                 on_outcome=lambda o: tell_fate(o.patient_id, o.session_id, o.status, o.reason or "; ".join(o.notes)),
             )
         except NothingUsableError as fault:
@@ -147,8 +148,8 @@ def _write(source: Path, out: Path, settings: Any, told: dict[str, Any]) -> None
     counts = {str(status): report.count(status) for status in Status}
     flagged = {} if settings.register is Register.NONE else {"flagged": report.flagged}
     result = {"out": str(out), "contrasts": [str(c) for c in report.contrasts], "sessions": counts, **flagged}
-    balance = {"balance": report.balance.as_dict()} if told["as_json"] else {}
-    print_result(told["as_json"], result | balance)
+    balance = {"balance": report.balance.as_dict()} if options["as_json"] else {}
+    print_result(options["as_json"], result | balance)
     exit_if_failed(report.count(Status.FAILED) + report.balance.lost)
 
 
@@ -157,12 +158,12 @@ def _print_balance(balance: Any) -> None:
         typer.echo(line, err=True)
 
 
-def _list_scans(source: Path, settings: Any, told: dict[str, Any]) -> None:
+def _list_scans(source: Path, settings: Any, options: dict[str, Any]) -> None:
     """Print what there is of each patient, and write it as a table where one was named."""
+    from tumorcast.data.inventory import ScanRequirements, take_inventory, write_table
     from tumorcast.data.prepare import Register, SliceChoice
-    from tumorcast.data.readers.inventory import Wanted, take_inventory, write_table
 
-    wanted = Wanted(
+    required = ScanRequirements(
         settings.contrasts,
         mask=settings.slices is not SliceChoice.ALL,
         one_grid=settings.register is Register.NONE,
@@ -170,18 +171,18 @@ def _list_scans(source: Path, settings: Any, told: dict[str, Any]) -> None:
         least_mm2=settings.min_tumour_mm2,
         part=settings.tumour,
     )
-    found = take_inventory(source, told["layout"], told["clinical"], wanted)
-    if told["as_json"]:
-        print_result(told["as_json"], found.as_dict())
+    inventory = take_inventory(source, options["layout"], options["clinical"], required)
+    if options["as_json"]:
+        print_result(options["as_json"], inventory.as_dict())
     else:
-        typer.echo("\n".join(found.lines()))
-    for warning in found.warnings:
+        typer.echo("\n".join(inventory.lines()))
+    for warning in inventory.warnings:
         typer.echo(f"WARNING {warning}", err=True)
-    _print_balance(found.balance)
-    if told["table"] is not None:
-        write_table(told["table"], found)
-    if not told["allow_unmatched"]:
-        found.survey.refuse_unmatched()
-    if not found.usable:
-        raise InputError(f"{source}: none of {len(found.scans)} scans can be used; the list says why")
-    exit_if_failed(len(found.scans) - found.usable + found.balance.lost)
+    _print_balance(inventory.balance)
+    if options["table"] is not None:
+        write_table(options["table"], inventory)
+    if not options["allow_unmatched"]:
+        inventory.survey.refuse_unmatched()
+    if not inventory.usable:
+        raise InputError(f"{source}: none of {len(inventory.scans)} scans can be used; the list says why")
+    exit_if_failed(len(inventory.scans) - inventory.usable + inventory.balance.lost)

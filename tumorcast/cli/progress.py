@@ -14,7 +14,7 @@ LINE_SECONDS = 60.0
 
 
 class CohortProgress:
-    """Shows the tallies it is told. The time left is that of the units of this run, not of those it found done."""
+    """Shows the tallies it is given. The time left is that of the units of this run, not of those done before it."""
 
     def __init__(self, unit: str, *, silent: bool = False) -> None:
         self._unit, self._silent = unit, silent

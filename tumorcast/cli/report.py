@@ -25,7 +25,7 @@ def report(
     Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast report …
     """
     from tumorcast.records import count_by_status
-    from tumorcast.report.html_report import INDEX, write_report
+    from tumorcast.report.html import INDEX, write_report
     from tumorcast.running.ranks import open_ranks
 
     with open_ranks() as ranks, progress("pages", IF_STOPPED, silent=not ranks.is_root) as tell:

@@ -67,10 +67,10 @@ def train(
 
     On several devices or nodes: torchrun --nproc-per-node=4 -m tumorcast train …, or slurm/train.sh.
     """
-    from tumorcast.training.device import Device
+    from tumorcast.training.checkpoint import what_is_kept
+    from tumorcast.training.job import Device
     from tumorcast.training.parallel import Team
-    from tumorcast.training.resume import what_is_kept
-    from tumorcast.training.steps import Progress
+    from tumorcast.training.stepper import TrainingProgress
     from tumorcast.training.train import train as run
 
     wanted = _network_kind(network, kind)
@@ -80,10 +80,10 @@ def train(
     settings, changes = _settings(config, given)
     options: dict[str, Any] = {"until": until, "device": choice(Device, "--device", device), "cache": cache}
     options["start_from"] = start_from
-    leads = Team.told().leads
+    leads = Team.from_environment().leads
     losses: list[float] = []
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: TrainingProgress) -> None:
         losses.append(progress.loss)
         draw(progress.step, progress.steps)
 

@@ -18,17 +18,14 @@ import hdf5plugin
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.damage import LIBRARY, check_session, group_in, reading
 from tumorcast.data.imaging.geometry import Grid, pixel_mm
 from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.durable import sha256_of, why_unreadable, written_whole
 from tumorcast.errors import InputError
-from tumorcast.hdf5_file import hdf5_at
+from tumorcast.hdf5_file import LIBRARY, UNREADABLE, hdf5_at, treatment_attributes, treatment_from
 from tumorcast.records import (
-    ChemotherapyCourse,
     Contrast,
     FloatArray,
-    RadiotherapyCourse,
     Session,
     SizeSeries,
     Treatment,
@@ -122,7 +119,7 @@ def write_cohort(
     if path.is_dir():
         raise InputError(f"{path}: a folder; give --out the name of a file")
     header = {"image_size": image_size, "pixel_mm": pixel_mm(image_size), "contrasts": [str(c) for c in contrasts]}
-    with written_whole(path) as temporary, _full_disk_told(path), hdf5_at(temporary, libver=LIBRARY) as new:
+    with written_whole(path) as temporary, _full_disk_reported(path), hdf5_at(temporary, libver=LIBRARY) as new:
         file = new.root
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, tumorcast_version=VERSION, **header)
         patients = file.create_group(PATIENTS, track_order=True)
@@ -143,7 +140,7 @@ def _some_of(group: h5py.Group) -> str:
 
 
 @contextmanager
-def _full_disk_told(path: Path) -> Iterator[None]:
+def _full_disk_reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -152,41 +149,6 @@ def _full_disk_told(path: Path) -> Iterator[None]:
 
 def _write_treatment(patients: h5py.Group, patient_id: str, treatment: Treatment) -> None:
     patients.create_group(patient_id, track_order=True).attrs.update(treatment_attributes(treatment))
-
-
-def treatment_attributes(treatment: Treatment) -> dict[str, npt.NDArray[Any]]:
-    """A treatment as HDF5 attributes, one value a course or resection: an unknown dose is NaN, unknown fractions are 0.
-
-    >>> treatment_attributes(Treatment((RadiotherapyCourse(0.0, 42.0, fractions=30),)))["radiotherapy_fractions"]
-    array([30])
-    """
-    radiotherapy, chemotherapy = treatment.radiotherapy, treatment.chemotherapy
-    days = {
-        "radiotherapy_start_days": [course.start_days for course in radiotherapy],
-        "radiotherapy_end_days": [course.end_days for course in radiotherapy],
-        "radiotherapy_dose_gy": [course.dose_gy for course in radiotherapy],
-        "chemotherapy_start_days": [course.start_days for course in chemotherapy],
-        "chemotherapy_end_days": [course.end_days for course in chemotherapy],
-        "resection_days": treatment.resection_days,
-    }
-    fractions = np.array([course.fractions or 0 for course in radiotherapy], np.int64)
-    return {name: np.array(values, np.float64) for name, values in days.items()} | {"radiotherapy_fractions": fractions}
-
-
-def treatment_from(attributes: Mapping[str, Any]) -> Treatment:
-    """The treatment that was written as attributes. What an older file does not have is unknown, or was not done."""
-    starts, ends = (attributes[f"radiotherapy_{date}_days"].tolist() for date in ("start", "end"))
-    doses = attributes.get("radiotherapy_dose_gy", np.full(len(starts), np.nan)).tolist()
-    fractions = attributes.get("radiotherapy_fractions", np.zeros(len(starts), np.int64)).tolist()
-    spans = (attributes.get(f"chemotherapy_{date}_days", np.empty(0)).tolist() for date in ("start", "end"))
-    return Treatment(
-        tuple(
-            RadiotherapyCourse(start, end, None if np.isnan(dose) else dose, count or None)
-            for start, end, dose, count in zip(starts, ends, doses, fractions, strict=True)
-        ),
-        tuple(ChemotherapyCourse(start, end) for start, end in zip(*spans, strict=True)),
-        tuple(attributes.get("resection_days", np.empty(0)).tolist()),
-    )
 
 
 def _write_session(patient: h5py.Group, session: Session) -> None:
@@ -277,7 +239,7 @@ class Cohort:
     @property
     def config(self) -> dict[str, Any]:
         """The settings the file was prepared with."""
-        with reading(self.path, "its config"):
+        with _reading(self.path, "its config"):
             return dict(json.loads(self._file.attrs["config"]))
 
     @property
@@ -292,24 +254,24 @@ class Cohort:
 
     def patient_ids(self) -> list[str]:
         """All patients, in the order of the file."""
-        with reading(self.path, "its patients"):
+        with _reading(self.path, "its patients"):
             return list(self._file[PATIENTS])
 
     def treatment(self, patient_id: str) -> Treatment:
         """What was done to the patient."""
-        with reading(self.path, f"the treatment of {patient_id}"):
+        with _reading(self.path, f"the treatment of {patient_id}"):
             return treatment_from(self._patient(patient_id).attrs)
 
     def sessions(self, patient_id: str) -> list[SessionInfo]:
         """The patient's scans in the order of days."""
-        with reading(self.path, patient_id):
+        with _reading(self.path, patient_id):
             infos = [_info(name, self._scan(patient_id, name)) for name in self._patient(patient_id)]
         return sorted(infos, key=lambda info: info.day)[: max(len(infos) - self._hidden, 0)]
 
     def session(self, patient_id: str, session_id: str) -> Session:
         """A whole scan, read into memory."""
         group = self._session(patient_id, session_id)
-        with reading(self.path, f"{patient_id}, session {session_id}"):
+        with _reading(self.path, f"{patient_id}, session {session_id}"):
             arrays = {name: group[name][...] for name in (*STACKS, *VECTORS, "affine")}
             day, volume = float(group.attrs["day"]), float(group.attrs["volume_mm3"])
         source = self.source(patient_id, session_id)
@@ -320,7 +282,7 @@ class Cohort:
     def source(self, patient_id: str, session_id: str) -> dict[str, Any]:
         """Where a scan came from: files, checksums, grid, windows."""
         group = self._session(patient_id, session_id)
-        with reading(self.path, f"the source of {patient_id}, session {session_id}"):
+        with _reading(self.path, f"the source of {patient_id}, session {session_id}"):
             return dict(json.loads(group.attrs["source"]))
 
     def is_deformed(self, patient_id: str, session_id: str) -> bool:
@@ -332,14 +294,14 @@ class Cohort:
         group = self._session(patient_id, session_id)
         if DISPLACEMENT not in group:
             return None
-        with reading(self.path, f"the displacement of {patient_id}, session {session_id}"):
+        with _reading(self.path, f"the displacement of {patient_id}, session {session_id}"):
             data = group[DISPLACEMENT]
             return Displacement(data[...], Grid.from_dict(json.loads(data.attrs["grid"])))
 
     def slice(self, patient_id: str, session_id: str, index: int) -> CohortSlice:
         """One slice; `index` counts the slices in the file, not those of the source."""
         group = self._session(patient_id, session_id)
-        with reading(self.path, f"slice {index} of {patient_id}, session {session_id}"):
+        with _reading(self.path, f"slice {index} of {patient_id}, session {session_id}"):
             image, labels, brain = (group[name][index] for name in STACKS)
             area, brain_area, number = (group[name][index] for name in VECTORS)
             affine = group["affine"][...]
@@ -397,8 +359,8 @@ class Cohort:
     def _patient(self, patient_id: str) -> h5py.Group:
         if patient_id not in self._file[PATIENTS]:
             raise InputError(f"{self.path}: no patient {patient_id}; it has {_some_of(self._file[PATIENTS])}")
-        with reading(self.path, patient_id):
-            return group_in(self._file[PATIENTS], patient_id)
+        with _reading(self.path, patient_id):
+            return _group_in(self._file[PATIENTS], patient_id)
 
     def _session(self, patient_id: str, session_id: str) -> h5py.Group:
         """Every reading of what a scan holds comes here. Raises ValueError for a hidden one."""
@@ -410,28 +372,28 @@ class Cohort:
         patient = self._patient(patient_id)
         if session_id not in patient:
             raise InputError(f"{self.path}: {patient_id} has no session {session_id}; it has {_some_of(patient)}")
-        with reading(self.path, f"{patient_id}, session {session_id}"):
-            group = group_in(patient, session_id)
+        with _reading(self.path, f"{patient_id}, session {session_id}"):
+            group = _group_in(patient, session_id)
             if (patient_id, session_id) not in self._checked:
-                check_session(group, len(self.contrasts), self.image_size)
+                _check_session(group, len(self.contrasts), self.image_size)
                 self._checked.add((patient_id, session_id))
         return group
 
 
 def _check_header(path: Path, file: h5py.File) -> None:
     """Raises InputError if a file is no cohort file of this version, or does not say what holds for all of it."""
-    with reading(path, "its header"):
-        found = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
-    if found != (FORMAT, FORMAT_VERSION):
+    with _reading(path, "its header"):
+        version = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
+    if version != (FORMAT, FORMAT_VERSION):
         raise InputError(
-            f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found[0]} {found[1]}); "
+            f"{path}: not a cohort file of version {FORMAT_VERSION} (found {version[0]} {version[1]}); "
             "make it with `tumorcast prepare`"
         )
-    with reading(path, "its header"):
+    with _reading(path, "its header"):
         cohort = Cohort(path, file)
         if not (cohort.contrasts and cohort.image_size > 0 and cohort.pixel_mm > 0):
             raise ValueError("it names no contrast, or has no pixels")
-        group_in(file, PATIENTS)
+        _group_in(file, PATIENTS)
 
 
 def _info(name: str, group: h5py.Group) -> SessionInfo:
@@ -439,3 +401,52 @@ def _info(name: str, group: h5py.Group) -> SessionInfo:
     return SessionInfo(
         name, float(group.attrs["day"]), float(group.attrs["volume_mm3"]), len(numbers), numbers, area, brain
     )
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Whatever h5py or a check raises within the block becomes one InputError that names the file and `what`."""
+    try:
+        yield
+    except UNREADABLE as fault:
+        raise InputError(
+            f"{path}: {what} cannot be read ({_reason_of(fault)}); the file is damaged: copy it again, or make it with "
+            "`tumorcast prepare`"
+        ) from None
+
+
+def _reason_of(fault: BaseException) -> str:
+    """The fault in a line; a KeyError by itself would quote its text.
+
+    >>> _reason_of(KeyError("no labels")), _reason_of(ValueError())
+    ('no labels', 'ValueError')
+    """
+    text = fault.args[0] if isinstance(fault, KeyError) and fault.args else fault
+    return " ".join(str(text).split()) or type(fault).__name__
+
+
+def _group_in(parent: h5py.Group, name: str) -> h5py.Group:
+    """The group of that name. Raises KeyError if there is none, ValueError if it is something else."""
+    group = parent[name]
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{name} is no group")
+    return group
+
+
+def _check_session(group: h5py.Group, channels: int, pixels: int) -> None:
+    """Raises KeyError or ValueError unless the data sets of a scan are there, in shapes that go together."""
+    slices = len(group["source_slice"])
+    plane = (slices, pixels, pixels)
+    shapes = {"images": (slices, channels, pixels, pixels), "labels": plane, "brain": plane}
+    shapes |= {"area_mm2": (slices,), "brain_mm2": (slices,), "source_slice": (slices,), "affine": (4, 4)}
+    for name, shape in shapes.items():
+        stored = group[name].shape
+        if stored != shape:
+            raise ValueError(f"{name} is {_sides(stored)} and not {_sides(shape)}")
+    for name in ("day", "volume_mm3", "source"):
+        if name not in group.attrs:
+            raise KeyError(f"it has no {name}")
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one value"

@@ -1,4 +1,4 @@
-"""The way of a registered scan's results home: what the cohort file keeps for it, and maps on the scanner's voxels."""
+"""Maps of a scan on the voxels that it was acquired on: what the cohort file keeps for that, and the resampling."""
 
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
-from tumorcast.data.imaging.transforms import Displacement, Matrix, returned
+from tumorcast.data.imaging.transforms import Affine, Displacement, Transform, resample
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 
@@ -17,35 +17,33 @@ Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 NATIVE = "native"  # in a session's `source`, and in an archive's record of its grid
-BENT = "bent"  # in the latter
+BENT = "bent"  # in the latter: whether the scan was deformed too
 
 
 @dataclass(frozen=True)
 class NativeImage:
     """Where a contrast of a scan was acquired: its own grid, and where points of the cohort's space lie there.
 
-    from_cohort: (4, 4), RAS mm, rigid.
+    from_cohort: rigid; displacement: of points of the cohort's space before that, where the scan was deformed.
     """
 
     grid: Grid
-    from_cohort: Matrix
+    from_cohort: Affine
+    displacement: Displacement | None = None
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> Self:
-        """The image that `as_dict` wrote."""
-        return cls(Grid.from_dict(told["grid"]), np.array(told["from_cohort"]))
+    def from_dict(cls, record: dict[str, Any], displacement: Displacement | None = None) -> Self:
+        """The image that `as_dict` wrote; the displacement is kept apart."""
+        return cls(Grid.from_dict(record["grid"]), Affine(np.array(record["from_cohort"])), displacement)
 
     def as_dict(self) -> dict[str, Any]:
-        """The image as JSON can hold it."""
-        return {"grid": self.grid.as_dict(), "from_cohort": self.from_cohort.tolist()}
+        """The image as JSON can hold it, without the displacement."""
+        return {"grid": self.grid.as_dict(), "from_cohort": self.from_cohort.matrix.tolist()}
 
-
-@dataclass(frozen=True)
-class WayHome:
-    """Where a registered scan was acquired, and how it was bent, if it was."""
-
-    native: NativeImage
-    displacement: Displacement | None = None
+    @property
+    def transform(self) -> Transform:
+        """Where points of the cohort's space lie in the image."""
+        return self.from_cohort if self.displacement is None else self.from_cohort @ self.displacement
 
 
 def native_record(images: dict[Contrast, NativeImage], reference: Contrast) -> dict[str, Any]:
@@ -55,32 +53,34 @@ def native_record(images: dict[Contrast, NativeImage], reference: Contrast) -> d
         "reference": str(reference),
         "size": list(of_reference.grid.size),
         "affine": of_reference.grid.affine().tolist(),
-        "from_cohort": of_reference.from_cohort.tolist(),
+        "from_cohort": of_reference.from_cohort.matrix.tolist(),
         "contrasts": {str(contrast): image.as_dict() for contrast, image in images.items()},
     }
 
 
-def native_image(source: dict[str, Any], contrast: Contrast | None = None) -> NativeImage:
+def native_image(
+    source: dict[str, Any], contrast: Contrast | None = None, displacement: Displacement | None = None
+) -> NativeImage:
     """A contrast's native grid from a session's `source`, by default the reference's; as scanned if not registered.
 
-    Raises UsageError for a contrast that the session has not.
+    displacement: the session's, if it was deformed. Raises UsageError for a contrast that the session has not.
     """
     if NATIVE not in source:
-        return NativeImage(Grid.from_dict(source["grid"]), np.eye(4))
+        return NativeImage(Grid.from_dict(source["grid"]), Affine.identity())
     native = source[NATIVE]
     name = native["reference"] if contrast is None else str(contrast)
     if name not in native["contrasts"]:
         raise UsageError(f"{name}: not among the session's contrasts ({', '.join(native['contrasts'])})")
-    return NativeImage.from_dict(native["contrasts"][name])
+    return NativeImage.from_dict(native["contrasts"][name], displacement)
 
 
-def grid_record(source: dict[str, Any], *, bent: bool) -> dict[str, Any]:
-    """What an archive of forecasts keeps of a session's `source`: its grid, and of a registered scan the way home.
+def grid_record(source: dict[str, Any], *, deformed: bool) -> dict[str, Any]:
+    """What an archive of forecasts keeps of a session's `source`: its grid, and of a registered scan its native image.
 
-    That way is its reference's grid and transform, and whether it was bent too: the field stays in the cohort file.
+    That is its reference's grid and transform, and whether it was deformed too: the field stays in the cohort file.
     """
-    way = {NATIVE: native_image(source).as_dict() | {BENT: bent}} if NATIVE in source else {}
-    return dict(source["grid"]) | way
+    native = {NATIVE: native_image(source).as_dict() | {BENT: deformed}} if NATIVE in source else {}
+    return dict(source["grid"]) | native
 
 
 def to_native(
@@ -100,24 +100,23 @@ def to_native(
     Raises InputError for a session that there is not, UsageError for such a contrast, ValueError for too few slices.
     """
     session = cohort.session(patient_id, session_id)
-    way = WayHome(native_image(session.source, contrast), cohort.displacement(patient_id, session_id))
+    native = native_image(session.source, contrast, cohort.displacement(patient_id, session_id))
     if len(stack) != len(session.source_slice):
         raise ValueError(f"{len(stack)} slices given, but the session has {len(session.source_slice)}")
-    shared = Grid.from_dict(session.source["grid"])
-    home = SlicesHome(session.source_slice, shared, way)
-    return home.image(stack, interpolation=interpolation, outside=outside)
+    slices = NativeSlices(session.source_slice, Grid.from_dict(session.source["grid"]), native)
+    return slices.image(stack, interpolation=interpolation, outside=outside)
 
 
 @dataclass(frozen=True)
-class SlicesHome:
-    """Slices of the `shared` grid, (S,) by their index along its third axis, that go to the native voxels.
+class NativeSlices:
+    """Slices of the `shared` grid, (S,) by their index along its third axis, to be resampled onto a native image.
 
     covers: what they cover there, by the size of their plane, for all images of a scan.
     """
 
     source_slice: np.ndarray[Any, Any]
     shared: Grid
-    way: WayHome
+    native: NativeImage
     covers: dict[tuple[int, ...], tuple[Array, Mask]] = field(default_factory=dict)
 
     def image(
@@ -134,38 +133,27 @@ class SlicesHome:
         Raises ValueError for labels, which are whole numbers, without Interpolation.NEAREST.
         """
         if interpolation is Interpolation.NEAREST:
-            return self._sent(stack, interpolation, outside)
+            return self._resampled(stack, interpolation, outside)
         if not np.issubdtype(stack.dtype, np.floating):
             raise ValueError(f"slices of {stack.dtype}: whole numbers go home by Interpolation.NEAREST alone")
-        values = sitk.GetArrayFromImage(self._sent(stack, interpolation, 0.0))
+        values = sitk.GetArrayFromImage(self._resampled(stack, interpolation, 0.0))
         weights, covered = self._cover(stack.shape)
         filled = np.full(values.shape, outside, values.dtype)
         np.divide(values, weights, out=filled, where=covered, casting="same_kind")
-        return self.way.native.grid.image(filled)
+        return self.native.grid.image(filled)
 
     def _cover(self, shape: tuple[int, ...]) -> tuple[Array, Mask]:
         """Of each native voxel the share that the slices beside it have, and whether it has a value."""
         if shape not in self.covers:
             every = np.ones(shape, np.float32)
             near, nearest = (
-                sitk.GetArrayFromImage(self._sent(every, how, 0.0))
+                sitk.GetArrayFromImage(self._resampled(every, how, 0.0))
                 for how in (Interpolation.LINEAR, Interpolation.NEAREST)
             )
             self.covers[shape] = near, (nearest > 0) & (near > 0)
         return self.covers[shape]
 
-    def _sent(self, stack: np.ndarray[Any, Any], interpolation: Interpolation, outside: float) -> sitk.Image:
-        there = to_source_grid(stack, self.source_slice, self.shared, interpolation=interpolation, outside=outside)
-        return sent_home(there, self.way.native, self.way.displacement, interpolation=interpolation, outside=outside)
-
-
-def sent_home(
-    image: sitk.Image,
-    native: NativeImage,
-    displacement: Displacement | None = None,
-    *,
-    interpolation: Interpolation = Interpolation.LINEAR,
-    outside: float = 0.0,
-) -> sitk.Image:
-    """An image in the cohort's space on the native voxels. displacement: how the session was bent, if it was."""
-    return returned(image, native.grid, native.from_cohort, displacement, interpolation=interpolation, outside=outside)
+    def _resampled(self, stack: np.ndarray[Any, Any], interpolation: Interpolation, outside: float) -> sitk.Image:
+        shared = to_source_grid(stack, self.source_slice, self.shared, interpolation=interpolation, outside=outside)
+        transform = ~self.native.transform
+        return resample(shared, self.native.grid, transform, interpolation=interpolation, outside=outside)

@@ -1,88 +1,121 @@
 """From the files of one scan to slices of one size and scale."""
 
 from dataclasses import replace
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
+from tumorcast.data.brain import BRAIN_MASK, with_brain
 from tumorcast.data.cohort import SLICE_AREAS, deformed
+from tumorcast.data.imaging.bias_field import corrected
 from tumorcast.data.imaging.brain_mask import BoolArray, Window, window_of
 from tumorcast.data.imaging.geometry import PreparedGrid
-from tumorcast.data.prepare_settings import PrepareSettings, SliceChoice, TumourPart
+from tumorcast.data.imaging.registration import one_thread
+from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.readers.volumes import SourceVolume
-from tumorcast.data.ready import BRAIN_MASK, ReadyVolume, as_scanned
+from tumorcast.data.readers.volumes import Scan, read_session
+from tumorcast.data.settings import PrepareSettings, Register, SliceChoice, TumourPart
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, Session
 
+BIAS_FIELD = "bias_field"  # in a session's `source`: by contrast, the field's least and largest factor in the brain
 OTHERS_SHARE = 0.5  # of the slices with tumour: how many others `balanced` adds
 LEAST_BRAIN_SHARE = 0.1  # of the largest slice's brain: `all` leaves out the tips, where there is nothing to learn
 
 
-class Space(Protocol):
-    """Where the scans of a patient are brought together, see registered.PatientSpace."""
-
-    def place(self, source: SourceSession, contrasts: tuple[Contrast, ...]) -> ReadyVolume:
-        """A scan in that space."""
-
-
-def prepare_session(source: SourceSession, settings: PrepareSettings, space: Space | None = None) -> Session:
-    """Read one scan, bring it into `space` if there is one, and make its slices; it has none where none is chosen.
+def prepare_session(source: SourceSession, settings: PrepareSettings, space: PatientSpace | None = None) -> Session:
+    """Read one scan, bring it into `space` if it is to be registered, and make its slices, if any is chosen.
 
     Raises InputError if a file cannot be used, or slices are to be chosen by a tumour mask that is absent.
     """
     contrasts = settings.contrasts or tuple(c for c in Contrast if c in source.images) or tuple(Contrast)
-    ready = as_scanned(source, contrasts, settings) if space is None else space.place(source, contrasts)
-    volume, brain = _followed(ready.volume, settings.tumour), ready.brain
-    windows = {contrast: _window(source, contrast, volume, brain) for contrast in contrasts}
-    plane = PreparedGrid.over(volume.grid, settings.image_size)
+    scan = read_scan(source, contrasts, settings)
+    if space is not None:
+        scan = space.place(source, scan)
+    scan, brain = _followed(scan, settings.tumour), scan.brain
+    windows = {contrast: _window(source, contrast, scan, brain) for contrast in contrasts}
+    plane = PreparedGrid.over(scan.grid, settings.image_size)
     pixel_area = float(np.prod(plane.canonical.spacing[:2]))
     brain_mm2 = brain.sum(axis=(1, 2)) * pixel_area
-    area_mm2 = _areas(volume, pixel_area)
-    chosen = _choose(source, settings, np.where(_in_view(volume, plane), area_mm2, 0.0), brain_mm2)
+    area_mm2 = _areas(scan, pixel_area)
+    chosen = _choose(source, settings, np.where(_in_view(scan, plane), area_mm2, 0.0), brain_mm2)
     inside = plane.sample(brain[chosen]) >= 0.5
     session = Session(
         source.patient_id,
         source.session_id,
         source.day,
         contrasts,
-        images=_images(volume=volume, brain=brain, windows=windows, plane=plane, chosen=chosen, inside=inside),
-        labels=_labels(volume, plane, chosen),
+        images=_images(scan=scan, brain=brain, windows=windows, plane=plane, chosen=chosen, inside=inside),
+        labels=_labels(scan, plane, chosen),
         brain=inside,
         area_mm2=area_mm2[chosen],
         brain_mm2=brain_mm2[chosen],
-        source_slice=volume.source_slice[chosen],
+        source_slice=scan.source_slice[chosen],
         affine=plane.affine(),
-        volume_mm3=_volume_mm3(source, area_mm2, plane) if ready.volume_mm3 is None else ready.volume_mm3,
-        source=_provenance(volume, windows, area_mm2, ready.record),
+        volume_mm3=_volume_mm3(source, area_mm2, plane) if scan.tumour_mm3 is None else scan.tumour_mm3,
+        source=_provenance(scan, windows, area_mm2),
     )
-    return session if ready.displacement is None else deformed(session, ready.displacement)
+    return session if scan.displacement is None else deformed(session, scan.displacement)
 
 
-def _followed(volume: SourceVolume, part: TumourPart) -> SourceVolume:
-    """The volume with the labels of this part of the tumour alone."""
-    if volume.labels is None or part is TumourPart.WHOLE:
-        return volume
-    labels = np.where(np.isin(volume.labels, part.labels), volume.labels, 0).astype(np.uint8)
-    if volume.labels.any() and not labels.any():
-        note = part.absence([int(value) for value in np.unique(volume.labels) if value])
-        return replace(volume, labels=labels, notes=(*volume.notes, note))
-    return replace(volume, labels=labels)
+def read_scan(source: SourceSession, contrasts: tuple[Contrast, ...], settings: PrepareSettings) -> Scan:
+    """A scan with its brain, and without bias where that was asked for. Raises InputError for what cannot be used."""
+    _refuse_slices(source, settings)
+    scan = read_session(source, contrasts, one_grid=settings.register is Register.NONE)
+    scan = with_brain(source, scan, settings)
+    return _without_bias(scan) if settings.n4 else scan
 
 
-def _window(source: SourceSession, contrast: Contrast, volume: SourceVolume, brain: BoolArray) -> Window:
-    window = window_of(volume.images[contrast], brain)
+def _refuse_slices(source: SourceSession, settings: PrepareSettings) -> None:
+    """Raises InputError if single 2D slices are to be treated as a scan."""
+    asked = {
+        "--register": settings.register is not Register.NONE,
+        "--n4": settings.n4,
+        "--brain-mask": settings.brain_mask is not None,
+        "--brain-tool": settings.brain_tool is not None,
+    }
+    options = [option for option, given in asked.items() if given]
+    if options and source.slices:
+        raise InputError(
+            f"{source.patient_id}/{source.session_id}: single slices, but {options[0]} needs a volume; leave it out"
+        )
+
+
+def _without_bias(scan: Scan) -> Scan:
+    """The scan with each contrast's bias corrected, and the range of each field in the brain in its record."""
+    masks = scan.outlines or dict.fromkeys(scan.images, scan.brain)
+    images, ranges = {}, {}
+    with one_thread():
+        for contrast, image in scan.images.items():
+            images[contrast], limits = corrected(image, masks[contrast], scan.voxels(contrast))
+            ranges[str(contrast)] = [round(limit, 4) for limit in limits]
+    return replace(scan, images=images, record=scan.record | {BIAS_FIELD: ranges})
+
+
+def _followed(scan: Scan, part: TumourPart) -> Scan:
+    """The scan with the labels of this part of the tumour alone."""
+    if scan.labels is None or part is TumourPart.WHOLE:
+        return scan
+    labels = np.where(np.isin(scan.labels, part.labels), scan.labels, 0).astype(np.uint8)
+    if scan.labels.any() and not labels.any():
+        note = part.absence([int(value) for value in np.unique(scan.labels) if value])
+        return replace(scan, labels=labels, notes=(*scan.notes, note))
+    return replace(scan, labels=labels)
+
+
+def _window(source: SourceSession, contrast: Contrast, scan: Scan, brain: BoolArray) -> Window:
+    window = window_of(scan.images[contrast], brain)
     if window is None:
         raise InputError(f"{source.images[contrast]}: one value in the whole brain; export the volume again")
     return window
 
 
-def _areas(volume: SourceVolume, pixel_area: float) -> FloatArray:
+def _areas(scan: Scan, pixel_area: float) -> FloatArray:
     """(Z,) tumour area in mm²; NaN without a mask."""
-    if volume.labels is None:
-        return np.full(volume.source_slice.size, np.nan)
-    return np.asarray((volume.labels > 0).sum(axis=(1, 2)) * pixel_area)
+    if scan.labels is None:
+        return np.full(scan.source_slice.size, np.nan)
+    return np.asarray((scan.labels > 0).sum(axis=(1, 2)) * pixel_area)
 
 
 def _volume_mm3(source: SourceSession, area_mm2: FloatArray, plane: PreparedGrid) -> float:
@@ -90,11 +123,11 @@ def _volume_mm3(source: SourceSession, area_mm2: FloatArray, plane: PreparedGrid
     return np.nan if source.slices else float(area_mm2.sum() * plane.canonical.spacing[2])
 
 
-def _in_view(volume: SourceVolume, plane: PreparedGrid) -> BoolArray:
+def _in_view(scan: Scan, plane: PreparedGrid) -> BoolArray:
     """(Z,) whether any of the slice's tumour lies in the field of view; False without a mask."""
-    if volume.labels is None:
-        return np.zeros(volume.source_slice.size, bool)
-    return np.asarray((volume.labels[:, plane.rows.field, plane.columns.field] > 0).any(axis=(1, 2)))
+    if scan.labels is None:
+        return np.zeros(scan.source_slice.size, bool)
+    return np.asarray((scan.labels[:, plane.rows.field, plane.columns.field] > 0).any(axis=(1, 2)))
 
 
 def _choose(
@@ -135,7 +168,7 @@ def _evenly(values: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 def _images(
     *,
-    volume: SourceVolume,
+    scan: Scan,
     brain: BoolArray,
     windows: dict[Contrast, Window],
     plane: PreparedGrid,
@@ -145,20 +178,20 @@ def _images(
     """(S, C, H, W) float32 in [-1, 1]; air is -1."""
     channels = []
     for contrast, window in windows.items():
-        scaled = window.scale(volume.images[contrast][chosen], brain[chosen])
+        scaled = window.scale(scan.images[contrast][chosen], brain[chosen])
         # Air must be 0 while sampling, so that what lies beyond the source is air too.
         channels.append(np.where(inside, plane.sample(scaled + 1.0) - 1.0, np.float32(-1.0)))
     return np.asarray(np.clip(np.stack(channels, axis=1), -1.0, 1.0), np.float32)
 
 
-def _labels(volume: SourceVolume, plane: PreparedGrid, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def _labels(scan: Scan, plane: PreparedGrid, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """(S, H, W) labels: the pixels with most tumour, as many as keep its area, each with its most frequent label.
 
     A threshold at half a pixel would lose thin rims of enhancement, and a small tumour altogether.
     """
-    if volume.labels is None:
+    if scan.labels is None:
         return np.zeros((chosen.size, plane.rows.image_size, plane.columns.image_size), np.uint8)
-    shares = np.stack([plane.sample(volume.labels[chosen] == label) for label in (1, 2, 3)])
+    shares = np.stack([plane.sample(scan.labels[chosen] == label) for label in (1, 2, 3)])
     tumour = np.array([_keeping_area(share) for share in shares.sum(axis=0)], bool).reshape(shares.shape[1:])
     return np.where(tumour, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
 
@@ -180,17 +213,15 @@ def _keeping_area(share: FloatArray) -> BoolArray:
     return mask.reshape(share.shape)
 
 
-def _provenance(
-    volume: SourceVolume, windows: dict[Contrast, Window], area_mm2: FloatArray, record: dict[str, Any]
-) -> dict[str, Any]:
-    every: list[float | None] = [None] * (int(volume.source_slice[-1]) + 1)
-    for number, area in zip(volume.source_slice, area_mm2, strict=True):
+def _provenance(scan: Scan, windows: dict[Contrast, Window], area_mm2: FloatArray) -> dict[str, Any]:
+    every: list[float | None] = [None] * (int(scan.source_slice[-1]) + 1)
+    for number, area in zip(scan.source_slice, area_mm2, strict=True):
         every[number] = None if np.isnan(area) else float(area)
     return {
-        "files": volume.sha256,
-        "grid": volume.grid.as_dict(),
+        "files": scan.sha256,
+        "grid": scan.grid.as_dict(),
         "windows": {str(contrast): [window.low, window.high] for contrast, window in windows.items()},
-        BRAIN_MASK: record[BRAIN_MASK],
+        BRAIN_MASK: scan.record[BRAIN_MASK],
         SLICE_AREAS: every,
-        "notes": list(volume.notes),
-    } | record
+        "notes": list(scan.notes),
+    } | scan.record

@@ -1,7 +1,7 @@
-"""A network that says where a tumour will have gone when it has grown to a given size.
+"""The progression network: where a tumour is once it has grown to a given size.
 
-It reads the present scan, the present outline and the size wanted, and answers with the later outline's probability.
-It is learned from pairs of scans of the same slice (of simulated patients, say), and knows by them how tissue leads a
+It reads the present scan, the present outline and the target size, and answers with the later outline's probability.
+It is trained on pairs of scans of the same slice (of simulated patients, say), and knows by them how tissue leads a
 tumour. It is no diffusion model: it weights where the guidance acts, and is mapped beside the generated images.
 """
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tumorcast.diffusion.unet import UNet
 
-EXTRA_PLANES = 2  # beside the contrasts: the outline, and the size wanted as a constant plane
+EXTRA_PLANES = 2  # beside the contrasts: the outline, and the target size as a constant plane
 LARGEST_LOG_RATIO = 1.6  # of areas, later over present: a factor of 5
 
 

@@ -1,8 +1,8 @@
-"""Networks that read the tumour's size off a noisy slice: R(x_t, t), as a fraction of the brain's pixels.
+"""Regressors of the tumour's size in a noisy slice: R(x_t, t), as a fraction of the brain's pixels.
 
 Two kinds: the paper's, an encoder with attention pooling that answers with one number, and the dense one, a small
 segmenter of noisy slices whose summed probabilities are the size. The gradient of the dense one is local, which is
-what makes it the better guide (shared measurements: reach .83 against .71, see docs/method.md).
+what makes it the better guide (it achieves .83 of the target change against .71, see docs/method.md).
 """
 
 import torch

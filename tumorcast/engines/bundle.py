@@ -41,7 +41,7 @@ class Graph(StrEnum):
 
 
 class NetworkEntry(Settings):
-    """One network of the bundle, as its run.json told it."""
+    """A network of the bundle, as its run.json describes it."""
 
     kind: NetworkKind
     architecture: Architecture
@@ -49,7 +49,7 @@ class NetworkEntry(Settings):
     provenance: dict[str, Any]
 
 
-class Schedule(Settings):
+class NoiseSchedule(Settings):
     """The diffusion schedule that the networks were trained for (β linear from first to last)."""
 
     steps: int = 1000
@@ -77,7 +77,7 @@ class Manifest(Settings):
     format_version: Literal[1] = FORMAT_VERSION
     contrasts: tuple[str, ...]
     intensities: str = "percentiles .5 to 99.5 of the brain mapped to [-1, 1], background -1 (`tumorcast prepare`)"
-    schedule: Schedule = Schedule()
+    schedule: NoiseSchedule = NoiseSchedule()
     networks: dict[str, NetworkEntry]
     size_reader: NetworkKind = Field(alias="judge")  # the name that it has in manifest.json
     precision: Precision
@@ -103,12 +103,13 @@ class Manifest(Settings):
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
         files = {WEIGHTS_FILE, *(graph.file for graph in self.graphs)}
-        for name, found, wanted in (
+        for name, present, required in (
             ("networks", self.networks.keys() - {PROGRESSION}, NETWORKS),
             ("sha256", self.sha256.keys(), files),
         ):
-            if found != wanted:
-                raise ValueError(f"{name}: has {', '.join(sorted(found))}, must have {', '.join(sorted(wanted))}")
+            if present != required:
+                has, needs = (", ".join(sorted(names)) for names in (present, required))
+                raise ValueError(f"{name}: has {has}, must have {needs}")
         return self
 
 
@@ -124,19 +125,19 @@ class Bundle:
         self.folder, self.manifest = folder, manifest
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, bundle_folder: Path) -> Self:
         """Read the manifest and compare every file with its sum.
 
         Raises InputError if the manifest is missing or of another version, or a file is missing or changed.
         """
-        manifest = read_manifest(folder)
+        manifest = read_manifest(bundle_folder)
         for name, digest in manifest.sha256.items():
-            path = folder / name
+            path = bundle_folder / name
             if not path.is_file():
                 raise InputError(f"{path}: missing; copy the bundle whole, or export it again")
             if sha256_of(path) != digest:
                 raise InputError(f"{path}: not the file that {MANIFEST_FILE} tells of; export the bundle again")
-        return cls(folder, manifest)
+        return cls(bundle_folder, manifest)
 
     def graph(self, graph: Graph) -> Path:
         """The file of a graph."""
@@ -150,21 +151,21 @@ class Bundle:
     @property
     def info(self) -> ModelInfo:
         """What the networks are for; the sum is over graphs and weights."""
-        told = self.manifest
-        sums = "\n".join(f"{name} {digest}" for name, digest in sorted(told.sha256.items()))
+        manifest = self.manifest
+        sums = "\n".join(f"{name} {digest}" for name, digest in sorted(manifest.sha256.items()))
         return ModelInfo(
-            contrasts=told.contrasts,
-            image_size=told.image_size,
-            noise_levels=min(told.networks[name].noise_levels for name in ("denoiser", "regressor")),
-            size_reader=told.size_reader,
+            contrasts=manifest.contrasts,
+            image_size=manifest.image_size,
+            noise_levels=min(manifest.networks[name].noise_levels for name in ("denoiser", "regressor")),
+            size_reader=manifest.size_reader,
             sha256=hashlib.sha256(sums.encode()).hexdigest(),
-            progression=PROGRESSION in told.networks,
+            progression=PROGRESSION in manifest.networks,
         )
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(bundle_folder: Path) -> Manifest:
     """The manifest of a bundle. Raises InputError if it is missing or not of this version."""
-    path = folder / MANIFEST_FILE
+    path = bundle_folder / MANIFEST_FILE
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError:
@@ -174,7 +175,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path}: not a manifest of this version ({reason}); export the bundle again") from None
 
 
+def write_manifest(bundle_folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle, in place of one that is there."""
+    (bundle_folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
 def _first(fault: ValidationError) -> str:
     first = fault.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else str(first["msg"]).removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{key}: {first['msg']}" if key else str(first["msg"]).removeprefix("Value error, ")

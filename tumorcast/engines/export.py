@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tumorcast.durable import sha256_of
-from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry
+from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, write_manifest
 from tumorcast.engines.graphs import graph_modules, lower
 from tumorcast.engines.model import ModelSet
 from tumorcast.errors import InputError, UsageError
@@ -66,7 +66,7 @@ def write_graphs(
         onnx.checker.check_model(str(out / graph.file))
         needs[graph.value] = activation_bytes(proto)
     manifest = _manifest(model, settings, out, needs)
-    (out / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_manifest(out, manifest)
     return Bundle(out, manifest)
 
 
@@ -239,13 +239,13 @@ def activation_bytes(proto: ModelProto) -> int:
         if node.op_type in VIEWS:
             owner[node.output[0]] = owner.get(node.input[0], node.input[0])
     last: dict[str, int] = {}
-    for place, node in enumerate(nodes):
-        last.update({owner.get(name, name): place for name in node.input})
+    for position, node in enumerate(nodes):
+        last.update({owner.get(name, name): position for name in node.input})
     alive, most = {info.name: sizes[info.name] for info in inferred.input}, 0
-    for place, node in enumerate(nodes):
+    for position, node in enumerate(nodes):
         alive.update({name: sizes.get(name, 0) for name in node.output if name not in owner})
         most = max(most, sum(alive.values()))
-        for name in [name for name in alive if last.get(name, len(nodes)) <= place]:
+        for name in [name for name in alive if last.get(name, len(nodes)) <= position]:
             del alive[name]
     return most
 

@@ -8,7 +8,7 @@ import torch
 
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Manifest, TensorParity, is_bundle
+from tumorcast.engines.bundle import Bundle, Manifest, TensorParity, is_bundle, write_manifest
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
@@ -25,34 +25,38 @@ NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 convolution; check on 
 
 
 def make_bundle(
-    models: list[Path], out: Path, settings: ExportSettings, cohort: Path | None, report: Progress = lambda *_: None
+    model_paths: list[Path],
+    out: Path,
+    settings: ExportSettings,
+    cohort: Path | None,
+    report: Progress = lambda *_: None,
 ) -> Manifest:
     """Export the networks of RUN folders, or of a bundle, to the new folder `out`, which is there only if they match.
 
     Raises EngineError if they do not.
     """
-    model = networks_of(models)
+    model = networks_of(model_paths)
     inputs = parity_inputs(model, cohort)
     with whole_folder(out) as folder:
         bundle = write_graphs(model, folder, settings)
         if settings.precision is Precision.BF16:
-            found, checked_with = measure_lowered(model, settings.precision, inputs, report)
+            differences, checked_with = measure_lowered(model, settings.precision, inputs, report)
         else:
-            found, checked_with = measure(bundle, model, inputs, Provider.CPU, report)
-        parity.check(found, str(out))
-        manifest = bundle.manifest.model_copy(update={"parity": found, "checked_with": checked_with})
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            differences, checked_with = measure(bundle, model, inputs, Provider.CPU, report)
+        parity.check(differences, str(out))
+        manifest = bundle.manifest.model_copy(update={"parity": differences, "checked_with": checked_with})
+        write_manifest(folder, manifest)
     return manifest
 
 
-def networks_of(models: list[Path]) -> ModelSet:
+def networks_of(model_paths: list[Path]) -> ModelSet:
     """The torch networks of RUN folders, or of one bundle."""
-    folders = locate_all(models)
+    folders = locate_all(model_paths)
     return load_bundle(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_model_set(folders)
 
 
 def check_bundle(
-    folder: Path,
+    bundle_folder: Path,
     cohort: Path | None,
     provider: Provider,
     report: Progress = lambda *_: None,
@@ -61,13 +65,14 @@ def check_bundle(
     cache: Path | None = None,
 ) -> dict[str, TensorParity]:
     """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much."""
-    bundle = Bundle.open(folder)
+    bundle = Bundle.open(bundle_folder)
     if bundle.manifest.precision is Precision.BF16 and provider is Provider.CPU:
-        raise EngineError(f"{folder}: {NO_BFLOAT16}")
+        raise EngineError(f"{bundle_folder}: {NO_BFLOAT16}")
     model = load_bundle(bundle)
-    found, _ = measure(bundle, model, parity_inputs(model, cohort), provider, report, device=device, cache=cache)
-    parity.check(found, str(folder))
-    return found
+    inputs = parity_inputs(model, cohort)
+    differences, _ = measure(bundle, model, inputs, provider, report, device=device, cache=cache)
+    parity.check(differences, str(bundle_folder))
+    return differences
 
 
 def measure(
@@ -82,16 +87,16 @@ def measure(
 ) -> tuple[dict[str, TensorParity], str]:
     """The differences from the torch reference, and what was compared with it."""
     engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS, cache=cache)
-    found = parity.compare(engine, TorchEngine(model), bundle.manifest.precision, inputs, report)
-    return found, f"onnxruntime {onnxruntime().__version__}, {engine.device}"
+    differences = parity.compare(engine, TorchEngine(model), bundle.manifest.precision, inputs, report)
+    return differences, f"onnxruntime {onnxruntime().__version__}, {engine.device}"
 
 
 def measure_lowered(
     model: ModelSet, precision: Precision, inputs: list[parity.Inputs], report: Progress
 ) -> tuple[dict[str, TensorParity], str]:
     """The differences that the precision makes in torch, which are the numerics and not the graphs."""
-    found = parity.compare(LoweredEngine(model, precision), TorchEngine(model), precision, inputs, report)
-    return found, f"torch {torch.__version__}, cpu: {NO_BFLOAT16}"
+    differences = parity.compare(LoweredEngine(model, precision), TorchEngine(model), precision, inputs, report)
+    return differences, f"torch {torch.__version__}, cpu: {NO_BFLOAT16}"
 
 
 def parity_inputs(model: ModelSet, cohort: Path | None) -> list[parity.Inputs]:
@@ -104,26 +109,26 @@ def parity_inputs(model: ModelSet, cohort: Path | None) -> list[parity.Inputs]:
 def _of_cohort(path: Path, model: ModelSet) -> parity.Inputs:
     with Cohort.open(path) as cohort:
         check_same_images(cohort, model.info.images)
-        found = []
+        slices = []
         for patient in cohort.patient_ids():
             last = cohort.sessions(patient)[-1]
             if last.n_slices:
-                found.append(cohort.slice(patient, last.id, int(np.argmax(last.area_mm2))))
-            if len(found) == CHECKED_ROWS:
+                slices.append(cohort.slice(patient, last.id, int(np.argmax(last.area_mm2))))
+            if len(slices) == CHECKED_ROWS:
                 break
-    if not found:
+    if not slices:
         raise InputError(f"{path}: holds no slices; give --cohort one with slices, or leave it out")
     return parity.Inputs(
         "cohort",
-        images=np.stack([part.image for part in found]),
-        brains=np.stack([part.brain for part in found]).astype(np.float32),
-        outlines=np.stack([part.labels > 0 for part in found]).astype(np.float32),
+        images=np.stack([part.image for part in slices]),
+        brains=np.stack([part.brain for part in slices]).astype(np.float32),
+        outlines=np.stack([part.labels > 0 for part in slices]).astype(np.float32),
     )
 
 
-def build_tensorrt(folder: Path, device: int, cache: Path | None, report: Progress = lambda *_: None) -> str:
+def build_tensorrt(bundle_folder: Path, device: int, cache: Path | None, report: Progress = lambda *_: None) -> str:
     """Build TensorRT's engines ahead, into the cache that forecasts look in; returns the device they are for."""
-    engine = OnnxEngine(Bundle.open(folder), Provider.TENSORRT, device=device, cache=cache)
+    engine = OnnxEngine(Bundle.open(bundle_folder), Provider.TENSORRT, device=device, cache=cache)
     graphs = engine.bundle.manifest.graphs
     for done, graph in enumerate(graphs):
         report(done, len(graphs))

@@ -59,7 +59,7 @@ def load_model_set(folders: list[Path]) -> ModelSet:
     networks = [load_network(run) for folder in folders for run in runs_in(locate(folder))]
     denoiser = _only(networks, (NetworkKind.DENOISER,), folders)
     regressor = _only(networks, REGRESSORS, folders)
-    _check_same_images(networks)
+    _check_alike(networks)
     given = _at_most_one(networks, NetworkKind.SEGMENTER, folders)
     if given is None:
         log.warning("no segmenter given: the regressor that guides also reads the sizes, which flatters them")
@@ -111,17 +111,17 @@ def load_bundle(bundle: Bundle) -> ModelSet:
 
 
 def _only(networks: list[TrainedNetwork], kinds: tuple[NetworkKind, ...], folders: list[Path]) -> TrainedNetwork:
-    found = [network for network in networks if network.info.kind in kinds]
+    matching = [network for network in networks if network.info.kind in kinds]
     names = " or ".join(kinds)
-    if not found:
+    if not matching:
         where = ", ".join(map(str, folders))
         raise InputError(f"{where}: no {names} among the RUN folders; give --model that of one (`tumorcast train`) too")
-    if len(found) > 1:
-        where = ", ".join(str(network.path) for network in found)
+    if len(matching) > 1:
+        where = ", ".join(str(network.path) for network in matching)
         raise InputError(
-            f"{where}: {len(found)} networks of kind {names}, exactly one is needed; give --model one of them"
+            f"{where}: {len(matching)} networks of kind {names}, exactly one is needed; give --model one of them"
         )
-    return found[0]
+    return matching[0]
 
 
 def _at_most_one(networks: list[TrainedNetwork], kind: NetworkKind, folders: list[Path]) -> TrainedNetwork | None:
@@ -133,17 +133,17 @@ def _for_planes(progression: TrainedNetwork | None) -> ProgressionNetwork | None
     """Its module. Raises InputError if that takes other planes than the contrasts, the outline and the size."""
     if progression is None:
         return None
-    told, wanted = progression.info.architecture.in_channels, len(progression.info.contrasts) + EXTRA_PLANES
-    if told != wanted:
+    planes, needed = progression.info.architecture.in_channels, len(progression.info.contrasts) + EXTRA_PLANES
+    if planes != needed:
         raise InputError(
-            f"{progression.path / RUN_FILE}: in_channels = {told}, but a progression network of "
-            f"{len(progression.info.contrasts)} contrasts takes {wanted}; train it again"
+            f"{progression.path / RUN_FILE}: in_channels = {planes}, but a progression network of "
+            f"{len(progression.info.contrasts)} contrasts takes {needed}; train it again"
         )
     assert isinstance(progression.module, ProgressionNetwork)
     return progression.module
 
 
-def _check_same_images(networks: list[TrainedNetwork]) -> None:
+def _check_alike(networks: list[TrainedNetwork]) -> None:
     first = networks[0]
     for other in networks[1:]:
         for name, a, b in (

@@ -1,4 +1,4 @@
-"""The engine for users: the graphs of a bundle in ONNX Runtime, on CPU, CUDA or TensorRT.
+"""The engine of ONNX Runtime: the graphs of a bundle on CPU, CUDA or TensorRT.
 
 What no GPU has run is listed in docs/engines.md.
 """
@@ -69,7 +69,7 @@ class GraphEngine(ABC):
 
 
 class OnnxEngine(GraphEngine):
-    """Encode, guide, segment and foretell with the graphs of a bundle.
+    """Encode, guide, segment and predict progression with the graphs of a bundle.
 
     Graphs are opened when they are first needed. rows: how many images a call of the graph takes; more are cut into
     such blocks. On a GPU it is what fits its memory, and halves when that runs out.
@@ -85,8 +85,8 @@ class OnnxEngine(GraphEngine):
         cache: Path | None = None,
     ) -> None:
         self.bundle, self.info, self.provider = bundle, bundle.info, provider
-        wanted = min(rows or bundle.manifest.max_batch, bundle.manifest.max_batch)
-        target = SessionTarget.find(provider, device, wanted)
+        most = bundle.manifest.max_batch
+        target = SessionTarget.find(provider, device, min(rows or most, most))
         self.target = SessionTarget(provider, target.gpu, rows_that_fit(bundle, target))
         self.device = target.device
         self.cache = cache or bundle.folder / "tensorrt"
@@ -110,7 +110,7 @@ class OnnxEngine(GraphEngine):
             }
             try:
                 parts.append(self._session(graph).run(block | fixed))
-            except EngineError as fault:  # a graph that cannot be opened, told in full
+            except EngineError as fault:  # a graph that cannot be opened, with its whole message
                 if not ran_out_of_memory(fault):
                     raise
                 self._halve(fault)
@@ -222,8 +222,8 @@ def threads() -> int:
 
     ONNX Runtime reads neither: on a shared node it would take every core.
     """
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() and int(told) > 0 else len(os.sched_getaffinity(0))
+    count = os.environ.get("OMP_NUM_THREADS", "")
+    return int(count) if count.isdecimal() and int(count) > 0 else len(os.sched_getaffinity(0))
 
 
 def rows_that_fit(bundle: Bundle, target: SessionTarget) -> int:

@@ -27,22 +27,23 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(sorted(path.name for path in MODELS.iterdir() if is_bundle(path)))
 
 
-def resolve(told: Path) -> Path:
-    """The path that `told` is, or else the folder of the shipped model that it names. There may be nothing there.
+def resolve(model_path: Path) -> Path:
+    """The path as it is, or else the folder of the shipped model that it names. There may be nothing there.
 
     >>> resolve(Path("demo128")) == MODELS / "demo128"
     True
     """
-    shipped = MODELS / told
-    return shipped if not told.exists() and len(told.parts) == 1 and is_bundle(shipped) else told
+    shipped = MODELS / model_path
+    named = not model_path.exists() and len(model_path.parts) == 1 and is_bundle(shipped)
+    return shipped if named else model_path
 
 
-def locate(told: Path) -> Path:
-    """The folder of the model that `told` names: a path, or else the name of a shipped one.
+def locate(model_path: Path) -> Path:
+    """The folder of the model that a user named: a path, or else the name of a shipped one.
 
     Raises InputError if there is none, or if it holds neither a bundle nor RUN folders.
     """
-    folder = resolve(told)
+    folder = resolve(model_path)
     if is_bundle(folder) or runs_in(folder):
         return folder
     if not folder.exists():
@@ -52,17 +53,17 @@ def locate(told: Path) -> Path:
     else:
         fault = f"holds no engine bundle ({MANIFEST_FILE}) and, in it or one folder below, no RUN ({RUN_FILE})"
     raise InputError(
-        f"{told}: {fault}; give a bundle of `tumorcast export`, RUN folders of `tumorcast train`, or the name of a "
-        f"shipped model: {', '.join(shipped_names())}"
+        f"{model_path}: {fault}; give a bundle of `tumorcast export`, RUN folders of `tumorcast train`, or the name of "
+        f"a shipped model: {', '.join(shipped_names())}"
     )
 
 
-def locate_all(told: Sequence[Path]) -> list[Path]:
+def locate_all(model_paths: Sequence[Path]) -> list[Path]:
     """The folders of one model: of a bundle, or of its RUNs.
 
     Raises InputError as `locate` does, and UsageError for a bundle and more.
     """
-    folders = [locate(model) for model in told]
+    folders = [locate(path) for path in model_paths]
     if len(folders) > 1:
         for folder in filter(is_bundle, folders):
             raise UsageError(f"--model {folder}: a bundle holds all networks; give it alone")
@@ -93,14 +94,14 @@ def images_of(folder: Path) -> ModelImages:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What to open. models: folders, or the name of a shipped model.
+    """What to open. model_paths: folders, or the name of a shipped model, as `locate_all` takes them.
 
     provider: None is ONNX Runtime on the CPU for a bundle, and torch for networks.
     device: cpu, cuda or cuda:1; None is the CPU, or the first GPU for a provider that needs one. rows: the largest
     batch asked for. cache: where TensorRT's engines lie; None is a folder in the bundle.
     """
 
-    models: tuple[Path, ...]
+    model_paths: tuple[Path, ...]
     provider: Provider | None = None
     device: str | None = None
     rows: int | None = None
@@ -113,7 +114,7 @@ def open_engine(choice: EngineChoice) -> Engine:
     Raises InputError where there is no model, UsageError for what does not go together, EngineError for what is not
     here.
     """
-    folders = locate_all(choice.models)
+    folders = locate_all(choice.model_paths)
     if choice.provider is Provider.TORCH or not is_bundle(folders[0]):
         return _torch(choice, folders)
     provider = choice.provider or Provider.CPU
@@ -153,8 +154,9 @@ def device_index(provider: Provider, device: str | None) -> int:
     >>> device_index(Provider.CUDA, "cuda:1"), device_index(Provider.TENSORRT, None), device_index(Provider.CPU, "cpu")
     (1, 0, 0)
     """
-    wanted = "cpu" if provider is Provider.CPU else "cuda"
-    kind, colon, number = (device or wanted).partition(":")
-    if kind != wanted or (colon and (wanted == "cpu" or not number.isdecimal())):
-        raise UsageError(f"--device {device}: --provider {provider} takes {wanted}{'' if wanted == 'cpu' else '[:N]'}")
+    kind_needed = "cpu" if provider is Provider.CPU else "cuda"
+    kind, colon, number = (device or kind_needed).partition(":")
+    if kind != kind_needed or (colon and (kind_needed == "cpu" or not number.isdecimal())):
+        allowed = "cpu" if kind_needed == "cpu" else "cuda[:N]"
+        raise UsageError(f"--device {device}: --provider {provider} takes {allowed}")
     return int(number or 0)

@@ -1,4 +1,4 @@
-"""Whether an engine gives what the torch reference gives, at every noise level, on slices and on noise."""
+"""Parity of engines: the largest differences from the torch reference, over noise levels, on slices and on noise."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -68,9 +68,9 @@ def compare(
     times = np.unique(np.geomspace(1, reference.info.noise_levels, TIMES).round().astype(int)) - 1
     for done, (part, t) in enumerate((part, int(t)) for part in inputs for t in times):
         report(done + 1, len(inputs) * len(times))
-        for name, found, wanted in _outputs(engine, reference, part, t):
+        for name, output, expected in _outputs(engine, reference, part, t):
             difference = float(
-                np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), LEAST_SCALES.get(name, 1.0))
+                np.abs(output - expected).max() / max(float(np.abs(expected).max()), LEAST_SCALES.get(name, 1.0))
             )
             where = f"{part.name} at t = {t}"
             if not math.isfinite(difference):
@@ -92,7 +92,7 @@ def limit_of(name: str, precision: Precision) -> float:
 
 
 def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterator[tuple[str, Array, Array]]:
-    """(name, found, wanted) of every output for one input at one time."""
+    """(name, output, expected) of every output for one input at one time."""
     abar = alpha_bars()
     rng = np.random.default_rng(t)
     eps = rng.standard_normal(part.images.shape, np.float32)
@@ -112,8 +112,8 @@ def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterato
         yield from zip(("guided.x_next", "guided.eps"), *answers, strict=True)
     yield "segment.probability", engine.segment(part.images), reference.segment(part.images)
     if reference.info.progression:
-        asked = (part.images, part.outlines, rng.uniform(-LARGEST_ASKED, LARGEST_ASKED, len(x)).astype(np.float32))
-        yield "progress.probability", engine.predict_progression(*asked), reference.predict_progression(*asked)
+        questions = (part.images, part.outlines, rng.uniform(-LARGEST_ASKED, LARGEST_ASKED, len(x)).astype(np.float32))
+        yield "progress.probability", engine.predict_progression(*questions), reference.predict_progression(*questions)
 
 
 def check(parity: dict[str, TensorParity], what: str) -> None:

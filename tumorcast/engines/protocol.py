@@ -110,13 +110,13 @@ def segment_in_batches(engine: Engine, images: Array, batch: int) -> Array:
     return np.concatenate([engine.segment(part) for part in parts])
 
 
-def check_same_images(cohort: "Cohort", wanted: ModelImages) -> None:
+def check_same_images(cohort: "Cohort", model_images: ModelImages) -> None:
     """Raises InputError if the slices of a cohort are not those that the model takes."""
-    found = ModelImages(cohort.image_size, tuple(str(contrast) for contrast in cohort.contrasts))
-    if found != wanted:
+    cohort_images = ModelImages(cohort.image_size, tuple(str(contrast) for contrast in cohort.contrasts))
+    if cohort_images != model_images:
         raise InputError(
-            f"{cohort.path}: its slices are {found}, but the model takes {wanted}; prepare the scans again with "
-            "`tumorcast prepare --model`, or take another model"
+            f"{cohort.path}: its slices are {cohort_images}, but the model takes {model_images}; prepare the scans "
+            "again with `tumorcast prepare --model`, or take another model"
         )
 
 

@@ -34,7 +34,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU. index: as CUDA counts those that it may use. architecture: as "sm90". Memory in bytes, 0 if not told."""
+    """A GPU. index: as CUDA counts those that it may use. architecture: as "sm90". Memory in bytes, 0 if unknown."""
 
     index: int
     name: str
@@ -61,33 +61,33 @@ def parse_gpus(listing: str) -> list[Gpu]:
     >>> parse_gpus("NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f")[0].architecture
     'sm90'
     """
-    found = []
+    listed = []
     for index, line in enumerate(filter(None, map(str.strip, listing.splitlines()))):
         name, capability, driver, total, free, uuid = (part.strip() for part in line.rsplit(",", 5))
         architecture = f"sm{capability.replace('.', '')}"
-        found.append(Gpu(index, name, architecture, driver, _bytes(total), _bytes(free), uuid))
-    return found
+        listed.append(Gpu(index, name, architecture, driver, _bytes(total), _bytes(free), uuid))
+    return listed
 
 
 def _bytes(mib: str) -> int:
     return int(mib) * MIB if mib.isdecimal() else 0  # "[N/A]" where memory is shared or split
 
 
-def visible(listed: list[Gpu], wanted: str | None) -> list[Gpu]:
+def visible(listed: list[Gpu], shown: str | None) -> list[Gpu]:
     """Those that CUDA_VISIBLE_DEVICES leaves, which nvidia-smi does not heed; the first unknown one ends the list.
 
     >>> [gpu.name for gpu in visible(parse("A, 9.0, 5, 1, 1, GPU-1f\\nB, 9.0, 5, 1, 1, GPU-2e"), "GPU-2,0,7")]
     ['B', 'A']
     """
-    if wanted is None:
+    if shown is None:
         return listed
-    found: list[Gpu] = []
-    for word in map(str.strip, wanted.split(",")):
+    chosen: list[Gpu] = []
+    for word in map(str.strip, shown.split(",")):
         named = [gpu for gpu in listed if word == str(gpu.index) or (word and gpu.uuid.startswith(word))]
         if len(named) != 1:
             break
-        found.append(replace(named[0], index=len(found)))
-    return found
+        chosen.append(replace(named[0], index=len(chosen)))
+    return chosen
 
 
 def visible_count(variables: Mapping[str, str]) -> int:
@@ -135,19 +135,19 @@ class SessionTarget:
         check_offered(provider)
         if provider is Provider.CPU:
             return cls(provider, None, rows)
-        found = gpus()
-        if device >= len(found):
-            names = ", ".join(gpu.name for gpu in found) or "none"
+        listed = gpus()
+        if device >= len(listed):
+            names = ", ".join(gpu.name for gpu in listed) or "none"
             remedy = (
-                f"give --device cuda:0 to cuda:{len(found) - 1}"
-                if found
+                f"give --device cuda:0 to cuda:{len(listed) - 1}"
+                if listed
                 else "ask the scheduler for one (--gres=gpu:1)"
             )
             raise EngineError(
                 f"provider {provider}: GPU {device} asked for, found: {names} (nvidia-smi); {remedy}, "
                 "or use --provider cpu"
             )
-        return cls(provider, found[device], rows)
+        return cls(provider, listed[device], rows)
 
     @property
     def device(self) -> str:

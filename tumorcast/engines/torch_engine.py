@@ -55,7 +55,7 @@ def whole_float32() -> Iterator[None]:
 
 
 class TorchEngine:
-    """Encode, guide, segment and foretell with networks held on one device."""
+    """Encode, guide, segment and predict progression with networks held on one device."""
 
     provider = Provider.TORCH
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, label
 
 from tumorcast.archive.maps import SliceForecast
+from tumorcast.data.imaging.geometry import pixel_size_mm
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.floating[Any]]
@@ -168,4 +169,4 @@ def _distance_mm(mask: Mask, forecast: SliceForecast) -> Map:
 
 
 def _pixel_mm(forecast: SliceForecast) -> float:
-    return float(np.linalg.norm(forecast.affine[:3, 0]))
+    return pixel_size_mm(forecast.affine)

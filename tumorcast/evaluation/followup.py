@@ -14,6 +14,7 @@ import numpy as np
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.data.cohort import Cohort, CohortSlice, SessionInfo
+from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.forecasting.ensemble import forecast_unit
@@ -317,7 +318,7 @@ def _rounded(affine: FloatArray) -> list[list[Any]]:
 
 def _archived(patient: PatientForecast, info: SessionInfo, forecast: SliceForecast, truth: CohortSlice) -> FollowUp:
     """The present slice is that of the archive; its index in the cohort it came from is not known, and not needed."""
-    pixel_mm = float(np.linalg.norm(forecast.affine[:3, 0]))
+    pixel_mm = pixel_size_mm(forecast.affine)
     now = CohortSlice(
         forecast.image,
         forecast.labels,

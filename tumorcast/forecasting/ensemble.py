@@ -10,6 +10,7 @@ from scipy.special import expit, logit
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import CohortSlice
+from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.engines.protocol import Engine, segment_in_batches
 from tumorcast.forecasting.plan import PlannedSlice, Unit, member_noise
@@ -160,7 +161,7 @@ def member_growth(present: CohortSlice, predicted: Array, seen: Array, sampler: 
     """
     growth = fused(predicted, seen, sampler.seen_weight)
     if sampler.nearness_per_mm > 0:
-        pixel_mm = float(np.linalg.norm(present.affine[:3, 0]))
+        pixel_mm = pixel_size_mm(present.affine)
         away_mm = distance_transform_edt(present.labels == 0) * pixel_mm
         growth = np.asarray(expit(_logit(growth) - sampler.nearness_per_mm * away_mm), np.float32)
     return growth

@@ -1,4 +1,4 @@
-"""What a unit needs from the files: its slices, the sizes its members aim at, and what is told of its patient."""
+"""The inputs of a unit, from the files: its slices, the target sizes of its members, and the record of its patient."""
 
 from dataclasses import dataclass, field
 
@@ -47,7 +47,7 @@ class UnitReader:
             size_name=targets.size_name,
             curve=targets.curve,
             source_grid=grid_record(
-                self.cohort.source(unit.patient_id, last.id), bent=self.cohort.is_deformed(unit.patient_id, last.id)
+                self.cohort.source(unit.patient_id, last.id), deformed=self.cohort.is_deformed(unit.patient_id, last.id)
             ),
         )
         return UnitInputs(unit, slices_of(unit, self.cohort), targets, patient)
@@ -69,4 +69,4 @@ class UnitReader:
 
 def slices_of(unit: Unit, cohort: Cohort) -> list[CohortSlice]:
     """The unit's slices, from the cohort file."""
-    return [cohort.slice(unit.patient_id, unit.session_id, place.index) for place in unit.slices]
+    return [cohort.slice(unit.patient_id, unit.session_id, planned.index) for planned in unit.slices]

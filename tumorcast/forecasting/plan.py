@@ -1,4 +1,4 @@
-"""What there is to do: units of work, each with its own randomness, and the plan of a whole run."""
+"""Units of work, each with its own randomness, and the plan of a whole run."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from tumorcast.settings import ForecastSettings
 
 @dataclass(frozen=True)
 class PlannedSlice:
-    """A slice of a scan: `index` is its place in the session, `source_slice` in the volume."""
+    """A slice of a scan: `index` is its position in the session, `source_slice` in the volume."""
 
     index: int
     source_slice: int
@@ -119,10 +119,10 @@ class RunPlan:
 
     def __getitem__(self, number: int) -> Unit:
         """Unit `number`, counted over patients, slices and blocks."""
-        place = int(np.searchsorted(self._ends, number, side="right"))
-        within = number - (int(self._ends[place - 1]) if place else 0)
+        position = int(np.searchsorted(self._ends, number, side="right"))
+        within = number - (int(self._ends[position - 1]) if position else 0)
         group, block = divmod(within, self._blocks)
-        patient = self.patients[place]
+        patient = self.patients[position]
         slices = patient.slices[group * self.together : (group + 1) * self.together]
         first = block * self.block
         return Unit(patient.patient_id, patient.session_id, slices, block, first, min(first + self.block, self.members))
@@ -131,10 +131,10 @@ class RunPlan:
         """Every unit, by number."""
         return (self[number] for number in range(len(self)))
 
-    def units_of(self, place: int) -> Iterator[Unit]:
-        """The units of the patient at `place`, by slices and then by blocks."""
-        first = int(self._ends[place - 1]) if place else 0
-        return (self[number] for number in range(first, int(self._ends[place])))
+    def units_of(self, position: int) -> Iterator[Unit]:
+        """The units of the patient at `position`, by slices and then by blocks."""
+        first = int(self._ends[position - 1]) if position else 0
+        return (self[number] for number in range(first, int(self._ends[position])))
 
     def longest_first(self) -> npt.NDArray[np.int64]:
         """Every number, most images first; equal ones in their order, so that a patient's units stay together."""
@@ -143,22 +143,22 @@ class RunPlan:
 
     def to_json(self) -> str:
         """The plan as text."""
-        told = asdict(self) | {
+        record = asdict(self) | {
             "patients": [
                 [p.patient_id, p.session_id, [[s.index, s.source_slice] for s in p.slices]] for p in self.patients
             ]
         }
-        return json.dumps(told)
+        return json.dumps(record)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The plan of `to_json`."""
-        told: dict[str, Any] = json.loads(text)
+        record: dict[str, Any] = json.loads(text)
         patients = tuple(
-            PatientPlan(patient_id, session_id, tuple(PlannedSlice(*place) for place in slices))
-            for patient_id, session_id, slices in told.pop("patients")
+            PatientPlan(patient_id, session_id, tuple(PlannedSlice(*numbers) for numbers in slices))
+            for patient_id, session_id, slices in record.pop("patients")
         )
-        return cls(patients, **told)
+        return cls(patients, **record)
 
     @cached_property
     def _blocks(self) -> int:

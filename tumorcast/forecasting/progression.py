@@ -11,6 +11,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.special import expit, logit
 
 from tumorcast.data.cohort import CohortSlice
+from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.plan import member_noise
 from tumorcast.forecasting.targets import SliceTargets
@@ -40,7 +41,7 @@ def progression_guidance(
 ) -> ProgressionGuidance:
     """The guidance of the members of one slice. targets: one an entry of `members`."""
     present = targets.present
-    outline, pixel_mm = present.labels > 0, float(np.linalg.norm(present.affine[:3, 0]))
+    outline, pixel_mm = present.labels > 0, pixel_size_mm(present.affine)
     near = guidance_window(outline, settings.sampler.window_mm, pixel_mm)
     if not engine.info.progression:
         return ProgressionGuidance(np.repeat(near[None], len(members), axis=0), None)

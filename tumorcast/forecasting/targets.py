@@ -18,7 +18,7 @@ LARGEST_BRAIN_FRACTION = 0.5
 TARGET_SPAWN_KEY = 2**32 - 1  # no slice has this number, so targets and image noise never share a key
 CURVE_POINTS = 80
 GOLDEN = (math.sqrt(5) - 1) / 2
-SAME_DAY = 0.5  # dates are told in whole days
+SAME_DAY = 0.5  # dates are whole days
 
 Array = npt.NDArray[np.float64]
 

@@ -105,10 +105,11 @@ def plot_growth(
     axes.plot(*observed, marker="o", color=INK_COLOUR, label="measured", gid="measured", **points)
     if held_out is not None:
         axes.plot(*held_out, marker="D", color=HELD_OUT_COLOUR, label="later scan", gid="held_out", **points)
+    marks = list((marked_days or {}).values())
     for text, day in (marked_days or {}).items():
         axes.axvline(day, color=INK_COLOUR, linestyle="--", linewidth=1, gid="marked_day")
-        axes.text(day, 1.01, text, ha="center", va="bottom", fontsize="small", transform=axes.get_xaxis_transform())
-    marks = list((marked_days or {}).values())
+        side = "center" if day == max(marks) else "right"  # lest texts overlap
+        axes.text(day, 1.01, text, ha=side, va="bottom", transform=axes.get_xaxis_transform())
     axes.set(xlabel="day", ylabel=size_label(curve.size_name))
     axes.set(xlim=_day_limits(curve, marks, held_out), ylim=(0, _highest_shown(curve, marks, held_out)))
 

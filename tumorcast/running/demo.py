@@ -1,4 +1,4 @@
-"""The main job on a small simulated cohort, command by command, as a user would type it."""
+"""The demo: simulate, prepare, fit, forecast and show on a small cohort, command by command, as a user types them."""
 
 import shutil
 import subprocess
@@ -33,14 +33,14 @@ class DemoError(TumorcastError):
         self.exit_code = code
 
 
-def run_demo(out: Path, settings: DemoSettings, tell: Callable[[str], None]) -> None:
-    """Run the commands into a folder, which is made anew; `tell` gets each before it starts.
+def run_demo(out: Path, settings: DemoSettings, announce: Callable[[str], None]) -> None:
+    """Run the commands into a folder, which is made anew; `announce` gets each before it starts.
 
     Raises UsageError if the folder is not of a demo, DemoError if a command ends badly.
     """
     _make_anew(out)
     for arguments in commands(out, settings):
-        tell(f"── tumorcast {' '.join(arguments)}")
+        announce(f"── tumorcast {' '.join(arguments)}")
         done = subprocess.run([sys.executable, "-P", "-m", "tumorcast", *arguments], check=False)
         if done.returncode != 0:
             raise DemoError(arguments[0], done.returncode)

@@ -1,13 +1,25 @@
-"""What `tumorcast doctor` finds: the machine, and whether a provider computes what it should there, and how fast."""
+"""What `tumorcast doctor` checks: what is installed, what machine and job give, and whether a provider computes right.
 
+The checks of machine and job need no network and no engine. No check ends another one. No message names a host, a user
+or a patient.
+"""
+
+import getpass
+import importlib.metadata
 import importlib.util
+import logging
 import os
+import platform
+import re
+import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -15,14 +27,27 @@ from tumorcast.diffusion.sampler import StepGuidance
 from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, TensorParity, is_bundle
-from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.onnx_engine import OnnxEngine, first_line, threads
 from tumorcast.engines.opening import MODELS, EngineChoice, device_index, locate, open_engine
 from tumorcast.engines.protocol import Engine
-from tumorcast.errors import InputError
-from tumorcast.running import machine
-from tumorcast.running.machine import Check, Found, attempt
+from tumorcast.engines.providers import TENSORRT_PACKAGES, Gpu, gpus, onnxruntime
+from tumorcast.errors import InputError, TumorcastError
+from tumorcast.extra import how_to_install
+from tumorcast.running.ranks import mpi_library, open_ranks
 from tumorcast.settings import Provider
+from tumorcast.version import VERSION
 
+log = logging.getLogger(__name__)
+
+PACKAGES = ("numpy", "numba", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "mpi4py")
+BOTH_REMEDY = "pip uninstall onnxruntime onnxruntime-gpu, then install tumorcast[gpu] (or tumorcast[cpu]) alone"
+NO_GPU_REMEDY = "ask the scheduler for one (--gres=gpu:1), and see that `nvidia-smi` lists it in the same job"
+VARIABLES = (
+    *("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_CPUS_PER_TASK"),
+    *("SLURM_GPUS_ON_NODE", "SLURM_STEP_GPUS", "SLURM_MEM_PER_NODE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+)
+GB = 1e9
+LEAST_DISK = 1 * GB
 SHIPPED = MODELS / "demo128"
 ONNX_RUNTIME = {"onnxruntime-gpu", "ORT providers", "model", "provider", "parity"}
 NEEDED = {  # and every speed
@@ -38,8 +63,164 @@ TIME = 199  # of the timed step
 Report = Callable[[int, int], None]
 
 
+class CheckStatus(StrEnum):
+    """How a check ended. ABSENT: not there or not checked, which is no fault."""
+
+    OK = "ok"
+    ABSENT = "absent"
+    FAILED = "FAILED"
+
+
 @dataclass(frozen=True)
-class Asked:
+class Check:
+    """One check: what was looked at, how it ended, what was found and, where it failed, what to do."""
+
+    name: str
+    status: CheckStatus
+    message: str
+    remedy: str = ""
+
+    @classmethod
+    def ok(cls, name: str, message: str) -> Self:
+        """One that ended well."""
+        return cls(name, CheckStatus.OK, message)
+
+    @classmethod
+    def absent(cls, name: str, message: str) -> Self:
+        """Of what is not there, or was not checked."""
+        return cls(name, CheckStatus.ABSENT, message)
+
+    def record(self) -> dict[str, str]:
+        """As JSON has it."""
+        return {"name": self.name, "status": str(self.status), "told": self.message, "remedy": self.remedy}
+
+
+def guarded(name: str, run: Callable[[], list[Check]]) -> list[Check]:
+    """What `run` gives; where it raises, a failed check. The messages of tumorcast end in a remedy, after "; "."""
+    try:
+        return run()
+    except TumorcastError as fault:
+        message, _, remedy = private(first_line(fault)).partition("; ")
+    except ModuleNotFoundError as fault:
+        message, remedy = f"{fault.name} is not installed", how_to_install("train")
+    except Exception as fault:  # whatever a driver or a package does is a finding
+        message, remedy = private(f"{type(fault).__name__}: {first_line(fault)}"), ""
+    log.debug("%s", name, exc_info=True)
+    return [Check(name, CheckStatus.FAILED, message, remedy or "`tumorcast --debug doctor …` shows where")]
+
+
+def private(message: str) -> str:
+    """A message without the home folder, the user and the host.
+
+    >>> private(f"{Path.home()}/model: missing")
+    '~/model: missing'
+    """
+    message = message.replace(str(Path.home()), "~")
+    try:
+        user = re.escape(getpass.getuser())
+    except (OSError, KeyError):  # a container whose user has no name
+        user = "(?!)"
+    host = re.escape(platform.node()) or "(?!)"
+    message = re.sub(rf"(?<=/){user}(?![\w.-])", "USER", message)
+    return re.sub(rf"(?<![\w.-]){host}(?![\w-])", "HOST", message)
+
+
+def check_packages() -> list[Check]:
+    """The versions of tumorcast, Python and the packages; the two onnxruntimes together are a fault."""
+    versions = {name: version_of(name) for name in PACKAGES}
+    versions["tensorrt"] = next(filter(None, map(version_of, TENSORRT_PACKAGES)), None)
+    checks = [Check.ok("tumorcast", VERSION), Check.ok("python", platform.python_version())]
+    for name, version in versions.items():
+        if version is None:
+            checks.append(Check.absent(name, "not installed"))
+        elif name == "onnxruntime-gpu" and versions["onnxruntime"]:
+            message = f"{version}, together with onnxruntime: they overwrite each other's files"
+            checks.append(Check(name, CheckStatus.FAILED, message, BOTH_REMEDY))
+        else:
+            checks.append(Check.ok(name, version))
+    return checks
+
+
+def version_of(package: str) -> str | None:
+    """The installed version; None where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_onnxruntime() -> list[Check]:
+    """The providers that this ONNX Runtime was built with."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return [Check.absent("ORT providers", "onnxruntime is not installed")]
+    return [Check.ok("ORT providers", ", ".join(onnxruntime().get_available_providers()))]
+
+
+def check_gpus(*, needed: bool) -> list[Check]:
+    """The GPUs, a check each; none is a fault where one is needed."""
+    checks = [Check.ok(f"gpu {gpu.index}", _gpu_in_words(gpu)) for gpu in gpus()]
+    if checks:
+        return checks
+    if needed:
+        return [Check("gpu", CheckStatus.FAILED, "none found", NO_GPU_REMEDY)]
+    return [Check.absent("gpu", "none found")]
+
+
+def _gpu_in_words(gpu: Gpu) -> str:
+    room = f"{gpu.free / GB:.1f} of {gpu.memory / GB:.1f} GB free" if gpu.memory else "memory not told"
+    return f"{gpu.name}, {gpu.architecture}, driver {gpu.driver}, {room}"
+
+
+def check_cores() -> list[Check]:
+    """The cores that this process may use, and the threads that ONNX Runtime is given."""
+    usable, used = len(os.sched_getaffinity(0)), threads()
+    message = f"{usable} usable, {used} threads used"
+    if used > usable:
+        return [Check("cores", CheckStatus.FAILED, message, f"set OMP_NUM_THREADS={usable}, or ask for {used} cores")]
+    return [Check.ok("cores", message)]
+
+
+def check_memory() -> list[Check]:
+    """The machine's memory; a job may be allowed less."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    kib = {key: int(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines)}
+    free, total = (kib[key] * 1024 / GB for key in ("MemAvailable", "MemTotal"))
+    return [Check.ok("memory", f"{free:.1f} of {total:.1f} GB free on the machine")]
+
+
+def check_disk(name: str, folder: Path, *, must_write: bool = False) -> list[Check]:
+    """The room where `folder` is, or will be made."""
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    free, can_write = shutil.disk_usage(place).free, os.access(place, os.W_OK)
+    message = f"{free / GB:.1f} GB free{'' if can_write else ', cannot be written'}"
+    if free < LEAST_DISK or (must_write and not can_write):
+        return [Check(name, CheckStatus.FAILED, message, f"make room for {LEAST_DISK / GB:.0f} GB where you may write")]
+    return [Check.ok(name, message)]
+
+
+def check_mpi() -> list[Check]:
+    """The MPI and the size of its world. Raises EngineError where a launcher started what MPI does not see."""
+    with open_ranks() as ranks:
+        library = mpi_library()
+    if library is None:
+        return [Check.absent("mpi", "mpi4py or its MPI library is missing; one process needs none")]
+    return [Check.ok("mpi", f"{library}, world of {ranks.size}")]
+
+
+def check_scheduler(variables: Mapping[str, str]) -> list[Check]:
+    """What the scheduler said of this task.
+
+    >>> check_scheduler({"SLURM_JOB_ID": "7", "SLURM_JOB_USER": "me"})[0].message
+    'SLURM_JOB_ID=7'
+    """
+    settings = [f"{name}={variables[name]}" for name in VARIABLES if name in variables]
+    if any(name.startswith("SLURM_") for name in variables):
+        return [Check.ok("slurm", ", ".join(settings))]
+    return [Check.absent("slurm", ", ".join(["no job", *settings]))]
+
+
+@dataclass(frozen=True)
+class EngineRequest:
     """What to check: a bundle, and what is to run it. device: None is the CPU, or the first GPU.
 
     cache: where TensorRT's engines lie; None is a folder in the bundle.
@@ -65,50 +246,51 @@ class Asked:
         return open_engine(EngineChoice((self.model,), self.provider, self.device, rows, self.cache))
 
 
-def examine(asked: Asked, report: Report = lambda done, total: None) -> list[Check]:
+def examine(request: EngineRequest, report: Report = lambda done, total: None) -> list[Check]:
     """Every check, in the order in which one looks for a fault. report: comparisons done, and how many there are."""
-    tensorrt = asked.provider is Provider.TENSORRT
-    looks: dict[str, Callable[[], list[Check]]] = {
-        "packages": machine.packages,
-        "ORT providers": machine.offered,
-        "gpu": partial(machine.graphics, needed=asked.on_gpu),
-        "cores": machine.cores,
-        "memory": machine.memory,
-        "working folder": partial(machine.disk, "working folder", Path()),
+    tensorrt = request.provider is Provider.TENSORRT
+    checks: dict[str, Callable[[], list[Check]]] = {
+        "packages": check_packages,
+        "ORT providers": check_onnxruntime,
+        "gpu": partial(check_gpus, needed=request.on_gpu),
+        "cores": check_cores,
+        "memory": check_memory,
+        "working folder": partial(check_disk, "working folder", Path()),
         "engine cache": partial(
-            machine.disk, "engine cache", asked.cache or asked.model / "tensorrt", must_write=tensorrt
+            check_disk, "engine cache", request.cache or request.model / "tensorrt", must_write=tensorrt
         ),
-        "mpi": machine.mpi,
-        "slurm": partial(machine.environment, os.environ),
+        "mpi": check_mpi,
+        "slurm": partial(check_scheduler, os.environ),
     }
-    return [check for name, look in looks.items() for check in attempt(name, look)] + engine(asked, report)
+    return [check for name, run in checks.items() for check in guarded(name, run)] + check_engine(request, report)
 
 
 def failed(checks: list[Check], provider: Provider) -> bool:
     """Whether the provider, or what it needs, failed.
 
-    >>> failed([Check("gpu", Found.FAILED, "")], Provider.CPU), failed([Check("gpu", Found.FAILED, "")], Provider.CUDA)
+    >>> no_gpu = [Check("gpu", CheckStatus.FAILED, "none found")]
+    >>> failed(no_gpu, Provider.CPU), failed(no_gpu, Provider.CUDA)
     (False, True)
     """
-    bad = [check.name for check in checks if check.status is Found.FAILED]
+    bad = [check.name for check in checks if check.status is CheckStatus.FAILED]
     return any(name in NEEDED[provider] or name.startswith("speed") for name in bad)
 
 
-def engine(asked: Asked, report: Report) -> list[Check]:
+def check_engine(request: EngineRequest, report: Report) -> list[Check]:
     """Bundle, provider, parity and speeds. What stands after a fault of the first two is not checked."""
-    found = attempt("model", partial(model, asked.model))
-    if found[-1].status is Found.OK:
-        found += attempt("provider", partial(provider, asked))
-    if found[-1].status is Found.FAILED:
-        return [*found, Check("parity", Found.ABSENT, f"not checked: {found[-1].name} failed")]
-    most = {Bundle.open(asked.model).manifest.max_batch} if asked.on_gpu else set()
-    found += attempt("parity", partial(compare, asked, report))
+    checks = guarded("model", partial(check_model, request.model))
+    if checks[-1].status is CheckStatus.OK:
+        checks += guarded("provider", partial(check_provider, request))
+    if checks[-1].status is CheckStatus.FAILED:
+        return [*checks, Check.absent("parity", f"not checked: {checks[-1].name} failed")]
+    most = {Bundle.open(request.model).manifest.max_batch} if request.on_gpu else set()
+    checks += guarded("parity", partial(check_parity, request, report))
     for batch in sorted(BATCHES | most):
-        found += attempt(f"speed {batch}", partial(speed, asked, batch))
-    return found
+        checks += guarded(f"speed {batch}", partial(check_speed, request, batch))
+    return checks
 
 
-def model(folder: Path) -> list[Check]:
+def check_model(folder: Path) -> list[Check]:
     """The bundle: whole, and every file that of its sum. Raises InputError if not."""
     if not is_bundle(locate(folder)):
         raise InputError(
@@ -116,67 +298,67 @@ def model(folder: Path) -> list[Check]:
             "and give --model BUNDLE"
         )
     bundle = Bundle.open(folder)
-    told, info = bundle.manifest, bundle.info
-    size = f"{info.image_size} px, {', '.join(info.contrasts)}, {told.precision}, batches to {told.max_batch}"
-    graphs = ", ".join(told.graphs)
-    return [Check("model", Found.OK, f"{size}, graphs {graphs}, checked with {told.checked_with or 'nothing'}")]
+    manifest, info = bundle.manifest, bundle.info
+    size = f"{info.image_size} px, {', '.join(info.contrasts)}, {manifest.precision}, batches to {manifest.max_batch}"
+    graphs = ", ".join(manifest.graphs)
+    return [Check.ok("model", f"{size}, graphs {graphs}, checked with {manifest.checked_with or 'nothing'}")]
 
 
-def provider(asked: Asked) -> list[Check]:
+def check_provider(request: EngineRequest) -> list[Check]:
     """Whether the provider opens the graph and does a step, and how long this takes at first."""
     began = time.perf_counter()
-    opened = asked.open(rows=1)
+    opened = request.open(rows=1)
     guided_step(opened, 1)
     seconds = time.perf_counter() - began
-    return [Check("provider", Found.OK, f"{asked.provider} on {opened.device}, {seconds:.1f} s to open and first step")]
+    return [Check.ok("provider", f"{request.provider} on {opened.device}, {seconds:.1f} s to open and first step")]
 
 
-def compare(asked: Asked, report: Report) -> list[Check]:
+def check_parity(request: EngineRequest, report: Report) -> list[Check]:
     """Whether the provider gives what torch gives; without torch, a GPU is held against the CPU.
 
     Raises EngineError if it differs too much.
     """
     if importlib.util.find_spec("torch") is None:
-        if not asked.on_gpu:
-            return [Check("parity", Found.ABSENT, NO_TORCH)]
-        worst = _worst(_with_cpu(asked, Provider.CPU, report))
-        return [Check("parity", Found.OK, f"{NO_TORCH}; provider cpu instead: {worst}")]
-    if asked.provider is Provider.TORCH:
-        if not asked.on_gpu:
-            return [Check("parity", Found.OK, "torch on the CPU is the reference")]
-        return [Check("parity", Found.OK, _worst(_with_cpu(asked, Provider.TORCH, report)))]
+        if not request.on_gpu:
+            return [Check.absent("parity", NO_TORCH)]
+        worst = _worst(_with_cpu(request, Provider.CPU, report))
+        return [Check.ok("parity", f"{NO_TORCH}; provider cpu instead: {worst}")]
+    if request.provider is Provider.TORCH:
+        if not request.on_gpu:
+            return [Check.ok("parity", "torch on the CPU is the reference")]
+        return [Check.ok("parity", _worst(_with_cpu(request, Provider.TORCH, report)))]
     from tumorcast.engines.make import check_bundle  # noqa: PLC0415 - needs torch
 
-    device = device_index(asked.provider, asked.device)
-    found = check_bundle(asked.model, None, asked.provider, report, device=device, cache=asked.cache)
-    return [Check("parity", Found.OK, _worst(found))]
+    device = device_index(request.provider, request.device)
+    differences = check_bundle(request.model, None, request.provider, report, device=device, cache=request.cache)
+    return [Check.ok("parity", _worst(differences))]
 
 
-def _with_cpu(asked: Asked, reference: Provider, report: Report) -> dict[str, TensorParity]:
-    bundle = Bundle.open(asked.model)
+def _with_cpu(request: EngineRequest, reference: Provider, report: Report) -> dict[str, TensorParity]:
+    bundle = Bundle.open(request.model)
     form = len(bundle.info.contrasts), bundle.info.image_size
     inputs = [parity.phantom(*form), parity.noise(*form)]
     rows = len(inputs[0].images)
-    wanted = Asked(asked.model, reference, "cpu").open(rows)
-    found = parity.compare(asked.open(rows), wanted, bundle.manifest.precision, inputs, report)
-    parity.check(found, f"{asked.model}, held against provider {reference} on the CPU")
-    return found
+    wanted = EngineRequest(request.model, reference, "cpu").open(rows)
+    differences = parity.compare(request.open(rows), wanted, bundle.manifest.precision, inputs, report)
+    parity.check(differences, f"{request.model}, held against provider {reference} on the CPU")
+    return differences
 
 
-def _worst(found: dict[str, TensorParity]) -> str:
-    name, worst = max(found.items(), key=lambda item: item[1].difference / item[1].limit)
+def _worst(differences: dict[str, TensorParity]) -> str:
+    name, worst = max(differences.items(), key=lambda item: item[1].difference / item[1].limit)
     return f"worst {name}: {worst.difference:.1e} of its largest value, {worst.limit:.0e} allowed"
 
 
-def speed(asked: Asked, batch: int) -> list[Check]:
+def check_speed(request: EngineRequest, batch: int) -> list[Check]:
     """Images/s: the median of several guided steps, after one."""
-    opened = asked.open(rows=batch)
+    opened = request.open(rows=batch)
     guided_step(opened, batch)
     seconds = statistics.median(guided_step(opened, batch) for _ in range(REPEATS))
     blocks = opened.target.rows if isinstance(opened, OnnxEngine) else batch
     cut = f", in blocks of {blocks}" if blocks < batch else ""
-    told = f"{batch / seconds:.3g} images/s, guided step of {batch}{cut}: {1000 * seconds:.3g} ms"
-    return [Check(f"speed {batch}", Found.OK, told)]
+    message = f"{batch / seconds:.3g} images/s, guided step of {batch}{cut}: {1000 * seconds:.3g} ms"
+    return [Check.ok(f"speed {batch}", message)]
 
 
 def guided_step(opened: Engine, batch: int) -> float:
@@ -184,8 +366,8 @@ def guided_step(opened: Engine, batch: int) -> float:
     info, abar = opened.info, alpha_bars()
     part = parity.phantom(len(info.contrasts), info.image_size)
     images, brains = (np.resize(rows, (batch, *rows.shape[1:])) for rows in (part.images, part.brains))
-    time_asked = min(TIME, info.noise_levels - 1)
-    step = Step(time_asked, abar[time_asked], abar[max(time_asked - parity.STRIDE, 0)])
+    step_time = min(TIME, info.noise_levels - 1)
+    step = Step(step_time, abar[step_time], abar[max(step_time - parity.STRIDE, 0)])
     guidance = StepGuidance(np.full(batch, 0.1, np.float32), brain=brains, window=brains, gain=0.5)
     began = time.perf_counter()
     opened.guided_step(images, step, np.zeros_like(images), guidance)

@@ -1,4 +1,4 @@
-"""What a forecast of a cohort will take, from one unit of it that is done here, or from a given speed."""
+"""How long a forecast of a cohort will take, and what room, from a unit of it that is done here or a given speed."""
 
 import math
 import resource
@@ -82,7 +82,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """What the run takes. images: members of all slices; rank_hours: hours of one rank (one GPU, or these cores)."""
 
     patients: int
@@ -126,8 +126,8 @@ def plan_run(cohort: Cohort, settings: ForecastSettings) -> RunPlan:
 
 def try_unit(cohort: Cohort, plan: RunPlan, engine: Engine, settings: ForecastSettings) -> Trial:
     """Do the first unit twice, with as many members as fill a batch, and time it the second time."""
-    told = {"members": min(settings.members, settings.block, settings.batch), "keep_members": False}
-    settings = settings.model_copy(update=told)
+    as_a_batch = {"members": min(settings.members, settings.block, settings.batch), "keep_members": False}
+    settings = settings.model_copy(update=as_a_batch)
     unit = replace(plan[0], first=0, last=settings.members)
     _unit(cohort, unit, engine, settings)  # opens graphs, and lets a GPU's libraries choose
     timed = TimedEngine(engine)
@@ -143,25 +143,25 @@ def _unit(cohort: Cohort, unit: Unit, engine: Engine, settings: ForecastSettings
     """Read, forecast and write a unit as a run does; the bytes of its shard."""
     spread = PatientTargets(np.linspace(*CHANGES, settings.members), None, None)
     targets = spread if settings.relative_change is None else PatientTargets.fixed(settings)
-    told = settings.model_copy(update={"horizon_days": None, "relative_change": 0.0})
-    patient = UnitReader(cohort, None, told).read(unit).patient
-    found = forecast_unit(unit, slices_of(unit, cohort), targets, engine, settings)
+    no_change = settings.model_copy(update={"horizon_days": None, "relative_change": 0.0})
+    patient = UnitReader(cohort, None, no_change).read(unit).patient
+    forecasts = forecast_unit(unit, slices_of(unit, cohort), targets, engine, settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.h5"
-        write_shard(path, ShardKey("", unit.key), patient, found)
+        write_shard(path, ShardKey("", unit.key), patient, forecasts)
         return path.stat().st_size
 
 
 def estimate(
     plan: RunPlan, settings: ForecastSettings, trial: Trial, image_bytes: int, images_a_second: float | None = None
-) -> Estimate:
+) -> RunEstimate:
     """What all units take. image_bytes: of one image (C, H, W) float32; images_a_second: overrules the trial's."""
     slices = sum(len(patient.slices) for patient in plan.patients)
     rate = images_a_second or trial.images_a_second
     largest = max(unit.images for unit in plan)
     kept = image_bytes * settings.members if settings.keep_members else 0
     total = sum(trial.seconds.values())
-    return Estimate(
+    return RunEstimate(
         patients=sum(bool(patient.slices) for patient in plan.patients),
         slices=slices,
         units=len(plan),

@@ -15,25 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.archive.growth_file import GrowthFile, read_growth
+from tumorcast.archive.maps import SliceForecast
 from tumorcast.archive.packing import Packing
+from tumorcast.archive.shard import write_shard
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.protocol import Engine, ModelInfo, check_same_images
 from tumorcast.engines.providers import visible_count
 from tumorcast.errors import InputError, UsageError
-from tumorcast.forecasting.inputs import NOT_FITTED, UnitReader
+from tumorcast.forecasting.ensemble import forecast_unit
+from tumorcast.forecasting.inputs import NOT_FITTED, UnitInputs, UnitReader
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
 from tumorcast.forecasting.targets import area_power, fitted_day
 from tumorcast.records import PatientOutcome, Status
-from tumorcast.running.events import EventLog
-from tumorcast.running.ledger import Ledger
+from tumorcast.running.ledger import EventLog, Ledger
 from tumorcast.running.merging import account, write_archive
 from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
-from tumorcast.running.stopping import Stopping, grace_seconds, job_end
-from tumorcast.running.work_queue import Counter, Desk, Tally
-from tumorcast.running.worker import Worker
+from tumorcast.running.stopping import Stopping, stopping_of_job
+from tumorcast.running.work_queue import Tally
+from tumorcast.running.worker import work_on_ranks
 from tumorcast.settings import ForecastSettings, Provider
 from tumorcast.version import VERSION
 
@@ -64,7 +66,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class RunResult:
+class ForecastResult:
     """How each patient fared, in the order of the cohort, as far as is known: rank 0 alone knows it.
 
     stopped: the run was stopped before its end, and is resumed by starting it again.
@@ -87,7 +89,7 @@ def forecast_cohort(
     *,
     ranks: Ranks = ALONE,
     report: Report = lambda _: None,
-) -> RunResult:
+) -> ForecastResult:
     """Write the archive of forecasts to `out`, resuming what a stopped run left. Every rank must call it.
 
     Inputs that do not fit each other are refused before anything is written.
@@ -100,10 +102,10 @@ def forecast_cohort(
             _check_growth_of(cohort, growth, inputs)
         provenance = ranks.from_root(_provenance(inputs, cohort, engine, settings) if ranks.is_root else None)
         ledger = Ledger(out, provenance)
-        run = _Run(cohort, growth, engine, settings, options, ledger, ranks, report)
+        run = _ForecastRun(cohort, growth, engine, settings, options, ledger, ranks, report)
         before = ranks.from_root(run.completed() if ranks.is_root else None)
         if before is not None:
-            return RunResult(before, stopped=False)
+            return ForecastResult(before, stopped=False)
         if not ranks.is_root:
             return run.on_this_rank()
         with ledger.held():
@@ -173,7 +175,7 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings
 
 
 @dataclass
-class _Run:
+class _ForecastRun:
     """One run, as each rank sees it."""
 
     cohort: Cohort
@@ -197,17 +199,15 @@ class _Run:
             log.warning("%s: patients that failed are tried again with --retry-failed", self.ledger.archive)
         return before
 
-    def on_this_rank(self) -> RunResult:
+    def on_this_rank(self) -> ForecastResult:
         """Plan, work, and on rank 0 settle the accounts and merge."""
         plan, left_out = self._planned()
         order = self._to_do(plan)
-        stopping = Stopping(
-            self.ranks.from_root(job_end(os.environ) if self.ranks.is_root else None), grace_seconds(os.environ)
-        )
-        with EventLog(self.ledger.events, self.ranks.rank) as events, stopping.heeded():
+        stopping = stopping_of_job(self.ranks)
+        with EventLog(self.ledger.events, self.ranks.rank) as events, stopping.handle_signals():
             stopped = self._work(plan, order, events, stopping)
             if not self.ranks.is_root:
-                return RunResult([], stopped)
+                return ForecastResult([], stopped)
             accounts = account(self.ledger, plan, left_out)
             stopped = stopped or bool(accounts.missing)
             if not stopped and self.options.merge:
@@ -215,18 +215,18 @@ class _Run:
                 packing = self.options.packing
                 write_archive(self.ledger, plan, accounts.outcomes, self.ledger.archive, packing=packing)
                 events.write("merged")
-        return RunResult(accounts.outcomes, stopped)
+        return ForecastResult(accounts.outcomes, stopped)
 
     def _planned(self) -> tuple[RunPlan, dict[str, str]]:
         """Rank 0's plan, on every rank."""
-        told = None
+        planned = None
         if self.ranks.is_root:
             self.ledger.open()
             if self.options.retry_failed:
                 self.ledger.forget_failures()
             plan, left_out = self._plan()
-            told = plan.to_json(), left_out
-        text, left_out = self.ranks.from_root(told)
+            planned = plan.to_json(), left_out
+        text, left_out = self.ranks.from_root(planned)
         return RunPlan.from_json(text), left_out
 
     def _plan(self) -> tuple[RunPlan, dict[str, str]]:
@@ -235,11 +235,11 @@ class _Run:
             return self.ledger.read_plan()
         patients, left_out = [], {}
         for patient_id in self.cohort.patient_ids():
-            found = attempt(patient_id, partial(plan_patient, self.cohort, patient_id, self.settings.max_slices))
-            if isinstance(found, PatientOutcome):
-                left_out[patient_id] = found.reason
-                found = PatientPlan(patient_id, "", ())
-            patients.append(found)
+            planned = attempt(patient_id, partial(plan_patient, self.cohort, patient_id, self.settings.max_slices))
+            if isinstance(planned, PatientOutcome):
+                left_out[patient_id] = planned.reason
+                planned = PatientPlan(patient_id, "", ())
+            patients.append(planned)
         plan = RunPlan.of(tuple(patients), self.settings)
         self.ledger.write_plan(plan, left_out)
         return plan, left_out
@@ -259,7 +259,6 @@ class _Run:
 
     def _work(self, plan: RunPlan, order: npt.NDArray[np.int64], events: EventLog, stopping: Stopping) -> bool:
         """Do units until none is left; returns whether the run was stopped."""
-        reader = UnitReader(self.cohort, self.growth, self.settings)
         events.write(
             "opened",
             units=len(order),
@@ -269,19 +268,44 @@ class _Run:
             device=self.engine.device,
             visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
-        worker = partial(
-            Worker,
-            reader,
-            self.engine,
-            plan,
-            self.ledger,
-            stopping=stopping,
-            events=events,
+        reader = UnitReader(self.cohort, self.growth, self.settings)
+        job = ForecastJob(reader, self.engine, plan, self.ledger)
+        return work_on_ranks(
+            order,
+            job,
+            self.ranks,
+            stopping,
             ahead_of=AHEAD_RANKS * self.ranks.size,
+            record_event=events.write,
+            report=self.report,
         )
-        if not self.ranks.is_root:
-            return worker(tickets=Counter(self.ranks)).work()
-        with Desk(order, self.ranks, self.report) as desk:
-            stopped = worker(tickets=desk).work()
-            desk.wait_for_the_others()
-        return stopped or desk.stopping
+
+
+@dataclass(frozen=True)
+class ForecastJob:
+    """A unit of a forecast, as a `UnitJob`: slices of a patient for a block of members, kept as a shard."""
+
+    reader: UnitReader
+    engine: Engine
+    plan: RunPlan
+    ledger: Ledger
+
+    def name(self, unit: int) -> str:
+        """The unit's key: patient, first slice, block of members."""
+        return self.plan[unit].key
+
+    def read(self, unit: int) -> UnitInputs:
+        """The patient's slices and targets."""
+        return self.reader.read(self.plan[unit])
+
+    def compute(self, inputs: UnitInputs) -> dict[str, SliceForecast]:
+        """The forecast of each slice, by its name."""
+        return forecast_unit(inputs.unit, inputs.slices, inputs.targets, self.engine, self.reader.settings)
+
+    def write(self, inputs: UnitInputs, product: dict[str, SliceForecast]) -> None:
+        """Write the unit's shard."""
+        write_shard(self.ledger.shard(inputs.unit), self.ledger.key(inputs.unit), inputs.patient, product)
+
+    def write_failure(self, unit: int, reason: str) -> None:
+        """Keep why the unit failed."""
+        self.ledger.write_failure(self.plan[unit], reason)

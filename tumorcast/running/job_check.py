@@ -1,4 +1,4 @@
-"""What the job scripts ask before they submit or do anything: whether model, cohort and options of prepare agree.
+"""Checks of the job scripts before they submit or do anything: whether model, cohort and options of prepare agree.
 
     python -m tumorcast.running.job_check COHORT MODEL … -- [OPTIONS of prepare …]
 
@@ -35,13 +35,13 @@ def _check_options(wanted: ModelImages, model: Path, words: Sequence[str]) -> No
     parser.add_argument("--contrasts")
     given, _ = parser.parse_known_args(words)
     contrasts = None if given.contrasts is None else {name.strip() for name in given.contrasts.split(",")}
-    for option, told, fits in (
+    for option, value, fits in (
         ("--image-size", given.image_size, given.image_size == str(wanted.image_size)),
         ("--contrasts", given.contrasts, contrasts == set(wanted.contrasts)),
     ):
-        if told is not None and not fits:
+        if value is not None and not fits:
             raise UsageError(
-                f"--prepare-options: {option} {told}, but the model {model} takes {wanted}; leave {option} out: "
+                f"--prepare-options: {option} {value}, but the model {model} takes {wanted}; leave {option} out: "
                 "prepare takes it from the model"
             )
 

@@ -1,4 +1,4 @@
-"""The record of a forecast run: where each shard stands, what made it, and which patients failed and why.
+"""The record of a forecast run: where each shard stands, what made it, which units failed and why, and the events.
 
 A unit is finished when its shard stands under its final name, whole and of this run. So a run that was stopped is
 resumed by starting it again, and one with another configuration, cohort or model is refused.
@@ -8,16 +8,19 @@ import hashlib
 import json
 import logging
 import os
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from tumorcast.archive.maps import MapArchive, archive_provenance
 from tumorcast.archive.shard import ShardKey, is_whole
-from tumorcast.durable import held, lock, written_whole
-from tumorcast.errors import InputError
+from tumorcast.durable import held, lock, write_text
+from tumorcast.errors import InputError, StorageError
 from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.provenance import difference, is_made_already, refuse_other
 from tumorcast.records import PatientOutcome
@@ -31,7 +34,7 @@ def _provenance_of(archive: Path) -> dict[str, Any]:
         return opened.provenance
 
 
-def _is_of_nobody(archive: Path) -> bool:
+def _has_no_patient(archive: Path) -> bool:
     try:
         with MapArchive.open(archive) as opened:
             return not opened.patient_ids()
@@ -47,7 +50,7 @@ class Ledger:
     provenance: dict[str, Any]
 
     @classmethod
-    def standing(cls, run: Path) -> "Ledger":
+    def standing(cls, run: Path) -> Self:
         """The ledger of a run that was begun. run: its archive, or the folder of its shards.
 
         Raises InputError if there is none.
@@ -95,7 +98,7 @@ class Ledger:
         return sorted(self.folder.glob("shards/*/*.h5"))
 
     def failure(self, unit: Unit) -> Path:
-        """Where it is told why this unit failed."""
+        """Where the reason of this unit's failure stands."""
         return self.patient_folder(unit.patient_id) / f"{unit.name}.failed"
 
     def key(self, unit: Unit) -> ShardKey:
@@ -109,8 +112,8 @@ class Ledger:
 
     def completed(self) -> list[PatientOutcome] | None:
         """How each patient fared, if the archive of this very run stands."""
-        found = archive_provenance(self.archive)
-        if found is None or not self.status_path.exists() or difference(found, self.provenance) is not None:
+        provenance = archive_provenance(self.archive)
+        if provenance is None or not self.status_path.exists() or difference(provenance, self.provenance) is not None:
             return None
         return read_outcomes(self.status_path)
 
@@ -135,7 +138,7 @@ class Ledger:
 
         One that holds no patient, since all have failed, is no result that could be lost.
         """
-        if not _is_of_nobody(self.archive):
+        if not _has_no_patient(self.archive):
             is_made_already(self.archive, _provenance_of, self.provenance)
 
     def open(self) -> None:
@@ -146,20 +149,19 @@ class Ledger:
         path = self.folder / "run.json"
         if path.exists():
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                provenance = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise InputError(
                     f"{path}: not the record of a run; remove {self.folder}, or give another --out"
                 ) from None
             if self.shards():
-                refuse_other(self.folder, found, self.provenance)
-            told = difference(found, self.provenance)
-            if told is None:
+                refuse_other(self.folder, provenance, self.provenance)
+            other = difference(provenance, self.provenance)
+            if other is None:
                 return
-            log.warning("%s: no unit is finished there, so the run is begun anew (%s)", self.folder, told)
+            log.warning("%s: no unit is finished there, so the run is begun anew (%s)", self.folder, other)
             self._forget_all()
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(self.provenance, indent=2, sort_keys=True), encoding="utf-8")
+        write_text(path, json.dumps(self.provenance, indent=2, sort_keys=True))
 
     def _forget_all(self) -> None:
         """Drop what a run of other settings left that finished nothing: its plan, failures and events."""
@@ -170,14 +172,13 @@ class Ledger:
 
     def write_plan(self, plan: RunPlan, left_out: dict[str, str]) -> None:
         """Keep what there is to do, and why patients cannot be planned."""
-        with written_whole(self.plan_path) as temporary:
-            temporary.write_text(json.dumps({"plan": plan.to_json(), "left_out": left_out}), encoding="utf-8")
+        write_text(self.plan_path, json.dumps({"plan": plan.to_json(), "left_out": left_out}))
 
     def read_plan(self) -> tuple[RunPlan, dict[str, str]]:
         """What `write_plan` kept. Raises InputError if it is not there or damaged."""
         try:
-            told = json.loads(self.plan_path.read_text(encoding="utf-8"))
-            return RunPlan.from_json(told["plan"]), dict(told["left_out"])
+            record = json.loads(self.plan_path.read_text(encoding="utf-8"))
+            return RunPlan.from_json(record["plan"]), dict(record["left_out"])
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{self.plan_path}: not the plan of a run; start the forecast again") from None
 
@@ -187,16 +188,15 @@ class Ledger:
 
     def write_failure(self, unit: Unit, reason: str) -> None:
         """Keep why the unit failed."""
-        with written_whole(self.failure(unit)) as temporary:
-            temporary.write_text(json.dumps({"run": self.run_sha256, "reason": reason}), encoding="utf-8")
+        write_text(self.failure(unit), json.dumps({"run": self.run_sha256, "reason": reason}))
 
     def reason_of_failure(self, unit: Unit) -> str | None:
         """Why the unit failed in this run; None if it did not."""
         try:
-            told = json.loads(self.failure(unit).read_text(encoding="utf-8"))
+            record = json.loads(self.failure(unit).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return str(told["reason"]) if told.get("run") == self.run_sha256 else None
+        return str(record["reason"]) if record.get("run") == self.run_sha256 else None
 
     def forget_failures(self) -> None:
         """So that what failed is tried again."""
@@ -212,3 +212,51 @@ class Ledger:
         for folder in [*self.folder.glob("shards/*"), self.folder / "shards", self.folder]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+class EventLog:
+    """What a rank did and when, as lines of JSON in a file of its own: for people, and for `tumorcast status`.
+
+    Each line stands at once.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        path = folder / f"rank-{rank:04d}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as fault:
+            raise StorageError(
+                f"{path}: cannot be written ({fault.strerror}); give --out in a writable folder"
+            ) from None
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append a line. A full disk is not reported here: that would hide the result's own error."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event} | fields)
+        with suppress(OSError):
+            self._file.write(line + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        """The log itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file, after a word on what ended the work."""
+        if error is not None:
+            self.write("ended", reason=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # what could not be written is tried again, and fails again
+            self._file.close()
+
+
+def read_events(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every rank's number with its events, in the order of each; a line cut short by a kill is left out."""
+    for path in sorted(folder.glob("rank-*.jsonl")):
+        rank = int(path.stem.removeprefix("rank-"))
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                yield rank, json.loads(line)
+            except ValueError:
+                continue

@@ -11,8 +11,7 @@ from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, Unit
 from tumorcast.provenance import commit
 from tumorcast.records import PatientOutcome, Status
-from tumorcast.running.events import read_events
-from tumorcast.running.ledger import Ledger
+from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.outcomes import status_table_of, write_outcomes
 
 NO_TUMOUR = "the last scan has no slice with a tumour mask"
@@ -67,9 +66,9 @@ def verify_run(run: Path) -> list[str]:
 def account(ledger: Ledger, plan: RunPlan, left_out: dict[str, str]) -> Accounts:
     """How each patient fared, in the order of the plan. Shards are counted by their headers, not read."""
     accounts = Accounts([], {}, [])
-    for place, patient in enumerate(plan.patients):
+    for number, patient in enumerate(plan.patients):
         failed = left_out.get(patient.patient_id)
-        for unit in plan.units_of(place):
+        for unit in plan.units_of(number):
             if stands(ledger, unit):
                 continue
             reason = ledger.reason_of_failure(unit)
@@ -84,8 +83,8 @@ def account(ledger: Ledger, plan: RunPlan, left_out: dict[str, str]) -> Accounts
 
 def stands(ledger: Ledger, unit: Unit) -> bool:
     """Whether a shard of this unit and run stands, by its header alone."""
-    found = header(ledger.shard(unit))
-    return found is not None and (found.run, found.unit) == (ledger.run_sha256, unit.key)
+    shard = header(ledger.shard(unit))
+    return shard is not None and (shard.run, shard.unit) == (ledger.run_sha256, unit.key)
 
 
 def _outcome(patient: PatientPlan, reason: str | None) -> PatientOutcome:
@@ -108,10 +107,10 @@ def write_archive(
     """Write the archive, with its table of outcomes beside it.
 
     The shards go once their own archive stands; they stay while a patient has failed, so that `--retry-failed` does
-    that one alone.
+    those patients alone.
     """
-    told = (told for _, told in read_events(ledger.events))
-    devices = sorted({event["device"] for event in told if event.get("event") == "opened"})
+    opened = (event for _, event in read_events(ledger.events) if event.get("event") == "opened")
+    devices = sorted({event["device"] for event in opened})
     provenance = ledger.provenance | {"commit": commit(), "devices": devices}
     merge(out, _shards(ledger, plan, outcomes), provenance, outcomes, packing=packing, report=report)
     write_outcomes(status_table_of(out), outcomes)
@@ -121,10 +120,10 @@ def write_archive(
 
 def _shards(ledger: Ledger, plan: RunPlan, outcomes: list[PatientOutcome]) -> Iterator[PatientShards]:
     """The shards of every patient that is done: a slice's units come by their blocks."""
-    for place, outcome in enumerate(outcomes):
+    for number, outcome in enumerate(outcomes):
         if outcome.status is Status.OK:
             slices: dict[str, list[tuple[Path, ShardKey]]] = {}
-            for unit in plan.units_of(place):
+            for unit in plan.units_of(number):
                 for part in unit.slices:
                     slices.setdefault(part.name, []).append((ledger.shard(unit), ledger.key(unit)))
             yield PatientShards(outcome.patient_id, slices)

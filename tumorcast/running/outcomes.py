@@ -1,4 +1,4 @@
-"""What runs over a cohort share: the guard round a patient's work, the table of outcomes, and where both stand."""
+"""Outcomes of patients in a run over a cohort: the guard round a patient's work, their table, and the run's paths."""
 
 import logging
 import traceback
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from tumorcast.durable import written_whole
+from tumorcast.durable import write_text
 from tumorcast.errors import StoppedError, StorageError, TumorcastError
 from tumorcast.records import PatientOutcome, Status
 
@@ -50,7 +50,7 @@ def attempt(patient_id: str, work: Callable[[], Result]) -> Result | PatientOutc
         raise
     except TumorcastError as fault:
         reason = str(fault)
-    except Exception as fault:  # whatever it was: it is told, counted, and the others go on
+    except Exception as fault:  # whatever it was: it is reported, counted, and the others go on
         log.debug("%s", traceback.format_exc())
         reason = f"{type(fault).__name__}: {fault}"
     return PatientOutcome(patient_id, Status.FAILED, _one_line(reason))
@@ -59,8 +59,7 @@ def attempt(patient_id: str, work: Callable[[], Result]) -> Result | PatientOutc
 def write_outcomes(path: Path, outcomes: Iterable[PatientOutcome]) -> None:
     """Write the table of outcomes, whole or not at all."""
     rows = [f"{outcome.patient_id}\t{outcome.status}\t{_one_line(outcome.reason)}\n" for outcome in outcomes]
-    with written_whole(path) as temporary:
-        temporary.write_text(HEADER + "".join(rows), encoding="utf-8")
+    write_text(path, HEADER + "".join(rows))
 
 
 def read_outcomes(path: Path) -> list[PatientOutcome]:

@@ -6,19 +6,27 @@ rank 0 writes what it reads from the shards as it would write what it made itsel
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.data.prepare import CohortPlan, CohortReport, SessionOutcome, write_plan
-from tumorcast.data.work import Failure, Piece, Result, Task, over_processes
+from tumorcast.data.prepare import (
+    CohortPlan,
+    CohortReport,
+    FailedScan,
+    Piece,
+    Result,
+    SessionOutcome,
+    Task,
+    over_processes,
+    write_plan,
+)
 from tumorcast.errors import UsageError
 from tumorcast.records import Session
-from tumorcast.running.outcomes import parts_of
+from tumorcast.running.map_over_ranks import RankShards, deal, map_over_ranks
 from tumorcast.running.ranks import Ranks
 
-Failures = dict[tuple[str, str], Failure]  # by patient and session
+Failures = list[FailedScan | None]  # of the scans of a piece
 
 
 def prepare_over_ranks(
@@ -31,88 +39,47 @@ def prepare_over_ranks(
 ) -> CohortReport | None:
     """Prepare what rank 0 plans into the cohort file `out`; see data.prepare.prepare_cohort.
 
-    Every rank must call it. Rank 0 returns the report, and tells `on_outcome` of each scan when all are done; the other
-    ranks return None. `jobs` are processes of one rank alone. Raises UsageError for several of both.
+    Every rank must call it. Rank 0 returns the report, and calls `on_outcome` with each scan when all are done; the
+    other ranks return None. `jobs` are processes of one rank alone. Raises UsageError for several of both.
     """
     if ranks.size == 1:
         return write_plan(make_plan(), out, partial(over_processes, jobs=jobs), on_outcome=on_outcome)
     if jobs > 1:
         raise UsageError(f"--jobs {jobs}: there are {ranks.size} ranks, each of which is one process; leave it out")
     plan: CohortPlan = ranks.from_root(make_plan() if ranks.is_root else None)
-    run = _Run(plan, out, deal([len(piece) for piece in plan.pieces], ranks.size), ranks)
-    failures = run.prepare_share()
+    shards, weights = RankShards(out), [len(piece) for piece in plan.pieces]
+    write = partial(_write_scans, shards.path(ranks.rank), plan)
+    failures = map_over_ranks(plan.pieces, plan.task.results, ranks, keep=write, weights=weights)
     if not ranks.is_root:
         return None
     with ExitStack() as stack:
-        shards = [stack.enter_context(Cohort.open(run.shard(rank))) for rank in range(ranks.size)]
-        report = write_plan(plan, out, partial(run.read, shards, failures), on_outcome=on_outcome)
-    run.remove_shards()
+        files = [stack.enter_context(Cohort.open(shards.path(rank))) for rank in range(ranks.size)]
+        holders = [files[owner] for owner in deal(weights, ranks.size)]
+        report = write_plan(plan, out, partial(_read_scans, holders, failures), on_outcome=on_outcome)
+    shards.remove()
     return report
 
 
-def deal(sizes: Sequence[int], ranks: int) -> list[int]:
-    """The rank of each piece: the largest first, each to the rank that has least to do.
+def _write_scans(shard: Path, plan: CohortPlan, results: Iterator[list[Result]]) -> list[Failures]:
+    """Write a rank's scans that could be prepared; returns a piece's failures for each of its pieces."""
+    failures: list[Failures] = []
 
-    >>> deal([1, 5, 2, 2], 2)
-    [1, 0, 1, 1]
-    """
-    owners, load = [0] * len(sizes), [0] * ranks
-    for place in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
-        owners[place] = load.index(min(load))
-        load[owners[place]] += sizes[place]
-    return owners
+    def sessions() -> Iterator[Session]:
+        for piece in results:
+            failures.append([result if isinstance(result, FailedScan) else None for result in piece])
+            yield from (result for result in piece if not isinstance(result, FailedScan))
+
+    size, contrasts = plan.task.settings.image_size, plan.contrasts
+    write_cohort(shard, sessions(), {}, image_size=size, contrasts=contrasts, config=plan.recorded)
+    return failures
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What every rank knows of a run. owners: the rank of each piece of the plan."""
-
-    plan: CohortPlan
-    out: Path
-    owners: list[int]
-    ranks: Ranks
-
-    def shard(self, rank: int) -> Path:
-        """Where a rank writes its scans."""
-        return parts_of(self.out) / f"rank-{rank}.h5"
-
-    def prepare_share(self) -> Failures:
-        """Write the scans of this rank; returns the failures of all ranks, when all are done."""
-        failures: Failures = {}
-        write_cohort(
-            self.shard(self.ranks.rank),
-            self._sessions(failures),
-            {},
-            image_size=self.plan.task.settings.image_size,
-            contrasts=self.plan.contrasts,
-            config=self.plan.recorded,
-        )
-        return {name: failure for part in self.ranks.all_of(failures) for name, failure in part.items()}
-
-    def _sessions(self, failures: Failures) -> Iterator[Session]:
-        """The scans of this rank that could be prepared; the others fill `failures`."""
-        for piece, owner in zip(self.plan.pieces, self.owners, strict=True):
-            if owner != self.ranks.rank:
-                continue
-            for scan, result in zip(piece, self.plan.task.results(piece), strict=True):
-                if isinstance(result, Failure):
-                    failures[scan.patient_id, scan.session_id] = result
-                else:
-                    yield result
-
-    def read(
-        self, shards: Sequence[Cohort], failures: Failures, pieces: Sequence[Piece], task: Task
-    ) -> Iterator[list[Result]]:
-        """The results of the pieces, as a `Share` of the work."""
-        for piece, owner in zip(pieces, self.owners, strict=True):
-            names = [(scan.patient_id, scan.session_id) for scan in piece]
-            yield [failures.get(name) or shards[owner].session(*name) for name in names]
-
-    def remove_shards(self) -> None:
-        """Remove the shards, also those that a run of more ranks has left; a file that is not ours stays."""
-        folder = parts_of(self.out)
-        for pattern in ("rank-*.h5", ".rank-*.partial"):
-            for path in folder.glob(pattern):
-                path.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+def _read_scans(
+    holders: Sequence[Cohort], failures: Sequence[Failures], pieces: Sequence[Piece], task: Task
+) -> Iterator[list[Result]]:
+    """The results of the pieces, as a `Share` of the work. holders: the shard of each piece; failures: of each."""
+    for piece, holder, failed in zip(pieces, holders, failures, strict=True):
+        yield [
+            failure or holder.session(scan.patient_id, scan.session_id)
+            for scan, failure in zip(piece, failed, strict=True)
+        ]

@@ -19,7 +19,7 @@ import numpy as np
 
 from tumorcast.errors import EngineError
 
-# The variable by which a launcher tells how many processes it started. srun comes last: mpirun may start its daemons by
+# The variable in which a launcher says how many processes it started. srun comes last: mpirun may start its daemons by
 # srun, and then its processes have both. Not SLURM_NTASKS, which a batch script has too, where nothing was launched.
 LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": "Open MPI's mpirun",
@@ -27,7 +27,7 @@ LAUNCHERS = {
     "PMI_SIZE": "a PMI launcher (mpirun of MPICH, srun --mpi=pmi2)",
     "SLURM_STEP_NUM_TASKS": "srun",
 }
-DONE_TAG, NEWS_TAG, ANSWER_TAG = 1, 2, 3
+DONE_TAG, PROGRESS_TAG, ANSWER_TAG = 1, 2, 3
 POLL_SECONDS = 1e-4  # between two looks for an answer, at first; a blocking call of MPI would keep a core busy
 LONGEST_POLL_SECONDS = 5e-3
 MOST_CORES = 4096  # of a machine
@@ -35,7 +35,7 @@ MOST_CORES = 4096  # of a machine
 
 @dataclass(frozen=True)
 class Launch:
-    """What the environment says: who started how many processes; None where that is not told."""
+    """What the environment says: who started how many processes; None where that is not known."""
 
     launcher: str
     size: int | None
@@ -99,12 +99,12 @@ class Ranks:
 
         return MPI.Status()
 
-    def tell_root(self) -> None:
-        """Tell rank 0 that one more piece of work is done; does not wait for it to listen."""
+    def report_done(self) -> None:
+        """Report to rank 0 that one more piece of work is done; does not wait for it to listen."""
         self.send([], to=0, tag=DONE_TAG)
 
-    def heard(self, *, wait: bool = False) -> int:
-        """How many pieces of work the others told rank 0 of since it last asked; with `wait`, at least one."""
+    def poll(self, *, wait: bool = False) -> int:
+        """How many pieces of work the others reported to rank 0 since it last asked; with `wait`, at least one."""
         if self._world is None:
             return 0
         count = 0 if not wait or self.await_message(0, DONE_TAG, math.inf) is None else 1
@@ -144,9 +144,8 @@ def mpi_library() -> str | None:
         from mpi4py import MPI  # noqa: PLC0415 - the same
     except (ImportError, RuntimeError):
         return None
-    name = (
-        MPI.Get_library_version().splitlines()[0].partition(",")[0]
-    )  # what follows can name the machine it was built on
+    # What follows the comma can name the machine that it was built on.
+    name = MPI.Get_library_version().splitlines()[0].partition(",")[0]
     return " ".join(name.split())
 
 
@@ -167,8 +166,8 @@ def pin_threads(ranks: Ranks) -> None:
     share, cores = ranks.threads_per_rank, sorted(_own_cores())
     if len(cores) > share and (ranks.local_rank + 1) * share <= len(cores):
         os.sched_setaffinity(0, cores[ranks.local_rank * share : (ranks.local_rank + 1) * share])
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    os.environ["OMP_NUM_THREADS"] = str(min(share, int(told)) if told.isdecimal() and int(told) > 0 else share)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(limit)) if limit.isdecimal() and int(limit) > 0 else share)
 
 
 def launched(environment: Mapping[str, str]) -> Launch | None:

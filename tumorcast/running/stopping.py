@@ -1,5 +1,6 @@
-"""When to stop before the end: told by a signal, or since the job's time is over before another unit could end."""
+"""When to stop before the end: at a signal, or since the job's time is over before another unit could end."""
 
+import os
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from tumorcast.errors import StoppedError, UsageError
+from tumorcast.running.ranks import Ranks
 
 END_VARIABLE, GRACE_VARIABLE = "TUMORCAST_END_TIME", "TUMORCAST_GRACE_SECONDS"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -31,7 +33,7 @@ class Stopping:
     _in_hand: bool = field(default=False, repr=False)
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """SIGTERM, SIGUSR1 and SIGINT are requests to stop within the block. Only in the main thread."""
         before = {number: signal.signal(number, self._request) for number in SIGNALS}
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._drop)
@@ -68,6 +70,12 @@ class Stopping:
             raise StoppedError("the unit in hand was dropped: the grace after the signal to stop is over")
 
 
+def stopping_of_job(ranks: Ranks) -> Stopping:
+    """As the environment says: rank 0 asks when the job ends. Every rank must call it."""
+    end = ranks.from_root(job_end(os.environ) if ranks.is_root else None)
+    return Stopping(end, grace_seconds(os.environ))
+
+
 def grace_seconds(variables: Mapping[str, str]) -> float:
     """How long a unit in hand may take after the signal. Raises UsageError for what is no such number."""
     return _number(variables, GRACE_VARIABLE, GRACE_SECONDS)
@@ -87,32 +95,32 @@ def job_end(variables: Mapping[str, str]) -> float | None:
 
 
 def _number(variables: Mapping[str, str], name: str, default: float) -> float:
-    told = variables.get(name, "")
+    text = variables.get(name, "")
     try:
-        value = float(told or default)
+        value = float(text or default)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise UsageError(f"{name}={told}: give seconds, as 30, or leave it out")
+        raise UsageError(f"{name}={text}: give seconds, as 30, or leave it out")
     return value
 
 
 def _seconds_left(job_id: str) -> float | None:
     command = ["squeue", "--noheader", "--jobs", job_id, "--format", "%L"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return seconds_of(told.strip())
+    return seconds_of(answer.strip())
 
 
-def seconds_of(told: str) -> float | None:
+def seconds_of(duration: str) -> float | None:
     """SLURM's [days-][[hours:]minutes:]seconds in seconds; None for what it says where there is no limit.
 
     >>> seconds_of("1-02:03:04"), seconds_of("59:30"), seconds_of("UNLIMITED")
     (93784.0, 3570.0, None)
     """
-    days, _, clock = told.rpartition("-")
+    days, _, clock = duration.rpartition("-")
     parts = clock.split(":")
     if not all(part.isdecimal() for part in [*parts, days or "0"]):
         return None

@@ -1,49 +1,108 @@
-"""What a rank does with its units: read one ahead, forecast, and write the last one meanwhile."""
+"""What a rank does with the units it is given: read one ahead, compute, and write the last one meanwhile.
 
+The loop is the same for every run that hands units out (forecasts, experiments); a `UnitJob` says what a unit is.
+"""
+
+import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
-from tumorcast.archive.maps import SliceForecast
-from tumorcast.archive.shard import write_shard
-from tumorcast.engines.protocol import Engine
+import numpy as np
+import numpy.typing as npt
+
 from tumorcast.errors import StoppedError
-from tumorcast.forecasting.ensemble import forecast_unit
-from tumorcast.forecasting.inputs import UnitInputs, UnitReader
-from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.records import PatientOutcome
-from tumorcast.running.events import EventLog
-from tumorcast.running.ledger import Ledger
 from tumorcast.running.outcomes import attempt
+from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping
-from tumorcast.running.work_queue import STOPPED, News, Ticket, Tickets
+from tumorcast.running.work_queue import STOPPED, QueueClient, RankProgress, Tally, UnitSource, WorkQueue
 
-Slices = dict[str, SliceForecast]
+log = logging.getLogger(__name__)
+
+Inputs = TypeVar("Inputs")
+Product = TypeVar("Product")
+
+
+def log_event(event: str, **fields: Any) -> None:
+    """What a worker did, for `--debug`; a run that keeps its events gives `EventLog.write` in place of this."""
+    log.debug("%s %s", event, fields)
+
+
+class UnitJob(Protocol[Inputs, Product]):
+    """What is done with a unit, by its number. A failure of `read` or `compute` costs this unit alone.
+
+    `read` and `write` may run in a thread beside the `compute` of another unit; a failure of `write` ends the run.
+    """
+
+    def name(self, unit: int) -> str:
+        """The unit in words, for the log of events."""
+
+    def read(self, unit: int) -> Inputs:
+        """What the unit is computed from."""
+
+    def compute(self, inputs: Inputs) -> Product:
+        """The unit's result; may be dropped by a StoppedError when the grace after a signal is over."""
+
+    def write(self, inputs: Inputs, product: Product) -> None:
+        """Keep the result, whole or not at all."""
+
+    def write_failure(self, unit: int, reason: str) -> None:
+        """Keep why the unit failed."""
+
+
+def work_on_ranks(
+    order: npt.NDArray[np.int64],
+    job: UnitJob[Inputs, Product],
+    ranks: Ranks,
+    stopping: Stopping,
+    *,
+    ahead_of: int | None = None,
+    record_event: Callable[..., None] = log_event,
+    report: Callable[[Tally], None] = lambda _: None,
+    longest_ms: int = 0,
+) -> bool:
+    """Do the units of `order` on all ranks, each as one becomes free; returns whether the run was stopped.
+
+    Every rank must call it, with signals handled by `stopping`. ahead_of: see `Worker`; report, longest_ms: see
+    `WorkQueue`; of rank 0 alone. What is done stands, so a run that was stopped, or whose ranks died, is resumed by
+    calling it with the units that are left.
+    """
+
+    def worker(source: UnitSource) -> Worker[Inputs, Product]:
+        return Worker(job, source, stopping, record_event, ahead_of)
+
+    if not ranks.is_root:
+        return worker(QueueClient(ranks)).work()
+    with WorkQueue(order, ranks, report, longest_ms=longest_ms) as queue:
+        stopped = worker(queue).work()
+        queue.wait_for_ranks()
+    return stopped or queue.stopping
 
 
 @dataclass
-class Worker:
+class Worker(Generic[Inputs, Product]):
     """One rank at work. ahead_of: how many units must be left for the next one to be taken before this one is done.
 
-    A unit taken ahead waits for this rank even if another is idle, so near the end none is.
+    A unit taken ahead waits for this rank even if another is idle, so near the end none is. None: none ever is, and
+    each is written before the next one begins, as suits units of minutes and more.
     """
 
-    reader: UnitReader
-    engine: Engine
-    plan: RunPlan
-    ledger: Ledger
-    tickets: Tickets
+    job: UnitJob[Inputs, Product]
+    source: UnitSource
     stopping: Stopping
-    events: EventLog
-    ahead_of: int = 0
+    record_event: Callable[..., None] = log_event
+    ahead_of: int | None = None
 
     def __post_init__(self) -> None:
         """Nothing is done."""
         self._done = self._failed = 0
         self._longest = 0.0
         self._stopped = False
-        self._writing: tuple[Unit, Future[None]] | None = None
+        self._writing: tuple[int, Future[None]] | None = None
 
     def work(self) -> bool:
         """Units until none is left, or until it shall stop; returns whether it was stopped."""
@@ -51,57 +110,53 @@ class Worker:
             try:
                 self._units(files)
             except StoppedError as dropped:
-                self.events.write("dropped", reason=str(dropped))
+                self.record_event("dropped", reason=str(dropped))
             self._finish_writing()
         stopped = self._stopped or self.stopping.requested
-        self.tickets.take(self._news(last=True))
-        self.events.write("stopped" if stopped else "through")
+        self.source.take(self._progress(last=True))
+        self.record_event("stopped" if stopped else "through")
         return stopped
 
     def _units(self, files: ThreadPoolExecutor) -> None:
         taken = self._take(files)
         while taken is not None and self.stopping.may_begin(self._longest):
             unit, reading, left = taken
-            taken = self._take(files) if left > self.ahead_of else None
-            self._one(unit, reading, files)
+            taken = self._take(files) if self.ahead_of is not None and left > self.ahead_of else None
+            self._do(unit, reading, files)
             taken = taken or self._take(files)
 
-    def _take(self, files: ThreadPoolExecutor) -> tuple[Unit, Future[UnitInputs | PatientOutcome], int] | None:
+    def _take(self, files: ThreadPoolExecutor) -> tuple[int, Future[Inputs | PatientOutcome], int] | None:
         """The next unit, which is being read, and how many are left after it."""
-        ticket: Ticket = self.tickets.take(self._news())
-        self._stopped = self._stopped or ticket.unit == STOPPED
-        if ticket.unit < 0:
+        assignment = self.source.take(self._progress())
+        self._stopped = self._stopped or assignment.unit == STOPPED
+        if assignment.unit < 0:
             return None
-        unit = self.plan[ticket.unit]
-        return unit, files.submit(attempt, unit.patient_id, partial(self.reader.read, unit)), ticket.left
+        unit = assignment.unit
+        return unit, files.submit(attempt, self.job.name(unit), partial(self.job.read, unit)), assignment.left
 
-    def _one(self, unit: Unit, reading: Future[UnitInputs | PatientOutcome], files: ThreadPoolExecutor) -> None:
-        """Forecast a unit; then wait for the one before to be written, and have this one written."""
-        inputs = reading.result()
+    def _do(self, unit: int, reading: Future[Inputs | PatientOutcome], files: ThreadPoolExecutor) -> None:
+        """Compute a unit; then wait for the one before to be written, and have this one written."""
+        inputs, name = reading.result(), self.job.name(unit)
         began = time.monotonic()
-        self.events.write("begun", unit=unit.key)
-        found = inputs if isinstance(inputs, PatientOutcome) else self._forecast(inputs)
+        self.record_event("begun", unit=name)
+        product = inputs if isinstance(inputs, PatientOutcome) else self._compute(name, inputs)
         seconds = time.monotonic() - began
         self._longest = max(self._longest, seconds)
         self._finish_writing()
-        if isinstance(found, PatientOutcome):
-            self.ledger.write_failure(unit, found.reason)
+        if isinstance(product, PatientOutcome):
+            self.job.write_failure(unit, product.reason)
             self._failed += 1
-            self.events.write("failed", unit=unit.key, seconds=round(seconds, 3), reason=found.reason)
+            self.record_event("failed", unit=name, seconds=round(seconds, 3), reason=product.reason)
             return
-        assert isinstance(inputs, UnitInputs)
-        self._writing = unit, files.submit(self._write, inputs, found)
-        self.events.write("forecast", unit=unit.key, seconds=round(seconds, 3))
+        assert not isinstance(inputs, PatientOutcome), "else there were no product"
+        self._writing = unit, files.submit(self.job.write, inputs, product)
+        self.record_event("forecast", unit=name, seconds=round(seconds, 3))
+        if self.ahead_of is None:
+            self._finish_writing()
 
-    def _forecast(self, inputs: UnitInputs) -> Slices | PatientOutcome:
-        unit, settings = inputs.unit, self.reader.settings
+    def _compute(self, name: str, inputs: Inputs) -> Product | PatientOutcome:
         with self.stopping.unit_in_hand():
-            work = partial(forecast_unit, unit, inputs.slices, inputs.targets, self.engine, settings)
-            return attempt(unit.patient_id, work)
-
-    def _write(self, inputs: UnitInputs, found: Slices) -> None:
-        unit = inputs.unit
-        write_shard(self.ledger.shard(unit), self.ledger.key(unit), inputs.patient, found)
+            return attempt(name, partial(self.job.compute, inputs))
 
     def _finish_writing(self) -> None:
         """Wait until the unit before this one is written. Raises StorageError if it could not be."""
@@ -110,11 +165,11 @@ class Worker:
         (unit, written), self._writing = self._writing, None
         written.result()
         self._done += 1
-        self.events.write("written", unit=unit.key)
+        self.record_event("written", unit=self.job.name(unit))
 
-    def _news(self, *, last: bool = False) -> News:
+    def _progress(self, *, last: bool = False) -> RankProgress:
         """What was done since the last time."""
         stopping = self.stopping.requested
-        told = News(self._done, self._failed, round(1000 * self._longest), stopping=stopping, last=last)
+        progress = RankProgress(self._done, self._failed, round(1000 * self._longest), stopping=stopping, last=last)
         self._done = self._failed = 0
-        return told
+        return progress

@@ -6,11 +6,10 @@ symmetric but for noise.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +18,13 @@ from scipy import ndimage
 
 from tumorcast.errors import EngineError
 from tumorcast.extra import how_to_install
-from tumorcast.simulation.fields import Grid, Mask, Volume, box_of, smooth_field
+from tumorcast.simulation.fields import Mask, SimulationGrid, Volume, smooth_field
 
 FIELD_CENTRE_MM = np.array([77.0, 120.0, 120.0])
 TEMPLATE_CENTRE = np.array([82.0, 116.0, 98.0])
 VENTRICLES = np.array([92.0, 112.0, 98.0])
 # Levels of the template's own T1 image in pure tissue (uint8 of the file), CSF, grey, white.
 T1_LEVELS = (70.0, 165.0, 223.0)
-LEAST_SHIFT = 2e-8  # voxels; less is lost when it is taken from a coordinate in float32
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Anatomy:
     vessels: fraction in [0, 1]; template_index: (3, Z, Y, X) position in the template.
     """
 
-    grid: Grid
+    grid: SimulationGrid
     csf: Volume
     grey: Volume
     white: Volume
@@ -103,7 +101,7 @@ def _rotation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.asarray(about_z @ about_y @ about_x)
 
 
-def _coordinates(rng: np.random.Generator, grid: Grid) -> Volume:
+def _coordinates(rng: np.random.Generator, grid: SimulationGrid) -> Volume:
     """(3, Z, Y, X) template voxel of every voxel: affine, ventricle size, and smooth displacements at three scales."""
     scale = rng.normal(0.925, 0.03) * rng.normal(1.0, 0.025, 3)
     matrix = (_rotation(rng) / scale).astype(np.float32)
@@ -127,7 +125,7 @@ def _scale_ventricles(index: Volume, strength: float) -> Volume:
 
 
 def _tissues(
-    rng: np.random.Generator, grid: Grid, grey: Volume, white: Volume, t1: Volume
+    rng: np.random.Generator, grid: SimulationGrid, grey: Volume, white: Volume, t1: Volume
 ) -> tuple[Volume, Volume, Volume]:
     """CSF, grey and white fractions: template probabilities with class noise, sharpened."""
     # Averaging over brains fills a sulcus to half the way between grey matter and CSF.
@@ -155,7 +153,7 @@ def _detail(grey: Volume, white: Volume, t1: Volume) -> Volume:
     return np.asarray(np.clip((t1 - expected) / (T1_LEVELS[2] - T1_LEVELS[1]), -1, 1), np.float32)
 
 
-def _strip_skull(rng: np.random.Generator, grid: Grid, head: Mask, csf: Volume) -> Mask:
+def _strip_skull(rng: np.random.Generator, grid: SimulationGrid, head: Mask, csf: Volume) -> Mask:
     """The mask of a skull-stripping tool: the whole head, or tight along the gyri for about half of the patients."""
     depth_mm = grid.voxel_mm * ndimage.distance_transform_edt(head)
     trim_mm = rng.uniform(0.0, 1.5) + 0.8 * smooth_field(rng, grid, 16.0)
@@ -174,7 +172,7 @@ def _largest(mask: Mask) -> Mask:
     return np.asarray(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
 
 
-def _vessels(rng: np.random.Generator, grid: Grid, csf: Volume) -> Volume:
+def _vessels(rng: np.random.Generator, grid: SimulationGrid, csf: Volume) -> Volume:
     """Thin curves where two random fields vanish together, kept in and near CSF: vessels that take up contrast."""
     paths = smooth_field(rng, grid, 14.0) ** 2 + smooth_field(rng, grid, 14.0) ** 2
     lines = np.exp(-paths / np.float32(rng.uniform(0.03, 0.08) * grid.voxel_mm))
@@ -182,29 +180,7 @@ def _vessels(rng: np.random.Generator, grid: Grid, csf: Volume) -> Volume:
     return np.asarray(lines * near, np.float32)
 
 
-def displaced(anatomy: Anatomy, shift: Volume) -> Anatomy:
-    """The head whose tissue has moved by `shift`, (3, Z, Y, X) in voxels as told where it ends up; the skull stays."""
-    names = ("csf", "grey", "white", "detail", "vessels")
-    moved: dict[str, Any] = pulled_back({name: getattr(anatomy, name) for name in names}, shift)
-    total = np.maximum(moved["csf"] + moved["grey"] + moved["white"], np.float32(1e-6))
-    for name in ("csf", "grey", "white"):
-        moved[name] = np.asarray(moved[name] / total * anatomy.brain, np.float32)
-    moved["detail"] *= anatomy.brain
-    moved["vessels"] *= anatomy.brain
-    return replace(anatomy, **moved)
-
-
-def pulled_back(volumes: dict[str, Volume], shift: Volume) -> dict[str, Volume]:
-    """Of each (Z, Y, X) volume what stood at x - shift(x), at x; linear between voxels."""
-    box = box_of(np.any(np.abs(shift) > LEAST_SHIFT, axis=0))
-    at = np.mgrid[box].astype(np.float32) - shift[:, *box]
-    moved = {name: volume.copy() for name, volume in volumes.items()}
-    for name, volume in volumes.items():
-        moved[name][box] = ndimage.map_coordinates(volume, at, order=1, mode="nearest")
-    return moved
-
-
-def make_anatomy(rng: np.random.Generator, grid: Grid) -> Anatomy:
+def make_anatomy(rng: np.random.Generator, grid: SimulationGrid) -> Anatomy:
     """A random head on the work box of the grid."""
     template = load_template(blur_mm=0.35 * (grid.voxel_mm - 1.0))
     index = _coordinates(rng, grid)

@@ -11,11 +11,9 @@ patients or processes. Anatomy, growth and rendering: see tumorcast.simulation.
 
 import csv
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.errors import InputError, UsageError
+from tumorcast.processes import in_processes
 from tumorcast.records import RadiotherapyCourse
-from tumorcast.simulation.anatomy import Anatomy, displaced, load_template, make_anatomy
-from tumorcast.simulation.fields import Grid, Volume
-from tumorcast.simulation.mass_effect import tissue_shift
+from tumorcast.simulation.anatomy import Anatomy, load_template, make_anatomy
+from tumorcast.simulation.fields import SimulationGrid, Volume
+from tumorcast.simulation.mass_effect import displaced, displaced_tumour, tissue_shift
 from tumorcast.simulation.render import Lesion, draw_scanners, render_session
 from tumorcast.simulation.tumour import (
     Medium,
     TumourState,
     TumourTraits,
-    displaced_tumour,
     draw_labels,
     draw_traits,
     first_state,
@@ -66,7 +64,7 @@ class SimulationPlan:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ScanSchedule:
     """When a patient is scanned and irradiated, in days from diagnosis."""
 
     scan_days: tuple[float, ...]
@@ -95,14 +93,13 @@ def simulate_cohort(
     load_template()
     _make_folder(out)
     try:
-        records = {}
-        for number, record in enumerate(_run(out, plan, patients, jobs), start=1):
-            records[record["patient_id"]] = record
+        records = []
+        for record in in_processes(partial(_simulate_patient, out, plan), range(patients), min(jobs, patients)):
+            records.append(record)
             if progress is not None:
-                progress(number, patients)
-        ordered = [records[patient_id] for patient_id in sorted(records)]
-        _write_clinical(out / "clinical.csv", ordered)
-        _write_truth(out / "simulation.json", plan, ordered)
+                progress(len(records), patients)
+        _write_clinical(out / "clinical.csv", records)
+        _write_truth(out / "simulation.json", plan, records)
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"{out}: cannot be written ({why}); free space or choose another folder") from error
@@ -137,33 +134,13 @@ def _make_folder(out: Path) -> None:
         )
 
 
-def _run(out: Path, plan: SimulationPlan, patients: int, jobs: int) -> Iterator[dict[str, Any]]:
-    """Each patient's record, in the order they are finished."""
-    if jobs == 1 or patients == 1:
-        yield from (_simulate_patient(out, plan, index) for index in range(patients))
-        return
-    # A forked child could inherit locks held by threads of numba or torch.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, patients), mp_context=context) as pool:
-        waiting = [pool.submit(_simulate_patient, out, plan, index) for index in range(patients)]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise EngineError(
-                "a process was killed, perhaps for want of memory; use fewer --jobs, or more memory (sbatch --mem)"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _simulate_patient(out: Path, plan: SimulationPlan, index: int) -> dict[str, Any]:
     """Write all scans of one patient; return what is known about it."""
     patient_id = f"SIM-{index + 1:05d}"
     key = np.random.SeedSequence(plan.seed, spawn_key=(index,))
     of_anatomy, of_tumour, of_schedule, of_scanner, *of_sessions = key.spawn(4 + plan.sessions[1])
     schedule = draw_schedule(np.random.default_rng(of_schedule), plan.sessions)
-    grid = Grid(plan.voxel_mm)
+    grid = SimulationGrid(plan.voxel_mm)
     anatomy = make_anatomy(np.random.default_rng(of_anatomy), grid)
     rng = np.random.default_rng(of_tumour)
     traits = draw_traits(rng)
@@ -200,7 +177,7 @@ def _as_it_lies(state: TumourState, anatomy: Anatomy, traits: TumourTraits, medi
     return head, lesion
 
 
-def draw_schedule(rng: np.random.Generator, sessions: tuple[int, int]) -> Schedule:
+def draw_schedule(rng: np.random.Generator, sessions: tuple[int, int]) -> ScanSchedule:
     """Irregular scan days, the first near diagnosis, and one course of radiotherapy for most patients."""
     first = float(rng.integers(0, 15))
     treated = rng.random() < RADIOTHERAPY_SHARE
@@ -209,10 +186,12 @@ def draw_schedule(rng: np.random.Generator, sessions: tuple[int, int]) -> Schedu
     drawn = np.exp(rng.normal(GAP_LOG_MEAN, GAP_LOG_DEVIATION, count - 1))
     gaps = np.clip(np.rint(drawn), MIN_GAP_DAYS, MAX_GAP_DAYS)
     days = (first, *(first + float(day) for day in np.cumsum(gaps)))
-    return Schedule(days, RadiotherapyCourse(start, start + RADIOTHERAPY_DAYS) if treated else None)
+    return ScanSchedule(days, RadiotherapyCourse(start, start + RADIOTHERAPY_DAYS) if treated else None)
 
 
-def _write_session(out: Path, name: str, grid: Grid, volumes: dict[Any, npt.NDArray[Any]], density: Volume) -> None:
+def _write_session(
+    out: Path, name: str, grid: SimulationGrid, volumes: dict[Any, npt.NDArray[Any]], density: Volume
+) -> None:
     """One session: its density, and its folder, written under a hidden name, then renamed."""
     stored = np.rint(DENSITY_UNIT * density).astype(np.int16)
     _write_image(out / TRUTH_FOLDER / f"{name}-density.nii.gz", grid, stored)
@@ -223,7 +202,7 @@ def _write_session(out: Path, name: str, grid: Grid, volumes: dict[Any, npt.NDAr
     hidden.rename(out / name)
 
 
-def _write_image(path: Path, grid: Grid, work: npt.NDArray[Any]) -> None:
+def _write_image(path: Path, grid: SimulationGrid, work: npt.NDArray[Any]) -> None:
     image = sitk.GetImageFromArray(grid.embed(work))
     half = (grid.voxel_mm - 1.0) / 2  # the field's corner stays where BraTS has it, at any voxel size
     image.SetSpacing((grid.voxel_mm,) * 3)

@@ -1,7 +1,7 @@
 """The grid of a simulated scan and smooth random fields on it.
 
 Arrays are (Z, Y, X) in LPS order: x grows to the patient's left, y to the back, z to the head. Computation happens in a
-work box round the brain; `Grid.embed` puts the result into the full field of view.
+work box round the brain; `SimulationGrid.embed` puts the result into the full field of view.
 """
 
 import math
@@ -20,10 +20,10 @@ WORK_BOX_MM = ((0.0, 155.0), (20.0, 220.0), (36.0, 204.0))
 
 
 @dataclass(frozen=True)
-class Grid:
+class SimulationGrid:
     """Isotropic voxels over the BraTS field of view, 240 x 240 x 155 mm.
 
-    >>> Grid(voxel_mm=2.0).field_shape
+    >>> SimulationGrid(voxel_mm=2.0).field_shape
     (78, 120, 120)
     """
 
@@ -68,14 +68,14 @@ def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
     >>> box_of(np.array([[False, False, False], [False, True, True]]))
     (slice(1, 2, None), slice(1, 3, None))
     """
-    found = np.nonzero(mask)
-    if not found[0].size:
+    inside = np.nonzero(mask)
+    if not inside[0].size:
         return (slice(0, 0),) * mask.ndim
-    return tuple(slice(max(int(at.min()) - margin, 0), int(at.max()) + margin + 1) for at in found)
+    return tuple(slice(max(int(at.min()) - margin, 0), int(at.max()) + margin + 1) for at in inside)
 
 
 @lru_cache(maxsize=512)
-def _spline(grid: Grid, axis: int, spacing_mm: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+def _spline(grid: SimulationGrid, axis: int, spacing_mm: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Cubic B-spline: (N,) first of four knots of each voxel; (4, N) weights that keep unit variance on average."""
     at = (grid.centres_mm(axis) - WORK_BOX_MM[axis][0]) / spacing_mm
     first = np.clip(np.floor(at), 0, None)
@@ -85,7 +85,7 @@ def _spline(grid: Grid, axis: int, spacing_mm: float) -> tuple[npt.NDArray[np.in
     return first.astype(np.intp), weights.astype(np.float32)
 
 
-def smooth_field(rng: np.random.Generator, grid: Grid, spacing_mm: float) -> Volume:
+def smooth_field(rng: np.random.Generator, grid: SimulationGrid, spacing_mm: float) -> Volume:
     """A random field of about zero mean and unit variance that is smooth over spacing_mm.
 
     Knots stand in the mm of the field, so that the same generator gives the same field at any voxel size.

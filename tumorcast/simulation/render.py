@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tumorcast.records import Contrast
 from tumorcast.simulation.anatomy import Anatomy
-from tumorcast.simulation.fields import Grid, Mask, Volume, smooth_field
+from tumorcast.simulation.fields import Mask, SimulationGrid, Volume, smooth_field
 from tumorcast.simulation.tumour import ENHANCING, NECROSIS, OEDEMA
 
 MAX_INT16 = 32767
@@ -83,7 +83,7 @@ def _vary(rng: np.random.Generator, levels: Levels, spread: float) -> Levels:
     return replace(drawn, oedema_cover=min(drawn.oedema_cover, 0.97))
 
 
-def _draw_scanner(rng: np.random.Generator, grid: Grid, contrast: Contrast) -> Scanner:
+def _draw_scanner(rng: np.random.Generator, grid: SimulationGrid, contrast: Contrast) -> Scanner:
     levels = _vary(rng, _typical(contrast), 0.06)
     in_plane, through = rng.uniform(0.0, 0.7), rng.uniform(0.0, 1.2)
     return Scanner(
@@ -97,12 +97,12 @@ def _draw_scanner(rng: np.random.Generator, grid: Grid, contrast: Contrast) -> S
     )
 
 
-def draw_scanners(rng: np.random.Generator, grid: Grid) -> dict[Contrast, Scanner]:
+def draw_scanners(rng: np.random.Generator, grid: SimulationGrid) -> dict[Contrast, Scanner]:
     """How one patient is scanned, a scanner a contrast."""
     return {contrast: _draw_scanner(rng, grid, contrast) for contrast in Contrast}
 
 
-def _soft(mask: Mask, grid: Grid, sigma_mm: float) -> Volume:
+def _soft(mask: Mask, grid: SimulationGrid, sigma_mm: float) -> Volume:
     """The partial volume of a mask."""
     return np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), sigma_mm / grid.voxel_mm))
 

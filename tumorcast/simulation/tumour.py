@@ -10,7 +10,7 @@ Radiotherapy moves cells from living to dying over its 42 days; the dying fade a
 Growth happens in the tissue at rest; what it pushes is moved for the picture (mass_effect).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from tumorcast.kernels.reaction_diffusion import face_conductance, largest_outflow, step, support
 from tumorcast.records import RadiotherapyCourse
-from tumorcast.simulation.anatomy import Anatomy, load_template, pulled_back, template_index
+from tumorcast.simulation.anatomy import Anatomy, load_template, template_index
 from tumorcast.simulation.fields import Mask, Volume, box_of, smooth_field
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
@@ -288,14 +288,6 @@ def _fading(traits: TumourTraits, day: float, days: float, course: RadiotherapyC
     """By what factor the dying fade from day to day + days; they are counted from the course's start plus the delay."""
     since = day - course.start_days - traits.delay_days
     return _visible_share(traits, since + days) / _visible_share(traits, since)
-
-
-def displaced_tumour(state: TumourState, medium: Medium, shift: Volume) -> tuple[TumourState, Medium]:
-    """What there is to see of a tumour after its tissue has moved by `shift` (see anatomy.displaced)."""
-    still = {"seen": state.visible, "peak": state.peak, "outline": medium.outline, "patches": medium.patches}
-    moved = pulled_back(still, shift)
-    seen = TumourState(living=moved["seen"], dying=np.zeros_like(moved["seen"]), peak=moved["peak"])
-    return seen, replace(medium, outline=moved["outline"], patches=moved["patches"])
 
 
 def infiltration(state: TumourState, traits: TumourTraits, medium: Medium) -> Volume:

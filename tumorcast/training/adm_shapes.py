@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 SOURCE = "openai/guided-diffusion"
 NORM_GROUPS = 32
-TOLD = 3
+NAMES_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Depth:
 
 
 @dataclass(frozen=True)
-class _WayDown:
+class _EncoderShapes:
     """The input blocks after the first: their widths, whether they attend, and which are convolutions (from 1)."""
 
     widths: tuple[int, ...]
@@ -45,12 +45,12 @@ class _WayDown:
 
 def infer_denoiser(shapes: Shapes, *, image_size: int, head_channels: int | None) -> Architecture:
     """The architecture of a `UNetModel`. Raises InputError if our U-Net has no such form, UsageError for an option."""
-    if not _places(shapes, "output_blocks"):
+    if not _block_numbers(shapes, "output_blocks"):
         raise InputError(f"no output_blocks, so it is no U-Net of {SOURCE}; an encoder is given as --regressor")
-    way = _way_down(shapes)
-    depth = _depth_by_convolutions(way) if way.convolutions else _depth_by_way_up(shapes)
+    encoder = _encoder_of(shapes)
+    depth = _depth_by_convolutions(encoder) if encoder.convolutions else _depth_by_decoder(shapes)
     _check_heads(shapes, head_channels, "--denoiser-head-channels")
-    common = _common(shapes, way, depth, image_size)
+    common = _common(shapes, encoder, depth, image_size)
     outputs, inputs = _shape(shapes, "out.2.weight", 4)[0], common["in_channels"]
     if outputs not in (inputs, 2 * inputs):
         raise InputError(
@@ -66,11 +66,11 @@ def infer_regressor(shapes: Shapes, *, image_size: int | None, head_channels: in
 
     image_size: what the user says, None if nothing; it must be what the pool tells. Errors as of `infer_denoiser`.
     """
-    if _places(shapes, "output_blocks"):
+    if _block_numbers(shapes, "output_blocks"):
         raise InputError("has output_blocks, so it is a U-Net and no encoder; give it as --denoiser")
     pool = "out.1" if "out.1.positional_embedding" in shapes else "out.2"  # the paper's code leaves out the SiLU
-    way, side = _way_down(shapes), _pool_side(shapes, pool)
-    depths = [_depth_by_convolutions(way)] if way.convolutions else _even_depths(way)
+    encoder, side = _encoder_of(shapes), _pool_side(shapes, pool)
+    depths = [_depth_by_convolutions(encoder)] if encoder.convolutions else _even_depths(encoder)
     size, depth = _choose({side << (depth.levels - 1): depth for depth in depths}, image_size, side)
     _check_heads(shapes, head_channels, "--regressor-head-channels")
     outputs = _shape(shapes, f"{pool}.c_proj.weight", 3)[0]
@@ -79,14 +79,14 @@ def infer_regressor(shapes: Shapes, *, image_size: int | None, head_channels: in
             f"{pool}.c_proj.weight: {outputs} outputs; a regressor of size has 1, a classifier is of no use"
         )
     own = {"out_channels": 1, "head_channels": head_channels, "pool_activation": pool == "out.2"}
-    return _architecture(_common(shapes, way, depth, size) | own)
+    return _architecture(_common(shapes, encoder, depth, size) | own)
 
 
 def check_same(found: Shapes, expected: Shapes) -> None:
     """Raises InputError unless all names and shapes are alike, telling the first that are not."""
-    told = "; ".join(_left_over(expected, found, "missing") + _left_over(found, expected, "unknown"))
-    if told:
-        raise InputError(f"parameters {told}; it must be the whole state dict of a network of {SOURCE}")
+    differences = "; ".join(_left_over(expected, found, "missing") + _left_over(found, expected, "unknown"))
+    if differences:
+        raise InputError(f"parameters {differences}; it must be the whole state dict of a network of {SOURCE}")
     for name, shape in expected.items():
         if found[name] != shape:
             raise InputError(
@@ -97,8 +97,8 @@ def check_same(found: Shapes, expected: Shapes) -> None:
 def _left_over(here: Shapes, there: Shapes, what: str) -> list[str]:
     """What is said of the names that are only here: nothing, or one text."""
     names = [name for name in here if name not in there]
-    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return [f"{what}: {', '.join(names[:TOLD])}{more}"] if names else []
+    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+    return [f"{what}: {', '.join(names[:NAMES_LISTED])}{more}"] if names else []
 
 
 def _shape(shapes: Shapes, name: str, axes: int) -> tuple[int, ...]:
@@ -110,55 +110,56 @@ def _shape(shapes: Shapes, name: str, axes: int) -> tuple[int, ...]:
     return shapes[name]
 
 
-def _places(shapes: Shapes, blocks: str, layer: str = "") -> list[int]:
+def _block_numbers(shapes: Shapes, blocks: str, layer: str = "") -> list[int]:
     """The numbers N for which there is a parameter `blocks`.N.`layer`…, in order.
 
-    >>> _places({"input_blocks.2.0.op.weight": (), "input_blocks.1.0.in_layers.2.weight": ()}, "input_blocks")
+    >>> _block_numbers({"input_blocks.2.0.op.weight": (), "input_blocks.1.0.in_layers.2.weight": ()}, "input_blocks")
     [1, 2]
     """
     pattern = re.compile(rf"{blocks}\.(\d+)\.{layer}")
     return sorted({int(match[1]) for match in map(pattern.match, shapes) if match})
 
 
-def _way_down(shapes: Shapes) -> _WayDown:
-    places = _places(shapes, "input_blocks")
+def _encoder_of(shapes: Shapes) -> _EncoderShapes:
+    places = _block_numbers(shapes, "input_blocks")
     for before, after in pairwise([-1, *places]):
         if after != before + 1:
             raise InputError(
                 f"input_blocks.{before + 1} has no parameters; halving without weights (conv_resample=False) is not in "
                 "tumorcast's networks"
             )
-    convolutions = _places(shapes, "input_blocks", r"0\.op\.")
-    attends = _places(shapes, "input_blocks", r"1\.qkv\.")
+    convolutions = _block_numbers(shapes, "input_blocks", r"0\.op\.")
+    attends = _block_numbers(shapes, "input_blocks", r"1\.qkv\.")
     layers = {n: "op" if n in convolutions else "in_layers.2" for n in places[1:]}
     widths = tuple(_shape(shapes, f"input_blocks.{n}.0.{layer}.weight", 4)[0] for n, layer in layers.items())
-    return _WayDown(widths, tuple(n in attends for n in layers), tuple(convolutions))
+    return _EncoderShapes(widths, tuple(n in attends for n in layers), tuple(convolutions))
 
 
-def _depth_by_convolutions(way: _WayDown) -> _Depth:
-    return _Depth(levels=len(way.convolutions) + 1, res_blocks=way.convolutions[0] - 1)
+def _depth_by_convolutions(encoder: _EncoderShapes) -> _Depth:
+    return _Depth(levels=len(encoder.convolutions) + 1, res_blocks=encoder.convolutions[0] - 1)
 
 
-def _depth_by_way_up(shapes: Shapes) -> _Depth:
-    """The last block of a level on the way up has a second residual block, which doubles the map."""
-    ups = _places(shapes, "output_blocks", r"[12]\.in_layers\.")
-    return _Depth(levels=len(ups) + 1, res_blocks=ups[0] if ups else len(_places(shapes, "output_blocks")) - 1)
+def _depth_by_decoder(shapes: Shapes) -> _Depth:
+    """The last block of a level of the decoder has a second residual block, which doubles the map."""
+    ups = _block_numbers(shapes, "output_blocks", r"[12]\.in_layers\.")
+    return _Depth(levels=len(ups) + 1, res_blocks=ups[0] if ups else len(_block_numbers(shapes, "output_blocks")) - 1)
 
 
-def _even_depths(way: _WayDown) -> list[_Depth]:
+def _even_depths(encoder: _EncoderShapes) -> list[_Depth]:
     """Every division into levels that the residual blocks of an encoder allow, where all look alike."""
-    blocks = len(way.widths) + 1
-    periods = [period for period in range(2, blocks + 1) if blocks % period == 0 and _even(way, period)]
+    blocks = len(encoder.widths) + 1
+    periods = [period for period in range(2, blocks + 1) if blocks % period == 0 and _even(encoder, period)]
     if not periods:
         raise InputError(f"its {blocks - 1} input blocks are not in levels alike, as those of {SOURCE} are")
     return [_Depth(levels=blocks // period, res_blocks=period - 1) for period in periods]
 
 
-def _even(way: _WayDown, period: int) -> bool:
+def _even(encoder: _EncoderShapes, period: int) -> bool:
     """Whether width and attention change at the starts of levels alone; the block that halves never attends."""
     return all(
-        way.widths[i] == way.widths[i - 1] and way.attends[i] == (way.attends[i - 1] and i % period < period - 1)
-        for i in range(1, len(way.widths))
+        encoder.widths[i] == encoder.widths[i - 1]
+        and encoder.attends[i] == (encoder.attends[i - 1] and i % period < period - 1)
+        for i in range(1, len(encoder.widths))
         if i % period
     )
 
@@ -176,31 +177,31 @@ def _choose(by_size: dict[int, _Depth], image_size: int | None, side: int) -> tu
     return size, by_size[size]
 
 
-def _common(shapes: Shapes, way: _WayDown, depth: _Depth, image_size: int) -> dict[str, Any]:
+def _common(shapes: Shapes, encoder: _EncoderShapes, depth: _Depth, image_size: int) -> dict[str, Any]:
     """What U-Net and encoder tell alike."""
     channels = _shape(shapes, "time_embed.0.weight", 2)[1]
     if channels % NORM_GROUPS:
         raise InputError(f"time_embed.0.weight: {channels} channels, expected a multiple of {NORM_GROUPS}")
     if depth.res_blocks < 1:
         raise InputError(f"its first level has no residual block before it is halved; it must be a network of {SOURCE}")
-    starts = [depth.start(level) for level in range(depth.levels) if depth.start(level) <= len(way.widths)]
+    starts = [depth.start(level) for level in range(depth.levels) if depth.start(level) <= len(encoder.widths)]
     first = "input_blocks.1.0"
     embedded = _shape(shapes, f"{first}.emb_layers.1.weight", 2)[0]
     return {
         "image_size": image_size,
         "in_channels": _shape(shapes, "input_blocks.0.0.weight", 4)[1],
         "channels": channels,
-        "channel_mult": tuple(_multiple(way.widths[n - 1], channels, n) for n in starts),
+        "channel_mult": tuple(_multiple(encoder.widths[n - 1], channels, n) for n in starts),
         "res_blocks": depth.res_blocks,
-        "attention_resolutions": tuple(image_size >> k for k, n in enumerate(starts) if way.attends[n - 1]),
+        "attention_resolutions": tuple(image_size >> k for k, n in enumerate(starts) if encoder.attends[n - 1]),
         "scale_shift_norm": embedded == 2 * _shape(shapes, f"{first}.in_layers.2.weight", 4)[0],
-        "resblock_updown": depth.levels > 1 and not way.convolutions,
+        "resblock_updown": depth.levels > 1 and not encoder.convolutions,
     }
 
 
-def _multiple(width: int, channels: int, place: int) -> int:
+def _multiple(width: int, channels: int, block: int) -> int:
     if width % channels:
-        raise InputError(f"input_blocks.{place} is {width} wide, expected a multiple of the network's {channels}")
+        raise InputError(f"input_blocks.{block} is {width} wide, expected a multiple of the network's {channels}")
     return width // channels
 
 

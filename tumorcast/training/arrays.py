@@ -131,12 +131,12 @@ def _create(cohort: "Cohort", folder: Path) -> "dict[str, np.memmap[Any, Any]]":
 def _fill(cohort: "Cohort", arrays: "dict[str, np.memmap[Any, Any]]") -> None:
     start = 0
     for patient, pid in enumerate(cohort.patient_ids()):
-        for place, info in enumerate(cohort.sessions(pid)):
+        for number, info in enumerate(cohort.sessions(pid)):
             session = cohort.session(pid, info.id)
             rows = slice(start, start + len(session.images))
             tumour = session.labels > 0
             values = {"images": session.images, "tumour": tumour, "brain": session.brain, "patient": patient}
-            values |= {"tumour_pixels": tumour.sum(axis=(1, 2)), "session": place, "source_slice": info.source_slice}
+            values |= {"tumour_pixels": tumour.sum(axis=(1, 2)), "session": number, "source_slice": info.source_slice}
             for name, value in values.items():
                 arrays[name][rows] = value
             start = rows.stop

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tumorcast.training.draws import Draws
+from tumorcast.training.job import Draws
 
 AIR = -1.0
 
@@ -42,7 +42,7 @@ def _bend(images: Tensor, brain: Tensor, draws: Draws) -> Tensor:
     return torch.where(brain > 0, bent.clamp(0, 1) * 2 - 1, images)
 
 
-def misdraw(outline: Tensor, share: float, draws: Draws) -> Tensor:
+def perturb_outlines(outline: Tensor, share: float, draws: Draws) -> Tensor:
     """Dilate or erode a share of the outlines (N, H, W) by a pixel, as a segmenter errs. None is eroded to nothing."""
     chance = draws.uniform(0.0, 1.0)[:, None, None]
     wider = functional.max_pool2d(outline[:, None], 3, stride=1, padding=1)[:, 0]

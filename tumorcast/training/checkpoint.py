@@ -1,5 +1,11 @@
-"""The state of a training run on disk, as safetensors: weights, their average, AdamW's moments. Nothing is pickled."""
+"""The state of a training run on disk, as safetensors, and how a run is resumed from it. Nothing is pickled.
 
+A checkpoint holds weights, their moving average, and AdamW's moments.
+"""
+
+import json
+import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,13 +13,18 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
-from tumorcast.durable import written_whole
+from tumorcast.durable import write_text, written_whole
 from tumorcast.errors import InputError
+from tumorcast.provenance import commit, refuse_other
+from tumorcast.training.job import Job
+from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+CHECKPOINT_FILE = "checkpoint.safetensors"
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -80,7 +91,7 @@ class TrainingState:
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file so that a crash leaves the old one or the new one, never half of one."""
     with written_whole(path) as temporary:
-        temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata))
+        temporary.write_bytes(serialised({name: value.contiguous() for name, value in tensors.items()}, metadata))
 
 
 def checkpoint_step(path: Path) -> int | None:
@@ -102,3 +113,42 @@ def load_checkpoint(path: Path, state: TrainingState) -> dict[str, str]:
     except (OSError, SafetensorError, KeyError, RuntimeError) as fault:
         raise InputError(f"{path}: cannot be resumed from ({fault}); remove the folder to start again") from None
     return metadata
+
+
+def resume(job: Job, info: RunInfo, state: TrainingState) -> None:
+    """Bring `state` to where the run stands; a new one is begun. Another device than before is said, and no fault.
+
+    Raises UsageError if the folder holds another run, InputError if it cannot be resumed.
+    """
+    run, checkpoint = job.out / RUN_FILE, job.out / CHECKPOINT_FILE
+    if not run.exists():
+        if job.team.leads:
+            write_text(run, info.to_json(commit()))
+        return
+    try:
+        wanted = json.loads(info.to_json(None))
+        device = wanted["provenance"].pop("device")
+        refuse_other(run, json.loads(run.read_text(encoding="utf-8")), wanted)
+        if not checkpoint.exists() and not (job.out / WEIGHTS_FILE).exists():
+            return
+        before = load_checkpoint(checkpoint, state).get("device", device)
+    except (OSError, ValueError, KeyError) as fault:
+        raise InputError(f"{job.out}: the run there cannot be resumed ({fault}); give another --out") from None
+    if before != device and job.team.leads:
+        logger.warning("%s: goes on on %s, after %s: no longer bit for bit", job.out, device, before)
+
+
+def what_is_kept(out: Path) -> str:
+    """What a run that ends now can go on from, in words."""
+    step = checkpoint_step(out / CHECKPOINT_FILE)
+    if step is None:
+        return "no step is saved yet; start the command again to begin anew"
+    return f"the checkpoint of step {step} is kept; start the command again to go on"
+
+
+def save_run(job: Job, info: RunInfo, state: TrainingState) -> None:
+    """Write checkpoint and weights."""
+    metadata = {"step": str(state.step), "kind": str(info.kind), "machine": platform.machine()}
+    metadata["device"] = info.provenance["device"]
+    save_tensors(job.out / CHECKPOINT_FILE, state.tensors(), metadata)
+    save_tensors(job.out / WEIGHTS_FILE, state.average, metadata)

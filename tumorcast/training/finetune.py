@@ -15,10 +15,9 @@ from tumorcast.records import Session
 from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays
 from tumorcast.training.checkpoint import TrainingState
+from tumorcast.training.dataset import Pools, SliceStore
 from tumorcast.training.job import Job
-from tumorcast.training.pools import Pools
-from tumorcast.training.slices import SliceStore
-from tumorcast.training.steps import Stepper
+from tumorcast.training.stepper import Stepper
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -66,7 +65,7 @@ def patient_arrays(origin: Path, scans: Sequence[Session]) -> SliceArrays:
     return SliceArrays(
         origin=origin,
         cohort_sha256="",
-        contrasts=tuple(str(one) for one in scans[0].contrasts),
+        contrasts=tuple(map(str, scans[0].contrasts)),
         patient_ids=(scans[0].patient_id,),
         images=joined("images").astype(np.float16),
         tumour=tumour,

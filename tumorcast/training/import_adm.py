@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tumorcast.durable import sha256_of, written_whole
+from tumorcast.durable import sha256_of, write_text
 from tumorcast.errors import InputError, UsageError
 from tumorcast.provenance import commit
 from tumorcast.records import Contrast
@@ -105,7 +105,7 @@ def _check_empty(out: Path) -> None:
 
 def _read(path: Path, kind: NetworkKind, image_size: int | None, settings: ImportSettings) -> ImportedNetwork:
     """The network of a checkpoint, once each of its parameters was found and no other."""
-    with _told_of(path):
+    with _errors_name(path):
         state = read_state(path)
         arch = _infer(kind, shapes_of(state), image_size, settings)
         _check_contrasts(arch, settings.contrasts)
@@ -132,7 +132,7 @@ def _check_contrasts(arch: Architecture, contrasts: tuple[Contrast, ...]) -> Non
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _errors_name(path: Path) -> Iterator[None]:
     """Errors of the block name the file."""
     try:
         yield
@@ -201,5 +201,4 @@ def _kind_of(value: Any) -> str:
 def _write(run: Path, network: ImportedNetwork) -> None:
     """run.json last: a folder that has it is whole."""
     save_tensors(run / WEIGHTS_FILE, network.state, {"kind": str(network.info.kind), "imported": "adm"})
-    with written_whole(run / RUN_FILE) as temporary:
-        temporary.write_text(network.info.to_json(commit()), encoding="utf-8")
+    write_text(run / RUN_FILE, network.info.to_json(commit()))

@@ -1,4 +1,4 @@
-"""The log of a training run, log.jsonl: one JSON object a line, in the order of steps, never a step twice.
+"""The log of a training run, log.jsonl, and its picture: one JSON object a line, in the order of steps, none twice.
 
 Rows: a step (step, loss, learning_rate, gradient_norm, seconds, images_per_second), a validation (step, validation:
 loss by band) or a warning (step, warning). The same numbers go to TensorBoard where it is installed.
@@ -7,21 +7,25 @@ loss by band) or a warning (step, warning). The same numbers go to TensorBoard w
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tumorcast.durable import written_whole
+import numpy as np
+
+from tumorcast.durable import write_text
 from tumorcast.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+
 LOG_FILE, BOARD_FOLDER = "log.jsonl", "tensorboard"
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
+BOARD_NAMES = {"loss", "learning_rate", "gradient_norm", "images_per_second"}
 
 
 class RunLog:
@@ -53,8 +57,7 @@ def opened_log(out: Path, step: int) -> Iterator[RunLog]:
     """The log of a run that stands after `step` steps; what it told of later ones is dropped."""
     path = out / LOG_FILE
     rows = [row for row in read_log(path) if row["step"] <= step] if path.exists() else []
-    with written_whole(path) as temporary:
-        temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
+    write_text(path, "".join(map(_line, rows)))
     board = _open_board(out / BOARD_FOLDER, step)
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -80,11 +83,8 @@ def _line(row: Row) -> str:
 
 def _scalars(row: Row) -> list[tuple[str, float]]:
     """What TensorBoard draws of a row, by its names there."""
-    plain = [(f"training/{name}", value) for name, value in row.items() if name != "step" and name in _DRAWN]
+    plain = [(f"training/{name}", value) for name, value in row.items() if name != "step" and name in BOARD_NAMES]
     return plain + [(f"validation/{band}", loss) for band, loss in row.get("validation", {}).items()]
-
-
-_DRAWN = {"loss", "learning_rate", "gradient_norm", "images_per_second"}
 
 
 def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
@@ -95,3 +95,30 @@ def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - it is not on every machine that trains
 
     return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def draw_curve(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Draw the rows of a log into a PNG: every step's loss, its running mean, and the validation loss by band."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second that training itself does not need
+
+    steps, losses = _series([(row["step"], row["loss"]) for row in rows if "loss" in row])
+    looks = [row for row in rows if "validation" in row]
+    window = max(1, len(losses) // 50)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="0.8", linewidth=0.5)
+    if len(losses):
+        axes.plot(steps[window - 1 :], np.convolve(losses, np.ones(window) / window, "valid"), label="training")
+        axes.set_yscale("log")
+    for band in looks[0]["validation"] if looks else ():
+        axes.plot(*_series([(row["step"], row["validation"][band]) for row in looks]), ".-", label=f"validation {band}")
+    if looks:
+        axes.legend()
+    axes.set(xlabel="step", ylabel="loss", title=title)
+    figure.savefig(path, dpi=120)
+
+
+def _series(points: list[tuple[int, float]]) -> tuple["np.ndarray", "np.ndarray"]:
+    """Steps and values, each (N,)."""
+    steps, values = np.array(points, np.float64).reshape(-1, 2).T
+    return steps, values

@@ -14,15 +14,16 @@ from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.schedule import alpha_bars
 from tumorcast.settings import NetworkKind
-from tumorcast.training.draws import Draws
-from tumorcast.training.pairs import PairBatch
+from tumorcast.training.dataset import PairBatch, SliceBatch
+from tumorcast.training.job import Draws
 from tumorcast.training.parallel import ALONE, Team
-from tumorcast.training.slices import Batch
 
 WEIGHT_INSIDE = 0.3  # of pixels within the present outline: what is asked is where the tumour goes, not where it is
 
 
-def batch_loss(kind: NetworkKind, module: nn.Module, batch: Batch | PairBatch, draws: Draws, times: range) -> Tensor:
+def batch_loss(
+    kind: NetworkKind, module: nn.Module, batch: SliceBatch | PairBatch, draws: Draws, times: range
+) -> Tensor:
     """() this process' loss of one batch; its mean over the team is that of the whole batch.
 
     times: diffusion times are drawn uniformly from these. They mean nothing to a progression network.

@@ -14,14 +14,14 @@ from torch import Tensor, distributed, nn
 
 from tumorcast.errors import EngineError, UsageError
 
-# What a process is told of its place: rank among all, how many there are, rank on its node.
+# Environment variables with a process' rank among all, how many there are, rank on its node.
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process among `size` that train together; `place` counts those of its node. A team of one sends nothing.
+    """This process among `size` that train together; `local_rank`: on its node. A team of one sends nothing.
 
     A loss is a mean over the batch, and shares are of equal size, so the mean of the processes' losses, and of their
     gradients, is that of the whole batch. What is no mean of rows (soft Dice) is built on `whole_sum`.
@@ -29,19 +29,21 @@ class Team:
 
     rank: int = 0
     size: int = 1
-    place: int = 0
+    local_rank: int = 0
 
     @classmethod
-    def told(cls) -> "Team":
+    def from_environment(cls) -> "Team":
         """What the launcher says. Raises UsageError if srun started several that cannot find each other."""
         names = TORCHRUN if TORCHRUN[1] in os.environ else SLURM
-        rank, size, place = (int(os.environ.get(name, default)) for name, default in zip(names, "010", strict=True))
+        rank, size, local_rank = (
+            int(os.environ.get(name, default)) for name, default in zip(names, "010", strict=True)
+        )
         if size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
             raise UsageError(
                 f"{names[1]} = {size}: several processes were started, but MASTER_ADDR and MASTER_PORT are not set; "
                 "start them with torchrun or slurm/train.sh"
             )
-        return cls(rank, size, place)
+        return cls(rank, size, local_rank)
 
     @property
     def leads(self) -> bool:

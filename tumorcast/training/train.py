@@ -4,9 +4,13 @@ Every random number of step k comes from (seed, k), so a run that was stopped an
 not.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,24 +20,19 @@ from tumorcast.durable import sha256_of
 from tumorcast.errors import StoppedError, UsageError
 from tumorcast.settings import Architecture, NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays, open_arrays
-from tumorcast.training.checkpoint import TrainingState
-from tumorcast.training.curve import draw_curve
-from tumorcast.training.device import Device, device_name, open_device
-from tumorcast.training.job import Job
-from tumorcast.training.log import LOG_FILE, read_log
+from tumorcast.training.checkpoint import TrainingState, resume, save_run, what_is_kept
+from tumorcast.training.dataset import Pools, SliceStore
+from tumorcast.training.job import Device, Job, device_name, open_device
+from tumorcast.training.log import LOG_FILE, draw_curve, read_log
+from tumorcast.training.monitor import RunMonitor, check_finite, monitoring
 from tumorcast.training.networks import TrainedNetwork, build, default_architecture, load_network
-from tumorcast.training.observer import Observer, observing
 from tumorcast.training.parallel import Team, joined
-from tumorcast.training.pools import Pools
-from tumorcast.training.resume import resume, save, what_is_kept
 from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo
-from tumorcast.training.slices import SliceStore
-from tumorcast.training.steps import TOLD_AT_ONCE, Progress, Stepper, compile_forward
-from tumorcast.training.stopping import heeded_between_steps
-from tumorcast.training.watch import check_finite
+from tumorcast.training.stepper import REPORTED_AT_ONCE, Stepper, TrainingProgress, compile_forward
 from tumorcast.version import VERSION
 
-Report = Callable[[Progress], None]
+Report = Callable[[TrainingProgress], None]
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def train(
@@ -59,9 +58,9 @@ def train(
     checkpoint cannot be used, EngineError if the device is not there or the loss is no longer a number, StoppedError
     after a signal to stop, with a checkpoint of the step reached.
     """
-    team = Team.told()
+    team = Team.from_environment()
     _check_shares(settings, team)
-    job = Job(kind, settings, out, open_device(device, team.place), team)
+    job = Job(kind, settings, out, open_device(device, team.local_rank), team)
     last = min(settings.steps, settings.steps if until is None else until)
     with joined(team, job.device):
         arrays = _open_arrays(source, cache, team)
@@ -73,9 +72,9 @@ def train(
         if settings.compile and job.device.type == "cuda":
             compile_forward(state.module)
         started = time.monotonic()
-        with observing(job, state, pools.validation) as observer, heeded_between_steps() as asked_to_stop:
+        with monitoring(job, state, pools.validation) as monitor, handle_signals() as asked_to_stop:
             stepper = Stepper(job, state, pools.training)
-            stopped = _go_on(stepper, info, observer, last=last, report=report, asked_to_stop=asked_to_stop)
+            stopped = _go_on(stepper, info, monitor, last=last, report=report, asked_to_stop=asked_to_stop)
         if stopped:
             team.wait()  # a launcher may end all when one has ended, and the first one has saved by now
             raise StoppedError(f"{out}: stopped: {what_is_kept(out)}")
@@ -96,7 +95,7 @@ def _check_shares(settings: TrainSettings, team: Team) -> None:
 
 def _open_arrays(source: Path, cache: Path | None, team: Team) -> SliceArrays:
     """Unpacked by one process of a node; the others wait for it."""
-    if team.place == 0:
+    if team.local_rank == 0:
         open_arrays(source, cache)
     team.wait()
     return open_arrays(source, cache)
@@ -131,9 +130,13 @@ def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], before:
             f"{arrays.origin}: images of {len(contrasts)} contrasts at {size} px; the architecture takes "
             f"{channels} at {arch.image_size} px: change it, or prepare the cohort again"
         )
-    made_of: dict[str, Any] = {"cohort_sha256": arrays.cohort_sha256, "settings": settings.model_dump(mode="json")}
-    made_of["start_from_sha256"] = None if before is None else sha256_of(before.path / WEIGHTS_FILE)
-    provenance = {"version": VERSION, **made_of, "device": device_name(job.device, job.team.size)}
+    provenance: dict[str, Any] = {
+        "version": VERSION,
+        "cohort_sha256": arrays.cohort_sha256,
+        "settings": settings.model_dump(mode="json"),
+        "start_from_sha256": None if before is None else sha256_of(before.path / WEIGHTS_FILE),
+        "device": device_name(job.device, job.team.size),
+    }
     noise_levels = 1 if job.kind is NetworkKind.PROGRESSION else settings.noise_levels  # it sees clean slices only
     return RunInfo(job.kind, arch, contrasts, noise_levels, provenance)
 
@@ -151,7 +154,7 @@ def _fresh(job: Job, info: RunInfo, before: TrainedNetwork | None) -> TrainingSt
 def _go_on(
     stepper: Stepper,
     info: RunInfo,
-    observer: Observer | None,
+    monitor: RunMonitor | None,
     *,
     last: int,
     report: Report,
@@ -167,17 +170,17 @@ def _go_on(
         stepper.advance()
         stopped = _stops(job, state.step, asked_to_stop)
         keep = stopped or state.step % job.settings.checkpoint_every == 0 or state.step == last
-        pause = keep or (observer is not None and observer.looks_after(state.step))
+        pause = keep or (monitor is not None and monitor.is_due(state.step))
         for row in stepper.collect(at_once=pause):
             check_finite(row, job.out, saved)
-            if observer is not None:
-                observer.tell(row)
-            report(Progress(row["step"], job.settings.steps, row["loss"]))
-        if observer is not None:
-            observer.look(state)
-        if observer is not None and keep:
-            observer.log.sync()  # a checkpoint never knows more steps than the log
-            save(job, info, state)
+            if monitor is not None:
+                monitor.log_row(row)
+            report(TrainingProgress(row["step"], job.settings.steps, row["loss"]))
+        if monitor is not None:
+            monitor.validate_and_draw(state)
+        if monitor is not None and keep:
+            monitor.log.sync()  # a checkpoint never knows more steps than the log
+            save_run(job, info, state)
         saved = state.step if keep else saved
         if stopped:
             return state.step < last
@@ -186,6 +189,28 @@ def _go_on(
 
 def _stops(job: Job, step: int, asked: Callable[[], bool]) -> bool:
     """Whether all processes stop after this step: they must agree, and on CUDA devices that is asked seldom."""
-    if job.team.size > 1 and job.device.type == "cuda" and step % TOLD_AT_ONCE:
+    if job.team.size > 1 and job.device.type == "cuda" and step % REPORTED_AT_ONCE:
         return False
     return job.team.any(asked())
+
+
+@contextmanager
+def handle_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM, SIGUSR1 and Ctrl-C are noted; the block gets a function that says whether one came.
+
+    A second Ctrl-C is a KeyboardInterrupt at once. Outside of the main thread, which alone hears signals, none comes.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    hears = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in SIGNALS} if hears else {}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,10 +11,9 @@ from scipy import ndimage
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.imaging import deformation
 from tumorcast.data.imaging.deformation import MARGIN_MM, deformation_between
-from tumorcast.data.imaging.geometry import Interpolation
 from tumorcast.data.imaging.registration import RegistrationImage, one_thread
 from tumorcast.data.imaging.registration_qc import judge_deformation
-from tumorcast.data.imaging.transforms import Displacement, carried
+from tumorcast.data.imaging.transforms import IDENTITY, Displacement, resample_mask
 from tumorcast.data.prepare import PrepareSettings, Register, SliceChoice, prepare_cohort
 
 KINDS = ("t1c", "seg")
@@ -23,14 +22,11 @@ WITHIN = 0.02  # of the tumour's true volume
 
 def warped(picture: RegistrationImage, field: Displacement) -> RegistrationImage:
     """The scan as it is where everything has moved by a field (which leads back)."""
-    masks = (moved_mask(picture, mask, field) for mask in (picture.brain, picture.tumour))
-    return RegistrationImage(carried(picture.image, picture.grid, np.eye(4), field), *masks)
+    return picture.resampled(picture.grid, field)
 
 
 def moved_mask(picture: RegistrationImage, mask: np.ndarray, field: Displacement) -> np.ndarray:
-    image = picture.grid.image(mask.astype(np.uint8))
-    moved = carried(image, picture.grid, np.eye(4), field, interpolation=Interpolation.NEAREST)
-    return np.asarray(sitk.GetArrayFromImage(moved) > 0)
+    return resample_mask(mask, picture.grid, picture.grid, field) > 0
 
 
 def smooth_field(picture: RegistrationImage, largest_mm: float) -> Displacement:
@@ -44,9 +40,7 @@ def smooth_field(picture: RegistrationImage, largest_mm: float) -> Displacement:
 
 def vectors_at(field: Displacement, points: np.ndarray) -> np.ndarray:
     """(N, 3) displacements at points (N, 3), RAS mm."""
-    way = field.transform()
-    lps = points * [-1.0, -1.0, 1.0]
-    return np.array([way.TransformPoint(point) for point in lps.tolist()]) - lps
+    return field.map(points) - points
 
 
 def simulated(moved_cohort, session: str) -> RegistrationImage:
@@ -73,7 +67,7 @@ def bent(moved_cohort) -> tuple[RegistrationImage, RegistrationImage, Displaceme
     field = smooth_field(grown, 12.0)
     moving = warped(grown, field)
     with one_thread():
-        return fixed, moving, field.inverse(), deformation_between(fixed, moving, np.eye(4))
+        return fixed, moving, ~field, deformation_between(fixed, moving, IDENTITY)
 
 
 def test_the_surroundings_are_bent_back(
@@ -90,7 +84,7 @@ def test_the_surroundings_are_bent_back(
     assert left[moves].mean() < 0.6 * moved[moves].mean()
     assert left[~moves].mean() < moved[~moves].mean()
     with one_thread():
-        bend = judge_deformation(fixed, moving, np.eye(4), found)
+        bend = judge_deformation(fixed, moving, IDENTITY, found)
     assert bend.kept and bend.nmi_deformed > bend.nmi_rigid and bend.least_jacobian > 0.3
 
 
@@ -124,7 +118,7 @@ def test_a_tumour_that_pushes_is_not_pushed_back(moved_cohort, monkeypatch: pyte
     for margin in (deformation.MARGIN_MM, -1000.0):
         monkeypatch.setattr(deformation, "MARGIN_MM", margin)
         with one_thread():
-            found = deformation_between(fixed, moving, np.eye(4))
+            found = deformation_between(fixed, moving, IDENTITY)
         volumes.append(int(moved_mask(moving, moving.tumour, found).sum()))
     assert volumes[0] == pytest.approx(moving.tumour.sum(), rel=WITHIN)
     assert volumes[1] < 0.95 * moving.tumour.sum()
@@ -134,21 +128,21 @@ def test_a_scan_that_did_not_move_is_hardly_bent(moved_cohort) -> None:
     """The second simulated scan differs in noise, scanner and tumour, and by what the tumour has pushed."""
     fixed, moving = simulated(moved_cohort, "000"), simulated(moved_cohort, "001")
     with one_thread():
-        found = deformation_between(fixed, moving, np.eye(4))
+        found = deformation_between(fixed, moving, IDENTITY)
     assert np.linalg.norm(vectors_at(found, fixed.brain_points()), axis=1).mean() < 0.4
 
 
 def test_an_unknown_tumour_is_an_error(phantom: Callable) -> None:
     picture = phantom()
     with pytest.raises(ValueError, match="the tumour must be known"):
-        deformation_between(picture, RegistrationImage(picture.image, picture.brain), np.eye(4))
+        deformation_between(picture, RegistrationImage(picture.image, picture.brain), IDENTITY)
 
 
 def test_what_folds_is_not_used(phantom: Callable) -> None:
     fixed = phantom()
     vectors = np.zeros((*fixed.brain.shape, 3), np.float32)
     vectors[20, 20:23, 20:23] = 40.0
-    bend = judge_deformation(fixed, fixed, np.eye(4), Displacement(vectors, fixed.grid))
+    bend = judge_deformation(fixed, fixed, IDENTITY, Displacement(vectors, fixed.grid))
     assert not bend.kept
     assert any("not bent, as that left -" in flag for flag in bend.flags)
     assert any("no more like the first scan" in flag for flag in bend.flags)

@@ -1,6 +1,8 @@
 """The prepared grid and the way home: exact at 1 mm, in any orientation."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from tumorcast.data.imaging.geometry import Axis, Grid, Interpolation, PreparedGrid, canonical, to_source_grid
+from tumorcast.data.imaging.geometry import Grid, Interpolation, PlaneAxis, PreparedGrid, canonical, to_source_grid
 
 SIGNED_PERMUTATIONS = [
     np.eye(3)[list(order)] * signs
@@ -66,14 +68,14 @@ def test_oblique_labels_come_home_exactly(quaternion, size, thickness: float, mi
 
 def test_an_even_or_odd_margin_is_whole_pixels() -> None:
     for count in (239, 240, 241, 256, 300):
-        weights = Axis.over(count, 1.0, 256).weights()
+        weights = PlaneAxis.over(count, 1.0, 256).weights()
         assert set(np.unique(weights)) <= {0.0, 1.0}
         assert weights.sum() == min(count, 256)
 
 
 @given(st.integers(8, 400), st.floats(0.3, 6.0), st.sampled_from([64, 128, 256]))
 def test_weights_are_averages(count: int, spacing: float, image_size: int) -> None:
-    axis = Axis.over(count, spacing, image_size)
+    axis = PlaneAxis.over(count, spacing, image_size)
     weights = axis.weights()
     assert weights.min() >= 0
     assert weights.sum(axis=1).max() <= 1 + 1e-4
@@ -128,3 +130,10 @@ def test_coarse_maps_come_home_smoothly_and_stop_at_the_field_of_view() -> None:
 def test_grid_survives_json() -> None:
     grid = grid_of(np.eye(3))
     assert Grid.from_dict(grid.as_dict()) == grid
+
+
+def test_grids_of_one_size_are_told_apart() -> None:
+    grid = Grid((2, 3, 4), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    assert grid.distance_mm(grid) == 0.0
+    assert grid.distance_mm(replace(grid, spacing=(1.0, 2.0, 3.5))) == pytest.approx(1.5)
+    assert math.isinf(grid.distance_mm(replace(grid, size=(2, 3, 5))))

@@ -26,13 +26,13 @@ from tumorcast.evaluation.experiments.consistency import (
 from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.run import run_experiment
 from tumorcast.evaluation.followup import TargetSize
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=4, batch=3, sampler=SamplerSettings(steps=2, noise_level=10))
-GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 
 
 @pytest.fixture

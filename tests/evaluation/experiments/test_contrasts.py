@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.evaluation.conftest import SETTINGS, Still
+from tests.evaluation.conftest import SETTINGS
+from tests.fakes import WindowEngine
 from tumorcast.cli.experiment import experiment as commands
 from tumorcast.cli.experiment.contrasts import names_of
 from tumorcast.data.cohort import Cohort, write_cohort
@@ -41,9 +42,9 @@ def single(blob: Callable[..., Session], tmp_path: Path) -> Path:
     return write(tmp_path / "single.h5", sessions)
 
 
-def engine_of(contrasts: int) -> Still:
-    info = Still().info
-    return Still(info=replace(info, contrasts=info.contrasts[:contrasts], sha256=str(contrasts)))
+def engine_of(contrasts: int) -> WindowEngine:
+    info = WindowEngine().info
+    return WindowEngine(info=replace(info, contrasts=info.contrasts[:contrasts], sha256=str(contrasts)))
 
 
 @pytest.fixture
@@ -135,8 +136,8 @@ def run(*words: object) -> Any:
 def test_the_command_takes_a_cohort_a_model(
     single: Path, blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opened(choice: EngineChoice) -> Still:
-        return engine_of(1 if choice.models == (Path("one"),) else 4)
+    def opened(choice: EngineChoice) -> WindowEngine:
+        return engine_of(1 if choice.model_paths == (Path("one"),) else 4)
 
     monkeypatch.setattr("tumorcast.engines.opening.open_engine", opened)
     both = ["--cohort", single, "--model", "one", "--cohort", blob_cohort, "--model", "four"]

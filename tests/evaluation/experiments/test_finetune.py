@@ -30,11 +30,11 @@ from tumorcast.evaluation.followup import TargetSize
 from tumorcast.evaluation.targets import TargetSource
 from tumorcast.records import Session
 from tumorcast.settings import Architecture, ForecastSettings, NetworkKind, SamplerSettings, TrainSettings
-from tumorcast.training.draws import Draws, generator_of
+from tumorcast.training.dataset import SlicePool, SliceStore
 from tumorcast.training.finetune import patient_arrays, tuned
+from tumorcast.training.job import Draws, generator_of
 from tumorcast.training.losses import batch_loss
 from tumorcast.training.networks import build, default_architecture
-from tumorcast.training.slices import SlicePool, SliceStore
 
 TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 FEW = TrainSettings(steps=2, batch=1, learning_rate=1e-3, warmup_steps=1, augment=False)

@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.fakes import GainEngine
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.experiments.base import spread_evenly
@@ -33,19 +32,9 @@ SURE = Estimate(0.5, 0.5, 0.5, 2)
 
 
 @pytest.fixture
-def source(engine: Any, blob_cohort: Path) -> Iterator[LatestFollowUps]:
-    class Steered(type(engine)):  # type: ignore[misc]
-        """Brightens by half the gain where the window is open, wider for more gain, and all by the level encoded to."""
-
-        def encode_step(self, x: Any, step: Any, previous_eps: Any) -> tuple[Any, Any]:
-            return np.asarray(x + 1e-4 * step.t, np.float32), x
-
-        def guided_step(self, x: Any, step: Any, previous_eps: Any, guidance: Any) -> tuple[Any, Any]:
-            open_enough = guidance.window[:, None] > 0.9 - 0.2 * guidance.gain
-            return np.asarray(x + 0.5 * guidance.gain * open_enough, np.float32), x
-
+def source(blob_cohort: Path) -> Iterator[LatestFollowUps]:
     with Cohort.open(blob_cohort) as cohort:
-        yield LatestFollowUps(cohort, Steered(), SETTINGS)
+        yield LatestFollowUps(cohort, GainEngine(), SETTINGS)
 
 
 def test_a_row_is_of_the_latest_growth_or_the_last_scan(

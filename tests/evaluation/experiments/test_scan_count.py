@@ -28,13 +28,13 @@ from tumorcast.evaluation.experiments.scan_count import (
 )
 from tumorcast.evaluation.experiments.size_methods import SizeData, SizeMethod
 from tumorcast.growth.heldout import forecast_scan
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, SizeSeries
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
-MODEL = GrowthModel(QUICK, Forecaster.POOLED, fixed(shipped_prior()))
+MODEL = GrowthModel(QUICK, Forecaster.POOLED, fixed_prior(shipped_prior()))
 SIZES, COMPANION = np.array([9000.0, 12_000, 7000, 14_000, 15_000]), np.array([30_000.0, 40_000, np.nan, 50_000, 1.0])
 SERIES = SizeSeries("P", "enhancing_mm3", np.array([0.0, 60.0, 130.0, 180.0, 300.0]), SIZES, companion=COMPANION)
 

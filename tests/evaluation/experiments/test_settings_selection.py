@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.evaluation.conftest import Still
+from tests.fakes import StrengthEngine
 from tumorcast.cli.experiment import experiment as commands
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
 from tumorcast.errors import UsageError
 from tumorcast.evaluation.experiments.forecast_measures import MEASURES, measure_slice
 from tumorcast.evaluation.experiments.settings_selection import SettingsSelectionExperiment, TrialSettings
@@ -35,30 +33,17 @@ from tumorcast.evaluation.followup import TargetSize, forecast_followups, last_f
 from tumorcast.evaluation.score import size_error
 from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.plan import PatientPlan
-from tumorcast.forecasting.select import PatientCase, SelectGrid, TrialStore, select
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.forecasting.select import SelectGrid, select
+from tumorcast.forecasting.selection_scores import PatientCase
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session, Treatment
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
-GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 BASE = ForecastSettings(relative_change=0, batch=4, sampler=SamplerSettings(steps=2, noise_level=100))
 GRID = SelectGrid(noise_level=(100, 300), gain=(0.25, 0.5), members=(2, 3))
 NAN = float("nan")
-
-
-@dataclass
-class Stepwise(Still):
-    """Brightens what is near the tumour by the strength of the guidance, and above t = 150 all else; counts images."""
-
-    images: int = 0
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        self.images += len(x)
-        near = guidance.window[:, None] > 0.8
-        return np.asarray(
-            x + near * min(max(guidance.gain, guidance.scale), 1.0) + ~near * 0.1 * (step.t > 150), np.float32
-        ), x
 
 
 @pytest.fixture
@@ -69,7 +54,7 @@ def cohort(blob_cohort: Path) -> Iterator[Cohort]:
 
 def experiment(cohort: Cohort, target: TargetSize = TargetSize.FORECAST, **changes: Any) -> SettingsSelectionExperiment:
     settings = TrialSettings(BASE, GRID, **({"paper_members": 0} | changes))
-    return SettingsSelectionExperiment(cohort, Stepwise(), TargetSource(target, GROWTH), settings)
+    return SettingsSelectionExperiment(cohort, StrengthEngine(), TargetSource(target, GROWTH), settings)
 
 
 def test_units_are_the_patients_with_a_later_scan(cohort: Cohort) -> None:
@@ -78,7 +63,7 @@ def test_units_are_the_patients_with_a_later_scan(cohort: Cohort) -> None:
 
 
 def test_a_forecast_is_measured_against_the_later_scan(cohort: Cohort) -> None:
-    followups, engine = last_followups(cohort, "A", 1), Stepwise()
+    followups, engine = last_followups(cohort, "A", 1), StrengthEngine()
     targets = TargetSource(TargetSize.TRUE, GROWTH).of(cohort, followups, BASE)
     settings = targets.settings.model_copy(update={"keep_members": True, "members": 2})
     (made,), (pair,) = forecast_followups(followups, targets.draw(settings), engine, settings), followups
@@ -95,12 +80,12 @@ def test_a_forecast_is_measured_against_the_later_scan(cohort: Cohort) -> None:
 def test_what_was_forecast_for_the_choice_is_judged_and_not_made_twice(cohort: Cohort, tmp_path: Path) -> None:
     asked = experiment(cohort, TargetSize.TRUE)
     row = asked.measure("A", tmp_path)
-    assert isinstance(asked.engine, Stepwise)
-    (followup,), alone = last_followups(cohort, "A", 1), Stepwise()
+    assert isinstance(asked.engine, StrengthEngine)
+    (followup,), alone = last_followups(cohort, "A", 1), StrengthEngine()
     base = TargetSource(TargetSize.TRUE, GROWTH).of(cohort, [followup], BASE).settings
     plan = PatientPlan("A", followup.session_id, (followup.planned,))
-    case = PatientCase(cohort.before_last_scan(), alone, None, plan)
-    found = select(case, base, GRID, TrialStore(tmp_path / "s.json", {}), lambda *_: None)
+    case = PatientCase.of(cohort.before_last_scan(), alone, None, plan)
+    found = select(lambda point: case.scores(point.settings(base)), base, GRID, lambda *_: None, noise_levels=350)
     assert asked.engine.images == alone.images
     assert row["chosen"] == found.chosen.name
     assert [one["point"] for one in row["grid"] + row["more_members"]] == [point.name for point, _ in found.tried]
@@ -211,7 +196,7 @@ def run(*words: object) -> Any:
 
 
 def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: Stepwise())
+    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: StrengthEngine())
     (tmp_path / "grid.toml").write_text("noise_level = [100]\ngain = [0.25, 0.5]\nmembers = [2]\n")
     words = [blob_cohort, "--model", "none", "--out", tmp_path / "out", "--steps", 2, "--target", "truth"]
     result = run(*words, "--grid", tmp_path / "grid.toml", "--paper-members", 0, "--json")
@@ -236,7 +221,7 @@ def test_the_command_ends_in_a_page(blob_cohort: Path, tmp_path: Path, monkeypat
 def test_a_mistake_is_told_before_anything_is_measured(
     options: tuple[str, str], message: str, blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: Stepwise())
+    monkeypatch.setattr("tumorcast.engines.opening.open_engine", lambda choice: StrengthEngine())
     (tmp_path / "grid.toml").write_text(options[1])
     given = (options[0], tmp_path / "grid.toml") if options[0] == "--grid" else options
     fault = run(blob_cohort, "--model", "none", "--out", tmp_path / "out", *given).exception

@@ -24,14 +24,14 @@ from tumorcast.evaluation.experiments.size_methods import (
 )
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOutForecast, forecast_scan
-from tumorcast.growth.model import GrowthModel, fixed
-from tumorcast.growth.population.equivalents import to_log
+from tumorcast.growth.model import GrowthModel, fixed_prior
+from tumorcast.growth.population.history import to_log
 from tumorcast.growth.prior import PopulationPrior, shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import FitStatus, Forecaster, PatientOutcome, SizeSeries, Status
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
-MODEL = GrowthModel(QUICK, Forecaster.POOLED, fixed(shipped_prior()))
+MODEL = GrowthModel(QUICK, Forecaster.POOLED, fixed_prior(shipped_prior()))
 DAYS = np.array([0.0, 60.0, 130.0, 180.0])
 
 
@@ -90,8 +90,13 @@ def test_methods_are_the_forecasters_of_fit() -> None:
     found = forecast_by((*tuple(SizeMethod)[:3], SizeMethod.PERSISTENCE), MODEL, told, place)
     pooled = forecast_scan(MODEL, told, place)
     law = forecast_scan(replace(MODEL, forecaster=Forecaster.MECHANISTIC), told, place)
-    alone = forecast_scan(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None)), told, place)
-    expected = {"pooled": pooled.said, "mechanistic": law.said, "alone": alone.said, "persistence": pooled.persisted}
+    alone = forecast_scan(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None)), told, place)
+    expected = {
+        "pooled": pooled.log_quantiles,
+        "mechanistic": law.log_quantiles,
+        "alone": alone.log_quantiles,
+        "persistence": pooled.persistence_log_quantiles,
+    }
     assert {str(method) for method in found.quantiles} == set(expected)
     for method, said in found.quantiles.items():
         np.testing.assert_array_equal(said, expected[str(method)])

@@ -15,5 +15,5 @@ experiment = Commands(
     "Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast experiment …",
     no_args_is_help=True,
 )
-for command in (grid, consistency, hindsight, finetune, contrasts, ode, timepoints, failures):
+for command in (grid, consistency, ode, timepoints, failures, hindsight, finetune, contrasts):
     experiment.command()(command)

@@ -4,25 +4,27 @@ from typing import Annotated
 
 import typer
 
+from tumorcast.cli.experiment.follow_up import target_source
 from tumorcast.cli.experiment.launch import (
-    Batch,
     Change,
     CohortFile,
     Members,
     Model,
     NoiseLevel,
     Patients,
+    SamplingOptions,
     Seed,
     SoFar,
-    Steps,
     launch_opened,
     of_followups,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName
-from tumorcast.cli.options import ConfigFile, Json, Out, choice
+from tumorcast.cli.option_groups import grouped_options
+from tumorcast.cli.options import Json, Out
 
 
+@grouped_options
 def consistency(
+    *,
     context: typer.Context,
     cohort: CohortFile,
     model: Model,
@@ -36,27 +38,18 @@ def consistency(
     patients: Patients = None,
     seed: Seed = None,
     noise_level: NoiseLevel = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    provider: ProviderName = "",
-    device: Device = None,
-    engine_cache: EngineCache = None,
-    config: ConfigFile = None,
+    sampling: SamplingOptions,
     so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
     """What seeds change of one image, and with how many members the map stands still: how many are enough."""
     from tumorcast.evaluation.experiments.consistency import ConsistencyExperiment
-    from tumorcast.evaluation.followup import TargetSize
-    from tumorcast.growth.model import GrowthModel, fixed
-    from tumorcast.growth.prior import shipped_prior
-    from tumorcast.growth.settings import FitSettings
-    from tumorcast.records import Forecaster
 
-    target_size = choice(TargetSize, "--target", target)
-    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
+    targets = target_source(target)
     launch_opened(
-        of_followups(context.params, lambda source: ConsistencyExperiment(source, seeds, target_size, growth)),
+        of_followups(
+            context.params, lambda source: ConsistencyExperiment(source, seeds, targets.target, targets.growth)
+        ),
         out,
         as_json,
         so_far=so_far,

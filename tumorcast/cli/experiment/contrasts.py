@@ -9,17 +9,17 @@ import typer
 
 from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_followed, target_source
 from tumorcast.cli.experiment.launch import (
-    Batch,
     Members,
     Patients,
+    SamplingOptions,
     Seed,
     SoFar,
-    Steps,
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import A_BUNDLE, Device, EngineCache, ProviderName, engine_choice
-from tumorcast.cli.options import ConfigFile, Json, Out
+from tumorcast.cli.forecast_options import A_BUNDLE, engine_choice
+from tumorcast.cli.option_groups import grouped_options
+from tumorcast.cli.options import Json, Out
 from tumorcast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from tumorcast.running.ranks import Ranks
 
 
+@grouped_options
 def contrasts(
+    *,
     context: typer.Context,
     cohort: Annotated[list[Path], typer.Option("--cohort", help="A cohort file, one a model: repeat.")],
     model: Annotated[
@@ -40,12 +42,7 @@ def contrasts(
     slices: Slices = 1,
     patients: Patients = None,
     seed: Seed = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    provider: ProviderName = "",
-    device: Device = None,
-    engine_cache: EngineCache = None,
-    config: ConfigFile = None,
+    sampling: SamplingOptions,
     so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +55,10 @@ def contrasts(
         raise UsageError(
             f"{len(cohort)} --cohort and {len(model)} --model: give two models or more, and a cohort for each"
         )
-    engines = [engine_choice([one], provider, device, cache=engine_cache, rows=settings.batch) for one in model]
+    engines = [
+        engine_choice([path], sampling.provider, sampling.device, cache=sampling.engine_cache, rows=settings.batch)
+        for path in model
+    ]
 
     @contextmanager
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":

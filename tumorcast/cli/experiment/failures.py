@@ -3,23 +3,24 @@
 import typer
 
 from tumorcast.cli.experiment.launch import (
-    Batch,
     CohortFile,
     Members,
     Model,
     NoiseLevel,
     Patients,
+    SamplingOptions,
     Seed,
     SoFar,
-    Steps,
     launch_opened,
     of_followups,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName
-from tumorcast.cli.options import ConfigFile, Json, Out
+from tumorcast.cli.option_groups import grouped_options
+from tumorcast.cli.options import Json, Out
 
 
+@grouped_options
 def failures(
+    *,
     context: typer.Context,
     cohort: CohortFile,
     model: Model,
@@ -28,12 +29,7 @@ def failures(
     patients: Patients = None,
     seed: Seed = None,
     noise_level: NoiseLevel = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    provider: ProviderName = "",
-    device: Device = None,
-    engine_cache: EngineCache = None,
-    config: ConfigFile = None,
+    sampling: SamplingOptions,
     so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:

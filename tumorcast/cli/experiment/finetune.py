@@ -8,18 +8,16 @@ import typer
 
 from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_followed, target_source
 from tumorcast.cli.experiment.launch import (
-    Batch,
     CohortFile,
     Members,
     Model,
     Patients,
     Seed,
     SoFar,
-    Steps,
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import Device, engine_choice
+from tumorcast.cli.forecast_options import Batch, Device, Steps, engine_choice
 from tumorcast.cli.options import ConfigFile, Json, Out, only_given
 
 if TYPE_CHECKING:

@@ -5,24 +5,25 @@ from typing import Annotated
 import typer
 
 from tumorcast.cli.experiment.launch import (
-    Batch,
     Change,
     CohortFile,
     Members,
     Model,
     Patients,
+    SamplingOptions,
     Seed,
     SoFar,
-    Steps,
     launch_opened,
     of_followups,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName
-from tumorcast.cli.options import ConfigFile, Json, Out
+from tumorcast.cli.option_groups import grouped_options
+from tumorcast.cli.options import Json, Out
 from tumorcast.errors import UsageError
 
 
+@grouped_options
 def grid(
+    *,
     context: typer.Context,
     cohort: CohortFile,
     model: Model,
@@ -39,12 +40,7 @@ def grid(
     members: Members = 4,
     patients: Patients = None,
     seed: Seed = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    provider: ProviderName = "",
-    device: Device = None,
-    engine_cache: EngineCache = None,
-    config: ConfigFile = None,
+    sampling: SamplingOptions,
     so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:

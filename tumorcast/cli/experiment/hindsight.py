@@ -9,25 +9,27 @@ import typer
 
 from tumorcast.cli.experiment.follow_up import Slices, TrueTarget, open_followed, target_source
 from tumorcast.cli.experiment.launch import (
-    Batch,
     CohortFile,
     Model,
     Patients,
+    SamplingOptions,
     Seed,
     SoFar,
-    Steps,
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.export import Device, EngineCache, ProviderName, engine_choice
-from tumorcast.cli.options import ConfigFile, Json, Out
+from tumorcast.cli.forecast_options import engine_choice
+from tumorcast.cli.option_groups import grouped_options
+from tumorcast.cli.options import Json, Out
 
 if TYPE_CHECKING:
     from tumorcast.evaluation.experiments.base import Experiment
     from tumorcast.running.ranks import Ranks
 
 
+@grouped_options
 def hindsight(
+    *,
     context: typer.Context,
     cohort: CohortFile,
     model: Model,
@@ -40,12 +42,7 @@ def hindsight(
     slices: Slices = 1,
     patients: Patients = None,
     seed: Seed = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    provider: ProviderName = "",
-    device: Device = None,
-    engine_cache: EngineCache = None,
-    config: ConfigFile = None,
+    sampling: SamplingOptions,
     so_far: SoFar = False,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +52,7 @@ def hindsight(
 
     settings, targets = experiment_settings(context.params), target_source(target)
     wanted = SelectGrid.of(read_toml(grid) if grid else {}, str(grid or "tumorcast experiment hindsight"))
-    engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch)
+    engine = engine_choice(model, sampling.provider, sampling.device, cache=sampling.engine_cache, rows=settings.batch)
 
     @contextmanager
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":

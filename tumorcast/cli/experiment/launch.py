@@ -5,14 +5,23 @@ A command ends in `launch` or `launch_opened`.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli.export import A_MODEL, engine_choice
-from tumorcast.cli.forecast import forecast_settings
-from tumorcast.cli.options import exit_if_failed, print_result, stoppable, tell_fate
+from tumorcast.cli.forecast_options import (
+    A_MODEL,
+    Batch,
+    Device,
+    EngineCache,
+    ProviderName,
+    Steps,
+    engine_choice,
+    forecast_settings,
+)
+from tumorcast.cli.options import ConfigFile, exit_if_failed, print_result, stoppable, tell_fate
 from tumorcast.cli.progress import CohortProgress
 from tumorcast.errors import StoppedError, UsageError
 
@@ -37,8 +46,6 @@ Change = Annotated[
 Members = Annotated[int | None, typer.Option("--members", min=1, help="Members of the ensemble.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the members' noise and targets.")]
 NoiseLevel = Annotated[int | None, typer.Option("--noise-level", help="NL: the diffusion time encoded up to.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Steps each way.")]
-Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images that go through a network together.")]
 Patients = Annotated[
     int | None, typer.Option("--patients", min=1, help="At most so many, spread evenly over the cohort.")
 ]
@@ -46,6 +53,18 @@ Patients = Annotated[
 SoFar = Annotated[
     bool, typer.Option("--so-far", help="Measure nothing more: report on the units that are done, in OUT/so-far.")
 ]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The sampler, and what computes; `of_followups` and `experiment_settings` read them from the context."""
+
+    steps: Steps = None
+    batch: Batch = None
+    provider: ProviderName = ""
+    device: Device = None
+    engine_cache: EngineCache = None
+    config: ConfigFile = None
 
 
 def launch(experiment: "Experiment", out: Path, as_json: bool, *, so_far: bool) -> None:

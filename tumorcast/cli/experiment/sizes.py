@@ -1,18 +1,45 @@
-"""Options and files of the experiments on sizes: ode and timepoints."""
+"""Options and data of the experiments on sizes: ode and timepoints."""
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from tumorcast.cli.fit import FIT_SETTINGS, LEAVE_ONE_OUT, NO_PRIOR, growth_model_of
 from tumorcast.cli.options import only_given
-from tumorcast.cli.size_options import hints_of, read_size_source, size_columns, tell_balance, tell_hints
+from tumorcast.cli.size_options import (
+    ColumnOptions,
+    Companion,
+    Law,
+    Prior,
+    Replicates,
+    Seed,
+    hints_of,
+    option,
+    read_size_source,
+    tell_balance,
+    tell_hints,
+)
 from tumorcast.errors import UsageError
 
-Size = Annotated[str, typer.Option("--size-column", help="volume_mm3 or area_mm2 of a cohort; any column of a table.")]
+if TYPE_CHECKING:
+    from tumorcast.evaluation.experiments.size_methods import SizeData
+    from tumorcast.growth.model import GrowthModel
 
 
-def sizes_and_model(options: dict[str, Any]) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class SizeModelOptions:
+    """The sizes of a source, and the growth model that forecasts them."""
+
+    size_column: Annotated[str, option("volume_mm3 or area_mm2 of a cohort; any column of a table.")] = "volume_mm3"
+    companion_column: Companion = None
+    law: Law = None
+    prior: Prior = None
+    replicates: Replicates = None
+    seed: Seed = None
+
+
+def sizes_and_model(
+    source: Path, options: SizeModelOptions, columns: ColumnOptions, patients: int | None
+) -> "tuple[SizeData, GrowthModel]":
     """The patients' sizes, and the growth model that forecasts them.
 
     Raises UsageError for a prior that knows their future, or for none, without which there is no population to pool.
@@ -21,28 +48,38 @@ def sizes_and_model(options: dict[str, Any]) -> tuple[Any, Any]:
 
     from tumorcast.durable import sha256_of
     from tumorcast.evaluation.experiments.size_methods import SizeData
-    from tumorcast.growth.balance import Balance
+    from tumorcast.growth.model import GrowthModelSpec, PriorSource
     from tumorcast.growth.settings import FitSettings
+    from tumorcast.growth.size_table import SizeBalance
+    from tumorcast.records import Forecaster
 
-    if options["prior"] == NO_PRIOR:
+    if options.prior == PriorSource.NONE:
         raise UsageError(
             "--prior none: forecasters of a population are compared, and the growth law of the patient alone stands "
             "among them anyway; give shipped, leave-one-out or a file"
         )
-    settings = FitSettings.of(only_given({name: options.get(name) for name in FIT_SETTINGS}), "tumorcast experiment")
-    model_of, prior, companion = growth_model_of(
-        settings, options | {"forecaster": "pooled", "out": None, "plots": None}
+    given = only_given({"law": options.law, "replicates": options.replicates, "seed": options.seed})
+    spec = GrowthModelSpec.of(
+        FitSettings.of(given, "tumorcast experiment"),
+        options.size_column,
+        prior=options.prior,
+        forecaster=Forecaster.POOLED,
+        companion=options.companion_column,
     )
-    columns = size_columns(options | {"companion_column": companion})
-    table = read_size_source(options["source"], columns)
-    tell_hints(options["source"], hints_of(table, columns, options))
-    tell_balance(options["source"], Balance.of(table, table.outcomes))
-    digest = sha256_of(options["source"])
-    if prior is not None and digest in prior.source:
+    named = columns.of_size(options.size_column, spec.companion)
+    table = read_size_source(source, named)
+    tell_hints(source, hints_of(table, named, columns))
+    tell_balance(source, SizeBalance.of(table, table.outcomes))
+    digest = sha256_of(source)
+    if spec.prior is not None and digest in spec.prior.source:
         raise UsageError(
-            f"--prior: it was learnt from {options['source']}, and so knows what is to be forecast; "
-            f"give --prior {LEAVE_ONE_OUT}"
+            f"--prior: it was learnt from {source}, and so knows what is to be forecast; "
+            f"give --prior {PriorSource.LEAVE_ONE_OUT}"
         )
-    prior_digest = LEAVE_ONE_OUT if prior is None else hashlib.sha256(prior.to_json().encode()).hexdigest()
-    provenance = {"source_sha256": digest, "columns": vars(columns), "prior": prior_digest}
-    return SizeData(table.series, provenance, table.outcomes, options["patients"]), model_of(table.series)
+    prior_digest = (
+        str(PriorSource.LEAVE_ONE_OUT)
+        if spec.prior is None
+        else hashlib.sha256(spec.prior.to_json().encode()).hexdigest()
+    )
+    provenance = {"source_sha256": digest, "columns": vars(named), "prior": prior_digest}
+    return SizeData(table.series, provenance, table.outcomes, patients), spec.model(table.series)

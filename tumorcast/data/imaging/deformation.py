@@ -1,4 +1,4 @@
-"""What lies outside the tumour, bent onto the first scan; the tumour itself is moved rigidly, whatever grew or shrank.
+"""Deformable registration of what lies outside the tumour, which itself is moved rigidly, whatever grew or shrank.
 
 Demons with symmetric forces (SimpleITK) on two scans of one contrast, of which each voxel is compared with its
 surroundings, so that bias and scanner do not count. Both tumours are left out: where either is, the images are 0, which
@@ -15,9 +15,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from tumorcast.data.imaging.brain_mask import BoolArray
-from tumorcast.data.imaging.geometry import Grid, Interpolation
+from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.registration import RegistrationImage, coarse, scaled
-from tumorcast.data.imaging.transforms import Displacement, Matrix, carried
+from tumorcast.data.imaging.transforms import Affine, Displacement, resample
 from tumorcast.records import FloatArray
 
 LEVELS = ((8.0, 40), (4.0, 40), (2.0, 40))  # mm of a voxel, iterations
@@ -31,50 +31,41 @@ RAMP_MM = 16.0
 EDGE_MM = 8.0  # from the edge of the field, over which it fades
 
 
-def deformation_between(fixed: RegistrationImage, moving: RegistrationImage, matrix: Matrix) -> Displacement:
-    """How far each point of `fixed` moves before `matrix` leads it to `moving`; both need their tumour.
+def deformation_between(fixed: RegistrationImage, moving: RegistrationImage, rigid: Affine) -> Displacement:
+    """How far each point of `fixed` moves before `rigid` leads it to `moving`; both need their tumour.
 
     On a lattice over the brain's box; zero within MARGIN_MM of either tumour. Call it within `registration.one_thread`.
     """
     part = fixed.cropped()
-    there = _read(moving, part.grid, matrix)
-    tumours = _tumour_of(part) | _tumour_of(there)
+    _require_tumour(moving)
+    there = moving.resampled(part.grid, rigid)
+    tumours = _require_tumour(part) | _require_tumour(there)
     compared = (part.brain | there.brain) & ~tumours
     field = _demons(_contrast(part, compared), _contrast(there, compared))
     lattice = _lattice(part.grid)
-    kept = sitk.Resample(field, lattice.size, sitk.Transform(), sitk.sitkLinear, *_place(lattice))
+    onto = (lattice.origin, lattice.spacing, lattice.direction)
+    kept = sitk.Resample(field, lattice.size, sitk.Transform(), sitk.sitkLinear, *onto)
     weight = part.grid.image(_weight(tumours, part.grid).astype(np.float32))
-    weights = sitk.GetArrayFromImage(carried(weight, lattice, np.eye(4)))
+    weights = sitk.GetArrayFromImage(resample(weight, lattice))
     return Displacement((sitk.GetArrayFromImage(kept) * weights[..., None]).astype(np.float32), lattice)
 
 
-def _tumour_of(picture: RegistrationImage) -> BoolArray:
-    if picture.tumour is None:
+def _require_tumour(volume: RegistrationImage) -> BoolArray:
+    if volume.tumour is None:
         raise ValueError("the tumour must be known, or it would be bent too")
-    return picture.tumour
+    return volume.tumour
 
 
-def _read(picture: RegistrationImage, grid: Grid, matrix: Matrix) -> RegistrationImage:
-    """The picture on another grid."""
-    masks = [
-        carried(picture.grid.image(mask.astype(np.uint8)), grid, matrix, interpolation=Interpolation.NEAREST)
-        for mask in (picture.brain, _tumour_of(picture))
-    ]
-    return RegistrationImage(
-        carried(picture.image, grid, matrix), *(sitk.GetArrayFromImage(mask) > 0 for mask in masks)
-    )
-
-
-def _contrast(picture: RegistrationImage, compared: BoolArray) -> sitk.Image:
+def _contrast(volume: RegistrationImage, compared: BoolArray) -> sitk.Image:
     """Each voxel's deviation from its surroundings, in their standard deviations; 0 where nothing is compared."""
-    values, counted = sitk.GetArrayFromImage(scaled(picture)), compared.astype(np.float32)
-    reach = [SURROUNDINGS_MM / spacing for spacing in reversed(picture.grid.spacing)]
+    values, counted = sitk.GetArrayFromImage(scaled(volume)), compared.astype(np.float32)
+    reach = [SURROUNDINGS_MM / spacing for spacing in reversed(volume.grid.spacing)]
     share = ndimage.gaussian_filter(counted, reach) + 1e-3
     mean = ndimage.gaussian_filter(values * counted, reach) / share
     variance = ndimage.gaussian_filter(values**2 * counted, reach) / share - mean**2
     spread = np.sqrt(np.maximum(variance, 0.0))
     deviation = (values - mean) / (spread + LEAST_CONTRAST * spread[compared].mean() + 1e-6)
-    return picture.grid.image((np.clip(deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS) * counted).astype(np.float32))
+    return volume.grid.image((np.clip(deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS) * counted).astype(np.float32))
 
 
 def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
@@ -96,10 +87,6 @@ def _lattice(grid: Grid) -> Grid:
     sides = zip(grid.size, grid.spacing, strict=True)
     size = tuple(int(np.ceil((side - 1) * step / LATTICE_MM)) + 1 for side, step in sides)
     return Grid(size, (LATTICE_MM,) * 3, grid.origin, grid.direction)
-
-
-def _place(grid: Grid) -> tuple[tuple[float, ...], ...]:
-    return grid.origin, grid.spacing, grid.direction
 
 
 def _weight(tumours: BoolArray, grid: Grid) -> FloatArray:

@@ -8,6 +8,7 @@ pixels come through 256 pixels untouched. Coordinates along an axis are in sourc
 import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import product
 from typing import Any, assert_never
 
@@ -25,7 +26,7 @@ SAME_SPACING = 1e-4  # relative; header rounding below this counts as equal pixe
 
 
 class Interpolation(StrEnum):
-    """How values go home: `nearest` for labels, `linear` for intensities and probabilities."""
+    """How values are resampled: `nearest` for labels, `linear` for intensities and probabilities."""
 
     NEAREST = "nearest"
     LINEAR = "linear"
@@ -68,8 +69,8 @@ class Grid:
         return {name: list(values) for name, values in asdict(self).items()}
 
     def image(self, array: np.ndarray[Any, Any]) -> sitk.Image:
-        """A SimpleITK image of `array` (Z, Y, X) on this grid."""
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+        """A SimpleITK image of `array`, (Z, Y, X) or of vectors (Z, Y, X, 3), on this grid."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=array.ndim == 4)
         image.SetSpacing(self.spacing)
         image.SetOrigin(self.origin)
         image.SetDirection(self.direction)
@@ -93,7 +94,7 @@ class Grid:
         return self.distance_mm(other) <= GRID_TOLERANCE * min(other.spacing)
 
     def apart_mm(self, other: "Grid") -> float:
-        """How far the corners of two upright grids, of any sizes, lie apart at most."""
+        """How far the corners of two grids in LPS order, of any sizes, lie apart at most."""
         corners = [grid.affine() @ grid.corners().T for grid in (self, other)]
         return float(np.linalg.norm((corners[0] - corners[1])[:3], axis=0).max())
 
@@ -103,6 +104,10 @@ class Grid:
 
     def canonical(self) -> "Grid":
         """This grid after flips and permutations to LPS."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> "Grid":  # every volume of a scan asks for it
         width, height, depth = self.size
         return Grid.of(canonical(self.image(np.zeros((depth, height, width), np.uint8))))
 
@@ -151,7 +156,7 @@ class AxisOrder:
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlaneAxis:
     """One in-plane axis of the prepared grid over a source axis.
 
     start: the field of view's edge, whole source pixels; scale: source pixels a prepared pixel.
@@ -163,11 +168,11 @@ class Axis:
     scale: float
 
     @classmethod
-    def over(cls, source_size: int, spacing_mm: float, image_size: int) -> "Axis":
+    def over(cls, source_size: int, spacing_mm: float, image_size: int) -> "PlaneAxis":
         """The axis centred on `source_size` pixels of `spacing_mm`.
 
-        >>> Axis.over(240, 1.0, 256)
-        Axis(source_size=240, image_size=256, start=-8, scale=1.0)
+        >>> PlaneAxis.over(240, 1.0, 256)
+        PlaneAxis(source_size=240, image_size=256, start=-8, scale=1.0)
         """
         scale = pixel_mm(image_size) / spacing_mm
         if abs(scale - round(scale)) < SAME_SPACING * scale:
@@ -188,7 +193,7 @@ class Axis:
         centres = self.start + (np.arange(self.image_size)[:, None] + 0.5) * self.scale - 0.5
         return np.asarray(np.clip(1.0 - np.abs(centres - source), 0.0, None), np.float32)
 
-    def homeward(self) -> FloatArray:
+    def source_positions(self) -> FloatArray:
         """(source_size,) position of each source pixel's centre in prepared pixels (0 is the first centre)."""
         return np.asarray((np.arange(self.source_size) + 0.5 - self.start) / self.scale - 0.5)
 
@@ -196,7 +201,7 @@ class Axis:
     def field(self) -> slice:
         """The source pixels that lie in the field of view, wholly or in part.
 
-        >>> Axis.over(600, 0.5, 64).field, Axis.over(240, 1.0, 256).field
+        >>> PlaneAxis.over(600, 0.5, 64).field, PlaneAxis.over(240, 1.0, 256).field
         (slice(44, 556, None), slice(0, 240, None))
         """
         stop = math.ceil(self.start + self.image_size * self.scale)
@@ -217,20 +222,29 @@ def pixel_mm(image_size: int) -> float:
     return FIELD_OF_VIEW_MM / image_size
 
 
+def pixel_size_mm(affine: FloatArray) -> float:
+    """Side of a prepared pixel by its slice's (4, 4) affine.
+
+    >>> pixel_size_mm(np.diag([-2.0, 2.0, 5.0, 1.0]))
+    2.0
+    """
+    return float(np.linalg.norm(affine[:3, 0]))
+
+
 @dataclass(frozen=True)
 class PreparedGrid:
     """The prepared plane over a source grid."""
 
     source: Grid
     canonical: Grid
-    columns: Axis
-    rows: Axis
+    columns: PlaneAxis
+    rows: PlaneAxis
 
     @classmethod
     def over(cls, source: Grid, image_size: int) -> "PreparedGrid":
         """The plane of `image_size` pixels over `source`, which may point anywhere."""
         grid = source.canonical()
-        columns, rows = (Axis.over(grid.size[axis], grid.spacing[axis], image_size) for axis in (0, 1))
+        columns, rows = (PlaneAxis.over(grid.size[axis], grid.spacing[axis], image_size) for axis in (0, 1))
         return cls(source, grid, columns, rows)
 
     def affine(self) -> FloatArray:
@@ -257,20 +271,20 @@ def to_source_grid(
     """A stack of prepared slices as an image on the source's own grid.
 
     stack: (S, H, W); source_slice: (S,) index of each along the third LPS axis; `outside` fills the voxels that no
-    prepared slice covers. At 1 mm and 256 pixels the values come home exactly, with either interpolation.
+    prepared slice covers. At 1 mm and 256 pixels the values come back exactly, with either interpolation.
     """
     plane = PreparedGrid.over(source, stack.shape[-1])
     width, height, depth = plane.canonical.size
     volume = np.full((depth, height, width), outside, stack.dtype)
-    volume[source_slice] = _homeward(stack, plane, interpolation, outside)
+    volume[source_slice] = _on_source_pixels(stack, plane, interpolation, outside)
     # Orienting back by a code such as RAI could err: near 45 degrees ITK may settle it otherwise than on the way there.
     return source.image(AxisOrder.between(plane.canonical, source).voxels(volume))
 
 
-def _homeward(
+def _on_source_pixels(
     stack: np.ndarray[Any, Any], plane: PreparedGrid, interpolation: Interpolation, outside: float
 ) -> np.ndarray[Any, Any]:
-    rows, columns = plane.rows.homeward(), plane.columns.homeward()
+    rows, columns = plane.rows.source_positions(), plane.columns.source_positions()
     match interpolation:
         case Interpolation.NEAREST:
             values = stack[:, _nearest(rows, plane.rows)][:, :, _nearest(columns, plane.columns)]
@@ -282,14 +296,14 @@ def _homeward(
     return np.where(covered, values, np.asarray(outside, stack.dtype))
 
 
-def _covered(positions: FloatArray, axis: Axis) -> np.ndarray[Any, Any]:
+def _covered(positions: FloatArray, axis: PlaneAxis) -> np.ndarray[Any, Any]:
     return np.asarray((positions >= -0.5) & (positions < axis.image_size - 0.5))
 
 
-def _nearest(positions: FloatArray, axis: Axis) -> np.ndarray[Any, Any]:
+def _nearest(positions: FloatArray, axis: PlaneAxis) -> np.ndarray[Any, Any]:
     return np.asarray(np.clip(np.floor(positions + 0.5).astype(np.int64), 0, axis.image_size - 1))
 
 
-def _linear(positions: FloatArray, axis: Axis) -> FloatArray:
+def _linear(positions: FloatArray, axis: PlaneAxis) -> FloatArray:
     inside = np.clip(positions, 0, axis.image_size - 1)[:, None]
     return np.asarray(np.clip(1.0 - np.abs(inside - np.arange(axis.image_size)), 0.0, None))

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from tumorcast.data.imaging.brain_mask import BoolArray, window_of
 from tumorcast.data.imaging.geometry import Grid
-from tumorcast.data.imaging.transforms import Matrix, matrix_of
+from tumorcast.data.imaging.transforms import IDENTITY, Affine, Transform, resample, resample_mask
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray
 
@@ -36,7 +36,7 @@ ITERATIONS, LEAST_STEP_MM, RELAXATION = 150, 0.005, 0.6
 class RegistrationImage:
     """A volume to be registered.
 
-    image: float32, on an upright (LPS) grid; brain: (Z, Y, X); tumour: (Z, Y, X), what must not count; None: nothing.
+    image: float32, on a grid in LPS order; brain: (Z, Y, X); tumour: (Z, Y, X), what must not count; None: nothing.
     """
 
     image: sitk.Image
@@ -64,6 +64,12 @@ class RegistrationImage:
         tumour = None if self.tumour is None else self.tumour[part]
         return RegistrationImage(self.image[part[::-1]], self.brain[part], tumour)
 
+    def resampled(self, grid: Grid, transform: Transform = IDENTITY) -> "RegistrationImage":
+        """All of it on another grid, through a transform that leads from there to here."""
+        tumour = None if self.tumour is None else resample_mask(self.tumour, self.grid, grid, transform) > 0
+        brain = resample_mask(self.brain, self.grid, grid, transform) > 0
+        return RegistrationImage(resample(self.image, grid, transform), brain, tumour)
+
     def brain_points(self, count: int = 4000) -> FloatArray:
         """(N, 3) voxels of the brain evenly picked, RAS mm; about `count`."""
         voxels = np.argwhere(self.brain)
@@ -82,16 +88,16 @@ def one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def rigid_between(fixed: RegistrationImage, moving: RegistrationImage) -> Matrix:
-    """(4, 4) RAS: where each point of `fixed` lies in `moving`. Call it within `one_thread`.
+def rigid_between(fixed: RegistrationImage, moving: RegistrationImage) -> Affine:
+    """Where each point of `fixed` lies in `moving`. Call it within `one_thread`.
 
     Raises InputError if a brain is empty or has one value, or no start puts one brain on the other.
     """
     levels = _levels(fixed.cropped(), moving.cropped())
-    found = levels[0].best_of(_starts(fixed, moving))
+    best = levels[0].best_of(_starts(fixed, moving))
     for level in levels[1:]:
-        found, _ = level.climb(found)
-    return matrix_of(found)
+        best, _ = level.climb(best)
+    return Affine.of_itk(best)
 
 
 def _starts(fixed: RegistrationImage, moving: RegistrationImage) -> list[sitk.Euler3DTransform]:
@@ -122,8 +128,8 @@ class _Level:
 
     def best_of(self, starts: list[sitk.Euler3DTransform]) -> sitk.Euler3DTransform:
         """The best end of the FOLLOWED starts that begin best."""
-        begun = sorted((self.value(start), place) for place, start in enumerate(starts))
-        ends = [self.climb(starts[place]) for value, place in begun[:FOLLOWED] if np.isfinite(value)]
+        begun = sorted((self.value(start), index) for index, start in enumerate(starts))
+        ends = [self.climb(starts[index]) for value, index in begun[:FOLLOWED] if np.isfinite(value)]
         if not ends:
             raise InputError("the two brains cannot be laid on each other")
         return min(ends, key=lambda end: end[1])[0]
@@ -186,23 +192,23 @@ def _levels(fixed: RegistrationImage, moving: RegistrationImage) -> list[_Level]
     return levels
 
 
-def region_of(picture: RegistrationImage, *, rim_mm: float = RIM_MM) -> sitk.Image:
+def region_of(volume: RegistrationImage, *, rim_mm: float = RIM_MM) -> sitk.Image:
     """uint8: the brain with a rim, without the tumour."""
-    reach = [2 * round(rim_mm / spacing) + 1 for spacing in reversed(picture.grid.spacing)]
-    region = ndimage.maximum_filter(picture.brain.astype(np.uint8), reach)
-    if picture.tumour is not None:
-        region[picture.tumour] = 0
-    return picture.grid.image(region)
+    reach = [2 * round(rim_mm / spacing) + 1 for spacing in reversed(volume.grid.spacing)]
+    region = ndimage.maximum_filter(volume.brain.astype(np.uint8), reach)
+    if volume.tumour is not None:
+        region[volume.tumour] = 0
+    return volume.grid.image(region)
 
 
-def scaled(picture: RegistrationImage) -> sitk.Image:
+def scaled(volume: RegistrationImage) -> sitk.Image:
     """The image with the brain's robust window as 0 to 1, clipped: bright vessels and fat would take most bins."""
-    window = window_of(sitk.GetArrayViewFromImage(picture.image), picture.brain)
+    window = window_of(sitk.GetArrayViewFromImage(volume.image), volume.brain)
     if window is None:
         raise InputError(
             "its brain is empty or has one value only: give the brain with --brain-mask, or try --brain inner"
         )
-    image: sitk.Image = sitk.IntensityWindowing(picture.image, window.low, window.high, 0.0, 1.0)
+    image: sitk.Image = sitk.IntensityWindowing(volume.image, window.low, window.high, 0.0, 1.0)
     return image
 
 

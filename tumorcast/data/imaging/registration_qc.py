@@ -16,7 +16,14 @@ import SimpleITK as sitk
 from tumorcast.data.imaging.brain_mask import BoolArray, window_of
 from tumorcast.data.imaging.geometry import Grid, Interpolation
 from tumorcast.data.imaging.registration import LEAST_VOXELS, RegistrationImage, region_of
-from tumorcast.data.imaging.transforms import Displacement, Matrix, carried, moved_mm, rotation_degrees
+from tumorcast.data.imaging.transforms import (
+    IDENTITY,
+    Affine,
+    Displacement,
+    Transform,
+    resample,
+    resample_mask,
+)
 from tumorcast.durable import written_whole
 from tumorcast.records import FloatArray
 
@@ -102,17 +109,17 @@ def _rounded(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge_alignment(
-    fixed: RegistrationImage, moving: RegistrationImage, found: Matrix, names: tuple[str, str]
-) -> tuple[Alignment, Matrix]:
-    """What `found` is worth beside the headers, and the matrix to use. names: what was laid on what."""
+    fixed: RegistrationImage, moving: RegistrationImage, found: Affine, names: tuple[str, str]
+) -> tuple[Alignment, Affine]:
+    """What `found` is worth beside the headers, and the transform to use. names: what was laid on what."""
     pair = softened(fixed), softened(moving)
-    before, after = (image_similarity(*pair, matrix) for matrix in (np.eye(4), found))
+    before, after = (image_similarity(*pair, transform) for transform in (IDENTITY, found))
     points = fixed.brain_points()
-    still = float(moved_mm(found, points).max()) <= min(fixed.grid.spacing) / 2
+    still = float(found.distances_mm(points).max()) <= min(fixed.grid.spacing) / 2
     better = after.nmi > before.nmi
     used = after if better and not still else before
-    shift = float(moved_mm(found, points.mean(axis=0, keepdims=True))[0])
-    turn = rotation_degrees(found)
+    shift = float(found.distances_mm(points.mean(axis=0, keepdims=True))[0])
+    turn = found.rotation_degrees
     flags = [] if better or still else ["nothing better than the headers was found"]
     alignment = Alignment(
         contrast=names[0],
@@ -127,22 +134,22 @@ def judge_alignment(
         brain_in_view=used.in_view,
         flags=(*flags, *_flags(used, shift, turn)),
     )
-    return alignment, found if used is after else np.eye(4)
+    return alignment, found if used is after else IDENTITY
 
 
 def judge_deformation(
-    fixed: RegistrationImage, moving: RegistrationImage, matrix: Matrix, field: Displacement
+    fixed: RegistrationImage, moving: RegistrationImage, rigid: Affine, field: Displacement
 ) -> DeformationQuality:
-    """Whether a deformation makes two scans more alike, without a fold."""
+    """Whether a deformation before the rigid transform makes two scans more alike, without a fold."""
     pair = softened(fixed), softened(moving)
-    rigid, bent = image_similarity(*pair, matrix), image_similarity(*pair, matrix, field)
+    before, after = (image_similarity(*pair, transform) for transform in (rigid, rigid @ field))
     jacobian = field.least_jacobian()
     flags = []
-    if bent.nmi <= rigid.nmi:
+    if after.nmi <= before.nmi:
         flags.append("not bent, as that made it no more like the first scan")
     if jacobian < LEAST_JACOBIAN:
         flags.append(f"not bent, as that left {jacobian:.2f} of a volume, less than {LEAST_JACOBIAN:g}")
-    return DeformationQuality(not flags, rigid.nmi, bent.nmi, field.largest_mm(), jacobian, tuple(flags))
+    return DeformationQuality(not flags, before.nmi, after.nmi, field.largest_mm(), jacobian, tuple(flags))
 
 
 def _flags(used: ImageSimilarity, shift_mm: float, turn_degrees: float) -> list[str]:
@@ -163,75 +170,57 @@ def volume_flags(native_mm3: float, cohort_mm3: float) -> list[str]:
     if math.isnan(native_mm3) or native_mm3 < LEAST_TUMOUR_MM3:
         return []
     change = cohort_mm3 / native_mm3 - 1
-    told = f"the tumour has {native_mm3:.0f} mm³ in its scan and {cohort_mm3:.0f} mm³ on the cohort's grid"
-    return [told] if abs(change) > LARGEST_VOLUME_CHANGE else []
+    flag = f"the tumour has {native_mm3:.0f} mm³ in its scan and {cohort_mm3:.0f} mm³ on the cohort's grid"
+    return [flag] if abs(change) > LARGEST_VOLUME_CHANGE else []
 
 
-def softened(picture: RegistrationImage) -> RegistrationImage:
-    """The picture smoothed by a voxel, so that what is read between voxels is no smoother than what is read on them.
+def softened(volume: RegistrationImage) -> RegistrationImage:
+    """The image smoothed by a voxel, so that what is read between voxels is no smoother than what is read on them.
 
     Else two scans on one grid would look more alike unmoved than well moved.
     """
-    image = picture.image
+    image = volume.image
     for axis, side in enumerate(image.GetSize()):
         if side >= LEAST_VOXELS:
             image = sitk.RecursiveGaussian(image, image.GetSpacing()[axis], direction=axis)
-    return replace(picture, image=image)
+    return replace(volume, image=image)
 
 
-def image_similarity(
-    fixed: RegistrationImage, moving: RegistrationImage, matrix: Matrix, displacement: Displacement | None = None
-) -> ImageSimilarity:
+def image_similarity(fixed: RegistrationImage, moving: RegistrationImage, transform: Transform) -> ImageSimilarity:
     """How `moving`, read through the transform, agrees with `fixed`."""
-    plain = checked_grid(fixed.cropped().grid)
-    region = _on(region_of(fixed), plain)
-    brain = _on(fixed.grid.image(fixed.brain.astype(np.uint8)), plain)
-    everywhere = moving.grid.image(np.ones(moving.brain.shape, np.uint8))
-    outline = moving.grid.image(moving.brain.astype(np.uint8))
-    seen, moved = (
-        _bool(carried(mask, plain, matrix, displacement, interpolation=Interpolation.NEAREST))
-        for mask in (everywhere, outline)
-    )
-    value = sitk.GetArrayFromImage(carried(moving.image, plain, matrix, displacement))
-    other = sitk.GetArrayFromImage(carried(fixed.image, plain, np.eye(4)))
-    counted = region & seen
+    grid = checked_grid(fixed.cropped().grid)
+    region = resample(region_of(fixed), grid, interpolation=Interpolation.NEAREST)
+    brain = resample_mask(fixed.brain, fixed.grid, grid) > 0
+    in_view = resample_mask(np.ones_like(moving.brain), moving.grid, grid, transform) > 0
+    moved_brain = resample_mask(moving.brain, moving.grid, grid, transform) > 0
+    moved = sitk.GetArrayFromImage(resample(moving.image, grid, transform))
+    still = sitk.GetArrayFromImage(resample(fixed.image, grid))
+    counted = (sitk.GetArrayFromImage(region) > 0) & in_view
     return ImageSimilarity(
-        nmi=normalised_mutual_information(other[counted], value[counted]),
-        dice=dice(brain & seen, moved),
-        in_view=float(seen[brain].mean()) if brain.any() else 0.0,
+        nmi=normalised_mutual_information(still[counted], moved[counted]),
+        dice=dice(brain & in_view, moved_brain),
+        in_view=float(in_view[brain].mean()) if brain.any() else 0.0,
     )
-
-
-def _on(mask: sitk.Image, grid: Grid) -> BoolArray:
-    return _bool(carried(mask, grid, np.eye(4), interpolation=Interpolation.NEAREST))
-
-
-def _bool(image: sitk.Image) -> BoolArray:
-    return np.asarray(sitk.GetArrayFromImage(image) > 0)
 
 
 def checked_grid(grid: Grid) -> Grid:
     """The grid with voxels of about CHECKED_MM, where they are finer."""
     factors = [max(1, min(side, round(CHECKED_MM / step))) for side, step in zip(grid.size, grid.spacing, strict=True)]
-    image = sitk.Image(grid.size, sitk.sitkUInt8)
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(grid.origin)
-    image.SetDirection(grid.direction)
-    return Grid.of(sitk.Shrink(image, factors))
+    return Grid.of(sitk.Shrink(grid.image(np.zeros(grid.size[::-1], np.uint8)), factors))
 
 
-def normalised_mutual_information(one: FloatArray, other: FloatArray) -> float:
+def normalised_mutual_information(first: FloatArray, second: FloatArray) -> float:
     """Studholme's (1999) (H(A) + H(B)) / H(A, B) of two samples (N,), each in 32 bins of its robust window.
 
     >>> ramp = np.arange(32_000.0)
     >>> bool(abs(normalised_mutual_information(ramp, -ramp) - 2) < 1e-3), normalised_mutual_information(ramp, 0 * ramp)
     (True, 1.0)
     """
-    everywhere = np.ones(one.shape, bool)
-    windows = [window_of(values, everywhere) for values in (one, other)]
+    samples, everywhere = (first, second), np.ones(first.shape, bool)
+    windows = [window_of(values, everywhere) for values in samples]
     if windows[0] is None or windows[1] is None:
         return 1.0
-    scaled = [window.scale(values, everywhere) for window, values in zip(windows, (one, other), strict=True) if window]
+    scaled = [window.scale(values, everywhere) for window, values in zip(windows, samples, strict=True) if window]
     counts, _, _ = np.histogram2d(scaled[0], scaled[1], BINS, [[-1, 1], [-1, 1]])
     joint = _entropy(counts)
     return (_entropy(counts.sum(axis=0)) + _entropy(counts.sum(axis=1))) / joint if joint > 0 else 1.0
@@ -242,10 +231,10 @@ def _entropy(counts: FloatArray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def dice(one: BoolArray, other: BoolArray) -> float:
+def dice(first: BoolArray, second: BoolArray) -> float:
     """Twice the overlap over the sum; 0 for two empty masks."""
-    total = int(one.sum() + other.sum())
-    return 2 * int((one & other).sum()) / total if total else 0.0
+    total = int(first.sum() + second.sum())
+    return 2 * int((first & second).sum()) / total if total else 0.0
 
 
 def quality_rows(registration: dict[str, Any]) -> list[dict[str, Any]]:

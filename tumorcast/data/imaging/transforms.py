@@ -1,11 +1,13 @@
-"""Where a point of the cohort's space lies in a scan, and images carried along: matrices, displacements, resampling.
+"""Transforms between the spaces of scans, and images resampled through them.
 
-A transform leads from the space an image is wanted in to the space it comes from, as SimpleITK has it. Matrices are
-(4, 4) in world coordinates, RAS mm, as NIfTI has them; displacements are in LPS mm, as SimpleITK has them.
+A transform leads from the space in which an image is wanted to the space it comes from, as SimpleITK has it. Points and
+matrices are in world coordinates, RAS mm, as NIfTI has them; the vectors of a displacement, which SimpleITK makes and
+the cohort file keeps, are in LPS mm. `a @ b` is b and then a, `~a` leads back, `a.map(points)` moves (N, 3) points.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,75 @@ Matrix = npt.NDArray[np.float64]
 INVERSE_ITERATIONS = 60
 INVERSE_TOLERANCE_MM = 1e-4
 INTERPOLATORS = {Interpolation.NEAREST: sitk.sitkNearestNeighbor, Interpolation.LINEAR: sitk.sitkLinear}
+RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])  # of points
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """A linear transform; matrix: (4, 4), RAS mm.
+
+    >>> turn = Affine(np.array([[0.0, -1, 0, 5], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    >>> turn.map(np.array([[1.0, 0, 0]])), (~turn @ turn).map(np.array([[1.0, 0, 0]])), round(turn.rotation_degrees)
+    (array([[5., 1., 0.]]), array([[1., 0., 0.]]), 90)
+    """
+
+    matrix: Matrix
+
+    @classmethod
+    def identity(cls) -> "Affine":
+        """What moves nothing."""
+        return cls(np.eye(4))
+
+    @classmethod
+    def of_itk(cls, transform: sitk.Transform) -> "Affine":
+        """A linear transform of SimpleITK.
+
+        >>> Affine.of_itk(sitk.TranslationTransform(3, (1.0, 2.0, 3.0))).matrix[:3, 3]
+        array([-1., -2.,  3.])
+        """
+        lps = np.eye(4)
+        origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+        images = [np.array(transform.TransformPoint(axis)) for axis in np.eye(3).tolist()]
+        lps[:3, :3] = np.stack([image - origin for image in images], axis=1)
+        lps[:3, 3] = origin
+        return cls(np.asarray(LPS_TO_RAS @ lps @ LPS_TO_RAS))
+
+    def itk(self) -> sitk.Transform:
+        """The transform as SimpleITK has it."""
+        lps = LPS_TO_RAS @ self.matrix @ LPS_TO_RAS
+        return sitk.AffineTransform(lps[:3, :3].ravel().tolist(), lps[:3, 3].tolist())
+
+    def map(self, points: FloatArray) -> FloatArray:
+        """(N, 3) where points are moved to."""
+        return np.asarray(points @ self.matrix[:3, :3].T + self.matrix[:3, 3])
+
+    def distances_mm(self, points: FloatArray) -> FloatArray:
+        """(N,) how far points are moved."""
+        return np.asarray(np.linalg.norm(self.map(points) - points, axis=1))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing moves, to the last bit."""
+        return np.array_equal(self.matrix, np.eye(4))
+
+    @property
+    def rotation_degrees(self) -> float:
+        """The angle of the rotation, of a rigid transform."""
+        turned = self.matrix[:3, :3]
+        axial = np.array([turned[2, 1] - turned[1, 2], turned[0, 2] - turned[2, 0], turned[1, 0] - turned[0, 1]])
+        return float(np.degrees(np.arctan2(np.linalg.norm(axial) / 2, (np.trace(turned) - 1) / 2)))
+
+    def __invert__(self) -> "Affine":
+        """The way back."""
+        return Affine(np.asarray(np.linalg.inv(self.matrix), np.float64))
+
+    @overload
+    def __matmul__(self, other: "Affine") -> "Affine": ...
+    @overload
+    def __matmul__(self, other: "Displacement") -> "TransformChain": ...
+    def __matmul__(self, other: "Affine | Displacement") -> "Affine | TransformChain":
+        """The other and then this."""
+        return Affine(self.matrix @ other.matrix) if isinstance(other, Affine) else TransformChain((self, other))
 
 
 @dataclass(frozen=True)
@@ -27,11 +98,17 @@ class Displacement:
     vectors: FloatArray
     grid: Grid
 
-    def transform(self) -> sitk.Transform:
-        """Point to displaced point."""
+    def itk(self) -> sitk.Transform:
+        """The transform as SimpleITK has it."""
         return sitk.DisplacementFieldTransform(self._image())
 
-    def inverse(self) -> "Displacement":
+    def map(self, points: FloatArray) -> FloatArray:
+        """(N, 3) where points are moved to."""
+        transform = self.itk()
+        moved = [transform.TransformPoint(point) for point in (points * RAS_TO_LPS).tolist()]
+        return np.asarray(np.array(moved).reshape(-1, 3) * RAS_TO_LPS)
+
+    def __invert__(self) -> "Displacement":
         """The displacements that lead back, on the same lattice; nowhere further off than a ten-thousandth of a mm
         where the field does not fold.
         """
@@ -57,88 +134,55 @@ class Displacement:
         return float(np.linalg.norm(self.vectors, axis=-1).max())
 
     def _image(self) -> sitk.Image:
-        image = sitk.GetImageFromArray(np.asarray(self.vectors, np.float64), isVector=True)
-        image.SetSpacing(self.grid.spacing)
-        image.SetOrigin(self.grid.origin)
-        image.SetDirection(self.grid.direction)
-        return image
+        return self.grid.image(np.asarray(self.vectors, np.float64))
 
 
-def matrix_of(transform: sitk.Transform) -> Matrix:
-    """(4, 4) RAS of a linear SimpleITK transform.
+@dataclass(frozen=True, eq=False)
+class TransformChain:
+    """Transforms one after the other; what is done last stands first, as in a product and in SimpleITK's composite."""
 
-    >>> matrix_of(sitk.TranslationTransform(3, (1.0, 2.0, 3.0)))[:3, 3]
-    array([-1., -2.,  3.])
-    """
-    lps = np.eye(4)
-    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    lps[:3, :3] = np.stack([np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()], axis=1)
-    lps[:3, 3] = origin
-    return np.asarray(LPS_TO_RAS @ lps @ LPS_TO_RAS)
+    steps: tuple[Affine | Displacement, ...]
 
+    def itk(self) -> sitk.Transform:
+        """The transform as SimpleITK has it."""
+        return sitk.CompositeTransform([step.itk() for step in self.steps])
 
-def transform_of(matrix: Matrix) -> sitk.Transform:
-    """The SimpleITK transform of a (4, 4) RAS matrix."""
-    lps = LPS_TO_RAS @ matrix @ LPS_TO_RAS
-    return sitk.AffineTransform(lps[:3, :3].ravel().tolist(), lps[:3, 3].tolist())
+    def map(self, points: FloatArray) -> FloatArray:
+        """(N, 3) where points are moved to."""
+        for step in reversed(self.steps):
+            points = step.map(points)
+        return points
 
-
-def rotation_degrees(matrix: Matrix) -> float:
-    """The angle of the rotation in a rigid (4, 4) matrix."""
-    turned = matrix[:3, :3]
-    axial = np.array([turned[2, 1] - turned[1, 2], turned[0, 2] - turned[2, 0], turned[1, 0] - turned[0, 1]])
-    return float(np.degrees(np.arctan2(np.linalg.norm(axial) / 2, (np.trace(turned) - 1) / 2)))
+    def __invert__(self) -> "TransformChain":
+        """The way back."""
+        return TransformChain(tuple(~step for step in reversed(self.steps)))
 
 
-def moved_mm(matrix: Matrix, points: FloatArray) -> FloatArray:
-    """(N,) how far a (4, 4) matrix moves each of the points (N, 3)."""
-    return np.asarray(np.linalg.norm(points @ matrix[:3, :3].T + matrix[:3, 3] - points, axis=1))
+Transform = Affine | Displacement | TransformChain
+IDENTITY = Affine.identity()
 
 
-def carried(
+def resample(
     image: sitk.Image,
     grid: Grid,
-    matrix: Matrix,
-    displacement: Displacement | None = None,
+    transform: Transform = IDENTITY,
     *,
     interpolation: Interpolation = Interpolation.LINEAR,
     outside: float = 0.0,
 ) -> sitk.Image:
-    """`image` on `grid`, read once, at matrix · displaced(point) for each point of the grid.
+    """`image` on `grid`, each voxel of which is read once, at the point that the transform leads to.
 
     Where nothing moves and the grid is the image's own, the voxels are untouched.
     """
-    if _stays(image, grid, matrix, displacement):
+    if isinstance(transform, Affine) and transform.is_identity and Grid.of(image) == grid:
         return image
-    steps = [transform_of(matrix), *([] if displacement is None else [displacement.transform()])]
-    return _read_at(image, grid, steps, interpolation=interpolation, outside=outside)
+    onto = (grid.size, transform.itk(), INTERPOLATORS[interpolation], grid.origin, grid.spacing, grid.direction)
+    return sitk.Resample(image, *onto, outside, image.GetPixelID())
 
 
-def returned(
-    image: sitk.Image,
-    grid: Grid,
-    matrix: Matrix,
-    displacement: Displacement | None = None,
-    *,
-    interpolation: Interpolation = Interpolation.LINEAR,
-    outside: float = 0.0,
-) -> sitk.Image:
-    """The way back of `carried`: `image`, in the space that was led from, on a `grid` of the space that was led to."""
-    if _stays(image, grid, matrix, displacement):
-        return image
-    home = transform_of(np.asarray(np.linalg.inv(matrix), np.float64))
-    steps = [home] if displacement is None else [displacement.inverse().transform(), home]
-    return _read_at(image, grid, steps, interpolation=interpolation, outside=outside)
-
-
-def _stays(image: sitk.Image, grid: Grid, matrix: Matrix, displacement: Displacement | None) -> bool:
-    return displacement is None and Grid.of(image) == grid and np.array_equal(matrix, np.eye(4))
-
-
-def _read_at(
-    image: sitk.Image, grid: Grid, steps: list[sitk.Transform], *, interpolation: Interpolation, outside: float
-) -> sitk.Image:
-    """steps: what is done last stands first, as SimpleITK's composite has it."""
-    way = steps[0] if len(steps) == 1 else sitk.CompositeTransform(steps)
-    place = (grid.origin, grid.spacing, grid.direction)
-    return sitk.Resample(image, grid.size, way, INTERPOLATORS[interpolation], *place, outside, image.GetPixelID())
+def resample_mask(
+    mask: npt.NDArray[np.bool_ | np.uint8], own: Grid, grid: Grid, transform: Transform = IDENTITY
+) -> npt.NDArray[np.uint8]:
+    """(Z, Y, X) a mask, or labels, of the grid `own` on another grid, each voxel the nearest of its own; 0 outside."""
+    moved = resample(own.image(mask.astype(np.uint8)), grid, transform, interpolation=Interpolation.NEAREST)
+    return np.asarray(sitk.GetArrayFromImage(moved), np.uint8)

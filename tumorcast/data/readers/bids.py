@@ -6,13 +6,13 @@ docs/formats.md says which files are taken.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 
 from tumorcast.data.readers.files import folders_in, is_named_file
 from tumorcast.data.readers.names import UnmatchedRow, met
-from tumorcast.data.readers.source_session import ONLY_SESSION, SEG, SourceSession, counted, several_masks
+from tumorcast.data.readers.source_session import ONLY_SESSION, SEG, LayoutFiles, SourceSession, counted, several_masks
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
@@ -58,18 +58,18 @@ class BidsFile:
         return len(self.entities), -int(run), self.path.name
 
     @property
-    def _said(self) -> list[str]:
+    def _named(self) -> list[str]:
         return [value for key, value in self.entities.items() if key in {"desc", "label", "seg", "atlas"}]
 
     @property
     def says_tumour(self) -> bool:
         """Whether it is a mask and its name tells that it is of a tumour."""
-        return self.suffix in MASKS and any(TUMOUR.search(word) for word in self._said)
+        return self.suffix in MASKS and any(TUMOUR.search(word) for word in self._named)
 
     @property
     def may_be_tumour(self) -> bool:
         """Whether it is a mask and its name does not tell that it is of something else."""
-        other = "hemi" in self.entities or "atlas" in self.entities or any(OTHER.search(word) for word in self._said)
+        other = "hemi" in self.entities or "atlas" in self.entities or any(OTHER.search(word) for word in self._named)
         return self.suffix in MASKS and not other
 
 
@@ -81,23 +81,24 @@ class Visit:
     session: str
 
     @property
-    def place(self) -> Path:
+    def folder(self) -> Path:
         """The session's folder below the root of a data set; the subject's where there are no sessions."""
         return Path(self.subject) if self.session == ONLY_SESSION else Path(self.subject, self.session)
 
     def files(self, root: Path) -> list[BidsFile]:
         """The session's volumes below `root`, those beside each other or in `anat`."""
-        found = []
-        for path in [*sorted((root / self.place / "anat").glob("*.nii*")), *sorted((root / self.place).glob("*.nii*"))]:
+        files = []
+        folder = root / self.folder
+        for path in [*sorted((folder / "anat").glob("*.nii*")), *sorted(folder.glob("*.nii*"))]:
             name = FILE.fullmatch(path.name)
-            if name and is_named_file(path) and path.name.startswith("_".join(self.place.parts) + "_"):
+            if name and is_named_file(path) and path.name.startswith("_".join(self.folder.parts) + "_"):
                 entities = dict(pair.split("-", 1) for pair in name["entities"].strip("_").split("_"))
-                found.append(BidsFile(path, entities, name["suffix"]))
-        return found
+                files.append(BidsFile(path, entities, name["suffix"]))
+        return files
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Roots:
     """Where images and masks are taken from. asked: the user named the pipeline, so that its masks are believed."""
 
     raw: Path
@@ -107,13 +108,13 @@ class _Source:
     def masks(self, visit: Visit) -> list[BidsFile]:
         """Masks of a tumour in the session: segmentations, or where there is none binary masks."""
         tissue = ANATOMICAL.match(self.pipeline.name) is not None
-        found = [
+        candidates = [
             file
             for file in visit.files(self.pipeline)
             if file.says_tumour or (file.may_be_tumour and (self.asked or (file.suffix == MASKS[0] and not tissue)))
         ]
-        segmentations = [file for file in found if file.suffix == MASKS[0]]
-        return segmentations or found
+        segmentations = [file for file in candidates if file.suffix == MASKS[0]]
+        return segmentations or candidates
 
     def images(self, visit: Visit, mask: BidsFile | None) -> dict[Contrast, Path]:
         """The images that go with the mask: the pipeline's in the mask's space, or the raw ones."""
@@ -132,15 +133,16 @@ def _images(files: Iterable[BidsFile]) -> dict[Contrast, Path]:
     return best
 
 
-def is_bids(source: Path) -> bool:
-    """Whether a folder has subjects with volumes, as a raw data set or a pipeline's derivatives have."""
-    return any(visit.files(source) for visit in visits_below(source))
-
-
 def has_bids_images(source: Path) -> bool:
     """Whether a folder has subjects with images, or is a pipeline's within such a data set."""
     roots = [source, source.absolute().parents[1]] if source.absolute().parent.name == DERIVATIVES else [source]
-    return any(file.contrast for root in roots for visit in visits_below(root) for file in visit.files(root))
+    return any(file.contrast for root in roots for file in volumes_below(root))
+
+
+def volumes_below(root: Path) -> Iterator[BidsFile]:
+    """All volumes of a raw data set, or of a pipeline's derivatives."""
+    for visit in visits_below(root):
+        yield from visit.files(root)
 
 
 def visits_below(root: Path) -> Iterator[Visit]:
@@ -151,71 +153,60 @@ def visits_below(root: Path) -> Iterator[Visit]:
             yield from (Visit(subject.name, session) for session in sessions or [ONLY_SESSION])
 
 
-@dataclass
-class BidsFind:
-    """Scans of a data set at `root`, the tables beside them that were read, and their rows that fit no scan."""
-
-    root: Path
-    sessions: list[SourceSession] = field(default_factory=list)
-    tables: set[Path] = field(default_factory=set)
-    unmatched: list[UnmatchedRow] = field(default_factory=list)
-
-
-def bids_sessions(source: Path) -> list[SourceSession]:
-    """Scans of a raw data set, or of the folder of one pipeline in its `derivatives`; see find_bids."""
-    return find_bids(source).sessions
-
-
-def find_bids(source: Path) -> BidsFind:
+def find_bids(source: Path) -> LayoutFiles:
     """Scans of a raw data set, or of the folder of one pipeline in its `derivatives`, and what dates them.
 
     Raises InputError where several pipelines have masks of a tumour.
     """
-    places = _places(source)
-    visits = sorted({*visits_below(places.raw), *visits_below(places.pipeline)})
-    found = BidsFind(places.raw)
+    roots = _roots(source)
+    visits = sorted({*visits_below(roots.raw), *visits_below(roots.pipeline)})
+    layout_files, sessions = LayoutFiles(root=roots.raw), []
     for subject in dict.fromkeys(visit.subject for visit in visits):
         of_subject = [visit for visit in visits if visit.subject == subject]
-        sessions = [_session(places, visit) for visit in of_subject]
-        found.sessions += _dated(places.raw / subject, sessions, found.unmatched)
+        sessions += _dated(
+            roots.raw / subject, [_session(roots, visit) for visit in of_subject], layout_files.unmatched
+        )
         tables = [
-            places.raw / subject / f"{subject}_sessions.tsv",
-            *(_scans_table_of(places.raw, v) for v in of_subject),
+            roots.raw / subject / f"{subject}_sessions.tsv",
+            *(_scans_table_of(roots.raw, visit) for visit in of_subject),
         ]
-        found.tables |= {path for path in tables if path.is_file()}
-    return found
+        layout_files.taken |= {path for path in tables if path.is_file()}
+    layout_files.sessions = sessions
+    return layout_files
 
 
 def _scans_table_of(root: Path, visit: Visit) -> Path:
-    return root / visit.place / f"{'_'.join(visit.place.parts)}_scans.tsv"
+    return root / visit.folder / f"{'_'.join(visit.folder.parts)}_scans.tsv"
 
 
-def _session(places: _Source, visit: Visit) -> SourceSession:
-    masks = places.masks(visit)
+def _session(roots: _Roots, visit: Visit) -> SourceSession:
+    masks = roots.masks(visit)
     mask = masks[0] if masks else None
-    files: dict[str, Path] = {str(contrast): path for contrast, path in places.images(visit, mask).items()}
-    found = SourceSession.of_files(visit.subject, visit.session, files | ({} if mask is None else {SEG: mask.path}))
-    return replace(found, fault=several_masks(masks[0].path, masks[1].path)) if len(masks) > 1 else found
+    files: dict[str, Path] = {str(contrast): path for contrast, path in roots.images(visit, mask).items()}
+    session = SourceSession.of_files(visit.subject, visit.session, files | ({} if mask is None else {SEG: mask.path}))
+    return replace(session, fault=several_masks(masks[0].path, masks[1].path)) if len(masks) > 1 else session
 
 
-def _places(source: Path) -> _Source:
-    if source.absolute().parent.name == DERIVATIVES and is_bids(dataset := source.absolute().parents[1]):
-        return _Source(dataset, source, asked=True)
-    pipelines = [_Source(source, folder) for folder in folders_in(source / DERIVATIVES)]
-    having = [places for places in pipelines if any(places.masks(visit) for visit in visits_below(places.pipeline))]
+def _roots(source: Path) -> _Roots:
+    if source.absolute().parent.name == DERIVATIVES:
+        dataset = source.absolute().parents[1]
+        if any(True for _ in volumes_below(dataset)):
+            return _Roots(dataset, source, asked=True)
+    pipelines = [_Roots(source, folder) for folder in folders_in(source / DERIVATIVES)]
+    having = [roots for roots in pipelines if any(roots.masks(visit) for visit in visits_below(roots.pipeline))]
     if len(having) > 1:
-        names = ", ".join(places.pipeline.name for places in having)
+        names = ", ".join(roots.pipeline.name for roots in having)
         raise InputError(
             f"{source / DERIVATIVES}: tumour masks of several pipelines ({names}); choose: --derivatives NAME"
         )
-    return having[0] if having else _Source(source, source)
+    return having[0] if having else _Roots(source, source)
 
 
 def _dated(folder: Path, sessions: list[SourceSession], unmatched: list[UnmatchedRow]) -> list[SourceSession]:
-    """The subject's sessions with days: those told, or those since the first date told; else they are counted."""
+    """The subject's sessions with days: those recorded, or those since the first date; else they are counted."""
     try:
-        told = _told(folder, sessions, unmatched)
-        days = _days(folder, told)
+        times = _recorded_times(folder, sessions, unmatched)
+        days = _days(folder, times)
     except InputError as error:
         return [replace(session, day_fault=str(error)) for session in counted(sessions)]
     if not days:
@@ -229,11 +220,13 @@ def _dated(folder: Path, sessions: list[SourceSession], unmatched: list[Unmatche
     ]
 
 
-def _told(folder: Path, sessions: list[SourceSession], unmatched: list[UnmatchedRow]) -> dict[str, float | date]:
-    """What is told of each session: its day, or its date."""
+def _recorded_times(
+    folder: Path, sessions: list[SourceSession], unmatched: list[UnmatchedRow]
+) -> dict[str, float | date]:
+    """What is recorded of each session: its day, or its date."""
     listed = _sessions_table(folder, [session.session_id for session in sessions], unmatched)
-    told = {session.session_id: listed.get(session.session_id, _scans_table(folder, session)) for session in sessions}
-    return {session: time for session, time in told.items() if time is not None}
+    times = {session.session_id: listed.get(session.session_id, _scans_table(folder, session)) for session in sessions}
+    return {session: time for session, time in times.items() if time is not None}
 
 
 def _sessions_table(folder: Path, sessions: list[str], unmatched: list[UnmatchedRow]) -> dict[str, float | date]:
@@ -245,16 +238,16 @@ def _sessions_table(folder: Path, sessions: list[str], unmatched: list[Unmatched
         name = row.identifier("session_id")
         days = row.day("days")
         time = _date(row) if days is None else days
-        found = met(name, sessions)
-        if len(found) != 1:
+        known = met(name, sessions)
+        if len(known) != 1:
             unmatched.append(UnmatchedRow(row.where, f"session {name}: no folder of it with scans"))
         elif time is not None:
-            times[found[0]] = time
+            times[known[0]] = time
     return times
 
 
 def _scans_table(folder: Path, session: SourceSession) -> date | None:
-    """The first date told of the session's anatomical images, or of its other files where those have none."""
+    """The first date of the session's anatomical images, or of its other files where those have none."""
     path = _scans_table_of(folder.parent, Visit(folder.name, session.session_id))
     if not is_named_file(path):
         return None
@@ -274,9 +267,9 @@ def _date(row: Row) -> date | None:
         raise InputError(f"{row.where}: 'acq_time' is no date; write YYYY-MM-DDThh:mm:ss, or n/a") from None
 
 
-def _days(folder: Path, told: dict[str, float | date]) -> dict[str, float]:
-    days = {session: time for session, time in told.items() if not isinstance(time, date)}
-    dates = {session: time for session, time in told.items() if isinstance(time, date)}
+def _days(folder: Path, times: dict[str, float | date]) -> dict[str, float]:
+    days = {session: time for session, time in times.items() if not isinstance(time, date)}
+    dates = {session: time for session, time in times.items() if isinstance(time, date)}
     if days and dates:
         raise InputError(f"{folder}: some sessions have a day and others a date; fill the column 'days' for all")
     first = min(dates.values(), default=date.min)

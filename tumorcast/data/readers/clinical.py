@@ -3,7 +3,7 @@
 Columns: patient_id, and any of session_id, day and those of TreatmentColumns. A patient may have several rows: one a
 scan, one a course of treatment, or both in one; repeated courses count once. A day without session_id is that of the
 patient's only scan. A fault in a patient's rows refuses that patient's scans alone. Names meet by the rule of names.py;
-rows that fit no scan are told.
+rows that fit no scan are listed.
 """
 
 from collections import Counter
@@ -117,24 +117,24 @@ def _days(patient_id: str, rows: list[Row], scans: Sequence[str]) -> tuple[dict[
     days: dict[str, float] = {}
     unmatched = []
     for row, name in [(row, row.identifier("session_id")) for row in rows if row.text("session_id")]:
-        day, found = row.day("day"), _sessions_met(patient_id, name, scans)
-        if len(found) != 1:
-            why = f"may be {' or '.join(found)}" if found else f"no such scan; there are {', '.join(scans)}"
+        day, sessions = row.day("day"), _sessions_met(patient_id, name, scans)
+        if len(sessions) != 1:
+            why = f"may be {' or '.join(sessions)}" if sessions else f"no such scan; there are {', '.join(scans)}"
             unmatched.append(UnmatchedRow(row.where, f"patient {patient_id}, session {name}: {why}"))
-        elif day is not None and days.setdefault(found[0], day) != day:
+        elif day is not None and days.setdefault(sessions[0], day) != day:
             raise InputError(
-                f"{row.where}: session {name} is on day {day:g} here and {days[found[0]]:g} above; keep one"
+                f"{row.where}: session {name} is on day {day:g} here and {days[sessions[0]]:g} above; keep one"
             )
     return days, unmatched
 
 
 def _sessions_met(patient_id: str, name: str, scans: Sequence[str]) -> list[str]:
     """The scans that a session's name in a table meets: by itself, or behind the patient's (`P-001`, `sub-1_ses-2`)."""
-    found = met(name, scans)
-    if found:
-        return found
+    sessions = met(name, scans)
+    if sessions:
+        return sessions
     whole = {f"{patient_id}{mark}{scan}": scan for scan in scans for mark in "-_"}
-    return list(dict.fromkeys(whole[one] for one in met(name, whole)))
+    return list(dict.fromkeys(whole[match] for match in met(name, whole)))
 
 
 def _unnamed_days(rows: list[Row]) -> list[tuple[int, float]]:
@@ -166,11 +166,11 @@ def date_sessions(sessions: Iterable[SourceSession], clinical: ClinicalTable | N
 
     A patient whom the table does not date keeps the days of the layout. Sessions come back by patient, then day.
     """
-    found = list(sessions)
-    table = None if clinical is None else clinical.fitted(found)
-    scans = Counter(session.patient_id for session in found)
+    listed = list(sessions)
+    table = None if clinical is None else clinical.fitted(listed)
+    scans = Counter(session.patient_id for session in listed)
     dated, refused, undated = [], {}, set()
-    for session in found:
+    for session in listed:
         patient_id, session_id = session.patient_id, session.session_id
         try:
             day = None if table is None else table.day(patient_id, session_id, scans=scans[patient_id])

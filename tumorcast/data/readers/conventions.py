@@ -84,12 +84,12 @@ def brats_files(source: Path) -> Iterator[NamedFile]:
         name = new or UNDERSCORED_FILE.fullmatch(path.name)
         if name is None or is_debris(path) or _is_no_scan(name["id"], new) or not is_named_file(path):
             continue
-        found = _in_its_place(source, path, name["id"])
+        owner = _in_its_place(source, path, name["id"])
         if path.parent.parent.parent == source and re.search(r"_brain_|tumormask", path.name, re.IGNORECASE):
             continue  # MU-Glioma-Post's own layout
-        if found is not None:
+        if owner is not None:
             kind = name["kind"].lower()
-            yield NamedFile(name["id"], str(kind if new else KINDS[kind]), path, found[0], new is None)
+            yield NamedFile(name["id"], str(kind if new else KINDS[kind]), path, owner[0], new is None)
 
 
 def _is_no_scan(scan: str, new_name: re.Match[str] | None) -> bool:
@@ -116,15 +116,15 @@ def brats_sessions(source: Path) -> list[SourceSession]:
         other = files.setdefault(file.names, {}).setdefault(file.kind, file)
         if other is not file:
             faults[file.names] = f"{file.path}: the same file of the same scan as {other.path}; keep one"
-    return counted(_brats_session(names, found, faults.get(names, "")) for names, found in files.items())
+    return counted(_brats_session(names, named, faults.get(names, "")) for names, named in files.items())
 
 
 def _brats_session(names: tuple[str, str], files: dict[str, NamedFile], fault: str) -> SourceSession:
     any_file = next(iter(files.values()))
     old = any(file.old_name for file in files.values())
     rule = rule_of(any_file.scan, NAMED_AS_UNTIL_2021 if old else ANY)
-    found = SourceSession.of_files(*names, {kind: file.path for kind, file in files.items()})
-    return replace(found, labels=rule, fault=fault)
+    session = SourceSession.of_files(*names, {kind: file.path for kind, file in files.items()})
+    return replace(session, labels=rule, fault=fault)
 
 
 def brats_names(scan: str) -> tuple[str, str]:
@@ -175,8 +175,8 @@ def _mu_glioma_files(folder: Path, stem: str) -> dict[str, Path]:
 
 def mu_glioma_sessions(source: Path) -> list[SourceSession]:
     """Scans of MU-Glioma-Post: its names carry an order and no days."""
-    found = counted(starmap(SourceSession.of_files, mu_glioma_folders(source)))
-    return [replace(session, labels=LabelRule.only(POST_TREATMENT)) for session in found]
+    sessions = counted(starmap(SourceSession.of_files, mu_glioma_folders(source)))
+    return [replace(session, labels=LabelRule.only(POST_TREATMENT)) for session in sessions]
 
 
 @dataclass(frozen=True)

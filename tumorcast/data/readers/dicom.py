@@ -14,26 +14,30 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from tumorcast.data.imaging.geometry import Grid
-from tumorcast.data.readers.dicom_header import DicomHeader, has_mark, read_header
-from tumorcast.data.readers.dicom_series import TAGS, number
+from tumorcast.data.readers.dicom_header import (
+    BITS,
+    COLUMNS,
+    FRAMES,
+    INSTANCE_UID,
+    INTERCEPT,
+    ORIENTATION,
+    PHOTOMETRY,
+    PIXEL_SPACING,
+    POSITION,
+    ROWS,
+    SAMPLES,
+    SERIES_UID,
+    SLOPE,
+    TAGS,
+    WANTED,
+    DicomHeader,
+    has_mark,
+    number,
+    read_header,
+)
 from tumorcast.data.readers.files import LARGEST_VOXELS, is_dangling, is_debris, is_file, is_folder, why_absent
 from tumorcast.errors import InputError
 
-DATES = (0x0008_0020, 0x0008_0021, 0x0008_0022)  # of the study, the series, the acquisition
-STUDY_UID, SERIES_UID, SERIES_NUMBER = 0x0020_000D, 0x0020_000E, 0x0020_0011
-POSITION, ORIENTATION = 0x0020_0032, 0x0020_0037
-PHOTOMETRY = 0x0028_0004
-ROWS, COLUMNS, FRAMES, SAMPLES, BITS = 0x0028_0010, 0x0028_0011, 0x0028_0008, 0x0028_0002, 0x0028_0100
-PIXEL_SPACING, THICKNESS = 0x0028_0030, 0x0018_0050
-SLOPE, INTERCEPT = 0x0028_1053, 0x0028_1052
-INSTANCE_UID = 0x0008_0018
-WANTED = frozenset(
-    {
-        *(*TAGS.values(), *DATES, STUDY_UID, SERIES_UID, SERIES_NUMBER, POSITION, ORIENTATION),
-        *(ROWS, COLUMNS, FRAMES, SAMPLES, BITS, PIXEL_SPACING, THICKNESS),
-        *(SLOPE, INTERCEPT, INSTANCE_UID, PHOTOMETRY),
-    }
-)
 SHEAR_TOLERANCE = 0.1  # of a pixel, over all slices: how far they may lie beside the straight line
 GAP_TOLERANCE = 0.1  # of the distance of two slices; positions are rounded to less
 SAME_DIRECTION = 1e-3
@@ -42,7 +46,7 @@ SEVERAL_FRAMES = (
     "RescaleSlopes differ (dcm2niix takes the last for all)"
 )
 STUB_BYTES = 132  # a file that is shorter cannot even have DICOM's mark
-Places = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 
 
 def is_dicom(path: Path) -> bool:
@@ -66,7 +70,7 @@ class FolderContents:
 
 def series_in(folder: Path) -> FolderContents:
     """The DICOM files of a folder."""
-    found = FolderContents()
+    contents = FolderContents()
     instances: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if is_debris(path):
@@ -77,19 +81,19 @@ def series_in(folder: Path) -> FolderContents:
                 raise InputError(absent)
             header = read_header(path, WANTED) if has_mark(path) else None
         except InputError as fault:
-            found.faults[path] = fault
+            contents.faults[path] = fault
             continue
         if header is None:
             continue
         if header.pixel_bytes == 0:
-            found.pictureless[path] = header.text(TAGS["modality"])
+            contents.pictureless[path] = header.text(TAGS["modality"])
             continue
         first = instances.setdefault(header.text(INSTANCE_UID) or str(path), path)
         if first is not path:
-            found.copies[path] = first
+            contents.copies[path] = first
         else:
-            found.series.setdefault(header.text(SERIES_UID), []).append(header)
-    return found
+            contents.series.setdefault(header.text(SERIES_UID), []).append(header)
+    return contents
 
 
 def read_series(path: Path) -> tuple[sitk.Image, str]:
@@ -118,14 +122,14 @@ def read_series(path: Path) -> tuple[sitk.Image, str]:
 def read_grid(path: Path) -> Grid:
     """The grid of a series, from its headers. Raises InputError as read_series does."""
     headers = _in_order(path, _headers(path))
-    places = np.array([_place(header) for header in headers])
-    rows, columns = places[0, 3:6], places[0, 6:]
+    placements = np.array([_placement(header) for header in headers])
+    rows, columns = placements[0, 3:6], placements[0, 6:]
     between_rows, between_columns = (number(part) for part in headers[0].text(PIXEL_SPACING).split("\\"))
-    step = (places[-1, :3] - places[0, :3]) / (len(headers) - 1)
+    step = (placements[-1, :3] - placements[0, :3]) / (len(headers) - 1)
     direction = np.stack([rows, columns, step / np.linalg.norm(step)], axis=1)
     size = (int(headers[0].text(COLUMNS)), int(headers[0].text(ROWS)), len(headers))
     spacing = (between_columns, between_rows, float(np.linalg.norm(step)))
-    return Grid(size, spacing, tuple(places[0, :3].tolist()), tuple(direction.ravel().tolist()))
+    return Grid(size, spacing, tuple(placements[0, :3].tolist()), tuple(direction.ravel().tolist()))
 
 
 def _is_scaled(headers: list[DicomHeader]) -> bool:
@@ -161,9 +165,9 @@ def _stubs(path: Path, series: dict[str, list[DicomHeader]]) -> list[InputError]
     """Files named as those of the series are, and so short that they have lost their mark."""
     endings = {header.path.suffix for headers in series.values() for header in headers}
     others = sorted((path if path.is_dir() else path.parent).iterdir())
-    short = [one for one in others if one.suffix in endings and is_file(one) and one.stat().st_size < STUB_BYTES]
-    told = [one for one in short if not one.name.startswith(".")]
-    return [InputError(why_absent(one) or f"{one}: damaged or cut short; copy it again") for one in told]
+    short = [file for file in others if file.suffix in endings and is_file(file) and file.stat().st_size < STUB_BYTES]
+    visible = [file for file in short if not file.name.startswith(".")]
+    return [InputError(why_absent(file) or f"{file}: damaged or cut short; copy it again") for file in visible]
 
 
 def _in_order(path: Path, headers: list[DicomHeader]) -> list[DicomHeader]:
@@ -174,16 +178,16 @@ def _in_order(path: Path, headers: list[DicomHeader]) -> list[DicomHeader]:
         )
     for header in headers:
         _check_image(path, header, headers[0], len(headers))
-    places = np.array([_place(header) for header in headers])
-    if not np.isfinite(places).all() or np.abs(places[:, 3:] - places[0, 3:]).max() > SAME_DIRECTION:
+    placements = np.array([_placement(header) for header in headers])
+    if not np.isfinite(placements).all() or np.abs(placements[:, 3:] - placements[0, 3:]).max() > SAME_DIRECTION:
         raise InputError(
             f"{path}: its images point in different directions, or do not say where; convert the series with "
             "dcm2niix, and name the .nii.gz that is meant in a sessions.csv"
         )
-    along = places[:, :3] @ np.cross(places[0, 3:6], places[0, 6:])
+    along = placements[:, :3] @ np.cross(placements[0, 3:6], placements[0, 6:])
     order = np.argsort(along, kind="stable")
     _check_steps(path, np.diff(along[order]))
-    _check_straight(path, headers[0], places[order])
+    _check_straight(path, headers[0], placements[order])
     return [headers[index] for index in order]
 
 
@@ -209,13 +213,13 @@ def _check_image(path: Path, header: DicomHeader, first: DicomHeader, count: int
         raise InputError(f"{header.path}: {header.pixel_bytes} of {least:.0f} bytes of pixels; copy it again")
 
 
-def _place(header: DicomHeader) -> list[float]:
-    """(9,) position of an image's first voxel and directions of its rows and columns, LPS mm; NaN where not told."""
+def _placement(header: DicomHeader) -> list[float]:
+    """(9,) position of an image's first voxel and directions of its rows and columns, LPS mm; NaN where absent."""
     parts = (*header.text(POSITION).split("\\"), *header.text(ORIENTATION).split("\\"))
     return [number(part) for part in parts] if len(parts) == 9 else [math.nan] * 9
 
 
-def _check_steps(path: Path, steps: Places) -> None:
+def _check_steps(path: Path, steps: Array) -> None:
     """steps: (N - 1,) mm between slices, none of them negative."""
     step = float(np.median(steps))
     worst = int(np.abs(steps - step).argmax())
@@ -226,9 +230,9 @@ def _check_steps(path: Path, steps: Places) -> None:
         )
 
 
-def _check_straight(path: Path, header: DicomHeader, places: Places) -> None:
-    """places: (N, 9) of the slices in their order. Refuses a stack whose slices are shifted sideways, each by more."""
-    rows, columns, offsets = places[0, 3:6], places[0, 6:], places[:, :3] - places[0, :3]
+def _check_straight(path: Path, header: DicomHeader, placements: Array) -> None:
+    """placements: (N, 9) of the slices in order. Refuses a stack whose slices are shifted sideways, each by more."""
+    rows, columns, offsets = placements[0, 3:6], placements[0, 6:], placements[:, :3] - placements[0, :3]
     sideways = np.abs(np.stack([offsets @ rows, offsets @ columns])).max()
     pixel = min(number(part) for part in header.text(PIXEL_SPACING).split("\\"))
     if not sideways <= SHEAR_TOLERANCE * pixel:

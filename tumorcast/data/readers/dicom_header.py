@@ -3,9 +3,10 @@
 Of files of old archives the 128 bytes and the mark before the header may be missing, and its first group too.
 
 Where lengths are damaged GDCM searches for minutes, or asks for gigabytes. So it is only given files that are sound as
-far as can be told here, and headers are read here too, where only the tags that are needed are kept.
+far as can be seen here, and headers are read here too, where only the tags that are needed are kept.
 """
 
+import math
 import re
 import struct
 import zlib
@@ -16,6 +17,32 @@ from pathlib import Path
 from tumorcast.data.readers.files import is_file
 from tumorcast.errors import InputError
 
+TAGS = {
+    "modality": 0x0008_0060,
+    "image_type": 0x0008_0008,
+    "description": 0x0008_103E,
+    "protocol": 0x0018_1030,
+    "agent": 0x0018_0010,
+    "sequence": 0x0018_0020,
+    "repetition_ms": 0x0018_0080,
+    "echo_ms": 0x0018_0081,
+    "inversion_ms": 0x0018_0082,
+}
+DATES = (0x0008_0020, 0x0008_0021, 0x0008_0022)  # of the study, the series, the acquisition
+STUDY_UID, SERIES_UID, SERIES_NUMBER = 0x0020_000D, 0x0020_000E, 0x0020_0011
+POSITION, ORIENTATION = 0x0020_0032, 0x0020_0037
+PHOTOMETRY = 0x0028_0004
+ROWS, COLUMNS, FRAMES, SAMPLES, BITS = 0x0028_0010, 0x0028_0011, 0x0028_0008, 0x0028_0002, 0x0028_0100
+PIXEL_SPACING, THICKNESS = 0x0028_0030, 0x0018_0050
+SLOPE, INTERCEPT = 0x0028_1053, 0x0028_1052
+INSTANCE_UID = 0x0008_0018
+WANTED = frozenset(
+    {
+        *(*TAGS.values(), *DATES, STUDY_UID, SERIES_UID, SERIES_NUMBER, POSITION, ORIENTATION),
+        *(ROWS, COLUMNS, FRAMES, SAMPLES, BITS, PIXEL_SPACING, THICKNESS),
+        *(SLOPE, INTERCEPT, INSTANCE_UID, PHOTOMETRY),
+    }
+)
 PREAMBLE = 128
 MAGIC = b"DICM"
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -38,7 +65,7 @@ WHOLE_NUMBERS = frozenset({0x0028_0002, 0x0028_0010, 0x0028_0011, 0x0028_0100}) 
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What a file says of its image. tags: texts and numbers by tag, as 0x0008103E; blank or absent where not told.
+    """What a file says of its image. tags: texts and numbers by tag, as 0x0008103E; blank or absent where not there.
 
     pixel_bytes: 0 where there are no pixels, None where they are compressed.
     """
@@ -128,9 +155,9 @@ class _Walk:
 
     def peek(self, count: int) -> bytes:
         """The next bytes, as many as there are; they come again."""
-        place = self._file.tell()
+        start = self._file.tell()
         ahead = self._file.read(count)
-        self._file.seek(place)
+        self._file.seek(start)
         return ahead
 
     def inflated(self) -> "_Walk":
@@ -143,22 +170,22 @@ class _Walk:
 
     def elements(self, wanted: frozenset[int], *, stop: int) -> dict[int, str]:
         """The wanted values of the elements before tag `stop`, which comes next then, or before the end."""
-        found: dict[int, str] = {}
+        values: dict[int, str] = {}
         previous = -1
-        while (place := self._file.tell()) < self._size:
+        while (start := self._file.tell()) < self._size:
             tag = self._tag()
             if tag >= stop:
-                self._file.seek(place)
+                self._file.seek(start)
                 break
             if tag <= previous:
                 raise _UnsoundError
             previous = tag
             kind, length = self._kind_and_length()
             if tag in wanted and length <= LONGEST_TEXT:
-                found[tag] = _value(tag, self.take(length), self.order)
+                values[tag] = _value(tag, self.take(length), self.order)
             else:
                 self._pass_over(kind, length, depth=0)
-        return found
+        return values
 
     def pixels(self, *, compressed: bool) -> int | None:
         """Bytes of the pixels, if these come next: all of them; None where they are compressed."""
@@ -188,10 +215,10 @@ class _Walk:
         return kind, int(struct.unpack(f"{self.order}xxI", self.take(6))[0])
 
     def _skip(self, length: int) -> None:
-        place = self._file.tell() + length
-        if place > self._size:
+        end = self._file.tell() + length
+        if end > self._size:
             raise _UnsoundError
-        self._file.seek(place)
+        self._file.seek(end)
 
     def _pass_over(self, kind: str, length: int, *, depth: int) -> None:
         if kind == "SQ" or length == UNDEFINED:
@@ -249,3 +276,11 @@ def _value(tag: int, value: bytes, order: str) -> str:
     if len(value) != 2:
         raise _UnsoundError
     return str(struct.unpack(f"{order}H", value)[0])
+
+
+def number(text: str) -> float:
+    """The first number of a header's text; NaN where there is none, which no comparison holds of."""
+    try:
+        return float(text.split("\\", maxsplit=1)[0])
+    except ValueError:
+        return math.nan

@@ -2,33 +2,62 @@
 
 A patient is a folder below the source, by whose name the cohort knows it: PatientID and PatientName are not looked at.
 A session is all of a patient's series of one date. Dates only serve to tell days, and leave this module as such.
+
+Which contrast a series shows its header tells, by rules that docs/formats.md has in words. The description is what a
+technician typed, so it is matched loosely; what no word tells, the times of the sequence do. Nothing of a header is
+kept or shown: a description may name a patient.
 """
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 
-from tumorcast.data.readers.dicom import (
+from tumorcast.data.readers.dicom import SEVERAL_FRAMES, FolderContents, series_in
+from tumorcast.data.readers.dicom_header import (
     DATES,
     FRAMES,
     PIXEL_SPACING,
     SERIES_NUMBER,
-    SEVERAL_FRAMES,
     STUDY_UID,
+    TAGS,
     THICKNESS,
-    FolderContents,
-    series_in,
+    DicomHeader,
+    has_mark,
+    number,
 )
-from tumorcast.data.readers.dicom_header import DicomHeader, has_mark
-from tumorcast.data.readers.dicom_series import TAGS, contrast_of, number
 from tumorcast.data.readers.files import LeftOut, folders_in, is_debris
-from tumorcast.data.readers.source_session import SEG, SourceSession, counted, several_masks
+from tumorcast.data.readers.source_session import SEG, LayoutFiles, SourceSession, counted, several_masks
 from tumorcast.records import Contrast
 
+# A word of a description; a digit, a letter or a plus beside it would make another word.
+WORD = r"(?<![a-z0-9+])(?:{})(?![a-z0-9+])"
+NO_ANATOMY = re.compile(
+    WORD.format(
+        r"loc\w*|scout|survey|calib\w*|shim|dwi|dti|diff\w*|adc|e?trace\w*|perf\w*|dsc|dce|asl|swi|swan|mag|pha\w*|"
+        r"min\W?ip|mip|mpr|reformat\w*|mra|mrv|tof|angio\w*|fmri|bold|mrs|spectro\w*|sub\w*|screen\w*|gre|hemo|b0|fieldmap|"
+        r"\w*mask\w*|s?dt1|[ns]?r?cb[fv]|mtt|ttp|ktrans"
+    )
+    + r"|t2\s*(\*|star)|ep2d"
+)
+FLAIR = re.compile(r"flair|tirm|dark\W?fl")
+T2 = re.compile(r"t2")
+T1 = re.compile(r"t1|mp\W?rage|bravo|spgr|vibe|tfl|tfe")
+AFTER = re.compile(
+    WORD.format(r"post\w*|gad\w*|gd|km|ce|contrast|enh\w*|cm|dotarem|gadovist|t1c|t1ce|t1gd|t1post")
+    + r"|\+\W?c\b|\bc\W?\+|\+\W?gd"
+)
+BEFORE = re.compile(WORD.format(r"pre\w*|w\W?o|without|non\w*|no|nativ\w*|ohne|plain"))
+NO_AGENT = ("", "no", "none", "n", "0")
+NO_IMAGE = ("LOCALIZER", "PROJECTION IMAGE", "MIP", "MPR", "ADC", "SUBTRACTION", "DERIVED\\SECONDARY\\OTHER")
+LONG_ECHO_MS = 60.0  # above: T2-weighted; T1-weighted sequences are below SHORT_ECHO_MS
+SHORT_ECHO_MS = 30.0
+LONG_REPETITION_MS = 2000.0
+SHORT_REPETITION_MS = 1200.0
+FLAIR_INVERSION_MS = 1500.0  # water is nulled at 2000 to 2800 ms, white matter of an MPRAGE is prepared by some 900
 FEWEST_IMAGES = 5  # fewer are a localizer, a report or a screen
 MASK = re.compile(r".*(seg|mask).*\.nii(\.gz)?", re.IGNORECASE)
 NO_TUMOUR = re.compile(r"brain|head|skull|bet|face|tissue|csf", re.IGNORECASE)  # whose masks are no tumours
@@ -42,7 +71,7 @@ SEGMENTATIONS = {  # modality, and what makes a NIfTI mask of it
 
 @dataclass(frozen=True)
 class _Series:
-    """One series in one folder. contrast: None where it is none of ours; day: None where no date is told."""
+    """One series in one folder. contrast: None where it is none of ours; day: None without a date."""
 
     files: tuple[Path, ...]
     contrast: Contrast | None
@@ -99,21 +128,13 @@ def has_dicom(source: Path) -> bool:
     return any(has_mark(path) for folder in folders for path in sorted(folder.iterdir()))
 
 
-@dataclass
-class DicomFind:
-    """Scans of DICOM series, with the files that were taken and those that were not."""
-
-    sessions: list[SourceSession] = field(default_factory=list)
-    taken: set[Path] = field(default_factory=set)
-    left_out: list[LeftOut] = field(default_factory=list)
-
-
-def dicom_sessions(source: Path) -> DicomFind:
+def find_dicom(source: Path) -> LayoutFiles:
     """Scans of a folder with a folder for each patient, below which DICOM series lie in any way; links are followed."""
-    found, seen = DicomFind(), set[Path]()
-    for patient in _new_folders(source, seen):
-        found.sessions += _patient(patient, found, seen)
-    return found
+    layout_files, seen = LayoutFiles(), set[Path]()
+    layout_files.sessions = [
+        session for patient in _new_folders(source, seen) for session in _patient(patient, layout_files, seen)
+    ]
+    return layout_files
 
 
 def _folders(patient: Path, seen: set[Path]) -> Iterator[Path]:
@@ -123,38 +144,38 @@ def _folders(patient: Path, seen: set[Path]) -> Iterator[Path]:
         yield from _folders(folder, seen)
 
 
-def _new_folders(place: Path, seen: set[Path]) -> list[Path]:
+def _new_folders(parent: Path, seen: set[Path]) -> list[Path]:
     """The folders in a folder that were not seen yet, under any name; now they were."""
-    found = []
-    for folder in folders_in(place):
+    folders = []
+    for folder in folders_in(parent):
         if (target := folder.resolve()) not in seen:
             seen.add(target)
-            found.append(folder)
-    return found
+            folders.append(folder)
+    return folders
 
 
-def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[SourceSession]:
+def _patient(patient: Path, layout_files: LayoutFiles, seen: set[Path]) -> list[SourceSession]:
     contents = {folder: series_in(folder) for folder in _folders(patient, seen)}
-    series = [_Series.of(headers) for one in contents.values() for headers in one.series.values()]
-    dates = sorted({one.day for one in series if one.day is not None})
-    groups = [group for day in dates for group in _visits([one for one in series if one.day == day])]
-    undated = sorted((one for one in series if one.day is None), key=lambda one: (one.study, one.path))
-    groups += [list(group) for _, group in groupby(undated, key=lambda one: one.study)]
-    groups = [group for group in groups if any(one.modality not in SEGMENTATIONS for one in group)]
+    series = [_Series.of(headers) for item in contents.values() for headers in item.series.values()]
+    dates = sorted({item.day for item in series if item.day is not None})
+    groups = [group for day in dates for group in _visits([item for item in series if item.day == day])]
+    undated = sorted((item for item in series if item.day is None), key=lambda item: (item.study, item.path))
+    groups += [list(group) for _, group in groupby(undated, key=lambda item: item.study)]
+    groups = [group for group in groups if any(item.modality not in SEGMENTATIONS for item in group)]
     folders = [_folders_of(group, patient) for group in groups]
     sessions = []
-    for place, (group, own) in enumerate(zip(groups, folders, strict=True), 1):
+    for ordinal, (group, own) in enumerate(zip(groups, folders, strict=True), 1):
         elsewhere = {folder for others in folders if others is not own for folder in others}
-        sessions.append(_session(patient, f"{place:03d}", group, own - elsewhere))
+        sessions.append(_session(patient, f"{ordinal:03d}", group, own - elsewhere))
     masked = bool(sessions) and all(session.mask is not None for session in sessions)
-    found.left_out += _left_out(contents, masked=masked)
+    layout_files.left_out += _left_out(contents, masked=masked)
     for session in sessions:
-        _account(session, series, found)
-    found.left_out += [
-        LeftOut(path, *one.why_left_out(masked=masked))
-        for one in series
-        for path in one.files
-        if path not in found.taken
+        _take_files(session, series, layout_files)
+    layout_files.left_out += [
+        LeftOut(path, *item.why_left_out(masked=masked))
+        for item in series
+        for path in item.files
+        if path not in layout_files.taken
     ]
     dates = [group[0].day for group in groups if group[0].day is not None]
     if not dates:
@@ -170,36 +191,36 @@ def _patient(patient: Path, found: DicomFind, seen: set[Path]) -> list[SourceSes
 def _visits(series: list[_Series]) -> list[list[_Series]]:
     """The series of one date by study, where two studies show the same; else they are one visit.
 
-    Of patients whose dates were all made alike, two visits are so told apart.
+    Of patients whose dates were all made alike, two visits are so kept apart.
     """
-    studies = {one.study for one in series}
-    shown = [one.contrast for study in studies for one in _first_of_each([s for s in series if s.study == study])]
+    studies = {item.study for item in series}
+    shown = [item.contrast for study in studies for item in _first_of_each([s for s in series if s.study == study])]
     if len(shown) == len(set(shown)):
         return [series]
-    return [[one for one in series if one.study == study] for study in dict.fromkeys(one.study for one in series)]
+    return [[item for item in series if item.study == study] for study in dict.fromkeys(item.study for item in series)]
 
 
 def _first_of_each(series: list[_Series]) -> list[_Series]:
     """One series a contrast."""
-    return list({one.contrast: one for one in series if one.contrast is not None}.values())
+    return list({item.contrast: item for item in series if item.contrast is not None}.values())
 
 
-def _account(session: SourceSession, series: list[_Series], found: DicomFind) -> None:
+def _take_files(session: SourceSession, series: list[_Series], layout_files: LayoutFiles) -> None:
     """Put the files of the scan's series, and its mask, among those that were taken."""
     firsts = set(session.images.values())
-    found.taken |= {path for one in series if one.path in firsts for path in one.files}
-    found.taken |= {session.mask} if session.mask is not None else set()
+    layout_files.taken |= {path for item in series if item.path in firsts for path in item.files}
+    layout_files.taken |= {session.mask} if session.mask is not None else set()
 
 
 def _left_out(contents: dict[Path, FolderContents], *, masked: bool) -> Iterator[LeftOut]:
     """The DICOM files that are in no series."""
-    for one in contents.values():
-        for path, fault in one.faults.items():
+    for folder_contents in contents.values():
+        for path, fault in folder_contents.faults.items():
             yield LeftOut(path, str(fault).removeprefix(f"{path}: "), lost=True)
-        for path, modality in one.pictureless.items():
+        for path, modality in folder_contents.pictureless.items():
             reason = SEGMENTATIONS.get(modality)
             yield LeftOut(path, reason or "a DICOM file without an image", lost=reason is not None and not masked)
-        for path, first in one.copies.items():
+        for path, first in folder_contents.copies.items():
             yield LeftOut(path, f"holds the image of {first.name} once more")
 
 
@@ -213,17 +234,17 @@ def _date(text: str) -> date | None:
 def _session(patient: Path, name: str, series: list[_Series], folders: set[Path]) -> SourceSession:
     """A scan of these series. folders: those in which a mask is that of this scan."""
     files: dict[str, Path] = {}
-    for one in sorted(series, key=lambda one: one.rank):
-        if one.contrast is not None:
-            files.setdefault(one.contrast, one.path)
+    for item in sorted(series, key=lambda item: item.rank):
+        if item.contrast is not None:
+            files.setdefault(item.contrast, item.path)
     masks = _masks(folders)
-    found = SourceSession.of_files(patient.name, name, files | ({SEG: masks[0]} if masks else {}))
-    return replace(found, fault=several_masks(*masks[:2])) if len(masks) > 1 else found
+    session = SourceSession.of_files(patient.name, name, files | ({SEG: masks[0]} if masks else {}))
+    return replace(session, fault=several_masks(*masks[:2])) if len(masks) > 1 else session
 
 
 def _folders_of(series: list[_Series], patient: Path) -> set[Path]:
     """The folders that hold series, and those above up to the patient's."""
-    above = {folder for one in series for folder in one.path.parents}
+    above = {folder for item in series for folder in item.path.parents}
     return {folder for folder in above if folder == patient or patient in folder.parents}
 
 
@@ -231,3 +252,45 @@ def _masks(folders: set[Path]) -> list[Path]:
     """NIfTI masks in folders that hold series of one scan alone."""
     named = (path for folder in folders for path in folder.iterdir() if MASK.fullmatch(path.name))
     return sorted(path for path in named if not NO_TUMOUR.search(path.name) and not is_debris(path))
+
+
+def contrast_of(tags: Mapping[str, str]) -> Contrast | None:
+    """What a series shows, None for what is none of the four contrasts. tags: of TAGS, blank where absent.
+
+    >>> [contrast_of({"modality": "MR", "description": text}) for text in ("Ax T1 POST", "AX T2 FLAIR", "DWI b1000")]
+    [<Contrast.T1C: 't1c'>, <Contrast.T2F: 't2f'>, None]
+    """
+    words = (tags.get("description") or tags.get("protocol") or "").lower().replace("_", " ")
+    kinds = tags.get("image_type", "").upper()
+    if tags.get("modality") != "MR" or NO_ANATOMY.search(words) or any(kind in kinds for kind in NO_IMAGE):
+        return None
+    weighted = _by_words(words) or _by_times(tags)
+    if weighted is not Contrast.T1N:
+        return weighted
+    return Contrast.T1C if _after_contrast(words, tags.get("agent", "")) else Contrast.T1N
+
+
+def _by_words(words: str) -> Contrast | None:
+    """The weighting that a description tells; a "T1 FLAIR" is weighted by T1."""
+    if T1.search(words) and not T2.search(words):
+        return Contrast.T1N
+    if FLAIR.search(words):
+        return Contrast.T2F
+    return Contrast.T2W if T2.search(words) else None
+
+
+def _by_times(tags: Mapping[str, str]) -> Contrast | None:
+    """The weighting that follows from the times of a sequence that is no echo-planar one."""
+    repetition, echo, inversion = (number(tags.get(f"{name}_ms", "")) for name in ("repetition", "echo", "inversion"))
+    if "EP" in tags.get("sequence", "").upper():
+        return None
+    if echo >= LONG_ECHO_MS and repetition >= LONG_REPETITION_MS:
+        return Contrast.T2F if inversion >= FLAIR_INVERSION_MS else Contrast.T2W
+    prepared = 0 < inversion < FLAIR_INVERSION_MS
+    return Contrast.T1N if echo <= SHORT_ECHO_MS and (repetition <= SHORT_REPETITION_MS or prepared) else None
+
+
+def _after_contrast(words: str, agent: str) -> bool:
+    """Whether contrast agent was given: as the words tell, or where they tell nothing or both, as the header does."""
+    after, before = AFTER.search(words) is not None, BEFORE.search(words) is not None
+    return after if after != before else agent.strip().lower() not in NO_AGENT

@@ -105,18 +105,18 @@ def files_below(source: Path) -> Iterator[Path | LeftOut]:
     """Every file, and every folder that was seen under another name and is left out. Hidden folders are not entered."""
     seen: dict[Path, Path] = {}
     for folder, below, names in os.walk(source, followlinks=True):
-        place = Path(folder)
-        seen.setdefault(place.resolve(), place)
+        parent = Path(folder)
+        seen.setdefault(parent.resolve(), parent)
         entered = []
         for name in sorted(below):
-            target = (place / name).resolve()
+            target = (parent / name).resolve()
             if target in seen:
-                yield LeftOut(place / name, f"is the same folder as {seen[target]}, which was read")
+                yield LeftOut(parent / name, f"is the same folder as {seen[target]}, which was read")
             elif not name.startswith(".") and name not in DEBRIS:
-                seen[target] = place / name
+                seen[target] = parent / name
                 entered.append(name)
         below[:] = entered
-        yield from (place / name for name in sorted(names))
+        yield from (parent / name for name in sorted(names))
 
 
 def account(
@@ -124,16 +124,16 @@ def account(
 ) -> tuple[LeftOut, ...]:
     """Every file below `source` that was not taken.
 
-    known: those whose reason the reader told; reason: that of images which it passed over.
+    known: those whose reason the reader gave; reason: that of images which it passed over.
     """
-    told = {one.path for one in known}
+    known_paths = {left.path for left in known}
     others = []
     for item in files_below(source) if source.is_dir() else ():
         if isinstance(item, LeftOut):
             others.append(item)
-        elif item not in taken and item not in told:
+        elif item not in taken and item not in known_paths:
             others.append(_judged(item, reason, is_dicom))
-    return tuple(sorted([*known, *others], key=lambda one: one.path))
+    return tuple(sorted([*known, *others], key=lambda left: left.path))
 
 
 def _judged(path: Path, reason: str, is_dicom: Callable[[Path], bool]) -> LeftOut:
@@ -177,12 +177,13 @@ def grouped(source: Path, left_out: Collection[LeftOut]) -> tuple[LeftOutGroup, 
     """The files by the folder below the source that they lie in, and by reason; no file is in two groups."""
     folder = source if source.is_dir() else source.parent
 
-    def key(one: LeftOut) -> tuple[str, str, bool]:
-        parts = Path(os.path.relpath(one.path, folder)).parts
-        return parts[0] if len(parts) > 1 else "", one.reason, one.lost
+    def key(file: LeftOut) -> tuple[str, str, bool]:
+        parts = Path(os.path.relpath(file.path, folder)).parts
+        return parts[0] if len(parts) > 1 else "", file.reason, file.lost
 
     groups = []
-    for (place, reason, lost), found in groupby(sorted(left_out, key=lambda one: (key(one), one.path)), key=key):
-        paths = [os.path.relpath(one.path, folder) for one in found]
-        groups.append(LeftOutGroup(place, reason, lost, len(paths), tuple(paths[:NAMED_AT_MOST])))
+    ordered = sorted(left_out, key=lambda file: (key(file), file.path))
+    for (folder_name, reason, lost), files in groupby(ordered, key=key):
+        paths = [os.path.relpath(file.path, folder) for file in files]
+        groups.append(LeftOutGroup(folder_name, reason, lost, len(paths), tuple(paths[:NAMED_AT_MOST])))
     return tuple(groups)

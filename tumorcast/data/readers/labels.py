@@ -124,8 +124,8 @@ def parsed(where: str, text: str) -> LabelScheme:
 
 
 @dataclass(frozen=True)
-class TakenLabels:
-    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: no name told so."""
+class MaskLabels:
+    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: by no name of a data set."""
 
     labels: npt.NDArray[np.uint8]
     scheme: LabelScheme
@@ -137,7 +137,7 @@ class TakenLabels:
         return self.scheme.record() | {"assumed": self.assumed}
 
 
-def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenLabels:
+def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> MaskLabels:
     """Labels of a mask by its rule. Raises InputError for what are no labels, and where their meaning must be asked.
 
     voxels: of any shape and type; within .01 of a whole number they are that number.
@@ -151,38 +151,38 @@ def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenL
             f"{path}: label {text} found, in {count} voxels; labels are whole numbers (within "
             f"{NEAR_WHOLE:g}): give the mask itself, not a probability or what interpolation made of it"
         )
-    found = sorted({int(value) for value in rounded if value})
-    scheme = _scheme(path, found, rule)
+    labels = sorted({int(value) for value in rounded if value})
+    scheme = _scheme(path, labels, rule)
     meant = np.array([scheme.meaning.get(int(value), 0) for value in rounded], np.uint8)
-    cavity = [str(label) for label in found if scheme.meaning[label] == 0]
+    cavity = [str(label) for label in labels if scheme.meaning[label] == 0]
     notes = (f"label {', '.join(cavity)} of its mask is no tumour ({scheme.name}: a cavity), and left out",)
-    return TakenLabels(meant[np.searchsorted(values, voxels)], scheme, not rule.named, notes if cavity else ())
+    return MaskLabels(meant[np.searchsorted(values, voxels)], scheme, not rule.named, notes if cavity else ())
 
 
-def _scheme(path: Path, found: list[int], rule: LabelRule) -> LabelScheme:
-    usual = next((scheme for scheme in rule.usual if scheme.takes(found)), None)
+def _scheme(path: Path, labels: list[int], rule: LabelRule) -> LabelScheme:
+    usual = next((scheme for scheme in rule.usual if scheme.takes(labels)), None)
     if usual is not None:
         return usual
-    fitting = [scheme for scheme in rule.others if scheme.takes(found)]
-    told = ", ".join(map(str, found))
-    if not found:
+    fitting = [scheme for scheme in rule.others if scheme.takes(labels)]
+    listed = ", ".join(map(str, labels))
+    if not labels:
         return rule.others[0]
     if not fitting:
         known = (*rule.usual, *rule.others)
         if known == (LabelScheme("given", known[0].meaning),):
-            lacking = ", ".join(str(label) for label in found if label not in known[0].meaning)
+            lacking = ", ".join(str(label) for label in labels if label not in known[0].meaning)
             raise InputError(
-                f"{path}: labels {told}; --labels, or its table, does not say what {lacking} means: add it"
+                f"{path}: labels {listed}; --labels, or its table, does not say what {lacking} means: add it"
             )
         schemes = " or ".join(f"{scheme.name} ({', '.join(map(str, scheme.meaning))})" for scheme in known)
-        example = " ".join(f"{label}:{max(0, min(label, 3))}" for label in found)
+        example = " ".join(f"{label}:{max(0, min(label, 3))}" for label in labels)
         raise InputError(
-            f"{path}: labels {told}; {rule.of} has those of {schemes}: say what each means with --labels, as "
+            f"{path}: labels {listed}; {rule.of} has those of {schemes}: say what each means with --labels, as "
             f"'{example}' ({MEANINGS})"
         )
-    if len({tuple(scheme.meaning[label] for label in found) for scheme in fitting}) > 1:
+    if len({tuple(scheme.meaning[label] for label in labels) for scheme in fitting}) > 1:
         choices = "; ".join(f"--labels {scheme.name} ({scheme})" for scheme in fitting)
         raise InputError(
-            f"{path}: labels {told} of {rule.of} can mean several things; say which: {choices} ({MEANINGS})"
+            f"{path}: labels {listed} of {rule.of} can mean several things; say which: {choices} ({MEANINGS})"
         )
     return fitting[0]

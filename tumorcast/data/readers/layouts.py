@@ -10,7 +10,7 @@ table   `sessions.csv` with columns patient, session, day, and file columns t1n,
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
@@ -20,16 +20,14 @@ from tumorcast.data.readers import conventions as schemes
 from tumorcast.data.readers.bids import find_bids, has_bids_images
 from tumorcast.data.readers.dicom import series_in
 from tumorcast.data.readers.dicom_header import has_mark
-from tumorcast.data.readers.dicom_scans import dicom_sessions, has_dicom
+from tumorcast.data.readers.dicom_scans import find_dicom, has_dicom
 from tumorcast.data.readers.files import LeftOut, account, files_below, folders_in, is_debris, is_folder, is_named_file
 from tumorcast.data.readers.labels import LabelRule, LabelScheme, parsed, rule_of
 from tumorcast.data.readers.names import UnmatchedRow
-from tumorcast.data.readers.source_session import ONLY_SESSION, SEG, SliceFiles, SourceSession
+from tumorcast.data.readers.source_session import ONLY_SESSION, SEG, LayoutFiles, SliceFiles, SourceSession
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
-
-__all__ = ["SEG", "Found", "Layout", "SliceFiles", "SourceSession", "find", "find_sessions", "resolve"]
 
 
 class Layout(StrEnum):
@@ -69,7 +67,7 @@ LOOKED_FOR = (
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceContents:
     """What lies below a source. taken: how many files its scans and tables are made of; left_out: all the others."""
 
     layout: Layout
@@ -79,19 +77,13 @@ class Found:
     unmatched: tuple[UnmatchedRow, ...] = ()
 
 
-def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSession]:
-    """Every scan below `source`, by patient and session: `find` without the files that are no part of one."""
-    layout = resolve(source, layout)
-    return _ordered(source, layout, _read(source, layout).sessions)
-
-
-def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
+def find_scans(source: Path, layout: Layout = Layout.AUTO) -> SourceContents:
     """Every scan below `source`, by patient and session, and what becomes of every file there.
 
     Raises InputError if the source is missing, no layout or more than one fits, or a table is malformed. A scan that
     lacks files is returned with those it has: it is for prepare to refuse it without stopping the others.
     """
-    layout = resolve(source, layout)
+    layout = _resolved(source, layout)
     read = _read(source, layout)
     sessions = _ordered(source, layout, read.sessions)
     taken = {path for session in sessions for path in _files_of(session)} | read.taken
@@ -99,20 +91,20 @@ def find(source: Path, layout: Layout = Layout.AUTO) -> Found:
     left_out = account(read.root or source, taken, read.left_out, reason, is_dicom=has_mark)
     if source.is_dir() and layout is not Layout.BIDS:  # whose sourcedata and derivatives are data sets by rule
         left_out = tuple(_of_other_sources(source, taken, left_out))
-    return Found(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
+    return SourceContents(layout, tuple(sessions), len(taken), left_out, tuple(read.unmatched))
 
 
 def _of_other_sources(source: Path, taken: set[Path], left_out: Sequence[LeftOut]) -> Iterator[LeftOut]:
     """The files left out; those of a folder that is a source of its own, and of which nothing was taken, are lost."""
     having = {path.relative_to(source).parts[0] for path in taken if path.is_relative_to(source)}
     others = {folder: name for folder in folders_in(source) if folder.name not in having and (name := _fits(folder))}
-    for one in left_out:
-        place = next((folder for folder in others if folder in one.path.parents), None)
-        if place is None:
-            yield one
+    for file in left_out:
+        other = next((folder for folder in others if folder in file.path.parents), None)
+        if other is None:
+            yield file
         else:
             yield LeftOut(
-                one.path, f"{place.name} is a source of its own ({others[place]}): prepare it alone", lost=True
+                file.path, f"{other.name} is a source of its own ({others[other]}): prepare it alone", lost=True
             )
 
 
@@ -148,49 +140,33 @@ def _files_of(session: SourceSession) -> Iterator[Path]:
         yield from [] if files.mask is None else [files.mask]
 
 
-def resolve(source: Path, layout: Layout) -> Layout:
+def _resolved(source: Path, layout: Layout) -> Layout:
     """`layout`, with `auto` settled. Raises InputError if the source is missing, or no layout or more than one fits."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; give the folder that holds the scans, or a sessions.csv")
     return _detect(source) if layout is Layout.AUTO else layout
 
 
-@dataclass
-class _Read:
-    """What a reader has to say: scans, and of what it looked at besides, tables it read and files it passed over.
-
-    root: the folder whose files are accounted for, where it is not the source.
-    """
-
-    sessions: Sequence[SourceSession]
-    taken: set[Path] = field(default_factory=set)
-    left_out: Sequence[LeftOut] = ()
-    unmatched: Sequence[UnmatchedRow] = ()
-    root: Path | None = None
-
-
-def _read(source: Path, layout: Layout) -> _Read:  # noqa: PLR0911 - one line a layout
+def _read(source: Path, layout: Layout) -> LayoutFiles:  # noqa: PLR0911 - one line a layout
     match layout:
         case Layout.BRATS:
-            return _Read(schemes.brats_sessions(source))
+            return LayoutFiles(schemes.brats_sessions(source))
         case Layout.BIDS:
-            found = find_bids(source)
-            return _Read(found.sessions, found.tables, (), found.unmatched, found.root)
+            return find_bids(source)
         case Layout.LUMIERE:
-            return _Read(schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS))
+            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS))
         case Layout.LUMIERE_HD_GLIO:
-            return _Read(schemes.lumiere_sessions(source, schemes.LUMIERE_HD_GLIO))
+            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_HD_GLIO))
         case Layout.LUMIERE_NATIVE:
-            return _Read(schemes.lumiere_sessions(source, schemes.LUMIERE_NATIVE))
+            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_NATIVE))
         case Layout.MU_GLIOMA_POST:
-            return _Read(schemes.mu_glioma_sessions(source))
+            return LayoutFiles(schemes.mu_glioma_sessions(source))
         case Layout.SLICES:
-            return _Read(list(_slices(source)))
+            return LayoutFiles(list(_slices(source)))
         case Layout.TABLE:
             return _table(source)
         case Layout.DICOM:
-            series = dicom_sessions(source)
-            return _Read(series.sessions, series.taken, series.left_out)
+            return find_dicom(source)
         case Layout.AUTO:
             raise ValueError("auto is resolved before reading")
         case _:
@@ -220,12 +196,12 @@ def _what_is_there(source: Path) -> str:
         return ": it is a file, and a folder of scans or a table of them (.csv, .tsv) is needed"
     paths = [item for item in files_below(source) if isinstance(item, Path)] if source.is_dir() else []
     ends = Counter("".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else [path.suffix]) for path in paths)
-    told = ", ".join(f"{count} {end or 'without ending'}" for end, count in ends.most_common(5))
-    return f" among {len(paths)} files ({told})" if told else " (the folder is empty)"
+    counts = ", ".join(f"{count} {end or 'without ending'}" for end, count in ends.most_common(5))
+    return f" among {len(paths)} files ({counts})" if counts else " (the folder is empty)"
 
 
-def _any(found: Iterable[object]) -> bool:
-    return any(True for _ in found)
+def _any(items: Iterable[object]) -> bool:
+    return any(True for _ in items)
 
 
 def _evidence_of_brats(source: Path) -> Iterator[Path]:
@@ -258,8 +234,8 @@ def _slice_folders(source: Path) -> Iterable[tuple[str, int, Path]]:
 
 def _slices(source: Path) -> Iterable[SourceSession]:
     """One session a patient: its slices of all parts, stacked by slice number."""
-    found = sorted(_slice_folders(source), key=lambda item: (item[0], item[1]))
-    for patient, group in groupby(found, key=lambda item: item[0]):
+    folders = sorted(_slice_folders(source), key=lambda item: (item[0], item[1]))
+    for patient, group in groupby(folders, key=lambda item: item[0]):
         slices = [_slice_files(source, patient, number, folder) for _, number, folder in group]
         _refuse_twice(patient, [files.number for files in slices])
         yield _sliced_session(patient, tuple(slices))
@@ -297,7 +273,7 @@ def _table_path(source: Path) -> Path:
     return source if source.suffix.lower() in TABLE_SUFFIXES else source / TABLE_NAME
 
 
-def _table(source: Path) -> _Read:
+def _table(source: Path) -> LayoutFiles:
     path = _table_path(source)
     rows = read_table(path, ("patient", "session", "day"), (*Contrast, SEG, LABELS))
     sessions: dict[tuple[str, str], SourceSession] = {}
@@ -306,7 +282,7 @@ def _table(source: Path) -> _Read:
         key = (session.patient_id, session.session_id)
         if sessions.setdefault(key, session) is not session:
             raise InputError(f"{row.where}: patient {key[0]}, session {key[1]} has a row above; keep one")
-    return _Read(list(sessions.values()), {path, *_series_of(sessions.values())})
+    return LayoutFiles(list(sessions.values()), {path, *_series_of(sessions.values())})
 
 
 def _series_of(sessions: Iterable[SourceSession]) -> Iterator[Path]:
@@ -327,8 +303,8 @@ def _table_session(row: Row) -> SourceSession:
     named = any(kind in row.cells for kind in (*Contrast, SEG))
     files = _named_files(row) if named else _conventional_files(row.path.parent, patient, session)
     scheme = _labels(row)
-    found = replace(SourceSession.of_files(patient, session, files), day=day, dated=True)
-    return found if scheme is None else replace(found, labels=LabelRule.only(scheme), labels_given=True)
+    dated = replace(SourceSession.of_files(patient, session, files), day=day, dated=True)
+    return dated if scheme is None else replace(dated, labels=LabelRule.only(scheme), labels_given=True)
 
 
 def _labels(row: Row) -> LabelScheme | None:
@@ -347,5 +323,5 @@ def _named_files(row: Row) -> dict[str, Path]:
 
 def _conventional_files(folder: Path, patient: str, session: str) -> dict[str, Path]:
     stem = folder / patient / session / f"{patient}_{session}"
-    places = {kind: [Path(f"{stem}-{kind}{end}") for end in (".nii.gz", ".nii")] for kind in (*Contrast, SEG)}
-    return {str(kind): path for kind, paths in places.items() for path in paths if is_named_file(path)}
+    candidates = {kind: [Path(f"{stem}-{kind}{end}") for end in (".nii.gz", ".nii")] for kind in (*Contrast, SEG)}
+    return {str(kind): path for kind, paths in candidates.items() for path in paths if is_named_file(path)}

@@ -58,9 +58,9 @@ def met(name: str, known: Collection[str]) -> list[str]:
     (['sub-01'], ['sub-01'], ['case-1', 'case-001'])
     """
     for form in FORMS:
-        found = [other for other in known if form(other) == form(name)]
-        if found:
-            return found
+        matches = [other for other in known if form(other) == form(name)]
+        if matches:
+            return matches
     return []
 
 
@@ -70,14 +70,14 @@ def meeting(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
     >>> meeting(["01", "sub-01", "1", "7"], ["sub-01"])
     {'01': 'sub-01', 'sub-01': 'sub-01'}
     """
-    told = list(dict.fromkeys(names))
-    pairs = {name: found[0] for name in told if len(found := met(name, known)) == 1}
+    unique = list(dict.fromkeys(names))
+    pairs = {name: matches[0] for name in unique if len(matches := met(name, known)) == 1}
     nearest = {
-        other: min(_distance(name, other) for name in told if pairs.get(name) == other) for other in pairs.values()
+        other: min(_distance(name, other) for name in unique if pairs.get(name) == other) for other in pairs.values()
     }
     kept: dict[str, str] = {}
     for name, other in pairs.items():
-        rivals = [one for one in told if pairs.get(one) == other and _distance(one, other) == len(FORMS) - 1]
+        rivals = [rival for rival in unique if pairs.get(rival) == other and _distance(rival, other) == len(FORMS) - 1]
         loosely = _distance(name, other) == len(FORMS) - 1
         if not loosely or (nearest[other] == len(FORMS) - 1 and len(rivals) == 1):
             kept[name] = other

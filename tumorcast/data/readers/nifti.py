@@ -2,7 +2,7 @@
 
 The header is read first, by itself, and no more of a compressed file than it announces. The affine is nibabel's (the
 sform where its code is set, else the qform, else none: LAS), which FSL and SPM take too. What the header says besides
-and does not agree is told in `notes`; what cannot be read beyond doubt is refused.
+and does not agree stands in `notes`; what cannot be read beyond doubt is refused.
 """
 
 import gzip
@@ -27,9 +27,8 @@ from tumorcast.data.readers.files import LARGEST_VOXELS, is_file, why_absent
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray
 
-FLOAT_TYPES = (16, 64)
 INTEGER_BITS = {2: 8, 4: 16, 8: 32, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
-COLOURS = {128: 24, 2304: 32}  # which are told as channels
+COLOURS = {128: 24, 2304: 32}  # which are refused as channels
 BITS = {16: 32, 64: 64} | COLOURS | INTEGER_BITS
 HEADERS: dict[int, type[nib.Nifti1Header]] = {
     348: nib.Nifti1Header,
@@ -143,7 +142,7 @@ def _scaled(path: Path, header: NiftiHeader, stored: npt.NDArray[np.generic]) ->
         slope, intercept = header.fields.get_slope_inter()
     except HeaderDataError as error:
         raise InputError(f"{path}: its slope or intercept is no number ({error}); correct the header") from None
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is told below
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
         values: npt.NDArray[np.generic] = apply_read_scaling(stored, slope, intercept)
     bad = 0 if values.dtype.kind in "iu" else values.size - int(np.isfinite(values).sum())
     if bad:
@@ -299,11 +298,11 @@ def _placement(path: Path, fields: Header, size: tuple[int, ...]) -> tuple[Float
 
 
 def _spacing_note(name: str, fields: Header, affine: FloatArray) -> tuple[str, ...]:
-    told, meant = np.asarray(fields["pixdim"][1:4], np.float64), _sides(affine)
+    stated, meant = np.asarray(fields["pixdim"][1:4], np.float64), _sides(affine)
     rank = min(int(fields["dim"][0]), 3)
-    if np.allclose(told[:rank], meant[:rank], rtol=AGREE_SPACING, atol=0.0):
+    if np.allclose(stated[:rank], meant[:rank], rtol=AGREE_SPACING, atol=0.0):
         return ()
-    sides = [" x ".join(f"{side:.4g}" for side in three) for three in (told, meant)]
+    sides = [" x ".join(f"{side:.4g}" for side in three) for three in (stated, meant)]
     return (f"its pixdim says {sides[0]} mm and its {name} {sides[1]} mm; the {name} is taken, as nibabel takes it",)
 
 
@@ -323,9 +322,10 @@ def _straight(path: Path, fields: Header, size: tuple[int, ...], name: str, way_
     sides = _sides(affine)
     low, high = SPACINGS_MM
     if not all(low <= side <= high for side in sides):
-        told = " x ".join(f"{side:.3g}" for side in sides)
+        size_mm = " x ".join(f"{side:.3g}" for side in sides)
         raise InputError(
-            f"{path}: voxels of {told} mm by its {name}; between {low:g} and {high:g} mm: correct the header{way_out}"
+            f"{path}: voxels of {size_mm} mm by its {name}; between {low:g} and {high:g} mm: "
+            f"correct the header{way_out}"
         )
     extent = float(max(sides * size))
     if not EXTENT_MM[0] <= extent <= EXTENT_MM[1]:
@@ -354,7 +354,7 @@ def _sides(affine: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def _apart(one: FloatArray, other: FloatArray, size: tuple[int, ...]) -> float:
+def _apart(first: FloatArray, second: FloatArray, size: tuple[int, ...]) -> float:
     """How far two affines take a corner of the grid apart at most, mm."""
     corners = np.array([(*corner, 1.0) for corner in product(*((0, side - 1) for side in size))])
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+    return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())

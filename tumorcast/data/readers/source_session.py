@@ -1,12 +1,14 @@
-"""The files of a scan: which is which contrast, of which day. None of them has been opened yet."""
+"""What readers of layouts find: which file of a scan is which contrast, of which day. None has been opened yet."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
+from tumorcast.data.readers.files import LeftOut
 from tumorcast.data.readers.labels import ANY, LabelRule, rule_of
+from tumorcast.data.readers.names import UnmatchedRow
 from tumorcast.records import Contrast
 
 SEG = "seg"
@@ -56,6 +58,20 @@ class SourceSession:
         images = {contrast: files[contrast] for contrast in Contrast if contrast in files}
         rule = rule_of(patient.removeprefix("sub-"))
         return cls(patient, session, 0.0, images, files.get(SEG), dated=False, labels=rule)
+
+
+@dataclass
+class LayoutFiles:
+    """What a reader found: scans, the other files that it read or passed over, and rows of tables that fit no scan.
+
+    root: the folder whose files are accounted for, where it is not the source.
+    """
+
+    sessions: Sequence[SourceSession] = ()
+    taken: set[Path] = field(default_factory=set)
+    left_out: list[LeftOut] = field(default_factory=list)
+    unmatched: list[UnmatchedRow] = field(default_factory=list)
+    root: Path | None = None
 
 
 def counted(sessions: Iterable[SourceSession]) -> list[SourceSession]:

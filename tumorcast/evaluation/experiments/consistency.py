@@ -30,7 +30,8 @@ from tumorcast.evaluation.statistics import Estimate, mean_of, patient_mean
 from tumorcast.evaluation.targets import targets_from_past
 from tumorcast.forecasting.ensemble import MemberMaps
 from tumorcast.forecasting.progression import predict_progression
-from tumorcast.forecasting.select import ENOUGH_AGREEMENT, agreement
+from tumorcast.forecasting.select import ENOUGH_AGREEMENT
+from tumorcast.forecasting.selection_scores import agreement
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
 from tumorcast.settings import ForecastSettings

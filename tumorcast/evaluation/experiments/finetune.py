@@ -23,8 +23,8 @@ from tumorcast.evaluation.statistics import difference
 from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings, NetworkKind, TrainSettings
+from tumorcast.training.dataset import find_pairs
 from tumorcast.training.finetune import patient_arrays, tuned
-from tumorcast.training.pairs import find_pairs
 
 BEFORE, AFTER = "before", "after"
 RECONSTRUCTION = (

@@ -4,29 +4,22 @@ The report is the same on any number of ranks, however often the run was stopped
 """
 
 import json
-import logging
-import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tumorcast.errors import InputError, StoppedError
+from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.base import Experiment, Findings, Row, check_unit_names
 from tumorcast.evaluation.experiments.result_folder import ResultFolder, write_report
-from tumorcast.records import PatientOutcome
-from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
-from tumorcast.running.stopping import Stopping, grace_seconds, job_end
-from tumorcast.running.work_queue import STOPPED, UNITS_OF_PATIENCE, Counter, Desk, News, Tally, Tickets
+from tumorcast.running.stopping import stopping_of_job
+from tumorcast.running.work_queue import UNITS_OF_PATIENCE, Tally
+from tumorcast.running.worker import work_on_ranks
 from tumorcast.version import VERSION
-
-log = logging.getLogger(__name__)
 
 LONGEST_UNIT_SECONDS = 4 * 3600.0  # that rank 0 waits for without news, once it has nothing left to do itself
 SHOWN_REASONS = 3
@@ -59,17 +52,13 @@ def run_experiment(
     folder = ResultFolder(out)
     with ExitStack() as until_the_end:
         units, left = ranks.from_root(_begin(experiment, folder, until_the_end) if ranks.is_root else None)
-        end = ranks.from_root(job_end(os.environ) if ranks.is_root else None)
-        stopping = Stopping(end, grace_seconds(os.environ))
-        worker = partial(_Worker, experiment, folder, units, stopping)
-        with stopping.heeded():
-            if not ranks.is_root:
-                return ExperimentResult(worker(Counter(ranks)).work())
+        stopping = stopping_of_job(ranks)
+        with stopping.handle_signals():
+            job = MeasureJob(experiment, folder, units)
             patience_ms = round(1000 * LONGEST_UNIT_SECONDS / UNITS_OF_PATIENCE)
-            with Desk(np.array(left, np.int64), ranks, report, longest_ms=patience_ms) as desk:
-                stopped = worker(desk).work()
-                desk.wait_for_the_others()
-        return _settled(experiment, folder, units, stopped=stopped or desk.stopping)
+            order = np.array(left, np.int64)
+            stopped = work_on_ranks(order, job, ranks, stopping, report=report, longest_ms=patience_ms)
+        return _settled(experiment, folder, units, stopped=stopped) if ranks.is_root else ExperimentResult(stopped)
 
 
 def report_so_far(experiment: Experiment, out: Path) -> ExperimentResult:
@@ -99,49 +88,34 @@ def _begin(experiment: Experiment, folder: ResultFolder, until_the_end: ExitStac
     return units, [number for number, unit in enumerate(units) if folder.row(unit) is None]
 
 
-@dataclass
-class _Worker:
-    """One rank at work."""
+@dataclass(frozen=True)
+class MeasureJob:
+    """A unit of an experiment, as a `UnitJob`: measured, and kept as its row."""
 
     experiment: Experiment
     folder: ResultFolder
     units: Sequence[str]
-    stopping: Stopping
-    tickets: Tickets
 
-    def work(self) -> bool:
-        """Units until none is left, or until it shall stop; returns whether it was stopped."""
-        news, longest, unit = News(), 0.0, 0
-        try:
-            while self.stopping.may_begin(longest):
-                unit = self.tickets.take(news).unit
-                news = News()
-                if unit < 0:
-                    break
-                began = time.monotonic()
-                failed = self._measure(self.units[unit])
-                longest = max(longest, time.monotonic() - began)
-                stop = self.stopping.requested
-                news = News(int(not failed), int(failed), round(1000 * longest), stopping=stop)
-        except StoppedError as dropped:
-            log.debug("%s", dropped)
-        requested = self.stopping.requested
-        self.tickets.take(replace(news, stopping=requested, last=True))
-        return requested or unit == STOPPED
+    def name(self, unit: int) -> str:
+        """The unit's own name."""
+        return self.units[unit]
 
-    def _measure(self, unit: str) -> bool:
-        """Measure a unit and write its row, or why it failed; returns whether it failed."""
-        with self.stopping.unit_in_hand():
-            row = attempt(unit, partial(self._row, unit))
-        if isinstance(row, PatientOutcome):
-            self.folder.write_failure(unit, row.reason)
-            return True
-        self.folder.write_row(unit, row)
-        return False
+    def read(self, unit: int) -> str:
+        """Its name: an experiment reads what it needs itself."""
+        return self.units[unit]
 
-    def _row(self, unit: str) -> str:
-        with self.folder.pictures(unit) as pictures:
-            return json.dumps(self.experiment.measure(unit, pictures))
+    def compute(self, inputs: str) -> str:
+        """The unit's row as JSON; its pictures are in their folder."""
+        with self.folder.pictures(inputs) as pictures:
+            return json.dumps(self.experiment.measure(inputs, pictures))
+
+    def write(self, inputs: str, product: str) -> None:
+        """Keep the row."""
+        self.folder.write_row(inputs, product)
+
+    def write_failure(self, unit: int, reason: str) -> None:
+        """Keep why the unit failed."""
+        self.folder.write_failure(self.units[unit], reason)
 
 
 def _provenance_of(experiment: Experiment) -> dict[str, Any]:

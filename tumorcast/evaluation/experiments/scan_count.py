@@ -20,7 +20,7 @@ from tumorcast.evaluation.experiments.size_methods import SizeData, SizeMethod, 
 from tumorcast.evaluation.metrics import Floats
 from tumorcast.evaluation.statistics import Estimate, difference, mean_of, patient_mean
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.study import IRREGULAR, REGULAR
+from tumorcast.growth.scan_count import IRREGULAR, REGULAR
 from tumorcast.random_keys import patient_key
 from tumorcast.records import SizeSeries
 

@@ -5,13 +5,13 @@ the choice is judged by it.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.experiments.base import Findings, Row
@@ -27,9 +27,11 @@ from tumorcast.evaluation.experiments.settings_selection_report import (
 )
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown
 from tumorcast.evaluation.followup import FollowUp, area_ratio, forecast_followups, last_followups
-from tumorcast.evaluation.targets import TargetDraw, TargetSource
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.plan import PatientPlan
-from tumorcast.forecasting.select import SEEDS, PatientCase, Point, Scores, SelectGrid, Selection, TrialStore, select
+from tumorcast.forecasting.select import Point, SelectGrid, Selection, select
+from tumorcast.forecasting.selection_files import TrialStore
+from tumorcast.forecasting.selection_scores import SEEDS, PatientCase, Scores
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
 PAPER_SEEDS = 1  # of 398 evaluations a member
@@ -76,25 +78,6 @@ class TrialSettings:
 
 
 @dataclass(frozen=True)
-class RememberingCase(PatientCase):
-    """A case whose forecasts ahead are kept, to be judged by the later scan.
-
-    Nothing of that scan enters them but its day, and under TargetSize.TRUE the size.
-    """
-
-    targets: TargetDraw
-    followups: tuple[FollowUp, ...]
-    made: dict[ForecastSettings, list[SliceForecast]] = field(default_factory=dict)
-
-    def ahead(self, settings: ForecastSettings) -> list[SliceForecast]:
-        """The forecast under these settings, made once."""
-        if settings not in self.made:
-            targets = self.targets.draw(settings)
-            self.made[settings] = forecast_followups(self.followups, targets, self.engine, settings)
-        return self.made[settings]
-
-
-@dataclass(frozen=True)
 class SettingsSelectionExperiment:
     """One unit is a patient. patients: at most so many, spread over the cohort; None takes all."""
 
@@ -132,7 +115,8 @@ class SettingsSelectionExperiment:
 class _Trial:
     """One patient's choice, and the judging of it. base: the settings that points are set in."""
 
-    case: RememberingCase
+    case: PatientCase
+    followups: tuple[FollowUp, ...]
     base: ForecastSettings
     settings: TrialSettings
     chosen: Selection
@@ -140,16 +124,27 @@ class _Trial:
 
     @classmethod
     def open(cls, experiment: SettingsSelectionExperiment, unit: str, pictures: Path) -> "_Trial":
-        """Choose the patient's settings blindly."""
-        cohort, settings = experiment.cohort, experiment.settings
+        """Choose the patient's settings blindly; forecasts are remembered, to be judged by the later scan.
+
+        Nothing of that scan enters them but its day, and under TargetSize.TRUE the size.
+        """
+        cohort, engine, settings = experiment.cohort, experiment.engine, experiment.settings
         followups = last_followups(cohort, by_unit(cohort.patient_ids())[unit], settings.slices)
         targets = experiment.targets.of(cohort, followups, settings.forecast)
         base = targets.settings.model_copy(update={"keep_members": True})
+        forecast = cache(lambda tried: forecast_followups(followups, targets.draw(tried), engine, tried))
         first, slices = followups[0], tuple(followup.planned for followup in followups)
         plan = PatientPlan(first.patient_id, first.session_id, slices)
-        case = RememberingCase(cohort.before_last_scan(), experiment.engine, None, plan, targets, followups)
+        case = PatientCase(cohort.before_last_scan(), engine, plan, forecast)
         store = TrialStore(pictures / "scores.json", {})  # begun anew: what was tried must be judged too
-        return cls(case, base, settings, select(case, base, settings.grid, store, lambda *_: None), pictures)
+        selection = select(
+            lambda point: store.scores(point, lambda: case.scores(point.settings(base))),
+            base,
+            settings.grid,
+            lambda *_: None,
+            noise_levels=engine.info.noise_levels,
+        )
+        return cls(case, followups, base, settings, selection, pictures)
 
     def figures(self) -> Row:
         """The row of the patient; pictures are saved beside it."""
@@ -159,7 +154,7 @@ class _Trial:
         if self.settings.paper_members:
             paper = self._true_figures(self._paper, PAPER_SEEDS)
         self._draw(grid)
-        followups, first = self.case.followups, self.case.followups[0]
+        followups, first = self.followups, self.followups[0]
         return {
             "session": first.session_id,
             "later_session": first.later_id,
@@ -190,9 +185,9 @@ class _Trial:
 
     def _true_figures(self, settings: ForecastSettings, seeds: int) -> dict[str, float]:
         """Means over slices and seeds of figures against the later scan, and the score they make."""
-        runs = [self.case.ahead(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
+        runs = [self.case.forecast(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
         engine, batch = self.case.engine, settings.batch
-        figures = mean_measures([measure_forecasts(self.case.followups, run, engine, batch=batch) for run in runs])
+        figures = mean_measures([measure_forecasts(self.followups, run, engine, batch=batch) for run in runs])
         return figures | {"score": true_score(figures)}
 
     def _draw(self, grid: list[Row]) -> None:
@@ -205,6 +200,6 @@ class _Trial:
         if self.settings.paper_members:
             choices[PAPER] = self._paper
         channel = channel_shown(self.case.cohort.contrasts)
-        forecasts = {name: self.case.ahead(settings)[0] for name, settings in choices.items()}
+        forecasts = {name: self.case.forecast(settings)[0] for name, settings in choices.items()}
         images = {name: (forecast.mean[channel], forecast.tumour) for name, forecast in forecasts.items()}
-        SliceExample.of(self.case.followups[0], images, channel).save(self.pictures)
+        SliceExample.of(self.followups[0], images, channel).save(self.pictures)

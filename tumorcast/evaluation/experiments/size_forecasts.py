@@ -25,7 +25,7 @@ from tumorcast.evaluation.statistics import Difference, Estimate, difference, es
 from tumorcast.forecasting.targets import growth_curve
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.plot import GrowthCurve
-from tumorcast.growth.population.equivalents import to_log
+from tumorcast.growth.population.history import to_log
 
 CURVES = "curve.npz"
 PATIENTS_SHOWN = 8  # in the picture of curves
@@ -87,7 +87,7 @@ class SizeForecastExperiment:
         return {
             "patient_id": series.patient_id,
             "size_name": series.size_name,
-            "scans": scan.given,
+            "scans": scan.scans_given,
             "day": scan.day,
             "days_ahead": scan.day - float(before.days[-1]),
             "last": scan.persistence,

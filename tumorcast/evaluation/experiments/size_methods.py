@@ -18,9 +18,8 @@ from tumorcast.evaluation.experiments.base import Row, Table, spread_evenly, uni
 from tumorcast.evaluation.experiments.report_tables import numbers
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import INTERVAL_90, HeldOutForecast, forecast_scan
-from tumorcast.growth.model import GrowthModel, fixed
-from tumorcast.growth.population.equivalents import from_log, to_log
-from tumorcast.growth.population.history import log_sizes
+from tumorcast.growth.model import GrowthModel, fixed_prior
+from tumorcast.growth.population.history import from_log, log_sizes, to_log
 from tumorcast.growth.scores import crps
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, PatientOutcome, SizeSeries
@@ -84,18 +83,18 @@ def forecast_by(
 ) -> SizeForecasts:
     """The scan at `place` forecast from those of `first` … place - 1. model: its settings and prior are used."""
     scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, place, first)
-    assert scan.persisted is not None, "a model with a prior"
+    assert scan.persistence_log_quantiles is not None, "a model with a prior"
     quantiles: dict[SizeMethod, Floats] = {}
     for method in methods:
         match method:
             case SizeMethod.POOLED:
-                quantiles[method] = scan.said
+                quantiles[method] = scan.log_quantiles
             case SizeMethod.PERSISTENCE:
-                quantiles[method] = scan.persisted
+                quantiles[method] = scan.persistence_log_quantiles
             case SizeMethod.LINE:
                 quantiles[method] = np.array([straight_line(series.part(first, place), scan.day)])
             case SizeMethod.MECHANISTIC | SizeMethod.ALONE | SizeMethod.PAPER:
-                quantiles[method] = forecast_scan(_growth_law(method, model), series, place, first).said
+                quantiles[method] = forecast_scan(_growth_law(method, model), series, place, first).log_quantiles
             case _:
                 assert_never(method)
     return SizeForecasts(scan, quantiles)
@@ -109,7 +108,7 @@ def _growth_law(method: SizeMethod, model: GrowthModel) -> GrowthModel:
     if method is SizeMethod.PAPER:
         kept = {"replicates": settings.replicates, "seed": settings.seed, "law": settings.law}
         settings = FitSettings.paper().model_copy(update=kept)
-    return GrowthModel(settings, Forecaster.MECHANISTIC, fixed(None))
+    return GrowthModel(settings, Forecaster.MECHANISTIC, fixed_prior(None))
 
 
 def straight_line(known: SizeSeries, day: float) -> float:

@@ -1,23 +1,91 @@
 """The page of one patient: everything on it, from the archive to HTML; and what the index says of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
 
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
-from tumorcast.evaluation.failure_flags import Failure
+from tumorcast.evaluation.failure_flags import Failure, flags_of, reach_of
 from tumorcast.provenance import flat
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.report.pages import words
-from tumorcast.report.pages.curve import CurveChart, Growth
+from tumorcast.report.pages.charts import AreasBySlice, GrowthChart, areas_chart
 from tumorcast.report.pages.evaluation import COLUMNS, EvaluationFile
-from tumorcast.report.pages.html import render
 from tumorcast.report.pages.pictures import Box, SlicePictures, chosen
-from tumorcast.report.pages.sizes import PatientSizes, SizesChart, SliceSizes, Spread
+from tumorcast.report.pages.render import render
 from tumorcast.report.pages.volumes import viewer_volumes
 
-NOT_AIMED_AT = "The forecast was made for a size that was asked for, not for this curve."
+SPREAD_LEVELS = (0.5, 0.05, 0.95)  # of members
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What members say: their median, and their 5 and 95 % points."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, members: npt.NDArray[np.float64]) -> Self:
+        """Of (M,) members."""
+        median, low, high = np.quantile(members, SPREAD_LEVELS).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class SliceAreas:
+    """Areas of a slice in mm²: now, of the mask; aimed at and reached, of members.
+
+    reach: the area gained over the area wanted, NaN where too little was wanted (evaluation/failures.py).
+    """
+
+    source_slice: int
+    present: float
+    aimed: Spread
+    reached: Spread
+    reach: float
+    flags: list[str]
+
+    @classmethod
+    def of(cls, forecast: SliceForecast) -> Self:
+        """The areas of a slice's forecast."""
+        return cls(
+            int(forecast.source_slice),
+            float(forecast.present_mm2),
+            Spread.of(forecast.aimed_mm2),
+            Spread.of(forecast.reached_mm2),
+            reach_of(forecast),
+            flags_of(forecast),
+        )
+
+
+@dataclass(frozen=True)
+class PatientAreas:
+    """The areas of all slices together, in mm²; a member follows one trajectory over all slices of a patient.
+
+    growth: the area aimed at over the present one; None where there is no tumour now.
+    """
+
+    present: float
+    aimed: Spread
+    reached: Spread
+    growth: Spread | None
+    members: int
+
+    @classmethod
+    def of(cls, forecasts: Sequence[SliceForecast]) -> Self:
+        """The sums over a patient's slices."""
+        present = float(sum(forecast.present_mm2 for forecast in forecasts))
+        aimed = np.sum([forecast.aimed_mm2 for forecast in forecasts], axis=0)
+        reached = np.sum([forecast.reached_mm2 for forecast in forecasts], axis=0)
+        growth = Spread.of(aimed / present) if present > 0 else None
+        return cls(present, Spread.of(aimed), Spread.of(reached), growth, len(aimed))
 
 
 @dataclass(frozen=True)
@@ -42,7 +110,7 @@ class IndexRow:
     status: Status
     reason: str = ""
     page: str | None = None
-    sizes: PatientSizes | None = None
+    sizes: PatientAreas | None = None
     slices: int = 0
     days_ahead: float | None = None
     flags: tuple[str, ...] = ()
@@ -63,22 +131,21 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     """The page, and its row. Raises InputError if the archive is damaged there."""
     patient = source.archive.patient(patient_id)
     forecasts = source.archive.slices(patient_id)
-    sizes = [SliceSizes.of(one) for one in forecasts]
-    row = _row(source, patient, PatientSizes.of(forecasts), sizes)
+    sizes = [SliceAreas.of(forecast) for forecast in forecasts]
+    row = _row(source, patient, PatientAreas.of(forecasts), sizes)
     provenance = source.archive.provenance
     contrasts = provenance["contrasts"]
-    growth = _growth(source, patient)
     html = render(
         "patient.html",
         patient=patient,
         row=row,
-        curve=None if growth is None else CurveChart.of(growth, patient),
+        growth=GrowthChart.of(source.growth, patient),
         sizes=sizes,
-        sizes_chart=SizesChart.of(sizes),
-        pictures=_pictures(forecasts, contrasts, chosen([bool(one.flags) for one in sizes], source.pictures)),
+        areas_chart=_areas_chart(sizes) if len(sizes) > 1 else None,
+        pictures=_pictures(forecasts, contrasts, chosen([bool(areas.flags) for areas in sizes], source.pictures)),
         viewer=viewer_volumes(forecasts, contrasts),
-        captions=[_caption(one) for one in sizes],
-        flags=flags_told(row.flags, sizes),
+        captions=[_caption(areas) for areas in sizes],
+        flags=flag_rows(row.flags, sizes),
         evaluation=None if source.evaluation is None else source.evaluation.of(patient_id),
         not_evaluated=_not_evaluated(source.evaluation, patient_id),
         columns=COLUMNS,
@@ -89,9 +156,9 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     return html, row
 
 
-def _row(source: Source, patient: PatientForecast, sizes: PatientSizes, slices: Sequence[SliceSizes]) -> IndexRow:
-    found = {flag for one in slices for flag in one.flags}
-    judged = None if source.evaluation is None else source.evaluation.of(patient.patient_id)
+def _row(source: Source, patient: PatientForecast, sizes: PatientAreas, slices: Sequence[SliceAreas]) -> IndexRow:
+    flags = {flag for areas in slices for flag in areas.flags}
+    evaluation = None if source.evaluation is None else source.evaluation.of(patient.patient_id)
     return IndexRow(
         patient_id=patient.patient_id,
         status=Status.OK,
@@ -99,36 +166,35 @@ def _row(source: Source, patient: PatientForecast, sizes: PatientSizes, slices: 
         sizes=sizes,
         slices=len(slices),
         days_ahead=None if patient.target_day is None else float(patient.target_day - patient.day),
-        flags=tuple(str(flag) for flag in Failure if str(flag) in found),
-        dice=None if judged is None else judged.dice,
+        flags=tuple(str(flag) for flag in Failure if str(flag) in flags),
+        dice=None if evaluation is None else evaluation.dice,
     )
 
 
-def _growth(source: Source, patient: PatientForecast) -> Growth | None:
-    """From the growth file where it has the patient, else from the archive."""
-    if source.growth is None or patient.patient_id not in source.growth:
-        return Growth.of_archive(patient)
-    growth = Growth.of_file(source.growth, patient)
-    return growth if patient.curve is not None else replace(growth, notes=[NOT_AIMED_AT, *growth.notes])
+def _areas_chart(sizes: Sequence[SliceAreas]) -> Markup:
+    aimed = np.array([(areas.aimed.median, areas.aimed.low, areas.aimed.high) for areas in sizes]).T
+    columns = np.array([(areas.source_slice, areas.present, areas.reached.median) for areas in sizes], np.float64).T
+    slices, present, reached = columns
+    return areas_chart(AreasBySlice(slices, present, aimed, reached))
 
 
-def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], places: list[int]) -> list[SlicePictures]:
-    box = Box.round([one.brain for one in forecasts])
-    return [SlicePictures.of(forecasts[place], contrasts, box) for place in places]
+def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], numbers: list[int]) -> list[SlicePictures]:
+    box = Box.round([forecast.brain for forecast in forecasts])
+    return [SlicePictures.of(forecasts[number], contrasts, box) for number in numbers]
 
 
-def _caption(one: SliceSizes) -> str:
+def _caption(areas: SliceAreas) -> str:
     """A slice's areas in a sentence, for the viewer."""
-    flags = ", ".join(words.FLAGS_TOLD[flag][0] for flag in one.flags)
-    present, aimed, reached = map(words.area, (one.present, one.aimed.median, one.reached.median))
-    told = f"{present} now, {aimed} aimed at, {reached} reached"
-    return told + (f"; flagged: {flags}" if flags else "")
+    flags = ", ".join(words.FLAG_TEXTS[flag][0] for flag in areas.flags)
+    present, aimed, reached = map(words.area, (areas.present, areas.aimed.median, areas.reached.median))
+    text = f"{present} now, {aimed} aimed at, {reached} reached"
+    return text + (f"; flagged: {flags}" if flags else "")
 
 
-def flags_told(flags: Sequence[str], sizes: Sequence[SliceSizes]) -> list[tuple[str, str, str]]:
+def flag_rows(flags: Sequence[str], sizes: Sequence[SliceAreas]) -> list[tuple[str, str, str]]:
     """Each flag's name, what it means, and the slices that show it."""
     return [
-        (*words.FLAGS_TOLD[flag], ", ".join(str(one.source_slice) for one in sizes if flag in one.flags))
+        (*words.FLAG_TEXTS[flag], ", ".join(str(areas.source_slice) for areas in sizes if flag in areas.flags))
         for flag in flags
     ]
 
@@ -142,21 +208,24 @@ def _not_evaluated(evaluation: EvaluationFile | None, patient_id: str) -> str | 
 
 def settings_of(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The settings of the forecast, by name."""
-    return [(name, _told(value)) for name, value in flat(dict(provenance.get("settings", {}))).items()]
+    return [(name, _as_text(value)) for name, value in flat(dict(provenance.get("settings", {}))).items()]
 
 
 def provenance_of(provenance: Mapping[str, Any], seal: str) -> list[tuple[str, str]]:
     """What the forecast was made by and of, by name; hashes in full."""
     rest = {name: value for name, value in provenance.items() if name != "settings"}
-    return [*((name.replace("_", " "), _told(value)) for name, value in flat(rest).items()), ("archive sha256", seal)]
+    return [
+        *((name.replace("_", " "), _as_text(value)) for name, value in flat(rest).items()),
+        ("archive sha256", seal),
+    ]
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """A value of JSON in words."""
     if value is None:
         return words.UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(_told(one) for one in value)
+        return ", ".join(_as_text(part) for part in value)
     return words.without_paths(f"{value:g}" if isinstance(value, float) else str(value))

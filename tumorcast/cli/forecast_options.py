@@ -1,0 +1,74 @@
+"""Options of forecasts, shared by commands: the model, what computes, the ensemble, the sampler."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tumorcast.cli.options import choice, only_given, origin_of, table_of
+
+if TYPE_CHECKING:
+    from tumorcast.engines.opening import EngineChoice
+    from tumorcast.settings import ForecastSettings
+
+A_BUNDLE = "An engine bundle, or the name of a shipped one (demo128, t1c128)"
+A_MODEL = f"{A_BUNDLE}; or RUN folders, or a folder of them: repeat as needed."
+
+ProviderName = Annotated[
+    str, typer.Option("--provider", help="torch, or for a bundle: cpu, cuda, tensorrt. Default: cpu, torch for RUNs.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
+EngineCache = Annotated[
+    Path | None, typer.Option("--engine-cache", help="Where TensorRT engines lie; default BUNDLE/tensorrt.")
+]
+
+Members = Annotated[int | None, typer.Option("--members", help="Members of the ensemble.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the members' noise and targets.")]
+MaxSlices = Annotated[
+    int | None, typer.Option("--max-slices", help="The so many slices with most tumour; default all.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps each way.")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images that go through a network together.")]
+KeepMembers = Annotated[
+    bool | None, typer.Option("--keep-members/--no-keep-members", help="Keep every member's image.")
+]
+RelativeChange = Annotated[
+    float | None, typer.Option("--relative-change", help="Change of area wanted: 0.25 is 25 % more.")
+]
+Growth = Annotated[Path | None, typer.Option("--growth", help="growth.h5, needed with --horizon-days.")]
+
+SAMPLER = ("preset", "noise_level", "steps", "guidance", "gain", "scale")
+ENSEMBLE = ("horizon_days", "relative_change", "members", "seed", "max_slices", "batch", "block", "keep_members")
+LARGE_CHANGE = 2.0  # of area: above it one may have meant per cent
+
+
+def engine_choice(
+    model_paths: list[Path], provider: str, device: str | None, *, rows: int | None = None, cache: Path | None = None
+) -> "EngineChoice":
+    """What the options ask for."""
+    from tumorcast.engines.opening import EngineChoice
+    from tumorcast.settings import Provider
+
+    named = choice(Provider, "--provider", provider) if provider else None
+    return EngineChoice(tuple(model_paths), named, device, rows, cache)
+
+
+def forecast_settings(options: dict[str, Any]) -> "ForecastSettings":
+    """Settings from the file, overruled by the options; the paper's preset is laid below both."""
+    from tumorcast.settings import ForecastSettings, Preset, SamplerSettings, read_toml
+
+    config = options["config"]
+    values = read_toml(config) if config else {}
+    sampler = table_of(values.pop("sampler", {}), "sampler", config)
+    sampler |= only_given({name: options.get(name) for name in SAMPLER})
+    if sampler.get("preset") == Preset.PAPER:
+        sampler = SamplerSettings.paper().model_dump() | sampler
+    given = only_given({name: options.get(name) for name in ENSEMBLE})
+    settings = ForecastSettings.of(values | given | {"sampler": sampler}, origin_of(config, "tumorcast forecast"))
+    change = settings.relative_change
+    if change is not None and change > LARGE_CHANGE:
+        typer.echo(
+            f"relative change {change:g}: {1 + change:g} times the present area; {change:g} % is {change / 100:g}",
+            err=True,
+        )
+    return settings
