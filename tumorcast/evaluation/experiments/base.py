@@ -18,15 +18,6 @@ SUFFIXES_OF_ROWS = (".json", ".failed")
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure of the rows as a report shows it. digits: after the point."""
-
-    name: str
-    label: str
-    digits: int = 3
-
-
-@dataclass(frozen=True)
 class Table:
     """A table of a report. rows: cells as they are printed, as many as `head` has; note: what a reader must know."""
 
