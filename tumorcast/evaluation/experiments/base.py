@@ -107,5 +107,5 @@ def spread_evenly(items: Sequence[Item], count: int | None) -> list[Item]:
     >>> spread_evenly("abcde", 3), spread_evenly("ab", None)
     (['a', 'c', 'e'], ['a', 'b'])
     """
-    places = np.linspace(0, len(items) - 1, min(count or len(items), len(items))).astype(int)
-    return [items[place] for place in places]
+    indices = np.linspace(0, len(items) - 1, min(count or len(items), len(items))).astype(int)
+    return [items[index] for index in indices]

@@ -238,6 +238,10 @@ class CellSummary:
         """Whether about the change that was asked for is made."""
         return REACHED[0] <= self.figures["reach"].value <= REACHED[1]
 
+    def has(self, metric: Metric) -> bool:
+        """Whether some patient has a value."""
+        return self.figures[metric.name].patients > 0
+
     def as_figures(self) -> Row:
         """For figures.json."""
         cell = self.cell
@@ -250,7 +254,7 @@ def findings(of_cells: Mapping[GridCell, Rows], pictures: Path) -> Findings:
     summaries = [CellSummary.of(cell, rows) for cell, rows in of_cells.items() if rows]
     if not summaries:
         raise InputError("no cell of the grid was measured on any patient; wait for more, or give other patients")
-    measured = [one for one in METRICS if any(summary.figures[one.name].patients for summary in summaries)]
+    measured = [metric for metric in METRICS if any(summary.has(metric) for summary in summaries)]
     head = ("NL", "strength", "patients", *(metric.label for metric in measured))
     lines = [
         (

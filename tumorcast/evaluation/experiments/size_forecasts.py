@@ -106,7 +106,7 @@ class SizeForecastExperiment:
         every = list(rows.values())
         summaries = {method: summary_of(every, method) for method in self.methods}
         pairs = {
-            f"{a} minus {b}": {one.name: _difference(every, a, b, one) for one in COMPARED}
+            f"{a} minus {b}": {metric.name: _difference(every, a, b, metric) for metric in COMPARED}
             for a, b in combinations(self.methods, 2)
         }
         return Findings(
@@ -160,7 +160,10 @@ def _paired_table(rows: Sequence[Row], methods: Sequence[SizeMethod]) -> Table:
     lines = [
         (
             f"{ours.label} minus {other.label}",
-            *(_difference(rows, ours, other, one).text(one.digits, higher_is_better=False) for one in COMPARED),
+            *(
+                _difference(rows, ours, other, metric).text(metric.digits, higher_is_better=metric.higher_is_better)
+                for metric in COMPARED
+            ),
         )
         for ours, other in combinations(methods, 2)
     ]

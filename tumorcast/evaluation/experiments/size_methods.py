@@ -110,10 +110,10 @@ class SizeForecasts:
 
 
 def forecast_by(
-    methods: Sequence[SizeMethod], model: GrowthModel, series: SizeSeries, place: int, first: int = 0
+    methods: Sequence[SizeMethod], model: GrowthModel, series: SizeSeries, target: int, first: int = 0
 ) -> SizeForecasts:
-    """The scan at `place` forecast from those of `first` … place - 1. model: its settings and prior are used."""
-    scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, place, first)
+    """The scan number `target` forecast from those of `first` … target - 1. model: its settings and prior are used."""
+    scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, target, first)
     assert scan.persistence_log_quantiles is not None, "a model with a prior"
     quantiles: dict[SizeMethod, Floats] = {}
     for method in methods:
@@ -123,9 +123,9 @@ def forecast_by(
             case SizeMethod.PERSISTENCE:
                 quantiles[method] = scan.persistence_log_quantiles
             case SizeMethod.LINE:
-                quantiles[method] = np.array([straight_line(series.part(first, place), scan.day)])
+                quantiles[method] = np.array([straight_line(series.part(first, target), scan.day)])
             case SizeMethod.MECHANISTIC | SizeMethod.ALONE | SizeMethod.PAPER:
-                quantiles[method] = forecast_scan(_growth_law(method, model), series, place, first).log_quantiles
+                quantiles[method] = forecast_scan(_growth_law(method, model), series, target, first).log_quantiles
             case _:
                 assert_never(method)
     return SizeForecasts(scan, quantiles)
