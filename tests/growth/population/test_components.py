@@ -7,18 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from tumorcast.growth.population.autoregression import Drift, Persistence, Regression
 from tumorcast.growth.population.history import History, log_sizes, size_changes, volumes
-from tumorcast.growth.population.mixture import NormalMixture
-from tumorcast.growth.population.pool import (
-    POOLED,
-    ComponentModel,
-    Drift,
-    MixtureAutoregression,
-    Persistence,
-    Regression,
-    StudentTProcess,
-    fit_components,
-)
+from tumorcast.growth.population.mixture import MixtureAutoregression, NormalMixture
+from tumorcast.growth.population.pool import POOLED, ComponentModel, fit_components
+from tumorcast.growth.population.student_t_process import StudentTProcess
 
 LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
 EVERY = (Persistence, *POOLED)

@@ -76,7 +76,7 @@ def test_weights_that_are_none_are_refused() -> None:
 def test_pool_beats_persistence_on_the_patients_it_is_made_for() -> None:
     """On patients with a level each, and noise, whom the pool never saw."""
     from tumorcast.growth import scores
-    from tumorcast.growth.population.pool import Persistence
+    from tumorcast.growth.population.autoregression import Persistence
 
     rng = np.random.default_rng(8)
     sizes = [rng.normal(9.0, 1.0) + rng.normal(0.0, 0.7, 5) for _ in range(120)]

@@ -74,7 +74,7 @@ class MixturePredictors:
 
 @dataclass(frozen=True)
 class NormalMixture:
-    """Two normals, N of them: log of the chance of each, mean and standard deviation, all (2, N): stay, redraw."""
+    """N mixtures of two normals: log of the chance of each, mean and standard deviation, all (2, N): stay, redraw."""
 
     log_chance: Array
     mean: Array
@@ -102,6 +102,11 @@ class MixtureAutoregression(MapEstimatedModel):
     centre, spread: m, s; logit_chance, chance_by_size: p, p₁; shift, first_shift, by_companion: a, a₁, d;
     log_stay_sd, log_redraw_sd: log σ₁, log σ₂; offset: e; log_kappa: log κ.
     longest_days: the longest interval between two training scans.
+
+    >>> history = History(np.array([0.0, 60.0]), np.array([9.0, 10.0]))
+    >>> model = MixtureAutoregression(centre=9.0, spread=1.0, longest_days=90.0)
+    >>> model.quantiles(history, 30.0, np.array([0.05, 0.5, 0.95])).round(2)
+    array([ 8.02,  9.85, 10.9 ])
     """
 
     bounds: ClassVar[dict[str, Range]] = BOUNDS

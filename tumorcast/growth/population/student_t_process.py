@@ -86,6 +86,11 @@ class StudentTProcess(MapEstimatedModel):
     power, centre: p, c; level: m; trend: λ, per year; log_level_sd, log_slope_sd, log_noise_sd: of α_i, λ_i, ε;
     log_wander_sd, log_wander_days: of u_i; log_dof: degrees of freedom.
     reach: the least and the greatest training y, beyond which the power no longer shapes the spread.
+
+    >>> history = History(np.array([0.0, 60.0]), np.array([9.0, 10.0]))
+    >>> process = StudentTProcess(centre=9.0, reach=(5.0, 14.0))
+    >>> process.quantiles(history, 30.0, np.array([0.05, 0.5, 0.95])).round(2)
+    array([ 8.26,  9.55, 10.63])
     """
 
     bounds: ClassVar[dict[str, Range]] = BOUNDS
