@@ -14,16 +14,16 @@ import numpy as np
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.baselines import Method, MethodMap, distance_mm, product_map
-from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, unit_name
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, spread_by_value, unit_name
 from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.plots import draw_trade_off
 from tumorcast.evaluation.experiments.report_tables import values_of
 from tumorcast.evaluation.experiments.slice_plots import (
+    MOST_SHOWN,
     SheetCell,
     SliceExample,
     channel_shown,
     draw_sheet,
-    spread_by_value,
 )
 from tumorcast.evaluation.failure_flags import reach_of
 from tumorcast.evaluation.followup import FollowUp
@@ -354,5 +354,5 @@ def _sheets(of_cells: Mapping[GridCell, Rows], pictures: Path) -> list[ReportPic
                 ],
             ),
         )
-        for name in spread_by_value(list(ratios), np.array(list(ratios.values())))
+        for name in spread_by_value(list(ratios), np.array(list(ratios.values())), MOST_SHOWN)
     ]

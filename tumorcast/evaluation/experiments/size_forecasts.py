@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, spread_by_value
 from tumorcast.evaluation.experiments.plots import GrowthPanel, SizePanel, draw_against_truth, draw_growth
 from tumorcast.evaluation.experiments.report_tables import estimate_cell, numbers
 from tumorcast.evaluation.experiments.size_methods import (
@@ -24,7 +24,6 @@ from tumorcast.evaluation.experiments.size_methods import (
     of_method,
     scored,
 )
-from tumorcast.evaluation.experiments.slice_plots import spread_by_value
 from tumorcast.evaluation.metrics import MEDIAN_ERROR, NRMSE, R2, Floats, Metric, nrmse, r_squared, relative_error
 from tumorcast.evaluation.statistics import Difference, Estimate, difference, estimate, mean_of, median_of, not_nan
 from tumorcast.forecasting.targets import growth_curve
