@@ -19,7 +19,7 @@ from tests.report.conftest import AFFINE, SECRET, SIDE, TAGGED, Made, forecast_o
 from tumorcast.cli.report import report
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.failures import Failure
+from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.report.html import write_report
 from tumorcast.report.pages import words
 from tumorcast.report.pages.render import HERE

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import flags_of, reach_of
+from tumorcast.evaluation.failure_flags import flags_of, reach_of
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.plot import FORECAST_COLOUR, GrowthCurve, add_legend, plot_growth, save_figure, size_label
-from tumorcast.growth.population.equivalents import from_log
+from tumorcast.growth.population.history import from_log
 from tumorcast.records import SizeSeries
 
 PREFERRED_CONTRASTS = ("t2f", "t1c", "t2w", "t1n")

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tumorcast.evaluation.failures import Failure
+from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.records import Status, count_by_status
 from tumorcast.report.pages import words
 from tumorcast.report.pages.evaluation import COLUMNS, EvaluationFile

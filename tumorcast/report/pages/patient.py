@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import Failure, flags_of, reach_of
+from tumorcast.evaluation.failure_flags import Failure, flags_of, reach_of
 from tumorcast.provenance import flat
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.report.pages import words

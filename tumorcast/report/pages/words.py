@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 
-from tumorcast.evaluation.failures import (
+from tumorcast.evaluation.failure_flags import (
     BLOB_FAR_MM,
     BLOB_LEAST_MM2,
     LEAST_REACH,
