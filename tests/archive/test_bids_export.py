@@ -142,6 +142,7 @@ def test_an_oblique_scan_goes_in_and_out_with_its_affine(archive_of: Maker, tmp_
     assert np.abs(affine[:3, :3]).min() > 0.05  # no axis of it is an axis of the world
 
 
+@pytest.mark.slow
 def test_a_simulated_scan_of_2_mm_goes_in_and_out(archive_of: Maker, tmp_path: Path) -> None:
     simulate_cohort(tmp_path / "scans", patients=1, seed=3, sessions=(1, 1), voxel_mm=2.0)
     settings = PrepareSettings(128, slices=SliceChoice.LARGEST)
@@ -154,6 +155,7 @@ def test_a_simulated_scan_of_2_mm_goes_in_and_out(archive_of: Maker, tmp_path: P
     check_intensities(tmp_path / "bids", scan, "t2f", "desc-present_FLAIR")
 
 
+@pytest.mark.slow
 def test_a_real_scan_goes_in_and_out(archive_of: Maker, shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "tcga_lgg" / "TCGA-FG-6692"
     (tmp_path / "scans").mkdir()
@@ -325,6 +327,7 @@ def command(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_patient_without_a_grid_fails_and_the_others_are_written(
     make_archive: Maker, maps: Path, tmp_path: Path
 ) -> None:
