@@ -235,14 +235,15 @@ def content(root: Path) -> dict[str, bytes]:
 def test_sidecars_tell_what_a_map_is_and_of_what_it_was_made(maps: Path, tmp_path: Path) -> None:
     export_bids(maps, tmp_path / "bids", cohort=maps.with_name("cohort.h5"))
     folder = tmp_path / "bids" / "sub-OBL" / "ses-000" / "anat"
-    told = json.loads((folder / "sub-OBL_ses-000_space-orig_label-tumor_probseg.json").read_text())
-    assert (told["Units"], told["HorizonDays"], told["TargetDay"], told["ModelSha256"]) == ("1", 90.0, 90.0, "5a")
-    assert "RelativeChange" not in told
-    assert told["Slices"][0]["AimedAreaMm2"] == told["Slices"][0]["PresentAreaMm2"] + 100
+    sidecar = json.loads((folder / "sub-OBL_ses-000_space-orig_label-tumor_probseg.json").read_text())
+    assert (sidecar["Units"], sidecar["ModelSha256"]) == ("1", "5a")
+    assert (sidecar["HorizonDays"], sidecar["TargetDay"]) == (90.0, 90.0)
+    assert "RelativeChange" not in sidecar
+    assert sidecar["Slices"][0]["AimedAreaMm2"] == sidecar["Slices"][0]["PresentAreaMm2"] + 100
     scan = maps.parent / "scans" / "OBL"
-    assert sorted(told["SourceSha256"].values()) == sorted(sha256_of(path) for path in scan.iterdir())
-    assert set(told["IntensityWindows"]) == {"t1c"}
-    (source,) = told["Sources"]
+    assert sorted(sidecar["SourceSha256"].values()) == sorted(sha256_of(path) for path in scan.iterdir())
+    assert set(sidecar["IntensityWindows"]) == {"t1c"}
+    (source,) = sidecar["Sources"]
     assert (tmp_path / "bids" / source.removeprefix("bids::")).is_file()
     sidecars = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
     assert sidecars == {path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz")}
