@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=2 benchmarks/ensemble.py COHORT.h5 --model BUNDLE [--patients 1] [--members 32] [--out result.json]
 
-Members aim at changes of area from -20 % to +100 %. The reference is the default guidance with each of the 199 + 199
-steps, first order, and each member encoded by itself; run with two seeds, which tells how far maps differ by chance.
+Members have target changes of area from -20 % to +100 %. The reference is the default guidance with each of the
+199 + 199 steps, first order, and each member encoded by itself; run with two seeds, which tells how far maps differ by
+chance.
 The paper's loop (eager torch, batch 1) is timed on `--paper-members` and multiplied: its members are independent.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from guided_sizes import achieved_fraction
 from machine import describe
 from paper_step import as_the_paper
 from scipy.ndimage import binary_erosion, distance_transform_edt
@@ -48,18 +50,18 @@ def ensemble(
 ) -> tuple[SliceForecast, float]:
     """The forecast and its seconds."""
     settings = ForecastSettings(relative_change=0, members=members, seed=seed, sampler=sampler, batch=batch)
-    targets = PatientTargets(1 + np.linspace(*CHANGES, members), None, None)
+    targets = PatientTargets(1 + np.linspace(*CHANGES, members))
     started = time.perf_counter()
     unit, slices = replace(unit, last=members), slices_of(unit, cohort)
     (forecast,) = forecast_unit(unit, slices, targets, engine, settings).values()
     return forecast, time.perf_counter() - started
 
 
-def agreement(one: SliceForecast, other: SliceForecast) -> dict[str, float]:
+def agreement(first: SliceForecast, second: SliceForecast) -> dict[str, float]:
     """Of two maps: mean absolute difference in the brain, and Dice and HD95 (pixels) where they exceed a half."""
-    a, b = one.tumour > 0.5, other.tumour > 0.5
+    a, b = first.tumour > 0.5, second.tumour > 0.5
     return {
-        "mean_absolute_difference": float(np.abs(one.tumour - other.tumour)[one.brain].mean()),
+        "mean_absolute_difference": float(np.abs(first.tumour - second.tumour)[first.brain].mean()),
         "dice": float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1)),
         "hd95_pixels": hd95(a, b),
     }
@@ -67,23 +69,21 @@ def agreement(one: SliceForecast, other: SliceForecast) -> dict[str, float]:
 
 def hd95(a: Map, b: Map) -> float:
     """The larger of both directed 95th percentiles of the distance between outlines."""
-    edges = [mask & ~binary_erosion(mask) for mask in (a, b)]
-    ways = [(edges[0], edges[1]), (edges[1], edges[0])]
-    return float(max(np.percentile(distance_transform_edt(~to)[of], 95) for of, to in ways))
+    first, second = (mask & ~binary_erosion(mask) for mask in (a, b))
+    directed = [(first, second), (second, first)]
+    return float(max(np.percentile(distance_transform_edt(~to)[of], 95) for of, to in directed))
 
 
 def sizes(forecast: SliceForecast) -> dict[str, float]:
-    """How near the members came to what they aimed at, by the segmenter."""
-    aimed, reached = forecast.aimed_mm2, forecast.reached_mm2
-    wanted = aimed - forecast.present_mm2
-    moved = np.abs(wanted) > 0.1 * forecast.present_mm2
+    """How near the members came to their targets, by the segmenter."""
+    moved = np.abs(forecast.aimed_mm2 - forecast.present_mm2) > 0.1 * forecast.present_mm2
     return {
-        "median_size_error": float(np.median(np.abs(reached / aimed - 1))),
-        "reach": float(np.median(((reached - forecast.present_segmented_mm2) / wanted)[moved])),
+        "median_size_error": float(np.median(np.abs(forecast.reached_mm2 / forecast.aimed_mm2 - 1))),
+        "reach": float(np.median(achieved_fraction(forecast)[moved])),
     }
 
 
-def one_slice(unit: Unit, cohort: Cohort, options: argparse.Namespace) -> dict[str, Any]:
+def slice_figures(unit: Unit, cohort: Cohort, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one slice."""
     fast = open_engine(EngineChoice((options.model,)))
     references = [ensemble(unit, cohort, fast, REFERENCE, options.members, seed=seed) for seed in (0, 1)]
@@ -132,7 +132,7 @@ def main() -> None:
     with Cohort.open(options.cohort) as cohort:
         plan = RunPlan.of(tuple(plan_patient(cohort, p, 1) for p in cohort.patient_ids()[: options.patients]), largest)
         units = list(plan)
-        slices = [one_slice(unit, cohort, options) for unit in units]
+        slices = [slice_figures(unit, cohort, options) for unit in units]
     result = {"machine": machine, "members": options.members, "slices": slices}
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

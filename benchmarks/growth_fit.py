@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from growth_search import fit_replicates
 from machine import describe
 from paper_fit import PaperFit, fit, lean_derivative, paper_replicates, published_derivative, scored
 
 from tumorcast.growth.bootstrap import Noise
-from tumorcast.growth.fit import fit_replicates
 from tumorcast.growth.laws import BoundsPreset
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import RadiotherapyCourse, SizeSeries, Treatment

@@ -23,12 +23,12 @@ import numpy.typing as npt
 from machine import describe
 
 from tumorcast.growth.bootstrap import Noise, Stream, latin_hypercube, patient_rng
-from tumorcast.growth.empirical_bayes import estimate, first_prior
-from tumorcast.growth.fit import fit_growth, fit_replicates
+from tumorcast.growth.estimate_prior import estimate_law_prior, first_prior
+from tumorcast.growth.fit import ReplicateFitter, fit_growth
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.laws import BoundsPreset, parameter_names, sizes_of, timeline_of
-from tumorcast.growth.mechanistic_prior import MechanisticPrior
-from tumorcast.growth.problem import PatientProblem, Sample, Search, run, starts_to_search
+from tumorcast.growth.prior import LawPrior
+from tumorcast.growth.problem import Fits, PatientProblem, Sample, Search, run, starts_to_search
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import LawName, RadiotherapyCourse, SizeSeries, Treatment
 
@@ -63,19 +63,19 @@ def simulate(law: LawName, number: int, seed: int) -> Simulated:
     return Simulated(SizeSeries(f"{law}-{number}", "volume_mm3", days, sizes, treatment), truth)
 
 
-def drawn_row(prior: MechanisticPrior, rng: np.random.Generator) -> Array:
+def drawn_row(prior: LawPrior, rng: np.random.Generator) -> Array:
     """Parameters from the prior, within the default bounds; a first size of some cm³."""
     bounds = BoundsPreset.DEFAULT.of(prior.law)
     row = []
     for name in parameter_names(0):
-        told, bound = prior.parameters.get(name), getattr(bounds, name)
+        normal, bound = prior.parameters.get(name), getattr(bounds, name)
         if name == "initial_size":
             row.append(float(np.exp(rng.normal(np.log(2e4), 0.8))))
-        elif told is None:
+        elif normal is None:
             row.append(bound.middle)
         else:
-            value = rng.normal(told.mean, told.sd)
-            row.append(float(np.clip(np.exp(value) if told.log else value, bound.lower, bound.upper)))
+            value = rng.normal(normal.mean, normal.sd)
+            row.append(float(np.clip(np.exp(value) if normal.log else value, bound.lower, bound.upper)))
     return np.array(row)
 
 
@@ -94,14 +94,23 @@ def search_shares(law: LawName, patients: int, seed: int) -> dict[str, float]:
     return {"best_fits": float(np.mean(best)), "replicates": float(np.mean(replicates))}
 
 
+def fit_replicates(series: SizeSeries, observed: Array, settings: FitSettings) -> Fits:
+    """The law fitted to each of observed: (B, T), sizes as they might have been measured, as fit_growth searches."""
+    problem = PatientProblem(series, settings.law, settings.bounds, settings.noise, settings.chemotherapy)
+    return ReplicateFitter.of(problem, settings).fit(sample_of(problem, observed))
+
+
+def sample_of(problem: PatientProblem, observed: Array) -> Sample:
+    """Each of observed: (B, T), every scan counted once."""
+    return Sample(observed, np.ones_like(observed), np.tile(problem.prior_on_coordinates[0], (len(observed), 1)))
+
+
 def reference_losses(series: SizeSeries, law: LawName, observed: Array) -> Array:
     """(B,) least losses that REFERENCE_STARTS full descents find for each of observed: (B, T)."""
     problem = PatientProblem(series, law, BoundsPreset.DEFAULT, Noise.LOGNORMAL)
     units = latin_hypercube(np.random.default_rng(99), REFERENCE_STARTS, problem.free.size)
-    centres = np.tile(problem.prior_on_coordinates[0], (len(observed), 1))
-    sample = Sample(observed, np.ones_like(observed), centres)
     search = Search(REFERENCE_STARTS, REFERENCE_STARTS, REFERENCE_STARTS, 300)
-    return run(problem, search, starts_to_search(units, series.days.size), sample).losses
+    return run(problem, search, starts_to_search(units, series.days.size), sample_of(problem, observed)).losses
 
 
 def is_best(ours: Array, reference: Array) -> npt.NDArray[np.bool_]:
@@ -112,16 +121,16 @@ def is_best(ours: Array, reference: Array) -> npt.NDArray[np.bool_]:
 
 def covered(law: LawName, seed: int) -> dict[str, float]:
     """By how many scans were given: the share of true sizes within the 90 % interval, and its median width (log)."""
-    prior = estimate([simulate(law, number, seed).series for number in range(LEARNT_FROM)], law)
+    prior = estimate_law_prior([simulate(law, number, seed).series for number in range(LEARNT_FROM)], law)
     tested = [simulate(law, LEARNT_FROM + number, seed) for number in range(TESTED)]
     figures: dict[str, float] = {}
     for given in SCANS_GIVEN:
         inside, widths = [], []
-        for one in tested:
+        for patient in tested:
             settings = FitSettings(law=law, drop_ratio=None, replicates=400)
-            forecast = GrowthForecast(fit_growth(one.series.part(0, given), settings, prior))
-            low, high = forecast.quantiles(one.series.days[given + 1 : given + 2], np.array([0.05, 0.95])).ravel()
-            inside.append(low <= one.truth[given + 1] <= high)
+            forecast = GrowthForecast(fit_growth(patient.series.part(0, given), settings, prior))
+            low, high = forecast.quantiles(patient.series.days[given + 1 : given + 2], np.array([0.05, 0.95])).ravel()
+            inside.append(low <= patient.truth[given + 1] <= high)
             widths.append(np.log(high / low))
         figures |= {f"{given}": float(np.mean(inside)), f"{given}_width": float(np.median(widths))}
     return figures

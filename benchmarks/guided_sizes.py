@@ -1,9 +1,9 @@
-"""Size reached against size aimed at, -20 % to +100 %, under both guidance laws; writes JSON.
+"""Size reached against target size, -20 % to +100 %, under both guidance laws; writes JSON.
 
     OMP_NUM_THREADS=2 benchmarks/guided_sizes.py COHORT.h5 … --model BUNDLE [--slices 8] [--set gain=0.5 …]
 
-Judged by the bundle's segmenter, trained apart from the regressor that guides. `error`: |reached / aimed - 1|, aimed
-being the mask's area times one plus the change. `reach`: size gained over the gain aimed at, both from what the
+Sizes are read by the bundle's segmenter, trained apart from the regressor that guides. `error`: |reached / target - 1|,
+the target being the mask's area times one plus the change. `reach`: size gained over the target gain, from what the
 segmenter sees in the present scan. Slices: of each patient's last scan the one with most tumour.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from machine import describe
 
+from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.protocol import Engine
@@ -25,36 +26,42 @@ from tumorcast.forecasting.plan import RunPlan, plan_patient
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
+Figures = np.ndarray[Any, Any]
 CHANGES = np.array([-0.2, -0.1, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
 
 
-def reached(path: Path, engine: Engine, sampler: SamplerSettings, count: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """(slices, changes) errors and reaches of a cohort."""
+def errors_and_achieved(path: Path, engine: Engine, sampler: SamplerSettings, count: int) -> tuple[Figures, Figures]:
+    """(slices, changes) errors and achieved fractions of a cohort."""
     settings = ForecastSettings(relative_change=0, members=len(CHANGES), sampler=sampler)
-    targets = PatientTargets(1 + CHANGES, None, None)
-    errors, reaches = [], []
+    targets = PatientTargets(1 + CHANGES)
+    errors, achieved = [], []
     with Cohort.open(path) as cohort:
         plan = RunPlan.of(tuple(plan_patient(cohort, p, 1) for p in cohort.patient_ids()[:count]), settings)
         for unit in plan:
             (forecast,) = forecast_unit(unit, slices_of(unit, cohort), targets, engine, settings).values()
             errors.append(np.abs(forecast.reached_mm2 / forecast.aimed_mm2 - 1))
-            gained = forecast.reached_mm2 - forecast.present_segmented_mm2
-            reaches.append(gained / (forecast.aimed_mm2 - forecast.present_mm2))
-    return np.stack(errors), np.stack(reaches)
+            achieved.append(achieved_fraction(forecast))
+    return np.stack(errors), np.stack(achieved)
 
 
-def summary(parts: list[tuple[np.ndarray[Any, Any], ...]]) -> dict[str, Any]:
+def achieved_fraction(forecast: SliceForecast) -> Figures:
+    """(M,) of the target change of area, the share that each member came by; by the segmenter."""
+    gained = forecast.reached_mm2 - forecast.present_segmented_mm2
+    return np.asarray(gained / (forecast.aimed_mm2 - forecast.present_mm2))
+
+
+def summary(parts: list[tuple[Figures, Figures]]) -> dict[str, Any]:
     """Medians over all, and by change."""
-    errors, reaches = (np.concatenate(part) for part in zip(*parts, strict=True))
+    errors, achieved = (np.concatenate(part) for part in zip(*parts, strict=True))
     return {
         "slices": len(errors),
         "median_error": float(np.median(errors)),
-        "median_reach": float(np.median(reaches)),
-        "quartiles_of_reach": np.quantile(reaches, [0.25, 0.75]).round(3).tolist(),
+        "median_reach": float(np.median(achieved)),
+        "quartiles_of_reach": np.quantile(achieved, [0.25, 0.75]).round(3).tolist(),
         "by_change": {
             f"{change:+.0%}": {
                 "median_error": round(float(np.median(errors[:, k])), 3),
-                "median_reach": round(float(np.median(reaches[:, k])), 3),
+                "median_reach": round(float(np.median(achieved[:, k])), 3),
             }
             for k, change in enumerate(CHANGES)
         },
@@ -78,7 +85,7 @@ def main() -> None:
         laws["paper"] = SamplerSettings.paper()
     engine = open_engine(EngineChoice((options.model,)))
     figures = {
-        name: summary([reached(path, engine, sampler, options.slices) for path in options.cohorts])
+        name: summary([errors_and_achieved(path, engine, sampler, options.slices) for path in options.cohorts])
         for name, sampler in laws.items()
     }
     result = {"machine": machine, "settings": laws["normalised"].model_dump(mode="json")} | figures

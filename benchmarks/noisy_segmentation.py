@@ -23,20 +23,20 @@ SLICES_A_PATIENT, MOST_SLICES = 8, 64
 
 
 def chosen_slices(cohort: Cohort) -> list[CohortSlice]:
-    """The slices that are judged."""
-    found = []
+    """Up to MOST_SLICES slices with much tumour."""
+    slices = []
     for patient_id in cohort.patient_ids():
         first = cohort.sessions(patient_id)[0]
         for index in np.argsort(-first.area_mm2)[:SLICES_A_PATIENT]:
-            found.append(cohort.slice(patient_id, first.id, int(index)))
-    return found[:MOST_SLICES]
+            slices.append(cohort.slice(patient_id, first.id, int(index)))
+    return slices[:MOST_SLICES]
 
 
-def judge(network: DenseRegressor, slices: list[CohortSlice], t: int) -> dict[str, float]:
+def figures(network: DenseRegressor, slices: list[CohortSlice], t: int) -> dict[str, float]:
     """Figures at one diffusion time."""
-    images = torch.from_numpy(np.stack([one.image for one in slices]))
-    masks = np.stack([one.labels > 0 for one in slices])
-    brain = torch.from_numpy(np.stack([one.brain for one in slices])).float()
+    images = torch.from_numpy(np.stack([part.image for part in slices]))
+    masks = np.stack([part.labels > 0 for part in slices])
+    brain = torch.from_numpy(np.stack([part.brain for part in slices])).float()
     times = torch.full((len(slices),), t)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     noised = add_noise(images, noise, times)
@@ -59,7 +59,7 @@ def main() -> None:
     assert isinstance(network, DenseRegressor), "give the run of a dense regressor or a segmenter"
     with Cohort.open(options.cohort) as cohort:
         slices = chosen_slices(cohort)
-    print(json.dumps({"slices": len(slices), "times": [judge(network, slices, t) for t in TIMES]}))
+    print(json.dumps({"slices": len(slices), "times": [figures(network, slices, t) for t in TIMES]}))
 
 
 if __name__ == "__main__":

@@ -4,25 +4,26 @@
 
 DATA is a folder that `tumorcast prepare` reads, with dates and a mask at each. The networks of --model (one contrast,
 simulated patients) make the images; where the tumour goes is learned from all other patients of DATA, by
-tumorcast/forecasting/pixel_model.py, never from the one forecast. The growth map is that front alone (seen_weight = 0):
-the segmenter of a model that has seen no real scan is no judge of one. Two sizes are aimed at: the true one (an upper
-bound), and one drawn from the shipped population forecast. Baselines, figures and pages are those of `tumorcast
-evaluate`.
+tumorcast/forecasting/pixel_model.py, never from the one forecast. The growth map is that pixel model alone (seen_weight
+= 0): the segmenter of a model that has seen no real scan is no judge of one. Two sizes are aimed at: the true one (an
+upper bound), and one drawn from the shipped population forecast. Judged by `tumorcast evaluate`.
 
-DIR gets README.md (every patient), truth/ and population/ (pages, JSON and CSV of the patients that are not tiny),
-tiny/ (the same for those that are) and real_longitudinal.json. Finished patients stay in --rows (by default DIR.rows):
-started again, it goes on. For research, not a medical device.
+DIR gets README.md (every patient), truth/ and aimed/ (pages, JSON and CSV), and real_longitudinal.json. Finished
+patients stay in --rows (by default DIR.rows): started again, it goes on. For research, not a medical device.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from last_scans import LastScans, OtherMaps, evaluated, folder_of, largest_slices
 from machine import describe
 
 from tumorcast.data.cohort import Cohort
@@ -30,32 +31,26 @@ from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.durable import written_whole
 from tumorcast.engines.opening import EngineChoice, open_engine
-from tumorcast.engines.protocol import check_same_images
-from tumorcast.errors import InputError, TumorcastError
-from tumorcast.evaluation.archive_output import write_evaluation
-from tumorcast.evaluation.archive_summary import values_of
-from tumorcast.evaluation.card import markdown_table
-from tumorcast.evaluation.evaluate import Evaluation, EvaluationSettings
-from tumorcast.evaluation.followed import Aim, LeavePatientOut
-from tumorcast.evaluation.growth_metrics import THRESHOLDS
-from tumorcast.evaluation.judging import Figures
-from tumorcast.evaluation.methods import Method
-from tumorcast.evaluation.paired import difference, mean_of
-from tumorcast.evaluation.rows import RowStore
-from tumorcast.evaluation.run import plain
-from tumorcast.growth.model import GrowthModel, fixed
-from tumorcast.growth.prior import shipped_prior
-from tumorcast.growth.settings import FitSettings
-from tumorcast.provenance import commit
-from tumorcast.records import Forecaster, PatientOutcome, Status
+from tumorcast.engines.protocol import Engine, check_same_images
+from tumorcast.errors import TumorcastError
+from tumorcast.evaluation.aggregate import PatientSizes, PatientValues, long_table
+from tumorcast.evaluation.baselines import Method
+from tumorcast.evaluation.evaluate import Evaluation, PatientScores
+from tumorcast.evaluation.followup import TargetSize, followed_patients
+from tumorcast.evaluation.metrics import AP, DICE, HD95, INTERVAL
+from tumorcast.evaluation.statistics import mean_of
+from tumorcast.evaluation.tables import jsonable, labels, markdown_table, write_evaluation
+from tumorcast.evaluation.targets import TargetSource
+from tumorcast.forecasting.pixel_model import LEAST_PIXELS, PixelModel, PixelModelEngine, slice_pairs
 from tumorcast.settings import ForecastSettings, SamplerSettings
 from tumorcast.version import VERSION
 
 MODEL = Path("t1c128")
 TINY_MM3 = 3000.0
+LEAST_FORECAST = LEAST_PIXELS // 2  # pixels of a present outline that is forecast: below, a mask is a speck
 STEPS, ENCODINGS = 8, 2  # fewer than a forecast takes, since two cores need half a minute for a slice as it is
 SHOWN = (Method.PRODUCT, Method.DILATION, Method.FISHER_KOLMOGOROV, Method.SEGMENTER_DISTANCE, Method.UNGUIDED_CHANGE)
-COMPARED = ("ap", "dice", "hd95_mm")
+COMPARED = (AP, DICE, HD95)
 
 
 def arguments() -> argparse.Namespace:
@@ -93,159 +88,137 @@ def prepared(options: argparse.Namespace, rows: Path, size: int) -> Path:
 def settings_of(options: argparse.Namespace) -> ForecastSettings:
     """What the options ask for."""
     given = dict(item.split("=", 1) for item in options.set)
-    values: dict[str, object] = {
-        "relative_change": 0,
-        "members": options.members,
-        "batch": options.batch,
-        "block": options.members,
-    }
+    values = {"relative_change": 0, "members": options.members, "batch": options.batch, "block": options.members}
     fixed: dict[str, object] = {"steps": STEPS, "encodings": ENCODINGS, "seen_weight": 0.0}
     sampler = SamplerSettings.of(fixed | given, "--set")
     return ForecastSettings.of(values | {"keep_members": True, "sampler": sampler}, "real_longitudinal.py")
 
 
-def measure(options: argparse.Namespace, rows: Path) -> tuple[list[Figures], list[PatientOutcome], dict[str, Any]]:
-    """Every patient's figures by aim, how each fared, and what they were made of."""
+@dataclass(frozen=True)
+class LeavePatientOut:
+    """An engine a patient, whose pixel model has learned from all other patients with two scans."""
+
+    cohort: Cohort
+    engine: Engine
+
+    def engine_for(self, patient_id: str) -> Engine:
+        """As it is where there are no others."""
+        others = [list(slice_pairs(self.cohort, name)) for name in self.cohort.patient_ids() if name != patient_id]
+        known = [pairs for pairs in others if pairs]
+        return PixelModelEngine(self.engine, PixelModel.fit(known, self.engine)) if known else self.engine
+
+
+def measure(options: argparse.Namespace, rows: Path) -> tuple[dict[TargetSize, Evaluation], dict[str, float]]:
+    """The evaluation by target size, and by patient the volume of the tumour that is forecast from, in mm³."""
     engine, settings = open_engine(EngineChoice((options.model,))), settings_of(options)
-    growth = GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior()))
-    path = prepared(options, rows, engine.info.image_size)
-    with Cohort.open(path) as cohort:
+    with Cohort.open(prepared(options, rows, engine.info.image_size)) as cohort:
         check_same_images(cohort, engine.info.images)
-        record = record_of(options, cohort, engine.info.sha256, settings)
-        store = RowStore.open(rows, {name: record[name] for name in ("model", "truth", "settings", "version")})
-        judged = EvaluationSettings()
-        limits = (options.max_slices, options.paper_members)
-        study = LeavePatientOut(cohort, engine, growth, settings, judged, *limits)
-        names, outcomes = cohort.patient_ids(), []
-        for done, name in enumerate(names, start=1):
-            outcomes.append(tried(study, store, name, paper=done <= options.paper_patients))
-            print(f"{done} of {len(names)} patients", file=sys.stderr, flush=True)
-    return [store.rows[name] for name in names if name in store.rows], outcomes, record
-
-
-def tried(study: LeavePatientOut, store: RowStore, name: str, *, paper: bool) -> PatientOutcome:
-    """Measure a patient that has no row yet; one that cannot be measured never stops the others."""
-    if name not in store.rows:
-        try:
-            volume = float(study.cohort.sessions(name)[-2].volume_mm3)
-            store.add({"patient_id": name, "first_mm3": volume} | study.patient(name, paper=paper), None)
-        except (InputError, IndexError) as fault:
-            return PatientOutcome(name, Status.FAILED, str(fault))
-    return PatientOutcome(name, Status.OK)
+        engine_for = cache(LeavePatientOut(cohort, engine).engine_for)
+        scans = LastScans(cohort, engine_for, settings, options.max_slices, LEAST_FORECAST)
+        names = followed_patients(cohort)
+        papered = largest_slices(scans, names[: options.paper_patients])
+        maps = OtherMaps(engine, settings, rows, papered, options.paper_members)
+        evaluations = {}
+        for target in TargetSize:
+            record = record_of(options, cohort, engine, settings)
+            path = scans.archive(rows / f"{folder_of(target)}.h5", TargetSource.shipped(target), record)
+            evaluations[target] = evaluated(path, scans, target, maps)
+        return evaluations, {name: float(cohort.sessions(name)[-2].volume_mm3) for name in names}
 
 
 def record_of(
-    options: argparse.Namespace, cohort: Cohort, model_sha256: str, settings: ForecastSettings
+    options: argparse.Namespace, cohort: Cohort, engine: Engine, settings: ForecastSettings
 ) -> dict[str, Any]:
-    """What the figures are made of."""
-    told = settings.model_dump(mode="json", exclude={"horizon_days", "relative_change"})
+    """What the forecasts are made of."""
     return {
-        "archive": {"name": f"{options.data.name}, leave-patient-out"},
-        "model": {"name": options.model.name, "sha256": model_sha256},
-        "truth": {"name": options.data.name, "sha256": cohort.sha256, "brain": str(options.brain)},
-        "settings": {"forecast": told, "max_slices": options.max_slices, "paper_members": options.paper_members},
+        "model": options.model.name,
+        "model_sha256": engine.info.sha256,
+        "contrasts": list(engine.info.contrasts),
+        "cohort_sha256": cohort.sha256,
+        "brain": str(options.brain),
+        "settings": settings.model_dump(mode="json"),
+        "max_slices": options.max_slices,
         "version": VERSION,
-        "commit": commit(),
-        "thresholds": list(THRESHOLDS),
     }
 
 
-def write_pages(out: Path, rows: Sequence[Figures], outcomes: list[PatientOutcome], record: dict[str, Any]) -> None:
-    """The pages of `tumorcast evaluate`, by aim."""
-    for aim in Aim:
-        size = "truth" if aim is Aim.TRUTH else "aimed"
-        told = record | {"settings": record["settings"] | {"size": size}}
-        notes = ["The paper's map is of few patients and their slice with most tumour, and aims at the true size."]
-        write_evaluation(out / str(aim), Evaluation([row[str(aim)] for row in rows], outcomes, notes, told))
-
-
-def line(row: Figures, aim: Aim) -> tuple[str, ...]:
+def line(patient: PatientScores, target: TargetSize, values: PatientValues) -> tuple[str, ...]:
     """A patient in the table of all."""
-    one = row[str(aim)]
-    low, high = one["aimed_90"]
-    size = f"{one['aimed_ratio']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if aim is Aim.POPULATION else "")
-    figures = [
-        f"{value:.3f}" if np.isfinite(value) else "–"
-        for name in ("ap", "dice")
-        for value in (float(values_of([one], method, name)[0]) for method in SHOWN)
-    ]
-    cells = (row["patient_id"], f"{one['days']:g}", str(len(one["slices"])), f"{one['true_ratio']:.2f}", size)
-    return (*cells, *figures)
+    sizes = PatientSizes.of([patient])
+    low, median, high = np.quantile(sizes.aimed[0], [INTERVAL[0], 0.5, INTERVAL[1]]) / sizes.present[0]
+    size = f"{median:.2f}" + (f" [{low:.2f}, {high:.2f}]" if target is TargetSize.FORECAST else "")
+    column = list(values.means.columns).index(patient.patient_id)
+    found = [values.of_metric(method, metric)[column] for metric in (AP, DICE) for method in SHOWN]
+    figures = [f"{value:.3f}" if np.isfinite(value) else "–" for value in found]
+    ratio = f"{sizes.truth[0] / sizes.present[0]:.2f}"
+    return (patient.patient_id, f"{patient.days:g}", str(len(patient.slices)), ratio, size, *figures)
 
 
-def page(rows: Sequence[Figures], record: dict[str, Any], tiny_mm3: float) -> str:
+def page(
+    options: argparse.Namespace, evaluations: Mapping[TargetSize, Evaluation], first_mm3: Mapping[str, float]
+) -> str:
     """README.md: every patient, tiny ones last, and the means of the others with intervals."""
-    heads: tuple[str, ...] = ("patient", "days", "slices", "true area ×", "aimed at ×")
-    heads += tuple(f"{name} {method.value}" for name in ("AP", "Dice") for method in SHOWN)
-    large, tiny = split(rows, tiny_mm3)
+    of_methods = (f"{metric.label} {method.value}" for metric in (AP, DICE) for method in SHOWN)
+    heads = ("patient", "days", "slices", "true area ×", "aimed at ×", *of_methods)
+    record = evaluations[TargetSize.TRUE].record
     parts = [
-        f"# {record['truth']['name']}: the last scan, forecast from the one before\n",
+        f"# {options.data.name}: the last scan, forecast from the one before\n",
         f"`benchmarks/real_longitudinal.py`, tumorcast {record['version']}, commit {record['commit'] or 'unknown'}. "
         "Leave-patient-out: where a tumour goes was learned from all other patients here. **For research; not a "
-        f"medical device.** Tumours below {tiny_mm3:g} mm³ at the first date stand apart. A patient's figure is the "
-        "mean over its slices. What each figure is: docs/evaluation.md.\n",
+        f"medical device.** Tumours below {options.tiny_mm3:g} mm³ at the first date stand apart. A patient's figure "
+        "is the mean over its slices. What each figure is: docs/evaluation.md.\n",
     ]
-    for aim in Aim:
-        title = (
-            "The true size is aimed at (an upper bound)" if aim is Aim.TRUTH else "The size is a population forecast"
-        )
-        parts += [f"## {title}\n", markdown_table(heads, [line(row, aim) for row in large])]
-        parts += [told_means(large, aim)]
+    for target, evaluation in evaluations.items():
+        values = PatientValues.of(long_table(evaluation.patients))
+        large, tiny = split(evaluation.patients, first_mm3, options.tiny_mm3)
+        is_true = target is TargetSize.TRUE
+        title = "The true size is aimed at (an upper bound)" if is_true else "The size is a population forecast"
+        parts += [f"## {title}\n", markdown_table(heads, [line(patient, target, values) for patient in large])]
+        parts += [means_table(PatientValues.of(long_table(large or evaluation.patients)))]
         if tiny:
-            parts += ["Tiny:\n", markdown_table(heads, [line(row, aim) for row in tiny])]
+            parts += ["Tiny:\n", markdown_table(heads, [line(patient, target, values) for patient in tiny])]
     return "\n".join(parts)
 
 
-def told_means(rows: Sequence[Figures], aim: Aim) -> str:
+def means_table(values: PatientValues) -> str:
     """Means over patients with intervals, and differences to the growth map."""
-    found = [row[str(aim)] for row in rows]
-    lines = []
-    for method in Method:
-        values = {name: values_of(found, method, name) for name in COMPARED}
-        if np.isnan(values["dice"]).all():
-            continue
-        ours = {name: values_of(found, Method.PRODUCT, name) for name in COMPARED}
-        means = [mean_of(values[name]).told(3) for name in COMPARED]
-        gaps = [
-            "" if method is Method.PRODUCT else difference(ours[name], values[name]).estimate.told(3, signed=True)
-            for name in COMPARED
-        ]
-        lines.append((method.told, *means, *gaps))
-    heads = ("method", "AP", "Dice", "HD95, mm", "growth map's AP less", "Dice less", "HD95 less")
-    return markdown_table(heads, lines)
+    rows = []
+    for method in values.methods():
+        means = [found.text(3) for found in values.mean_estimates(method, COMPARED).values()]
+        less = values.differences(Method.PRODUCT, method, COMPARED).values()
+        rows.append((method.label, *means, *([found.estimate.text(3, signed=True) for found in less] or [""] * 3)))
+    return markdown_table(("method", *labels(COMPARED), "growth map's AP less", "Dice less", "HD95 less"), rows)
 
 
-def split(rows: Sequence[Figures], tiny_mm3: float) -> tuple[list[Figures], list[Figures]]:
+def split(
+    patients: Sequence[PatientScores], first_mm3: Mapping[str, float], tiny_mm3: float
+) -> tuple[list[PatientScores], list[PatientScores]]:
     """Those whose first tumour is not tiny, and those whose is."""
-    tiny = [row for row in rows if row["first_mm3"] < tiny_mm3]
-    return [row for row in rows if row not in tiny], tiny
+    tiny = [patient for patient in patients if first_mm3[patient.patient_id] < tiny_mm3]
+    return [patient for patient in patients if patient not in tiny], tiny
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, write, and return what is printed."""
     machine = describe(threads=int(os.environ.get("OMP_NUM_THREADS", "2")))
-    rows, outcomes, record = measure(options, options.rows or options.out.with_name(options.out.name + ".rows"))
-    if not rows:
-        raise InputError(f"{options.data}: no patient could be forecast; {outcomes[0].reason}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    large, tiny = split(rows, options.tiny_mm3)
-    if large:
-        write_pages(options.out, large, outcomes, record)
-    if tiny:
-        write_pages(options.out / "tiny", tiny, [], record)
+    evaluations, first_mm3 = measure(options, options.rows or options.out.with_name(options.out.name + ".rows"))
+    means: dict[str, float] = {}
+    for target, evaluation in evaluations.items():
+        write_evaluation(options.out / folder_of(target), evaluation)
+        large, _ = split(evaluation.patients, first_mm3, options.tiny_mm3)
+        values = PatientValues.of(long_table(large or evaluation.patients))
+        means |= {
+            f"{folder_of(target)}_{metric.name}_{method}": mean_of(values.of_metric(method, metric)).value
+            for metric in COMPARED
+            for method in SHOWN
+        }
     with written_whole(options.out / "README.md") as temporary:
-        temporary.write_text(page(rows, record, options.tiny_mm3), encoding="utf-8")
-    told = {
-        f"{aim}_{name}_{method}": mean_of(values_of([row[str(aim)] for row in large], method, name)).value
-        for aim in Aim
-        for name in COMPARED
-        for method in SHOWN
-    }
-    text = json.dumps(plain(record | {"machine": machine, "means": told, "outcomes": outcomes}), indent=1)
+        temporary.write_text(page(options, evaluations, first_mm3), encoding="utf-8")
+    record = evaluations[TargetSize.TRUE].record | {"machine": machine, "means": means, "first_mm3": first_mm3}
     with written_whole(options.out / "real_longitudinal.json") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-    means: dict[str, Any] = plain(told)
-    return {"out": str(options.out), "patients": len(rows), "tiny": len(tiny)} | means
+        temporary.write_text(json.dumps(jsonable(record), indent=1) + "\n", encoding="utf-8")
+    patients = len(evaluations[TargetSize.TRUE].patients)
+    return {"out": str(options.out), "patients": patients, **jsonable(means)}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from machine import describe
 
 from tests.report.chromium import Chromium
-from tumorcast.evaluation.failures import Failure
+from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.records import Status
 from tumorcast.report.pages.index import index_page
 from tumorcast.report.pages.patient import IndexRow, PatientAreas, Spread

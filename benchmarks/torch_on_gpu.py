@@ -34,8 +34,8 @@ Differences = dict[str, TensorParity]
 def random_progression(model: ModelSet) -> ProgressionNetwork:
     """One of the default shape; fresh networks end in zeros, which would hide what is compared, so all is random."""
     kind = NetworkKind.PROGRESSION
-    told = default_architecture(kind, image_size=model.info.image_size, contrasts=len(model.info.contrasts))
-    network, generator = ProgressionNetwork(told).eval().requires_grad_(False), torch.Generator().manual_seed(0)
+    architecture = default_architecture(kind, image_size=model.info.image_size, contrasts=len(model.info.contrasts))
+    network, generator = ProgressionNetwork(architecture).eval().requires_grad_(False), torch.Generator().manual_seed(0)
     for name, value in network.named_parameters():
         drawn = 0.5 * torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5
         value.copy_(1 + drawn if name.endswith("weight") and value.ndim == 1 else drawn)
@@ -66,13 +66,13 @@ def differences(engine: TorchEngine, reference: TorchEngine, inputs: list[parity
     return parity.compare(engine, reference, Precision.FP32, inputs)
 
 
-def told(title: str, found: Differences) -> bool:
+def print_table(title: str, measured: Differences) -> bool:
     """Print a table; whether all is within its limit."""
     print(f"\n{title}\n{'output':24}{'difference':>12}{'limit':>10}  where")
-    for name, part in sorted(found.items()):
+    for name, part in sorted(measured.items()):
         verdict = "" if part.difference <= part.limit else "  BEYOND"
         print(f"{name:24}{part.difference:12.2e}{part.limit:10.0e}  {part.where}{verdict}")
-    return all(part.difference <= part.limit for part in found.values())
+    return all(part.difference <= part.limit for part in measured.values())
 
 
 def ensemble(engine: TorchEngine, members: int) -> tuple[np.ndarray, float]:
@@ -99,52 +99,54 @@ def progress_rate(engine: TorchEngine, calls: int) -> float:
     return calls * BATCH / (time.perf_counter() - began)
 
 
-def compared(there: TorchEngine, here: TorchEngine) -> tuple[dict[str, Any], bool]:
+def compared(gpu: TorchEngine, cpu: TorchEngine) -> tuple[dict[str, Any], bool]:
     """What differs between the GPU and the CPU, by name, and whether all is within its limit."""
-    form = len(here.info.contrasts), here.info.image_size
+    form = len(cpu.info.contrasts), cpu.info.image_size
     record: dict[str, Any] = {}
-    fine = True
+    within = True
     for rows, inputs, times in (
         (2, [parity.phantom(*form), parity.noise(*form)], 12),
-        (BATCH, [phantoms(here, BATCH)], 3),
+        (BATCH, [phantoms(cpu, BATCH)], 3),
     ):
-        found = differences(there, here, inputs, times)
-        fine &= told(f"{there.device} against cpu, {times} times, {rows} rows", found)
-        record[f"parity_{rows}_rows"] = {key: [part.difference, part.limit, part.where] for key, part in found.items()}
-    record["ensemble_difference"] = float(np.abs(ensemble(there, 8)[0] - ensemble(here, 8)[0]).max())
-    return record, fine
+        measured = differences(gpu, cpu, inputs, times)
+        within &= print_table(f"{gpu.device} against cpu, {times} times, {rows} rows", measured)
+        record[f"parity_{rows}_rows"] = {
+            key: [part.difference, part.limit, part.where] for key, part in measured.items()
+        }
+    record["ensemble_difference"] = float(np.abs(ensemble(gpu, 8)[0] - ensemble(cpu, 8)[0]).max())
+    return record, within
 
 
-def rates(there: TorchEngine, here: TorchEngine, members: int) -> dict[str, float | int | None]:
+def rates(gpu: TorchEngine, cpu: TorchEngine, members: int) -> dict[str, float | int | None]:
     """Images a second of an ensemble on either, the median of three on the GPU, and of the progression network."""
-    ensemble(there, min(BATCH, members))  # warm
-    found, some = sorted(members / ensemble(there, members)[1] for _ in range(3)), min(32, members)
+    ensemble(gpu, min(BATCH, members))  # warm
+    speeds, some = sorted(members / ensemble(gpu, members)[1] for _ in range(3)), min(32, members)
     return {
         "members": members,
         "batch": BATCH,
         "steps_each_way": SETTINGS.steps,
-        "ensemble_images_a_second": found[1],
-        "progress_images_a_second": progress_rate(there, 20 if there.device.startswith("cuda") else 2),
+        "ensemble_images_a_second": speeds[1],
+        "progress_images_a_second": progress_rate(gpu, 20 if gpu.device.startswith("cuda") else 2),
         "cpu_threads": torch.get_num_threads(),
-        "cpu_images_a_second": some / ensemble(here, some)[1],
+        "cpu_images_a_second": some / ensemble(cpu, some)[1],
     }
 
 
 def main() -> int:
     """Compare, time, print; 1 if a difference is beyond its limit."""
-    options = argparse.ArgumentParser()
-    options.add_argument("--device", default="cuda")
-    options.add_argument("--model", type=Path, default=Path("tumorcast/models/demo128"))
-    options.add_argument("--members", type=int, default=512)
-    asked = options.parse_args()
-    opened = open_engine(EngineChoice((asked.model,), Provider.TORCH, asked.device))  # as tumorcast forecast does
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", type=Path, default=Path("tumorcast/models/demo128"))
+    parser.add_argument("--members", type=int, default=512)
+    options = parser.parse_args()
+    opened = open_engine(EngineChoice((options.model,), Provider.TORCH, options.device))  # as tumorcast forecast does
     print(f"torch {torch.__version__}: {type(opened).__name__} on {opened.device}")
-    there, here = engine_on(asked.device, asked.model), engine_on("cpu", asked.model)
-    record, fine = compared(there, here)
-    record |= {"device": there.device, "torch": torch.__version__, **rates(there, here, asked.members)}
-    print("PASSED" if fine else "FAILED: a difference is beyond its limit")
+    gpu, cpu = engine_on(options.device, options.model), engine_on("cpu", options.model)
+    record, within = compared(gpu, cpu)
+    record |= {"device": gpu.device, "torch": torch.__version__, **rates(gpu, cpu, options.members)}
+    print("PASSED" if within else "FAILED: a difference is beyond its limit")
     print(json.dumps(record))
-    return 0 if fine else 1
+    return 0 if within else 1
 
 
 if __name__ == "__main__":

@@ -44,14 +44,14 @@ class Timeline(NamedTuple):
     """A patient's events in order of time; on one day, scans come before treatments.
 
     start: the day the clock starts; scans before it are reached backwards.
-    days: (N,); kinds: (N,) SCAN …; values: (N,) a course's dose weight; places: (N,) which scan, course or resection.
+    days: (N,); kinds: (N,) SCAN …; values: (N,) a course's dose weight; indices: (N,) which scan, course or resection.
     """
 
     start: float
     days: Array
     kinds: Integers
     values: Array
-    places: Integers
+    indices: Integers
 
 
 class State(NamedTuple):
@@ -233,9 +233,9 @@ def observe(
 
 
 @compiled_inner
-def cut(place: int, courses: int, row: Array, log_living: float, state: State) -> float:
+def cut(index: int, courses: int, row: Array, log_living: float, state: State) -> float:
     """A resection leaves the share ρ of every kind of cell; returns the log of L."""
-    column = PARAMETERS + place
+    column = PARAMETERS + index
     log_left = math.log(row[column])
     state.of_living[column] += 1.0 / row[column]
     for k in range(courses):
@@ -256,13 +256,13 @@ def fill_log_growth(law: int, timeline: Timeline, row: Array, state: State, out:
     clear(state.of_living)
     clear(state.of_origin)
     for event in range(timeline.days.size):
-        day, kind, place = timeline.days[event], timeline.kinds[event], timeline.places[event]
+        day, kind, index = timeline.days[event], timeline.kinds[event], timeline.indices[event]
         if day != previous:
             log_living = grow(law, day - previous, chemo, row, log_living, state.of_living)
         if kind == SCAN:
-            out[place] = observe(day, courses, delayed, row, log_living, state)
+            out[index] = observe(day, courses, delayed, row, log_living, state)
             for j in range(row.size):
-                jacobian[place, j] = state.of_total[j]
+                jacobian[index, j] = state.of_total[j]
         elif kind == ORIGIN:
             origin = observe(day, courses, delayed, row, log_living, state)
             for j in range(row.size):
@@ -271,7 +271,7 @@ def fill_log_growth(law: int, timeline: Timeline, row: Array, state: State, out:
             log_living = irradiate(courses, day, timeline.values[event], row, log_living, state)
             courses += 1
         elif kind == RESECTION:
-            log_living = cut(place, courses, row, log_living, state)
+            log_living = cut(index, courses, row, log_living, state)
         else:
             chemo = 1.0 if kind == CHEMO_ON else 0.0
         previous = day

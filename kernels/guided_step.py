@@ -142,9 +142,9 @@ def move(x0: Tensor, eps: Tensor, level: Level) -> Tensor:
     return level.signal * x0 + level.noise * eps
 
 
-def extrapolate(x: Tensor, eps: Tensor, last: Tensor, blend: Tensor | float, level: Level) -> tuple[Tensor, Tensor]:
+def extrapolate(x: Tensor, eps: Tensor, previous: Tensor, blend: Tensor | float, level: Level) -> tuple[Tensor, Tensor]:
     """(x0, eps) of a two-step rule: ε goes on as it changed since the step before, and x0 is what fits it."""
-    eps = eps + blend * (eps - last)
+    eps = eps + blend * (eps - previous)
     return predict(x, eps, level), eps
 
 

@@ -26,7 +26,7 @@ BOUNCE = 0.3  # how far from its wall a coordinate is moved
 NEAR = 0.05  # starts whose coordinates differ by less lead to one end
 
 
-class Batch(NamedTuple):
+class ReplicateBatch(NamedTuple):
     """B replicates. observed, weights: (B, T); centres: (B, F); results rows: (B, P), losses, statuses: (B,)."""
 
     observed: Array
@@ -225,7 +225,7 @@ def fill_catalogue(problem: Problem, catalogue: Catalogue) -> None:
     """All else of a catalogue from its units."""
     scans = catalogue.curves.shape[1]
     work = new_work(problem, scans, 1)
-    timeline = Timeline(problem.start, problem.days, problem.kinds, problem.values, problem.places)
+    timeline = Timeline(problem.start, problem.days, problem.kinds, problem.values, problem.indices)
     for k in range(catalogue.units.shape[0]):
         for j in range(problem.free.size):
             set_parameter(problem, j, catalogue.units[k, j], work)
@@ -237,7 +237,7 @@ def fill_catalogue(problem: Problem, catalogue: Catalogue) -> None:
 
 
 @compiled_freely
-def fit_batch(problem: Problem, catalogue: Catalogue, batch: Batch) -> None:
+def fit_batch(problem: Problem, catalogue: Catalogue, batch: ReplicateBatch) -> None:
     """Fit every replicate of the batch into its rows, losses and statuses.
 
     From a catalogue of which no curve is known the starts are searched instead.

@@ -35,7 +35,7 @@ LOGARITHMS, DIFFERENCES, SQUARES = range(3)  # r = log model - log size; model -
 class Problem(NamedTuple):
     """What every replicate shares.
 
-    law: of kernels.growth; start, days, kinds, values, places: its timeline; row: (P,) values of the fixed parameters;
+    law: of kernels.growth; start, days, kinds, values, indices: its timeline; row: (P,) values of the fixed parameters;
     free: (F,) columns of the free ones, A0 the last; lower, upper, log_scaled: (F,) of the free ones;
     residual: LOGARITHMS …; whitening: (T, T) lower triangle with r → whitening r, or (0, 0) for none;
     precision: (F,) of the prior on the coordinates; scouts: starts that a few steps are taken from;
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
     days: Array
     kinds: Integers
     values: Array
-    places: Integers
+    indices: Integers
     row: Array
     free: Integers
     lower: Array
@@ -228,7 +228,7 @@ def evaluate(problem: Problem, data: Data, unit: Array, work: Work) -> float:
     """The loss at unit: (F,), whose last coordinate is solved for; residuals and derivatives are left in `work`."""
     for j in range(problem.free.size):
         set_parameter(problem, j, unit[j], work)
-    timeline = Timeline(problem.start, problem.days, problem.kinds, problem.values, problem.places)
+    timeline = Timeline(problem.start, problem.days, problem.kinds, problem.values, problem.indices)
     fill_log_growth(problem.law, timeline, work.row, work.state, work.model, work.by_row)
     if problem.residual == LOGARITHMS:
         fill_log_residuals(problem, data, work)

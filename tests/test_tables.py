@@ -71,11 +71,11 @@ def test_columns_that_are_not_used_may_repeat_or_lack_a_name(tmp_path: Path) -> 
     [
         ("", "is empty; expected a header with id, day"),
         ("\n\n", "is empty"),
-        ("id,when\nA,1\n", "no column 'day'; found 'id', 'when'; add it, with columns separated by commas"),
+        ("id,when\nA,1\n", "no column 'day'; found 'id', 'when'"),
         ("id;day\nA;1\n", "no column 'id', 'day'; found 'id;day'"),
-        ("id,day,id\nA,1,B\n", "column 'id' stands twice in the header; rename one"),
+        ("id,day,id\nA,1,B\n", "column 'id' stands twice in the header"),
         ("id,day,end,end\nA,1,2,3\n", "column 'end' stands twice"),
-        ("id,day\nA,1\nB\n", "line 3: 1 cells under 2 column names; make them agree"),
+        ("id,day\nA,1\nB\n", "line 3: 1 cells under 2 column names"),
         ("id,day\nA,1,5\n", "line 2: 3 cells under 2 column names"),
         (b"\xff\xfe\x00id", "is not CSV in UTF-8"),
         (f"id,day\nA,{'1' * 200_000}\n", "is not CSV in UTF-8 (field larger than field limit"),
@@ -89,7 +89,7 @@ def test_faults_of_the_file(tmp_path: Path, content: str | bytes, message: str) 
 
 
 def test_the_caller_may_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found 'id'; choose another, with columns"):
+    with pytest.raises(InputError, match="found 'id'; choose another"):
         read_table(table(tmp_path, "id\nA\n"), ("day",), remedy="choose another")
 
 
@@ -100,7 +100,7 @@ def test_a_tsv_is_separated_by_tabs(tmp_path: Path, suffix: str) -> None:
     (only,) = read_table(path, ("id", "day"))
     assert only.cells == {"id": "A", "day": "", "note": "1,5"}
     path.write_text("id,day\nA,1\n")
-    with pytest.raises(InputError, match="found 'id,day'; add it, with columns separated by tabs"):
+    with pytest.raises(InputError, match=r"'id,day'; .* by tabs"):
         read_table(path, ("id", "day"))
 
 
@@ -120,9 +120,7 @@ def test_numbers_come_back_exactly(value: float) -> None:
     [("soon", "not a number"), ("1,5", "not a number"), ("nan", "not a finite"), ("-inf", "finite")],
 )
 def test_a_cell_that_is_no_number(text: str, message: str) -> None:
-    with pytest.raises(
-        InputError, match=f"t.csv, line 7: 'day' is '{text}', .*{message}.*correct it or leave it blank"
-    ):
+    with pytest.raises(InputError, match=f"line 7: 'day' is '{text}', .*{message}"):
         row(day=text).number("day")
 
 
@@ -132,7 +130,7 @@ def test_a_blank_number_is_none() -> None:
 
 @pytest.mark.parametrize("name", ["A/B", "A\\B", ".", "..", "A\0"])
 def test_an_identifier_is_fit_to_name_a_file(name: str) -> None:
-    with pytest.raises(InputError, match=r"t.csv, line 7: 'id' is .*; give a name without slashes"):
+    with pytest.raises(InputError, match=r"t.csv, line 7: 'id' is "):
         row(id=name).identifier("id")
 
 
@@ -149,7 +147,7 @@ def test_rows_go_to_their_patients_in_the_order_of_the_table() -> None:
         "A": ["2"],
     }
     assert list(found) == ["B", "A"]
-    with pytest.raises(InputError, match="line 2: 'id' is empty; every row needs it"):
+    with pytest.raises(InputError, match="line 2: 'id' is empty"):
         rows_by_patient(rows({"x": "1"}), "id")
 
 
@@ -179,7 +177,7 @@ def test_a_dose_is_read_in_gy(text: str, gy: float | None) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("6000", "'6000', not a dose above 0 and up to 200 Gy (as 60, 60 Gy or 6000 cGy); correct it"),
+        ("6000", "'6000', not a dose above 0 and up to 200 Gy"),
         ("0", "not a dose above 0"),
         ("-2 Gy", "not a dose above 0"),
     ],
@@ -204,7 +202,7 @@ def test_fractions_in_words_are_unknown_and_told(text: str, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("text", ["30.5", "0", "-3"])
 def test_fractions_are_whole(text: str) -> None:
-    with pytest.raises(InputError, match=f"'n' is '{text}', not a whole number from 1; correct it or leave it blank"):
+    with pytest.raises(InputError, match=f"'n' is '{text}', not a whole"):
         row(n=text).fractions("n")
     assert row(n="30.0").fractions("n") == 30 and row(n="").fractions("n") is None
 

@@ -1,6 +1,6 @@
-"""Columns of treatment under names that are not read: what a table means by `RT start` where `rt_start_day` is read.
+"""Hints on columns of treatment under names that are not read, as `RT start` where `rt_start_day` is read.
 
-A treatment that is silently left out changes every forecast, so a name that looks like one of those read is told.
+A treatment that is silently left out changes every forecast, so a warning names a column that looks like one read.
 """
 
 import re
@@ -47,7 +47,7 @@ def is_date(column: str) -> bool:
     >>> is_date("rt_start_date"), is_date("rt_start")
     (True, False)
     """
-    return "date" in (_meanings(column) or ())
+    return "date" in (_words(column) or ())
 
 
 def hints(header: Sequence[str], known: Sequence[str], options: Mapping[str, str] | None = None) -> list[str]:
@@ -67,8 +67,8 @@ def _hint(column: str, name: str, option: str | None) -> str:
 
 
 def _alike(column: str, names: Sequence[str]) -> str | None:
-    said = _said(column)
-    same = (name for name in names if _squashed(name) == _squashed(column) or (said and _said(name) == said))
+    meaning = _meaning(column)
+    same = (name for name in names if _squashed(name) == _squashed(column) or (meaning and _meaning(name) == meaning))
     return next(same, None)
 
 
@@ -76,31 +76,31 @@ def _squashed(name: str) -> str:
     return re.sub(r"[\W_]", "", name.casefold())
 
 
-def _said(column: str) -> frozenset[str] | None:
-    """What a name says of treatment: which one, and which of its days, its dose or its fractions. None if nothing."""
-    meanings = _meanings(column)
-    if meanings is None:
+def _meaning(column: str) -> frozenset[str] | None:
+    """What a name means: which treatment, and which of its days, its dose or its fractions. None if no treatment."""
+    words = _words(column)
+    if words is None:
         return None
-    said = meanings - WHEN - {""}
-    if said & {"dose", "fractions"}:
-        return said - {"rt"}  # nothing else has them
-    dated = bool(meanings & WHEN)
-    if said in ({"rt"}, {"chemo"}) and dated:
-        return said | {"start"}
-    if said == {"resection"}:
-        return said if dated else None
-    return said if len(said) > 1 else None
+    meaning = words - WHEN - {""}
+    if meaning & {"dose", "fractions"}:
+        return meaning - {"rt"}  # nothing else has them
+    dated = bool(words & WHEN)
+    if meaning in ({"rt"}, {"chemo"}) and dated:
+        return meaning | {"start"}
+    if meaning == {"resection"}:
+        return meaning if dated else None
+    return meaning if len(meaning) > 1 else None
 
 
-def _meanings(column: str) -> frozenset[str] | None:
-    """What the words of a name mean; None if one of them is of no treatment."""
-    found: set[str] = set()
+def _words(column: str) -> frozenset[str] | None:
+    """The meanings of a name's words, by WORDS; None if one of them is of no treatment."""
+    meanings: set[str] = set()
     for word in re.findall(r"[^\W_]+", column.casefold()):
-        meanings = _meanings_of(word)
-        if not meanings:
+        of_word = _meanings_of(word)
+        if not of_word:
             return None
-        found.update(meanings)
-    return frozenset(found)
+        meanings.update(of_word)
+    return frozenset(meanings)
 
 
 def _meanings_of(word: str) -> list[str]:

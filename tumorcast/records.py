@@ -173,12 +173,12 @@ class GrowthFit:
 
     series: the sizes, with the resections that were inferred from sudden drops among its treatment.
     parameters: (P,) best fit, replicates: (B, P) one row a bootstrap replicate, both in the order of `parameter_names`.
-    replicate_status: (B,) uint8, each the place of its status among FitStatus.
+    replicate_status: (B,) uint8, each its code, the index of its status in FitStatus.
     loss: of the best fit, in the units of `loss_name` (docs/commands/fit.md).
     origin_day: the day whose size is the parameter initial_size.
     doses: whether a course's dose weighs its effect (laws.dose_weight).
     deviations: (B,) standard normal, where each replicate lies in what `errors` leave open; zeros without errors.
-    errors: how sizes depart from the law, where a population told it; None for a patient fitted alone.
+    errors: how sizes depart from the law, where a population has shown it; None for a patient fitted alone.
     notes: what a reader of the forecast should know, as a drop taken for a resection.
     intervals: by parameter, its (2.5 %, 97.5 %) confidence limits, where the method gives them (lmfit).
     """

@@ -200,7 +200,7 @@ class Guidance(StrEnum):
 
 
 class Preset(StrEnum):
-    """A named group of sampler settings."""
+    """A named group of settings, of the sampler or of the growth fit: the usual, or the paper's with its faults."""
 
     DEFAULT = "default"
     PAPER = "paper"

@@ -1,6 +1,6 @@
-"""CSV tables with a header, and the treatments that their cells tell of.
+"""CSV tables with a header, and the treatments that their cells record.
 
-Only the csv module: the tables are small, and a fault in one must be told by its line.
+Only the csv module: the tables are small, and a message on a fault names its line.
 """
 
 import csv
@@ -82,10 +82,10 @@ class Row:
         if not text:
             return None
         unit = next(unit for unit in PER_GY if text.endswith(unit))
-        told = self._in_words(column, text.removesuffix(unit))
-        if told is None:
+        number = self._number_or_warning(column, text.removesuffix(unit))
+        if number is None:
             return None
-        dose = told / PER_GY[unit]
+        dose = number / PER_GY[unit]
         if not 0 < dose <= MOST_GY:
             raise self._refusal(column, f"not a dose above 0 and up to {MOST_GY:g} Gy (as 60, 60 Gy or 6000 cGy)")
         return dose
@@ -96,15 +96,15 @@ class Row:
         Raises InputError for a number that is not whole and positive.
         """
         text = self.text(column)
-        count = self._in_words(column, text) if text else None
+        count = self._number_or_warning(column, text) if text else None
         if count is None:
             return None
         if count < 1 or not count.is_integer():
             raise self._refusal(column, "not a whole number from 1")
         return int(count)
 
-    def _in_words(self, column: str, number: str) -> float | None:
-        """The number; None where it is none, which is told: clinical tables have such cells, and are of use without."""
+    def _number_or_warning(self, column: str, number: str) -> float | None:
+        """The number; None with a warning where it is none: clinical tables have such cells, and are of use without."""
         try:
             return self._finite(column, number)
         except InputError as fault:
@@ -126,7 +126,7 @@ class Row:
 
     @property
     def where(self) -> str:
-        """The place in the table, as messages name it."""
+        """Path and line, as messages name them."""
         return f"{self.path}, line {self.line}"
 
 
@@ -201,7 +201,7 @@ def rows_by_patient(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
 
 @dataclass(frozen=True, kw_only=True)
 class TreatmentColumns:
-    """The names of the columns that tell of treatment; each may be absent, and each cell blank."""
+    """The names of the columns that record treatment; each may be absent, and each cell blank."""
 
     rt_start_day: str = "rt_start_day"
     rt_end_day: str = "rt_end_day"
@@ -222,27 +222,27 @@ class TreatmentColumns:
 
 
 def treatment_of(rows: Sequence[Row], columns: TreatmentColumns) -> Treatment:
-    """The treatment of one patient, of whom one row or many may tell the same course or resection.
+    """The treatment of one patient, of whom one row or many may record the same course or resection.
 
     A course of radiotherapy of which one date is known lasts its fractions at five a week, or 42 days where they are
     not known; chemotherapy without an end goes on. Courses of chemotherapy that overlap are joined, as the question is
-    only whether there is any. Dose and fractions without a date are not used, and told in a warning.
+    only whether there is any. Dose and fractions without a date are not used, with a warning.
     Raises InputError for a cell that is no number, a course that ends before it starts, chemotherapy with an end and no
     start, and courses of radiotherapy that overlap.
     >>> rows = [Row(Path("a.csv"), 2, {"rt_start_day": "28", "dose": "60 Gy"}), Row(Path("a.csv"), 3, {})]
     >>> treatment_of(rows, TreatmentColumns()).radiotherapy
     (RadiotherapyCourse(start_days=28.0, end_days=70.0, dose_gy=60.0, fractions=None),)
     """
-    resections = {row.day(columns.resection_day) for row in _telling(rows, columns.resection_day)}
+    resections = {row.day(columns.resection_day) for row in _distinct(rows, columns.resection_day)}
     return Treatment(
-        _radiotherapy(_told_radiotherapy(rows, columns)),
-        _chemotherapy(_told_chemotherapy(rows, columns)),
+        _radiotherapy(_radiotherapy_records(rows, columns)),
+        _chemotherapy(_chemotherapy_records(rows, columns)),
         tuple(sorted(day for day in resections if day is not None)),
     )
 
 
-def _telling(rows: Sequence[Row], *columns: str) -> Iterable[Row]:
-    """The rows that tell anything in these columns; of those that tell the same, the first."""
+def _distinct(rows: Sequence[Row], *columns: str) -> Iterable[Row]:
+    """The rows with anything in these columns; of those with the same cells there, the first."""
     distinct: dict[tuple[str, ...], Row] = {}
     for row in rows:
         distinct.setdefault(tuple(map(row.text, columns)), row)
@@ -250,8 +250,8 @@ def _telling(rows: Sequence[Row], *columns: str) -> Iterable[Row]:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """A course as the table tells it, NaN for what it does not tell; `row` is the first row to tell it."""
+class _CourseRecord:
+    """A course as the table records it, NaN for what is blank; `row` is the first row of it."""
 
     row: Row
     start: float
@@ -267,65 +267,65 @@ class _Told:
     def dated(self) -> bool:
         return not (math.isnan(self.start) and math.isnan(self.end))
 
-    def agrees(self, other: "_Told") -> bool:
+    def agrees(self, other: "_CourseRecord") -> bool:
         """Whether both may be one course: a date in common and nothing against it. (Nothing is true of a NaN.)"""
         if not (self.start == other.start or self.end == other.end):
             return False
         return not any(mine < theirs or mine > theirs for mine, theirs in zip(self.cells, other.cells, strict=True))
 
-    def filled_from(self, other: "_Told") -> "_Told":
+    def filled_from(self, other: "_CourseRecord") -> "_CourseRecord":
         pairs = zip(self.cells, other.cells, strict=True)
-        return _Told(self.row, *(theirs if math.isnan(mine) else mine for mine, theirs in pairs))
+        return _CourseRecord(self.row, *(theirs if math.isnan(mine) else mine for mine, theirs in pairs))
 
 
-def _told_radiotherapy(rows: Sequence[Row], columns: TreatmentColumns) -> list[_Told]:
+def _radiotherapy_records(rows: Sequence[Row], columns: TreatmentColumns) -> list[_CourseRecord]:
     start, end, dose, fractions = columns.rt_start_day, columns.rt_end_day, columns.rt_dose, columns.rt_fractions
     return [
-        _Told(row, *map(_or_nan, (row.day(start), row.day(end), row.dose_gy(dose), row.fractions(fractions))))
-        for row in _telling(rows, start, end, dose, fractions)
+        _CourseRecord(row, *map(_or_nan, (row.day(start), row.day(end), row.dose_gy(dose), row.fractions(fractions))))
+        for row in _distinct(rows, start, end, dose, fractions)
     ]
 
 
-def _told_chemotherapy(rows: Sequence[Row], columns: TreatmentColumns) -> list[_Told]:
+def _chemotherapy_records(rows: Sequence[Row], columns: TreatmentColumns) -> list[_CourseRecord]:
     start, end = columns.chemo_start_day, columns.chemo_end_day
-    return [_Told(row, *map(_or_nan, (row.day(start), row.day(end)))) for row in _telling(rows, start, end)]
+    return [_CourseRecord(row, *map(_or_nan, (row.day(start), row.day(end)))) for row in _distinct(rows, start, end)]
 
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _once(told: Iterable[_Told]) -> list[_Told]:
-    """Each dated course once, with what any row tells of it. Those of two dates come first, for others to join them."""
-    found: list[_Told] = []
-    for one in sorted(told, key=lambda one: math.isnan(one.start) + math.isnan(one.end)):
-        place = next((k for k, other in enumerate(found) if other.agrees(one)), None)
-        if place is not None:
-            found[place] = found[place].filled_from(one)
-        elif one.dated:
-            found.append(one)
-    return found
+def _merged(records: Iterable[_CourseRecord]) -> list[_CourseRecord]:
+    """Each dated course once, with what any row has of it. Those of two dates come first, for others to join them."""
+    courses: list[_CourseRecord] = []
+    for record in sorted(records, key=lambda record: math.isnan(record.start) + math.isnan(record.end)):
+        index = next((k for k, course in enumerate(courses) if course.agrees(record)), None)
+        if index is not None:
+            courses[index] = courses[index].filled_from(record)
+        elif record.dated:
+            courses.append(record)
+    return courses
 
 
-def _radiotherapy(told: list[_Told]) -> tuple[RadiotherapyCourse, ...]:
-    courses = _once(_completed(one) for one in _once(told))
-    if told and not courses:
+def _radiotherapy(records: list[_CourseRecord]) -> tuple[RadiotherapyCourse, ...]:
+    courses = _merged(_completed(course) for course in _merged(records))
+    if records and not courses:
         logger.warning(
-            "%s: a dose or fractions of radiotherapy without a date are not used; add a date", told[0].row.where
+            "%s: a dose or fractions of radiotherapy without a date are not used; add a date", records[0].row.where
         )
-    ordered = sorted(courses, key=lambda one: (one.start, one.end))
+    ordered = sorted(courses, key=lambda course: (course.start, course.end))
     for earlier, later in pairwise(ordered):
         _check_apart(earlier, later)
-    return tuple(_course(one) for one in ordered)
+    return tuple(_radiotherapy_course(course) for course in ordered)
 
 
-def _completed(told: _Told) -> _Told:
+def _completed(course: _CourseRecord) -> _CourseRecord:
     """Both dates of a course of radiotherapy, of which at least one is known."""
-    length = RADIOTHERAPY_DAYS if math.isnan(told.fractions) else told.fractions * 7 / FRACTIONS_A_WEEK
-    start = told.end - length if math.isnan(told.start) else told.start
-    end = told.start + length if math.isnan(told.end) else told.end
-    _check_order(told.row, "radiotherapy", start, end)
-    return replace(told, start=start, end=end)
+    length = RADIOTHERAPY_DAYS if math.isnan(course.fractions) else course.fractions * 7 / FRACTIONS_A_WEEK
+    start = course.end - length if math.isnan(course.start) else course.start
+    end = course.start + length if math.isnan(course.end) else course.end
+    _check_order(course.row, "radiotherapy", start, end)
+    return replace(course, start=start, end=end)
 
 
 def _check_order(row: Row, what: str, start: float, end: float) -> None:
@@ -333,7 +333,7 @@ def _check_order(row: Row, what: str, start: float, end: float) -> None:
         raise InputError(f"{row.where}: {what} ends on day {end:g}, before its start on day {start:g}; correct one")
 
 
-def _check_apart(earlier: _Told, later: _Told) -> None:
+def _check_apart(earlier: _CourseRecord, later: _CourseRecord) -> None:
     if later.start < earlier.end or (later.start, later.end) == (earlier.start, earlier.end):
         raise InputError(
             f"{earlier.row.where}: radiotherapy from day {earlier.start:g} to {earlier.end:g} overlaps with that of "
@@ -342,27 +342,27 @@ def _check_apart(earlier: _Told, later: _Told) -> None:
         )
 
 
-def _course(told: _Told) -> RadiotherapyCourse:
-    dose = None if math.isnan(told.dose_gy) else told.dose_gy
-    fractions = None if math.isnan(told.fractions) else int(told.fractions)
-    return RadiotherapyCourse(told.start, told.end, dose, fractions)
+def _radiotherapy_course(record: _CourseRecord) -> RadiotherapyCourse:
+    dose = None if math.isnan(record.dose_gy) else record.dose_gy
+    fractions = None if math.isnan(record.fractions) else int(record.fractions)
+    return RadiotherapyCourse(record.start, record.end, dose, fractions)
 
 
-def _chemotherapy(told: list[_Told]) -> tuple[ChemotherapyCourse, ...]:
+def _chemotherapy(records: list[_CourseRecord]) -> tuple[ChemotherapyCourse, ...]:
     joined: list[ChemotherapyCourse] = []
-    for one in sorted(map(_chemotherapy_course, _once(told)), key=lambda course: course.start_days):
-        if joined and one.start_days <= joined[-1].end_days:
-            joined[-1] = replace(joined[-1], end_days=max(joined[-1].end_days, one.end_days))
+    for course in sorted(map(_chemotherapy_course, _merged(records)), key=lambda course: course.start_days):
+        if joined and course.start_days <= joined[-1].end_days:
+            joined[-1] = replace(joined[-1], end_days=max(joined[-1].end_days, course.end_days))
         else:
-            joined.append(one)
+            joined.append(course)
     return tuple(joined)
 
 
-def _chemotherapy_course(told: _Told) -> ChemotherapyCourse:
-    if math.isnan(told.start):
+def _chemotherapy_course(record: _CourseRecord) -> ChemotherapyCourse:
+    if math.isnan(record.start):
         raise InputError(
-            f"{told.row.where}: chemotherapy ends on day {told.end:g} and has no start; give its start, or no end"
+            f"{record.row.where}: chemotherapy ends on day {record.end:g} and has no start; give its start, or no end"
         )
-    end = math.inf if math.isnan(told.end) else told.end
-    _check_order(told.row, "chemotherapy", told.start, end)
-    return ChemotherapyCourse(told.start, end)
+    end = math.inf if math.isnan(record.end) else record.end
+    _check_order(record.row, "chemotherapy", record.start, end)
+    return ChemotherapyCourse(record.start, end)

@@ -64,6 +64,7 @@ def errors(validator: str, data_set: Path, cache: Path) -> list[str]:
     return [f"{one['code']} {one['location']}" for one in report["issues"]["issues"] if one["severity"] == "error"]
 
 
+@pytest.mark.slow
 def test_the_validator_finds_no_error_and_finds_one_that_is_planted(
     validator: str, data_set: Path, tmp_path: Path
 ) -> None:

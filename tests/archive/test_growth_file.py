@@ -185,6 +185,7 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["growth.h5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [700, 5_000, 3_000_000])
 def test_a_full_disk_is_a_storage_error_and_no_crash(room: int, tmp_path: Path) -> None:
     """In a process of its own: HDF5 ends its process when a write fails, if it is told of it."""

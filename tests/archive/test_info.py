@@ -176,6 +176,7 @@ def opens_without_a_plugin(path: Path) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_repacked_archive_says_the_same_and_needs_no_plugin(archived: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.h5"
     repack(archived, copy)

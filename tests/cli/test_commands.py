@@ -43,6 +43,7 @@ def test_all_commands_are_looked_at() -> None:
     assert {words for words, _ in VALUED} > {("fit",), ("prepare",), ("experiment", "grid"), ("reader-study", "make")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "option"), VALUED, ids=lambda part: " ".join(part) if type(part) is tuple else part)
 def test_an_option_given_twice_is_refused_with_both_values(words: tuple[str, ...], option: str) -> None:
     error = refused(*words, option, "90", "--json", f"{option}=180")

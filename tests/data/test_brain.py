@@ -155,7 +155,7 @@ def test_masks_that_cannot_be(scans: Path) -> None:
         ({"brain_tool": "hd-bet {input} {output} {mask}"}, r"allowed in braces are {input}, {output}"),
         (
             {"brain_tool": "a", "brain": BrainMask.HEAD},
-            r"--brain and --brain-tool: each says where the brain is; give one",
+            r"--brain and --brain-tool: each says",
         ),
         ({"brain_tool": "a", "brain_mask": "b"}, r"--brain-mask and --brain-tool: each says"),
     ],

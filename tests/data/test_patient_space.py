@@ -15,10 +15,17 @@ from tumorcast.data.imaging.geometry import Grid, Interpolation, PreparedGrid
 from tumorcast.data.imaging.transforms import resample
 from tumorcast.data.native import native_image
 from tumorcast.data.patient_space import PatientSpace
-from tumorcast.data.prepare import CohortReport, PrepareSettings, Register, SliceChoice, prepare_cohort, prepare_session
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.prepare import (
+    CohortReport,
+    PrepareSettings,
+    Register,
+    SliceChoice,
+    Task,
+    prepare_cohort,
+    prepare_session,
+)
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.scan_tasks import Task
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.records import Contrast, Session
 
@@ -102,7 +109,7 @@ def test_scans_that_lie_on_each_other_are_left_alone(phantom_scan: Callable, tmp
         phantom_scan(tmp_path, name)
     settings = PrepareSettings(image_size=64, slices=SliceChoice.ALL)
     space = PatientSpace(RIGID)
-    for source in find_sessions(tmp_path, Layout.BRATS):
+    for source in find_scans(tmp_path, Layout.BRATS).sessions:
         plain, placed = prepare_session(source, settings), prepare_session(source, RIGID, space)
         for name in ("images", "labels", "brain", "area_mm2", "affine"):
             np.testing.assert_array_equal(getattr(plain, name), getattr(placed, name))
@@ -128,7 +135,7 @@ def test_a_mask_belongs_to_the_image_on_whose_grid_it_lies(phantom_scan: Callabl
     images = {kind: sitk.ReadImage(str(path)) for kind, path in places.items()}
     for kind in ("t2f", "seg"):
         sitk.WriteImage(images[kind][:, :, 2:-2], str(places[kind]))
-    (source,) = find_sessions(tmp_path, Layout.BRATS)
+    (source,) = find_scans(tmp_path, Layout.BRATS).sessions
     session = prepare_session(source, RIGID, PatientSpace(RIGID))
     z, y, x = np.nonzero(session.labels)
     centre = (session.affine @ [x.mean(), y.mean(), session.source_slice[z].mean(), 1.0])[:3]

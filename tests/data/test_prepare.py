@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.data import prepare, scan_tasks
+from tumorcast.data import prepare
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
@@ -22,7 +22,7 @@ from tumorcast.data.prepare import (
     prepare_cohort,
     prepare_session,
 )
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
 from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, Treatment
@@ -32,7 +32,7 @@ EXACT = PrepareSettings(image_size=256, slices=SliceChoice.ALL)
 
 
 def prepared(folder: Path, settings: PrepareSettings) -> Session:
-    (source,) = find_sessions(folder, Layout.BRATS)
+    (source,) = find_scans(folder, Layout.BRATS).sessions
     return prepare_session(source, settings)
 
 
@@ -255,7 +255,7 @@ def test_a_fault_that_was_not_foreseen_costs_one_scan(
 
     for name in ("P1", "P2", "P3"):
         scan(tmp_path / "scans", name)
-    monkeypatch.setattr(scan_tasks, "prepare_session", fragile)
+    monkeypatch.setattr(prepare, "prepare_session", fragile)
     with caplog.at_level(logging.DEBUG, logger=prepare.__name__):
         report = prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
     assert fates(report) == [("P1/000", "ok"), ("P2/000", "failed"), ("P3/000", "ok")]
@@ -270,7 +270,7 @@ def test_a_stop_is_no_fault_of_a_scan(tmp_path: Path, scan: Callable, monkeypatc
         raise StoppedError("stopped")
 
     scan(tmp_path / "scans", "P1")
-    monkeypatch.setattr(scan_tasks, "prepare_session", stop)
+    monkeypatch.setattr(prepare, "prepare_session", stop)
     with pytest.raises(StoppedError):
         prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
 

@@ -194,3 +194,10 @@ def test_weights_that_do_not_fit_the_manifest_are_refused(copied: Path) -> None:
     rehash(copied)
     with pytest.raises(InputError, match=r"weights\.safetensors: "):
         load_bundle(Bundle.open(copied))
+
+
+def test_a_manifest_is_written_as_it_was_read() -> None:
+    """Its keys are those of bundles that users have, whatever their fields are called here."""
+    text = (SHIPPED / MANIFEST_FILE).read_text()
+    assert '"judge"' in text
+    assert read_manifest(SHIPPED).model_dump_json(indent=1) + "\n" == text

@@ -7,9 +7,22 @@ import pytest
 
 from tumorcast.cli.forecast_options import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
-from tumorcast.engines.opening import MODELS, images_of, locate, locate_all, runs_in, shipped_names
+from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.opening import (
+    MODELS,
+    EngineChoice,
+    device_index,
+    images_of,
+    locate,
+    locate_all,
+    open_engine,
+    runs_in,
+    shipped_names,
+)
 from tumorcast.engines.protocol import ModelImages
-from tumorcast.errors import InputError, UsageError
+from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.settings import Provider
 
 
 @pytest.fixture
@@ -69,3 +82,43 @@ def test_a_bundle_is_given_alone(dense_bundle: Path, dense_runs: Path) -> None:
     assert locate_all([dense_bundle]) == [dense_bundle]
     with pytest.raises(UsageError, match=f"{dense_bundle}: a bundle"):
         locate_all([dense_runs, dense_bundle])
+
+
+def test_the_engine_is_what_the_folder_is_for(dense_bundle: Path, dense_runs: Path) -> None:
+    engine = open_engine(EngineChoice((dense_bundle,), rows=3))
+    assert isinstance(engine, OnnxEngine)
+    assert (engine.provider, engine.device, engine.target.rows) == (Provider.CPU, "cpu", 3)
+    for folder, provider in ((dense_bundle, Provider.TORCH), (dense_runs, None), (dense_runs, Provider.TORCH)):
+        reference = open_engine(EngineChoice((folder,), provider))
+        assert isinstance(reference, TorchEngine)
+        assert (reference.provider, reference.device) == (Provider.TORCH, "cpu")
+
+
+def test_torch_takes_the_device_that_is_named(dense_bundle: Path) -> None:
+    with pytest.raises(EngineError, match=r"cuda:99: .*--device cpu"):
+        open_engine(EngineChoice((dense_bundle,), Provider.TORCH, "cuda:99"))
+
+
+def test_what_does_not_go_together_is_refused(dense_bundle: Path, dense_runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"dense: a bundle"):
+        open_engine(EngineChoice((dense_runs, dense_bundle)))
+    with pytest.raises(UsageError, match=r"--provider cpu: .*`tumorcast export "):
+        open_engine(EngineChoice((dense_runs,), Provider.CPU))
+    with pytest.raises(InputError, match=r"no RUN \(run\.json\)"):
+        open_engine(EngineChoice((tmp_path,)))
+
+
+@pytest.mark.parametrize(
+    ("provider", "device", "takes"),
+    [
+        (Provider.CPU, "cuda", "takes cpu$"),
+        (Provider.CUDA, "cpu", r"takes cuda\[:N\]$"),
+        (Provider.TENSORRT, "cuda:first", r"takes cuda\[:N\]$"),
+        (Provider.CUDA, "cuda:-1", r"takes cuda\[:N\]$"),
+        (Provider.CUDA, "cuda:", r"takes cuda\[:N\]$"),
+        (Provider.CPU, "cpu:1", "takes cpu$"),
+    ],
+)
+def test_a_device_that_the_provider_does_not_take_is_refused(provider: Provider, device: str, takes: str) -> None:
+    with pytest.raises(UsageError, match=rf"--device {device}: --provider {provider} {takes}"):
+        device_index(provider, device)

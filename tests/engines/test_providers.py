@@ -10,10 +10,8 @@ import pytest
 from tumorcast.engines import providers
 from tumorcast.engines.bundle import Bundle, Graph
 from tumorcast.engines.onnx_engine import OnnxEngine
-from tumorcast.engines.opening import EngineChoice, device_index, open_engine
 from tumorcast.engines.providers import Gpu, SessionTarget, engine_cache, gpus, onnxruntime, parse_gpus, provider_list
-from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.errors import EngineError
 from tumorcast.settings import Provider
 
 SMI = """NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f
@@ -145,43 +143,3 @@ def test_without_nvidia_smi_there_are_none(fault: Exception, monkeypatch: pytest
 
     monkeypatch.setattr(providers.subprocess, "run", run)
     assert gpus() == []
-
-
-def test_the_engine_is_what_the_folder_is_for(dense_bundle: Path, dense_runs: Path) -> None:
-    engine = open_engine(EngineChoice((dense_bundle,), rows=3))
-    assert isinstance(engine, OnnxEngine)
-    assert (engine.provider, engine.device, engine.target.rows) == (Provider.CPU, "cpu", 3)
-    for folder, provider in ((dense_bundle, Provider.TORCH), (dense_runs, None), (dense_runs, Provider.TORCH)):
-        reference = open_engine(EngineChoice((folder,), provider))
-        assert isinstance(reference, TorchEngine)
-        assert (reference.provider, reference.device) == (Provider.TORCH, "cpu")
-
-
-def test_torch_takes_the_device_that_is_named(dense_bundle: Path) -> None:
-    with pytest.raises(EngineError, match=r"cuda:99: .*--device cpu"):
-        open_engine(EngineChoice((dense_bundle,), Provider.TORCH, "cuda:99"))
-
-
-def test_what_does_not_go_together_is_refused(dense_bundle: Path, dense_runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"dense: a bundle"):
-        open_engine(EngineChoice((dense_runs, dense_bundle)))
-    with pytest.raises(UsageError, match=r"--provider cpu: .*`tumorcast export "):
-        open_engine(EngineChoice((dense_runs,), Provider.CPU))
-    with pytest.raises(InputError, match=r"no RUN \(run\.json\)"):
-        open_engine(EngineChoice((tmp_path,)))
-
-
-@pytest.mark.parametrize(
-    ("provider", "device", "takes"),
-    [
-        (Provider.CPU, "cuda", "takes cpu$"),
-        (Provider.CUDA, "cpu", r"takes cuda\[:N\]$"),
-        (Provider.TENSORRT, "cuda:first", r"takes cuda\[:N\]$"),
-        (Provider.CUDA, "cuda:-1", r"takes cuda\[:N\]$"),
-        (Provider.CUDA, "cuda:", r"takes cuda\[:N\]$"),
-        (Provider.CPU, "cpu:1", "takes cpu$"),
-    ],
-)
-def test_a_device_that_the_provider_does_not_take_is_refused(provider: Provider, device: str, takes: str) -> None:
-    with pytest.raises(UsageError, match=rf"--device {device}: --provider {provider} {takes}"):
-        device_index(provider, device)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import r2_score
 
@@ -16,11 +17,13 @@ from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError
-from tumorcast.evaluation.archive_methods import Baseline
-from tumorcast.evaluation.archive_output import write_evaluation
-from tumorcast.evaluation.archive_summary import PatientSizes, Summaries, size_summaries, values_of
-from tumorcast.evaluation.evaluate import Evaluation, EvaluationSettings, Evaluator, SizeGiven
-from tumorcast.evaluation.methods import Method
+from tumorcast.evaluation.aggregate import COLUMNS, PatientSizes, PatientValues, Summaries, long_table, size_summaries
+from tumorcast.evaluation.baselines import Baseline, Method, MethodMap
+from tumorcast.evaluation.evaluate import Evaluation, EvaluationSettings, Evaluator
+from tumorcast.evaluation.followup import FollowUp, TargetSize
+from tumorcast.evaluation.metrics import AP, DICE, DICE_HALF
+from tumorcast.evaluation.score import by_metric
+from tumorcast.evaluation.tables import write_evaluation
 from tumorcast.records import Contrast, PatientOutcome, Session, Status
 
 Blob = Callable[..., Session]
@@ -93,9 +96,8 @@ def truth(scans: list[Session], tmp_path: Path) -> Path:
     return write_truth(tmp_path / "truth.h5", scans)
 
 
-def told_by(found: Evaluation, method: Method) -> dict[str, Any]:
-    figures: dict[str, Any] = found.rows[0]["slices"][0]["methods"][str(method)]
-    return figures
+def told_by(found: Evaluation, method: Method) -> dict[str, float]:
+    return by_metric(found.patients[0].slices[0].maps, method)
 
 
 def test_a_forecast_that_is_right_has_no_fault(scans: list[Session], truth: Path, tmp_path: Path) -> None:
@@ -106,11 +108,11 @@ def test_a_forecast_that_is_right_has_no_fault(scans: list[Session], truth: Path
         assert right[name] == 1.0, name
     assert (right["hd95_mm"], right["surface_mm"], right["brier"]) == (0.0, 0.0, 0.0)
     assert np.isnan(right["direction_degrees"])  # the blob grows about its centre
-    assert right["dice_by_threshold"] == [1.0] * 9
-    images = found.rows[0]["slices"][0]["images"]
-    assert (images["forecast"]["ssim_brain"], images["forecast"]["psnr_db_changed"]) == (pytest.approx(1.0), 100.0)
-    assert images["present"]["psnr_db_changed"] < 20
-    assert images["present"]["psnr_db_unchanged"] == 100.0
+    assert [value for name, value in right.items() if name.startswith("dice_at_")] == [1.0] * 9
+    forecast, present = (by_metric(found.patients[0].slices[0].images, name) for name in ("forecast", "present"))
+    assert (forecast["ssim_brain"], forecast["psnr_db_changed"]) == (pytest.approx(1.0), 100.0)
+    assert present["psnr_db_changed"] < 20
+    assert present["psnr_db_unchanged"] == 100.0
     assert "coverage" not in told_by(found, Method.NO_CHANGE)
     assert told_by(found, Method.NO_CHANGE)["dice"] < told_by(found, Method.DILATION)["dice"]
 
@@ -121,12 +123,12 @@ def test_all_outlines_have_the_size_aimed_at_or_the_true_one(scans: list[Session
     archive = write_archive(tmp_path / "maps.h5", {"A": [made]}, target_day=60.0)
     now, later = (int((one.labels[0] > 0).sum()) for one in scans[:2])
     found = judge(archive, truth)
-    assert found.rows[0]["slices"][0]["pixels_given"] == round(1.2 * now)  # the median
+    assert found.patients[0].slices[0].pixels_given == round(1.2 * now)  # the median
     expected = 2 * round(1.2 * now) / (round(1.2 * now) + later)
     assert told_by(found, Method.PRODUCT)["dice"] == pytest.approx(expected)
     assert told_by(found, Method.PRODUCT)["coverage"] == pytest.approx((round(1.2 * now) - now) / (later - now))
-    found = judge(archive, truth, replace(SETTINGS, size=SizeGiven.TRUTH))
-    assert found.rows[0]["slices"][0]["pixels_given"] == later
+    found = judge(archive, truth, replace(SETTINGS, size=TargetSize.TRUE))
+    assert found.patients[0].slices[0].pixels_given == later
     assert told_by(found, Method.PRODUCT)["dice"] == 1.0
 
 
@@ -160,7 +162,7 @@ def test_the_truth_is_the_later_scan_nearest_to_the_day_aimed_at(
     target, session, off = taken
     archive = write_archive(tmp_path / "maps.h5", {"A": [slice_forecast(scans[0], scans[1])]}, target)
     found = judge(archive, truth)
-    assert (found.rows[0]["later_session"], found.rows[0]["days_off"]) == (session, off)
+    assert (found.patients[0].later_session, found.patients[0].days_off) == (session, off)
     assert any("aims at no day" in note for note in found.notes) == (target is None)
 
 
@@ -173,7 +175,7 @@ def test_a_scan_without_a_mask_is_no_truth(scans: list[Session], tmp_path: Path)
     ):
         judge(archive, truth)
     found = judge(archive, truth, replace(SETTINGS, max_days_off=60))
-    assert found.rows[0]["later_session"] == "002"
+    assert found.patients[0].later_session == "002"
 
 
 def test_slices_that_the_truth_lacks_are_left_out_and_told(scans: list[Session], tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_slices_that_the_truth_lacks_are_left_out_and_told(scans: list[Session],
     made = [slice_forecast(scans[0], scans[1], place) for place in range(3)]
     archive = write_archive(tmp_path / "maps.h5", {"A": made})
     found = judge(archive, write_truth(tmp_path / "truth.h5", [one]))
-    assert (len(found.rows[0]["slices"]), found.rows[0]["slices_left_out"]) == (1, 2)
+    assert (len(found.patients[0].slices), found.patients[0].slices_left_out) == (1, 2)
     assert any(note.startswith("2 forecast slices") for note in found.notes)
     none = replace(one, source_slice=np.array([40]))
     with pytest.raises(InputError, match=r"session 001 has none of the 3 slices forecast.*--slices all"):
@@ -217,7 +219,7 @@ def test_another_grid_fails_that_patient_alone_and_names_both(blob: Blob, scans:
     reason = found.outcomes[1].reason
     assert "maps.h5 has 64 x 64 pixels, affine [[-4.0, 0.0, 0.0, 0.0]" in reason
     assert "truth.h5 has 64 x 64 pixels, affine [[-4.0, 0.0, 0.0, 12.5]" in reason
-    assert [row["patient_id"] for row in found.rows] == ["A"]
+    assert [patient.patient_id for patient in found.patients] == ["A"]
 
 
 def test_patients_are_the_unit_and_sizes_are_summed(blob: Blob, tmp_path: Path) -> None:
@@ -228,12 +230,42 @@ def test_patients_are_the_unit_and_sizes_are_summed(blob: Blob, tmp_path: Path) 
     archive = write_archive(tmp_path / "maps.h5", {"A": made, "B": [slice_forecast(*sessions["B"])]})
     found = judge(archive, write_truth(tmp_path / "truth.h5", [one for both in sessions.values() for one in both]))
     half = told_by(found, Method.DILATION)["ap"]
-    ap = values_of(found.rows, Method.PRODUCT, "dice_half")
-    np.testing.assert_allclose(ap, [0.5, 1.0])  # an empty outline has a Dice of 0
-    product = Summaries.of(found.rows).methods[0]
+    table = long_table(found.patients)
+    assert tuple(table.columns) == COLUMNS
+    assert table.groupby("patient_id")["slice"].nunique().to_dict() == {"A": 2, "B": 1}
+    values = PatientValues.of(table).of_metric(Method.PRODUCT, DICE_HALF)
+    np.testing.assert_allclose(values, [0.5, 1.0])  # an empty outline has a Dice of 0
+    product = Summaries.of(found.patients).methods[0]
     assert (product.method, product.means["dice_half"].value) == (Method.PRODUCT, pytest.approx(0.75))
     assert half > 0.9
-    np.testing.assert_allclose(PatientSizes.of(found.rows).truth, np.array([2, 1]) * later.area_mm2[0])
+    np.testing.assert_allclose(PatientSizes.of(found.patients).truth, np.array([2, 1]) * later.area_mm2[0])
+
+
+def test_patients_count_once_however_many_slices_they_have() -> None:
+    both = (("product", 0.7), ("dilation", 0.1))
+    lines = [("A", k, method, "dice", value) for k in range(3) for method, value in both]
+    lines += [("B", 0, "product", "dice", 0.9), ("B", 0, "dilation", "dice", 0.5), ("C", 0, "dilation", "dice", 0.5)]
+    lines += [("A", 3, "product", "dice", np.nan)]
+    values = PatientValues.of(pd.DataFrame(lines, columns=list(COLUMNS)))
+    np.testing.assert_allclose(values.of_metric(Method.PRODUCT, DICE), [0.7, 0.9, np.nan])
+    assert values.mean_estimates(Method.PRODUCT, [DICE])["dice"].value == pytest.approx(0.8)
+    found = values.differences(Method.PRODUCT, Method.DILATION, [DICE, AP])
+    assert found["dice"].estimate.value == pytest.approx((0.6 + 0.4) / 2)
+    assert found["ap"].estimate.patients == 0
+    assert values.differences(Method.PRODUCT, Method.PRODUCT, [DICE]) == {}
+    assert values.methods() == [Method.PRODUCT, Method.DILATION]
+
+
+def test_other_methods_are_judged_beside(scans: list[Session], truth: Path, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "maps.h5", {"A": [slice_forecast(scans[0], scans[1])]})
+
+    def more_maps(followup: FollowUp, forecast: SliceForecast) -> dict[Method, MethodMap]:
+        return {Method.PAPER: MethodMap((followup.later.labels > 0).astype(float))}
+
+    with MapArchive.open(archive) as opened, Cohort.open(truth) as cohort:
+        found = Evaluator(opened, cohort, SETTINGS, more_maps=more_maps).evaluate(silent)
+    assert told_by(found, Method.PAPER)["ap"] == 1.0
+    assert Summaries.of(found.patients).methods[-2].method is Method.PAPER
 
 
 def test_sizes_by_hand() -> None:

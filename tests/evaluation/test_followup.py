@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fakes import WindowEngine
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError
 from tumorcast.evaluation.followup import (
@@ -22,14 +23,12 @@ from tumorcast.evaluation.followup import (
     same_slices,
 )
 from tumorcast.evaluation.targets import TargetSource, targets_from_past
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, GrowthFit, Session, SizeSeries
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
-from .conftest import Still
-
-GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 BASE = ForecastSettings(relative_change=0, members=2, batch=4, sampler=SamplerSettings(steps=2, noise_level=10))
 
 
@@ -143,6 +142,6 @@ def test_sizes_are_forecast_from_no_later_scan(cohort: Cohort) -> None:
 def test_every_slice_is_forecast(cohort: Cohort) -> None:
     found: tuple[FollowUp, ...] = last_followups(cohort, "A", 2)
     true = TargetSource(TargetSize.TRUE, GROWTH).of(cohort, found, BASE)
-    made = forecast_followups(found, true.draw(true.settings), Still(), true.settings)
+    made = forecast_followups(found, true.draw(true.settings), WindowEngine(), true.settings)
     assert [one.source_slice for one in made] == [10, 11]
     np.testing.assert_allclose(made[0].aimed_mm2, found[0].later.area_mm2)

@@ -1,5 +1,6 @@
 """Metrics against cases worked by hand, and against a second way to the same number."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,17 +11,29 @@ from scipy.spatial.distance import cdist
 from skimage.metrics import structural_similarity
 
 from tumorcast.evaluation.metrics import (
-    Overlap,
+    IMAGE_METRICS,
+    NO_DIRECTION_DEGREES,
+    PARTS,
+    SIZE_METRICS,
+    THRESHOLDS,
+    Metric,
     Reliability,
     average_precision,
     brier,
+    calibration_error,
+    continuous_dice,
+    coverage,
     dice,
-    filled,
+    dice_above,
+    direction_degrees,
     psnr,
     roc_auc,
     ssim,
     surface_distance,
 )
+from tumorcast.evaluation.tables import PROBABILITIES, WHERE
+
+METRICS = (*WHERE, *PROBABILITIES, *IMAGE_METRICS, *SIZE_METRICS)
 
 ROW = np.ones((1, 6), bool)
 
@@ -82,35 +95,6 @@ def test_an_empty_outline_is_the_diagonal_away_and_two_agree() -> None:
     assert surface_distance(nothing, nothing, 2.0).hd95 == 0.0
 
 
-def test_filling_takes_the_best_candidates_and_no_other_pixel() -> None:
-    inside, candidates = row(1, 0, 0, 0, 0, 0) > 0, row(0, 1, 1, 1, 1, 0) > 0
-    grown = filled(inside, row(9, 1, 4, 2, 3, 9), candidates, 2, np.random.default_rng(0))
-    assert grown.tolist() == [[True, False, True, False, True, False]]
-    everything = filled(inside, row(9, 1, 4, 2, 3, 9), candidates, 99, np.random.default_rng(0))
-    assert everything.tolist() == [[True, True, True, True, True, False]]
-    assert np.array_equal(filled(inside, row(9, 1, 4, 2, 3, 9), candidates, -3, np.random.default_rng(0)), inside)
-
-
-def test_equal_scores_are_drawn_evenly() -> None:
-    """Each of four equal candidates is taken in half of the draws of two, wherever it lies; the better one always."""
-    inside, candidates = np.zeros((1, 6), bool), ROW
-    score = row(1, 0, 0, 5, 0, 0)
-    draws = [filled(inside, score, candidates, 4, np.random.default_rng(k))[0] for k in range(400)]
-    shares = np.mean(draws, axis=0)
-    assert shares[0] == shares[3] == 1.0
-    np.testing.assert_allclose(shares[[1, 2, 4, 5]], 0.5, atol=0.1)
-
-
-def test_overlap_at_the_true_area_is_whole_for_the_truth_and_fair_to_a_constant_score() -> None:
-    before, after, brain = square(16, 6, 8), square(16, 5, 9), square(16, 1, 15)
-    best = Overlap.at_true_area(before, after.astype(float), brain & ~before, after, 4.0)
-    assert vars(best) == {"dice": 1.0, "hd95_mm": 0.0, "surface_mm": 0.0}
-    blind = Overlap.at_true_area(before, np.zeros(after.shape), brain & ~before, after, 4.0)
-    expected = (4 + 12 * 12 / (14 * 14 - 4)) / 16  # of 12 pixels drawn among 192, the share of truth is 12 / 192
-    assert blind.dice == pytest.approx(expected, abs=0.08)
-    assert blind.hd95_mm > 16
-
-
 def test_average_precision_by_hand() -> None:
     """Found at ranks 1 and 3 of 4: (1/1 + 2/3) / 2. Pixels that are no candidates do not count."""
     truth, score = row(1, 0, 1, 0, 1, 0) > 0, row(9, 8, 7, 6, 99, 99)
@@ -142,18 +126,23 @@ def test_ranking_nothing_has_no_value() -> None:
     assert math.isnan(brier(nothing, row(*range(6)), nothing))
 
 
+def error(reliability: Reliability) -> float:
+    """The calibration error of one patient with one slice."""
+    return float(calibration_error(Reliability.of_patient([reliability])[None]))
+
+
 def test_brier_and_calibration_by_hand() -> None:
     truth, said = row(1, 0, 0, 1) > 0, row(0.8, 0.84, 0.0, 1.0)
     everywhere = np.ones((1, 4), bool)
     assert brier(truth, said, everywhere) == pytest.approx((0.2**2 + 0.84**2) / 4)
     found = Reliability.of(truth, said, everywhere)
     assert found.count.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 2, 1]
-    assert found.expected_error == pytest.approx((2 * abs(0.82 - 0.5)) / 4)
+    assert error(found) == pytest.approx((2 * abs(0.82 - 0.5)) / 4)
     np.testing.assert_allclose(found.curve(), [[0.0, 0.82, 1.0], [0.0, 0.5, 1.0]])
 
 
-def test_calibration_of_no_pixel_has_no_value() -> None:
-    assert math.isnan(Reliability.of(ROW, ROW.astype(float), ~ROW).expected_error)
+def test_calibration_of_no_pixel_has_no_error() -> None:
+    assert error(Reliability.of(ROW, ROW.astype(float), ~ROW)) == 0.0
 
 
 def test_a_calibrated_probability_has_a_small_error_and_a_bold_one_has_not() -> None:
@@ -161,8 +150,8 @@ def test_a_calibrated_probability_has_a_small_error_and_a_bold_one_has_not() -> 
     said = rng.random((200, 200))
     truth = rng.random((200, 200)) < said
     everywhere = np.ones_like(truth)
-    assert Reliability.of(truth, said, everywhere).expected_error < 0.02
-    assert Reliability.of(truth, np.clip(2 * said - 0.5, 0, 1), everywhere).expected_error > 0.1
+    assert error(Reliability.of(truth, said, everywhere)) < 0.02
+    assert error(Reliability.of(truth, np.clip(2 * said - 0.5, 0, 1), everywhere)) > 0.1
 
 
 def test_image_figures_look_only_inside_the_mask() -> None:
@@ -188,13 +177,6 @@ def test_ssim_of_the_whole_image_is_scikit_images_and_counts_no_padded_window() 
     assert math.isnan(ssim(a, b, rim))
 
 
-def test_an_outline_that_is_missed_counts_in_the_mean() -> None:
-    """Some tools drop it, so that a method gains by finding nothing."""
-    truth, nothing = square(30, 10, 20), np.zeros((30, 30), bool)
-    found = Overlap.mean_of([truth, nothing], truth, 2.0)
-    assert (found.dice, found.hd95_mm) == (0.5, pytest.approx(30 * math.sqrt(2)))
-
-
 def test_psnr_by_hand() -> None:
     """An error of 0.2 of a range of 2: 20 log10(10) dB."""
     image = np.zeros((1, 8, 8), np.float32)
@@ -214,3 +196,94 @@ def test_ssim_is_the_formula_of_wang() -> None:
         top = (2 * x.mean() * y.mean() + c1) * (2 * joint + c2)
         values.append(top / ((x.mean() ** 2 + y.mean() ** 2 + c1) * (x.var(ddof=1) + y.var(ddof=1) + c2)))
     assert ssim(a, b, inside) == pytest.approx(np.mean(values))
+
+
+ALL = np.full((1, 6), True)
+
+
+def mask(*values: int) -> np.ndarray:
+    return np.array([values], bool)
+
+
+def test_continuous_dice_by_hand() -> None:
+    truth = mask(1, 1, 0, 0)
+    assert continuous_dice(truth, row(1, 1, 0, 0)) == 1.0
+    assert continuous_dice(truth, row(0.25, 0.25, 0, 0)) == 1.0  # faint, and on the truth alone
+    assert continuous_dice(truth, row(0, 0, 1, 0)) == 0.0
+    # met 0.75 of one pixel: c = 0.75; 2 * 0.75 / (0.75 * 2 + 0.75 + 0.5)
+    assert continuous_dice(truth, row(0.75, 0, 0.5, 0)) == pytest.approx(1.5 / 2.75)
+    assert continuous_dice(mask(0, 0), row(0, 0)) == 1.0
+    assert continuous_dice(mask(0, 0), row(0.5, 0)) == 0.0
+
+
+def test_continuous_dice_of_a_mask_is_dice() -> None:
+    rng = np.random.default_rng(0)
+    truth, found = rng.random((2, 8, 8)) > 0.5
+    expected = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+    assert continuous_dice(truth, found.astype(float)) == pytest.approx(expected)
+    for threshold in THRESHOLDS:
+        assert dice_above(truth, found.astype(float), threshold) == pytest.approx(expected)
+
+
+def test_dice_over_thresholds_of_empty_masks() -> None:
+    nothing = np.zeros((2, 2), bool)
+    assert [dice_above(nothing, np.zeros((2, 2)), threshold) for threshold in THRESHOLDS] == [1.0] * 9
+    assert [dice_above(nothing, np.full((2, 2), 0.55), threshold) for threshold in THRESHOLDS] == [0.0] * 5 + [1.0] * 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 62), st.lists(st.integers(0, 3), min_size=6, max_size=6), st.integers(0, 7))
+def test_coverage_is_the_mean_over_every_order_of_equal_scores(new: int, scores: list[int], pixels: int) -> None:
+    wanted = np.array([[bool(new >> k & 1) for k in range(6)]])
+    score = np.array([scores], float)
+    shares = []
+    for order in itertools.permutations(range(6)):
+        best = sorted(order, key=lambda k: -scores[k])[:pixels]
+        shares.append(sum(wanted[0, k] for k in best) / wanted.sum())
+    assert coverage(wanted, score, ALL, pixels) == pytest.approx(np.mean(shares))
+
+
+def test_coverage_without_new_tumour_has_no_value_and_of_no_plan_is_none() -> None:
+    assert math.isnan(coverage(mask(0, 0, 0, 0, 0, 0), row(1, 2, 3, 4, 5, 6), ALL, 2))
+    assert coverage(mask(1, 0, 0, 0, 0, 0), row(9, 2, 3, 4, 5, 6), ALL, -3) == 0.0
+
+
+def test_candidates_alone_are_covered() -> None:
+    candidates = mask(0, 1, 1, 1, 1, 1)
+    assert coverage(mask(0, 1, 1, 0, 0, 0), row(9, 1, 5, 0, 0, 0), candidates, 1) == 0.5
+
+
+def disc(row_: float, column: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:40, :40]
+    return np.hypot(rows - row_, columns - column) < radius
+
+
+def test_direction_is_the_angle_between_the_shifts() -> None:
+    present, right, below, left = disc(20, 20, 4), disc(20, 23, 6), disc(23, 20, 6), disc(20, 17, 6)
+    assert direction_degrees(present, right, right) == pytest.approx(0.0, abs=1e-5)
+    assert direction_degrees(present, below, right) == pytest.approx(90.0)
+    assert direction_degrees(present, left, right) == pytest.approx(180.0)
+    both = direction_degrees(present, disc(23, 23, 6), right)
+    assert both == pytest.approx(45.0)
+
+
+def test_direction_where_there_is_none() -> None:
+    present, right, grown = disc(20, 20, 4), disc(20, 23, 6), disc(20, 20, 6)
+    assert direction_degrees(present, grown, right) == NO_DIRECTION_DEGREES
+    assert math.isnan(direction_degrees(present, right, grown))  # the truth went nowhere
+    assert math.isnan(direction_degrees(present, right, np.zeros_like(right)))
+    assert direction_degrees(present, np.zeros_like(right), right) == NO_DIRECTION_DEGREES  # missing it is no excuse
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_every_metric_says_what_it_is(metric: Metric) -> None:
+    assert all(metric.part(name) for name in PARTS)
+    assert metric.summary and not metric.summary[0].isupper() and not metric.summary.endswith(".")
+
+
+def test_patients_count_alike_in_calibration_however_many_pixels_they_have() -> None:
+    many, few = (np.zeros((3, 10)) for _ in range(2))
+    many[:, 0], few[:, 0] = (90.0, 18.0, 90.0), (10.0, 2.0, 2.0)
+    patients = np.array([Reliability.of_patient([Reliability(*one)]) for one in (many, few)])
+    np.testing.assert_allclose(patients[:, :, 0], [[1.0, 0.2, 1.0], [1.0, 0.2, 0.2]])
+    assert float(calibration_error(patients)) == pytest.approx(0.4)  # said .2, true .6 on average

@@ -3,19 +3,20 @@ import pytest
 
 from tumorcast.errors import InputError
 from tumorcast.growth.bootstrap import BLOCK, Bootstrap, Noise
-from tumorcast.growth.fit import fit_growth, fit_replicates
+from tumorcast.growth.fit import ReplicateFitter, fit_growth
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.laws import (
     DEFAULT_BOUNDS,
     UNTREATED,
+    BoundsPreset,
     Exponential,
     Gompertz,
     Logistic,
     Response,
     size_after,
 )
-from tumorcast.growth.mechanistic_prior import MechanisticPrior
-from tumorcast.growth.prior import shipped_prior
+from tumorcast.growth.prior import LawPrior, shipped_prior
+from tumorcast.growth.problem import PatientProblem, Sample
 from tumorcast.growth.settings import FitSettings
 from tumorcast.kernels import growth as kernels
 from tumorcast.records import FitStatus, GrowthFit, LawName, RadiotherapyCourse, SizeSeries, Treatment
@@ -35,7 +36,7 @@ def series(sizes: list[float] | np.ndarray, treatment: Treatment = UNTREATED, da
     return SizeSeries("P1", "volume_mm3", days[: len(sizes)], np.asarray(sizes, dtype=float), treatment)
 
 
-def prior(law: LawName = LawName.EXPONENTIAL) -> MechanisticPrior:
+def prior(law: LawName = LawName.EXPONENTIAL) -> LawPrior:
     return shipped_prior().for_size("enhancing_oedema_mm3").laws[law]
 
 
@@ -140,7 +141,7 @@ def test_many_scans_and_much_treatment() -> None:
 
 
 def test_no_scan_is_misuse() -> None:
-    with pytest.raises(InputError, match="patient P1: no volume_mm3 was measured"):
+    with pytest.raises(InputError, match="P1: no volume_mm3"):
         fit_growth(series([]))
 
 
@@ -222,7 +223,9 @@ def test_a_prior_draws_parameters_to_the_population() -> None:
 def test_replicates_can_be_given() -> None:
     told = series(size_after(LAWS[LawName.EXPONENTIAL], DAYS, 37_500.0, treatment=TREATED), TREATED)
     observed = told.sizes * np.exp(np.random.default_rng(1).normal(0, 0.1, (5, DAYS.size)))
-    fits = fit_replicates(told, observed, QUICK)
+    problem = PatientProblem(told, LawName.EXPONENTIAL, BoundsPreset.DEFAULT, Noise.LOGNORMAL)
+    sample = Sample(observed, np.ones_like(observed), np.tile(problem.prior_on_coordinates[0], (5, 1)))
+    fits = ReplicateFitter.of(problem, QUICK).fit(sample)
     assert fits.rows.shape == (5, 8) and (fits.losses < 0.3).all()
-    quick = fit_replicates(told, observed, FitSettings().quick)
+    quick = ReplicateFitter.of(problem, FitSettings().quick).fit(sample)
     assert (fits.losses <= 1.01 * quick.losses).mean() > 0.5

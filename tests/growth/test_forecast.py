@@ -6,7 +6,7 @@ import pytest
 from tumorcast.growth.bootstrap import Noise
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
-from tumorcast.growth.population.equivalents import from_log, from_volumes, to_log, to_volumes
+from tumorcast.growth.population.history import from_log, from_volumes, to_log, to_volumes
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, LawName, RadiotherapyCourse, SizeSeries, Treatment

@@ -10,11 +10,11 @@ import pytest
 
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOut, forecast_held_out, forecast_scan, scores, write_forecasts
-from tumorcast.growth.model import GrowthModel, fixed
-from tumorcast.growth.population.equivalents import to_log
+from tumorcast.growth.model import GrowthModel, fixed_prior
+from tumorcast.growth.population.history import to_log
 from tumorcast.growth.prior import shipped_prior
+from tumorcast.growth.scan_count import forecast_from_fewer, scan_count_tables, write_scan_counts
 from tumorcast.growth.settings import FitSettings
-from tumorcast.growth.study import forecast_from_fewer, study_tables, write_study
 from tumorcast.records import Forecaster, RadiotherapyCourse, SizeSeries, Treatment
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
@@ -23,7 +23,7 @@ TREATED = Treatment((RadiotherapyCourse(-60.0, -20.0), RadiotherapyCourse(170.0,
 
 
 def model(forecaster: Forecaster = Forecaster.POOLED) -> GrowthModel:
-    return GrowthModel(QUICK, forecaster, fixed(shipped_prior()))
+    return GrowthModel(QUICK, forecaster, fixed_prior(shipped_prior()))
 
 
 def series(sizes: list[float], companion: list[float] | None = None) -> SizeSeries:
@@ -44,10 +44,10 @@ def test_a_forecast_knows_nothing_of_what_came_later(forecaster: Forecaster) -> 
     one = series([9000.0, 12_000, 7000, 8000, 20_000], [30_000.0, 40_000, 50_000, 20_000, np.nan])
     other = series([9000.0, 12_000, 7000, 500, 90_000], [30_000.0, 40_000, 50_000, 9.0, 7.0])
     first, second = (forecast_scan(model(forecaster), told, 3) for told in (one, other))
-    np.testing.assert_array_equal(first.said, second.said)
-    np.testing.assert_array_equal(first.persisted, second.persisted)
+    np.testing.assert_array_equal(first.log_quantiles, second.log_quantiles)
+    np.testing.assert_array_equal(first.persistence_log_quantiles, second.persistence_log_quantiles)
     assert (first.observed, second.observed, first.persistence) == (8000.0, 500.0, 7000.0)
-    assert (first.given, first.day) == (3, 180.0)
+    assert (first.scans_given, first.day) == (3, 180.0)
 
 
 def test_what_is_planned_after_the_last_scan_is_known() -> None:
@@ -57,14 +57,14 @@ def test_what_is_planned_after_the_last_scan_is_known() -> None:
         replace(told, treatment=Treatment(courses)) for courses in ((RadiotherapyCourse(135.0, 140.0),), ())
     )
     first, second = (forecast_scan(model(Forecaster.MECHANISTIC), one, 3) for one in (planned, not_planned))
-    assert not np.array_equal(first.said, second.said)
-    np.testing.assert_array_equal(first.persisted, second.persisted)
+    assert not np.array_equal(first.log_quantiles, second.log_quantiles)
+    np.testing.assert_array_equal(first.persistence_log_quantiles, second.persistence_log_quantiles)
 
 
 def test_sudden_drops_to_come_are_not_seen() -> None:
     one, other = series([9000.0, 12_000, 13_000, 100.0]), series([9000.0, 12_000, 13_000, 13_000.0])
     first, second = (forecast_scan(model(Forecaster.MECHANISTIC), told, 3) for told in (one, other))
-    np.testing.assert_array_equal(first.said, second.said)
+    np.testing.assert_array_equal(first.log_quantiles, second.log_quantiles)
 
 
 @pytest.mark.parametrize("forecaster", list(Forecaster))
@@ -76,21 +76,21 @@ def test_the_zero_of_days_changes_nothing(forecaster: Forecaster, shift: float) 
     )
     moved = replace(told, days=told.days + shift, treatment=Treatment(courses))
     here, there = (forecast_scan(model(forecaster), one, 3) for one in (told, moved))
-    np.testing.assert_allclose(there.said, here.said, rtol=1e-7)
-    assert (there.given, there.irregularity, there.day) == (3, pytest.approx(here.irregularity), here.day + shift)
+    np.testing.assert_allclose(there.log_quantiles, here.log_quantiles, rtol=1e-7)
+    assert (there.scans_given, there.irregularity, there.day) == (3, pytest.approx(here.irregularity), here.day + shift)
 
 
 def test_a_companion_is_looked_at() -> None:
     plain = forecast_scan(model(), series([9000.0, 12_000, 7000]), 2)
     swollen = forecast_scan(model(), series([9000.0, 12_000, 7000], [9000.0, 90_000, 1.0]), 2)
-    assert np.median(swollen.said) > np.median(plain.said)
+    assert np.median(swollen.log_quantiles) > np.median(plain.log_quantiles)
 
 
 def test_scores_are_what_they_are_called() -> None:
     forecasts = forecast_held_out(model(), series([9000.0, 12_000, 7000, 8000, 20_000]), HeldOut.ROLLING)
     figures = scores(forecasts)
     truth = to_log(np.array([7000.0, 8000, 20_000]), "enhancing_mm3")
-    errors = truth[:, None] - np.stack([one.said for one in forecasts])
+    errors = truth[:, None] - np.stack([one.log_quantiles for one in forecasts])
     crps = 2 * np.mean(np.maximum(LEVELS * errors, (LEVELS - 1) * errors))
     assert figures["scans_scored"] == 3 and figures["crps"] == pytest.approx(crps)
     last = to_log(np.array([12_000.0, 7000, 8000]), "enhancing_mm3")
@@ -106,7 +106,7 @@ def test_nothing_to_score() -> None:
 
 
 def test_without_a_prior_persistence_is_not_calibrated() -> None:
-    alone = GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None))
+    alone = GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None))
     figures = scores(forecast_held_out(alone, series([9000.0, 12_000, 7000, 8000]), HeldOut.ROLLING))
     assert figures["crps"] > 0 and figures["scans_scored"] == 2
     assert all(value is None for name, value in figures.items() if name.endswith("_persistence"))
@@ -132,29 +132,29 @@ def test_the_table_has_a_row_a_forecast(tmp_path: Path) -> None:
 def test_the_study_forecasts_from_fewer_scans(tmp_path: Path) -> None:
     told = series([9000.0, 12_000, 7000, 8000, 20_000])
     forecasts = forecast_from_fewer(model(Forecaster.PERSISTENCE), told)
-    assert [(one.day, one.given) for one in forecasts] == [
+    assert [(one.day, one.scans_given) for one in forecasts] == [
         (day, given) for place, day in enumerate(DAYS) for given in range(1, place + 1)
     ]
     alone = forecast_scan(model(Forecaster.PERSISTENCE), replace(told.part(2, 5)), 1)
-    same = next(one for one in forecasts if one.day == 180.0 and one.given == 1)
-    np.testing.assert_array_equal(same.said, alone.said)
-    tables = study_tables(forecasts)
+    same = next(one for one in forecasts if one.day == 180.0 and one.scans_given == 1)
+    np.testing.assert_array_equal(same.log_quantiles, alone.log_quantiles)
+    tables = scan_count_tables(forecasts)
     assert [row["scans_given"] for row in tables["all targets"]] == [1, 2, 3, 4]
     assert [row["scans_scored"] for row in tables["all targets"]] == [4, 3, 2, 1]
     assert [row["scans_scored"] for row in tables["targets with 3 scans before them"]] == [2, 2, 2]
-    write_study(tmp_path, tables)
+    write_scan_counts(tmp_path, tables)
     with (tmp_path / "min_scans.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     first = next(row for row in tables["all targets"] if row["scans_given"] == 1)
-    from_one = [one for one in forecasts if one.given == 1]
+    from_one = [one for one in forecasts if one.scans_given == 1]
     assert first["crps"] == scores(from_one)["crps"]
-    errors = [abs(np.interp(0.5, LEVELS, one.said) - one.truth) for one in from_one]
+    errors = [abs(np.interp(0.5, LEVELS, one.log_quantiles) - one.truth) for one in from_one]
     assert first["median_error"] == pytest.approx(np.median(errors))
     assert len(rows) == sum(len(table) for table in tables.values()) and {row["table"] for row in rows} == set(tables)
 
 
 def test_a_study_of_nothing(tmp_path: Path) -> None:
-    write_study(tmp_path, study_tables([]))
+    write_scan_counts(tmp_path, scan_count_tables([]))
     (header,) = (tmp_path / "min_scans.csv").read_text().splitlines()
     assert header.startswith("table,scans_given,spacing,scans_scored,crps,") and header.endswith(",median_error")
 
@@ -165,5 +165,5 @@ def test_spacing_is_told_by_its_irregularity() -> None:
     forecasts = [
         forecast for one in (uneven, regular) for forecast in forecast_from_fewer(model(Forecaster.PERSISTENCE), one)
     ]
-    rows = study_tables(forecasts)["spacing"]
+    rows = scan_count_tables(forecasts)["spacing"]
     assert [(row["spacing"], row["scans_scored"]) for row in rows] == [("regular", 2), ("irregular", 2)]

@@ -181,8 +181,8 @@ def test_events_are_put_in_order_and_scans_keep_their_places() -> None:
     timeline = timeline_of(Treatment(courses, resection_days=(90.0, 15.0)), 3.0, np.array([300.0, 3.0, 50.0]))
     assert np.all(np.diff(timeline.days) >= 0)
     assert timeline.days[timeline.kinds == kernels.RADIOTHERAPY].tolist() == [28.0, 200.0]
-    assert timeline.places[timeline.kinds == kernels.SCAN].tolist() == [1, 2, 0]
-    assert timeline.places[timeline.kinds == kernels.RESECTION].tolist() == [1, 0]
+    assert timeline.indices[timeline.kinds == kernels.SCAN].tolist() == [1, 2, 0]
+    assert timeline.indices[timeline.kinds == kernels.RESECTION].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_killed_cells_grow_before_the_delay_and_die_after_it() -> None:
 def test_misuse_raises() -> None:
     with pytest.raises(ValueError, match=r"-1\.0 is negative"):
         size_after(Exponential(0.1), DAYS, -1.0)
-    with pytest.raises(ValueError, match="1 residuals for 0 resections"):
+    with pytest.raises(ValueError, match=r"1 .* 0 resections"):
         size_after(Exponential(0.1), DAYS, 1.0, residuals=(0.5,))
-    with pytest.raises(ValueError, match="0 residuals for 2 resections"):
+    with pytest.raises(ValueError, match=r"0 .* 2 resections"):
         size_after(Exponential(0.1), DAYS, 1.0, treatment=Treatment(resection_days=(1.0, 2.0)))

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.plot import Band, GrowthCurve, add_legend, plot_growth
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import ChemotherapyCourse, Forecaster, RadiotherapyCourse, SizeSeries, Treatment
@@ -64,7 +64,7 @@ def test_the_axis_shows_medians_up_to_the_marked_day_and_bands_within_reason(axe
 
 def test_a_fit_of_a_single_scan_is_drawn_from_it_on(axes: Axes) -> None:
     series = SizeSeries("A", "volume_mm3", np.array([10.0]), np.array([500.0]), TREATMENT)
-    curve = GrowthCurve.from_forecast(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None)).forecast(series))
+    curve = GrowthCurve.from_forecast(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None)).forecast(series))
     assert curve.days[[0, -1]].tolist() == [10.0, 375.0]
     plot_growth(axes, curve)
     assert "measured" in labels(axes)

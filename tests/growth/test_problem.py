@@ -9,11 +9,11 @@ import pytest
 
 from tumorcast.growth.bootstrap import Noise, latin_hypercube
 from tumorcast.growth.laws import CHEMO_RATE, SATURATING_CAPACITY, BoundsPreset
-from tumorcast.growth.mechanistic_prior import MechanisticPrior, NormalPrior
+from tumorcast.growth.prior import LawPrior, NormalPrior
 from tumorcast.growth.problem import (
     DEPARTED,
     LEAST_OWN_SCALE,
-    PLACE_OF_STATUS,
+    STATUS_CODES,
     UNDETECTED,
     Fits,
     PatientProblem,
@@ -213,8 +213,8 @@ def test_a_start_at_the_coordinates_of_a_fit_is_as_good_at_once(law: LawName) ->
 # Priors.
 
 
-def prior_of(parameters: dict[str, NormalPrior]) -> MechanisticPrior:
-    return MechanisticPrior(
+def prior_of(parameters: dict[str, NormalPrior]) -> LawPrior:
+    return LawPrior(
         law=LawName.EXPONENTIAL, parameters=parameters, measurement_sd=0.1, departure_sd=0.2, departure_days=60.0
     )
 
@@ -279,7 +279,7 @@ def test_no_replicates_make_no_fits() -> None:
 
 
 def test_statuses_are_places_in_fit_status() -> None:
-    assert [tuple(FitStatus)[place] for place in PLACE_OF_STATUS.values()] == list(PLACE_OF_STATUS)
+    assert [tuple(FitStatus)[code] for code in STATUS_CODES.values()] == list(STATUS_CODES)
     fits = fit(problem_of(), noisy(20))
     assert fits.statuses.dtype == np.uint8
-    assert {tuple(FitStatus)[place] for place in fits.statuses} <= {*FitStatus} - {FitStatus.TOO_FEW_POINTS}
+    assert {tuple(FitStatus)[code] for code in fits.statuses} <= {*FitStatus} - {FitStatus.TOO_FEW_POINTS}

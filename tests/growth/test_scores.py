@@ -5,13 +5,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tumorcast.growth import scores
-from tumorcast.growth.population.history import History
 
 LEVELS = scores.dense_levels()
-
-
-def history(scans: int) -> History:
-    return History(np.arange(scans) * 30.0, 9.0 + np.arange(scans))
 
 
 @given(st.floats(-3.0, 3.0), st.floats(0.2, 3.0))
@@ -37,20 +32,3 @@ def test_coverage_width_and_error_by_hand() -> None:
     assert scores.coverage(low, high, truth) == 0.5
     assert scores.median_width(low, high) == 2.5
     np.testing.assert_array_equal(scores.absolute_errors(low, truth), [1.0, 2.5, 1.0, 4.0])
-
-
-def test_rolling_and_last_cases() -> None:
-    histories = [history(2), history(5), history(3)]
-    rolling, last = scores.rolling_cases(histories), scores.last_cases(histories)
-    assert [(case.patient, case.history.days.size) for case in rolling] == [(1, 2), (1, 3), (1, 4), (2, 2)]
-    assert [(case.patient, case.history.days.size) for case in last] == [(1, 4), (2, 2)]
-    assert rolling[0].horizon_days == 30.0 and rolling[0].log_size == 11.0
-
-
-def test_ratio_interval_takes_patients_whole() -> None:
-    reference = np.ones(40)
-    scored = np.repeat([0.5, 1.5], 20)
-    assert scores.ratio_interval(scored, reference, [0] * 20 + [1] * 20)[0] == 0.5
-    low, high = scores.ratio_interval(scored, reference, list(range(40)))
-    assert 0.8 < low < 1.0 < high < 1.2
-    assert scores.ratio_interval(0.9 * reference, reference, list(range(40))) == pytest.approx((0.9, 0.9))

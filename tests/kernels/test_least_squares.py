@@ -15,7 +15,7 @@ from scipy.optimize import least_squares as scipy_least_squares
 
 from tumorcast.growth.bootstrap import Noise, latin_hypercube
 from tumorcast.growth.laws import Bound, BoundsPreset
-from tumorcast.growth.mechanistic_prior import MechanisticPrior, NormalPrior, covariance
+from tumorcast.growth.prior import LawPrior, NormalPrior, covariance
 from tumorcast.growth.problem import Fits, PatientProblem, Sample, Search, catalogue_of, run, starts_to_search
 from tumorcast.records import ChemotherapyCourse, FitStatus, LawName, RadiotherapyCourse, SizeSeries, Treatment
 
@@ -43,8 +43,8 @@ def search_of(starts: int, finalists: int, max_steps: int) -> Search:
 SEARCH = search_of(96, 9, 120)
 
 
-def prior_of(parameters: dict[str, NormalPrior], departure_sd: float = 0.3) -> MechanisticPrior:
-    return MechanisticPrior(
+def prior_of(parameters: dict[str, NormalPrior], departure_sd: float = 0.3) -> LawPrior:
+    return LawPrior(
         law=LawName.EXPONENTIAL,
         parameters=parameters,
         measurement_sd=0.1,
@@ -103,7 +103,7 @@ def fit(problem: PatientProblem, sizes: Array, weights: Array | None = None, sea
 
 
 def statuses(fits: Fits) -> list[FitStatus]:
-    return [tuple(FitStatus)[place] for place in fits.statuses]
+    return [tuple(FitStatus)[code] for code in fits.statuses]
 
 
 def residuals_at(problem: PatientProblem, row: Array, sizes: Array, weights: Array) -> Array:
@@ -174,7 +174,7 @@ def test_a_point_a_parameter_is_enough_and_so_is_less() -> None:
     ],
     ids=[*Noise, "whitened", "whitened with prior"],
 )
-def test_loss_is_the_sum_of_squares_at_the_row(noise: Noise, prior: MechanisticPrior | None, weighting: str) -> None:
+def test_loss_is_the_sum_of_squares_at_the_row(noise: Noise, prior: LawPrior | None, weighting: str) -> None:
     problem = problem_of(noise=noise, prior=prior)
     sizes = noisy(problem, 6)
     weights = np.ones_like(sizes)
@@ -227,6 +227,7 @@ def best_of_scipy(problem: PatientProblem, sizes: Array, starts: Array) -> float
     return min(2 * end.cost for end in ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", Noise)
 @pytest.mark.parametrize("law", LawName)
 def test_never_above_scipy_from_many_starts(law: LawName, noise: Noise) -> None:

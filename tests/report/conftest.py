@@ -14,10 +14,10 @@ from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.durable import sha256_of
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, PatientOutcome, RadiotherapyCourse, SizeSeries, Status, Treatment
-from tumorcast.report.html import Written, write_report
+from tumorcast.report.html import WrittenReport, write_report
 from tumorcast.running.ranks import Ranks
 
 SIDE = 32
@@ -77,7 +77,9 @@ def write_fit(path: Path) -> Path:
     """The growth file of P1, fitted alone, treated on days that a page must tell."""
     treatment = Treatment((RadiotherapyCourse(10.0, 52.0, 60.0, 30),), (), (20.0,))
     series = SizeSeries("P1", "area_mm2", np.array([0.0, 15.0, 30.0]), np.array([80.0, 90.0, 100.0]), treatment)
-    write_growth(path, [GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None)).fit(series)], {"version": "0.1.0"})
+    write_growth(
+        path, [GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None)).fit(series)], {"version": "0.1.0"}
+    )
     return path
 
 
@@ -135,7 +137,7 @@ class Made:
     maps: Path
     growth: Path
     evaluation: Path
-    written: Written
+    written: WrittenReport
 
 
 @pytest.fixture(scope="session")

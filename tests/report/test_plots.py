@@ -8,11 +8,11 @@ import pytest
 from tests.archive.conftest import images_of, patient_of, slice_of, write_run
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.archive.merge import merge
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.plot import DISCLAIMER, save_figure
 from tumorcast.growth.prior import shipped_prior
+from tumorcast.growth.scan_count import forecast_from_fewer, scan_count_tables
 from tumorcast.growth.settings import FitSettings
-from tumorcast.growth.study import forecast_from_fewer, study_tables
 from tumorcast.records import ChemotherapyCourse, Forecaster, RadiotherapyCourse, SizeSeries, Treatment
 from tumorcast.report.plots import draw_patient, draw_slice, draw_study, show_archive
 
@@ -67,7 +67,7 @@ def test_a_picture_a_patient(forecaster: Forecaster, tmp_path: Path) -> None:
     patients = [
         SizeSeries(name, "enhancing_mm3", DAYS[: len(told)], np.array(told), TREATED) for name, told in sizes.items()
     ]
-    model = GrowthModel(QUICK, forecaster, fixed(shipped_prior()))
+    model = GrowthModel(QUICK, forecaster, fixed_prior(shipped_prior()))
     paths = [draw_patient(model, tmp_path / "plots", series) for series in patients]
     assert [path.name for path in paths] == [f"{name}.png" for name in sizes]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
@@ -75,12 +75,12 @@ def test_a_picture_a_patient(forecaster: Forecaster, tmp_path: Path) -> None:
 
 def test_a_patient_fitted_alone_is_drawn(tmp_path: Path) -> None:
     series = SizeSeries("B", "relative_size", DAYS, np.array([1.0, 2.0, 1.5, 1.0]))
-    assert draw_patient(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed(None)), tmp_path, series).exists()
+    assert draw_patient(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None)), tmp_path, series).exists()
 
 
 def test_the_study_is_drawn(tmp_path: Path) -> None:
     series = SizeSeries("A", "enhancing_mm3", DAYS, np.array([9000.0, 12_000, 900, 8000]), TREATED)
-    model = GrowthModel(QUICK, Forecaster.PERSISTENCE, fixed(shipped_prior()))
+    model = GrowthModel(QUICK, Forecaster.PERSISTENCE, fixed_prior(shipped_prior()))
     for name, forecasts in {"study": forecast_from_fewer(model, series), "nothing": []}.items():
-        draw_study(study_tables(forecasts), tmp_path / f"{name}.png")
+        draw_study(scan_count_tables(forecasts), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

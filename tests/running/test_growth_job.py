@@ -15,7 +15,7 @@ import pytest
 from tumorcast.archive.growth_file import read_growth
 from tumorcast.errors import InputError, StorageError
 from tumorcast.growth.heldout import HeldOut
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import SizePrior, shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import FitStatus, Forecaster, GrowthFit, LawName, PatientOutcome, SizeSeries, Status
@@ -152,7 +152,7 @@ PATIENTS = tuple(
 
 def job_in(folder: Path, prior_for: Callable[[SizeSeries], SizePrior | None] | None = None) -> GrowthJob:
     (folder / "sizes.csv").touch()
-    model = GrowthModel(QUICK, Forecaster.POOLED, prior_for or fixed(shipped_prior()))
+    model = GrowthModel(QUICK, Forecaster.POOLED, prior_for or fixed_prior(shipped_prior()))
     return GrowthJob(
         folder / "sizes.csv", folder / "growth.h5", PATIENTS, [], model, shipped_prior().to_json(), HeldOut.ROLLING
     )

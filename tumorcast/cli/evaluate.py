@@ -39,10 +39,10 @@ def evaluate(
     check_extra()
     from tumorcast.archive.maps import MapArchive
     from tumorcast.data.cohort import Cohort
-    from tumorcast.evaluation.archive_output import write_evaluation
-    from tumorcast.evaluation.evaluate import EvaluationSettings, Evaluator, SizeGiven
+    from tumorcast.evaluation.evaluate import EvaluationSettings, Evaluator
+    from tumorcast.evaluation.tables import write_evaluation
 
-    settings = EvaluationSettings(_named(baselines, model), choice(SizeGiven, "--size", size), max_days_off)
+    settings = EvaluationSettings(_named(baselines, model), _size_given(size), max_days_off)
     if members is not None and not model:
         raise UsageError(f"--members {members}: of unguided diffusion, which needs --model; the archive has its own")
     if out.exists() and not out.is_dir():
@@ -52,19 +52,19 @@ def evaluate(
         if model:
             unguided = _unguided(archive, cohort, engine_choice(model, provider, device, cache=engine_cache), members)
         with progress("patients", "nothing was written; start it again") as tell:
-            found = Evaluator(archive, cohort, settings, unguided).evaluate(tell)
-    told = write_evaluation(out, found)
-    for outcome in found.outcomes:
+            evaluation = Evaluator(archive, cohort, settings, unguided).evaluate(tell)
+    summaries = write_evaluation(out, evaluation)
+    for outcome in evaluation.outcomes:
         tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-    for note in found.notes:
+    for note in evaluation.notes:
         typer.echo(note, err=True)
-    print_result(as_json, _result(out, found, told))
-    exit_if_failed(sum(outcome.status == "failed" for outcome in found.outcomes))
+    print_result(as_json, _result(out, evaluation, summaries))
+    exit_if_failed(sum(outcome.status == "failed" for outcome in evaluation.outcomes))
 
 
 def _named(text: str, model: list[Path] | None) -> Any:
     """The baselines that --baselines names."""
-    from tumorcast.evaluation.archive_methods import Baseline
+    from tumorcast.evaluation.baselines import Baseline
 
     if text in ("all", "none"):
         return tuple(Baseline) if text == "all" else ()
@@ -74,11 +74,21 @@ def _named(text: str, model: list[Path] | None) -> Any:
     return named
 
 
+def _size_given(word: str) -> Any:
+    """The size that --size names."""
+    from tumorcast.evaluation.evaluate import SIZE_WORDS
+
+    sizes = {name: size for size, name in SIZE_WORDS.items()}
+    if word not in sizes:
+        raise UsageError(f"--size {word}: allowed are {', '.join(sizes)}")
+    return sizes[word]
+
+
 def _unguided(archive: Any, cohort: Any, wanted: Any, members: int | None) -> Any:
     """What makes unguided diffusion, with the settings of the forecast."""
     from tumorcast.engines.opening import open_engine
     from tumorcast.engines.protocol import check_same_images
-    from tumorcast.evaluation.archive_methods import Unguided
+    from tumorcast.evaluation.baselines import Unguided
     from tumorcast.settings import ForecastSettings
 
     settings = ForecastSettings.of(archive.provenance["settings"], str(archive.path))
@@ -90,19 +100,19 @@ def _unguided(archive: Any, cohort: Any, wanted: Any, members: int | None) -> An
     return Unguided(engine, settings)
 
 
-def _result(out: Path, found: Any, told: Any) -> dict[str, Any]:
+def _result(out: Path, evaluation: Any, summaries: Any) -> dict[str, Any]:
     """What is printed: counts, and the growth map's and the baselines' chief figures."""
-    from tumorcast.evaluation.run import plain
+    from tumorcast.evaluation.tables import jsonable
     from tumorcast.records import count_by_status
 
     figures = {
         str(line.method): {name: line.means[name].value for name in HEADLINE if name in line.means}
-        for line in told.methods
+        for line in summaries.methods
     }
     return {
         "out": str(out),
-        "patients": count_by_status(found.outcomes),
-        "slices": sum(len(row["slices"]) for row in found.rows),
-        "size": found.record["settings"]["size"],
-        "methods": plain(figures),
+        "patients": count_by_status(evaluation.outcomes),
+        "slices": sum(len(patient.slices) for patient in evaluation.patients),
+        "size": evaluation.record["settings"]["size"],
+        "methods": jsonable(figures),
     }

@@ -12,7 +12,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from tumorcast.cli import experiment_models, experiment_sizes  # noqa: F401 - they add commands to `experiment`
 from tumorcast.cli.archive import archive
 from tumorcast.cli.commands import Commands
 from tumorcast.cli.demo import demo
@@ -21,7 +20,8 @@ from tumorcast.cli.evaluate import evaluate
 from tumorcast.cli.experiment import experiment
 from tumorcast.cli.export import export
 from tumorcast.cli.export_maps import export_maps
-from tumorcast.cli.fit import fit, fit_prior
+from tumorcast.cli.fit import fit
+from tumorcast.cli.fit_prior import fit_prior
 from tumorcast.cli.forecast import forecast
 from tumorcast.cli.import_adm import import_adm
 from tumorcast.cli.plan import plan

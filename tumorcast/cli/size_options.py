@@ -1,37 +1,76 @@
-"""Sizes of patients from a table or a cohort file, as the commands of tumour size read them."""
+"""The options that the commands of tumour size share, and the sizes of patients that they name."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorcast.cli.options import choice
+from tumorcast.cli.options import choice, tell_fate
 from tumorcast.errors import InputError
 
 if TYPE_CHECKING:
-    from tumorcast.growth.balance import Balance
-    from tumorcast.growth.table import SizeColumns, SizeTable
+    from tumorcast.growth.size_table import SizeBalance, SizeColumns, SizeTable
+    from tumorcast.records import PatientOutcome
 
-COLUMNS = {
-    "size": "size_column",
-    "companion": "companion_column",
-    "patient_id": "id_column",
-    "day": "day_column",
-    "rt_start_day": "rt_start_column",
-    "rt_end_day": "rt_end_column",
-    "rt_dose": "rt_dose_column",
-    "rt_fractions": "rt_fractions_column",
-    "chemo_start_day": "chemo_start_column",
-    "chemo_end_day": "chemo_end_column",
-    "resection_day": "resection_column",
+
+def option(text: str, *names: str) -> Any:
+    """An option with its help; its names, where they are not those of the parameter."""
+    return typer.Option(*names, help=text)
+
+
+Source = Annotated[Path, typer.Argument(help="A cohort file, or a CSV table with a row a scan.")]
+Companion = Annotated[
+    str | None, option("Of a table: another compartment's size; by default the prior's, where it is there; or none.")
+]
+Law = Annotated[str | None, option("exponential (the paper's), logistic or gompertz.")]
+Replicates = Annotated[int | None, option("Bootstrap replicates.")]
+Seed = Annotated[int | None, option("A patient's numbers depend on it and the patient alone.")]
+Prior = Annotated[str | None, option("A file of fit-prior, shipped, none, or leave-one-out (with --held-out).")]
+Resection = Annotated[str, option("Of a table: the day of a resection.")]
+
+
+@dataclass(frozen=True)
+class RadiotherapyColumnOptions:
+    """Names of a table's columns: patient, day and radiotherapy."""
+
+    id_column: Annotated[str, option("Of a table: the patient.")] = "patient_id"
+    day_column: Annotated[str, option("Of a table: the day of the scan, from any zero.")] = "day"
+    rt_start_column: Annotated[str, option("Of a table: first day of radiotherapy.")] = "rt_start_day"
+    rt_end_column: Annotated[str, option("Of a table: last day of radiotherapy.")] = "rt_end_day"
+    rt_dose_column: Annotated[str, option("Of a table: its dose, in Gy.")] = "dose"
+    rt_fractions_column: Annotated[str, option("Of a table: its fractions.")] = "fractions"
+
+    def of_size(self, size: str, companion: str = "") -> "SizeColumns":
+        """With the column of sizes and that of another compartment, empty for none: all columns that are read."""
+        from tumorcast.growth.size_table import SizeColumns
+
+        names = {COLUMNS[field.name]: getattr(self, field.name) for field in fields(self)}
+        return SizeColumns(size=size, companion=companion, **names)
+
+
+@dataclass(frozen=True)
+class ColumnOptions(RadiotherapyColumnOptions):
+    """And those of chemotherapy and resections."""
+
+    chemo_start_column: Annotated[str, option("Of a table: first day of chemotherapy.")] = "chemo_start_day"
+    chemo_end_column: Annotated[str, option("Of a table: its last day.")] = "chemo_end_day"
+    resection_column: Resection = "resection_day"
+
+
+COLUMNS = {  # option: the field of SizeColumns
+    "size_column": "size",
+    "id_column": "patient_id",
+    "day_column": "day",
+    "rt_start_column": "rt_start_day",
+    "rt_end_column": "rt_end_day",
+    "rt_dose_column": "rt_dose",
+    "rt_fractions_column": "rt_fractions",
+    "chemo_start_column": "chemo_start_day",
+    "chemo_end_column": "chemo_end_day",
+    "resection_column": "resection_day",
 }
-
-
-def size_columns(told: dict[str, Any]) -> "SizeColumns":
-    """The columns that the options name."""
-    from tumorcast.growth.table import SizeColumns
-
-    return SizeColumns(**{name: told[option] for name, option in COLUMNS.items() if option in told})
 
 
 def is_table(source: Path) -> bool:
@@ -41,11 +80,11 @@ def is_table(source: Path) -> bool:
 
 def read_size_source(source: Path, columns: "SizeColumns") -> "SizeTable":
     """The sizes of every patient that has some, and why the others have none."""
-    from tumorcast.growth.table import read_sizes
+    from tumorcast.growth.size_table import read_sizes
 
     if is_table(source):
         return read_sizes(source, columns)
-    table = _of_cohort(source, columns.size)
+    table = _sizes_of_cohort(source, columns.size)
     if not table.series:
         raise InputError(
             f"{source}: no patient with a known {columns.size}; give scans with masks, or another --size-column"
@@ -53,9 +92,9 @@ def read_size_source(source: Path, columns: "SizeColumns") -> "SizeTable":
     return table
 
 
-def _of_cohort(source: Path, size: str) -> "SizeTable":
+def _sizes_of_cohort(source: Path, size: str) -> "SizeTable":
     from tumorcast.data.cohort import Cohort, SizeMeasure
-    from tumorcast.growth.table import PatientScans, SizeTable
+    from tumorcast.growth.size_table import PatientScans, SizeTable
     from tumorcast.records import PatientOutcome, Status
 
     measure = choice(SizeMeasure, "--size-column", size)
@@ -66,35 +105,41 @@ def _of_cohort(source: Path, size: str) -> "SizeTable":
             try:
                 scans = len(cohort.sessions(patient_id))
                 counts[patient_id] = PatientScans(None, scans, scans)
-                found = cohort.size_series(patient_id, measure)
+                sizes = cohort.size_series(patient_id, measure)
             except InputError as fault:
                 left_out.append(PatientOutcome(patient_id, Status.FAILED, str(fault)))
                 continue
-            counts[patient_id] = PatientScans(None, scans, scans - found.days.size)
-            if found.days.size:
-                series.append(found)
+            counts[patient_id] = PatientScans(None, scans, scans - sizes.days.size)
+            if sizes.days.size:
+                series.append(sizes)
             else:
                 left_out.append(PatientOutcome(patient_id, Status.SKIPPED, "no scan with a tumour mask"))
     return SizeTable(tuple(series), tuple(left_out), counts)
 
 
-def hints_of(table: "SizeTable", columns: "SizeColumns", told: dict[str, Any]) -> list[str]:
-    """Columns that are not read and look as if they should be. told: the options of the command, by parameter."""
+def hints_of(table: "SizeTable", columns: "SizeColumns", options: RadiotherapyColumnOptions) -> list[str]:
+    """Columns of the table that are not read and look as if they should be. options: those of the command."""
     from tumorcast.column_hints import hints
 
-    options = {
-        getattr(columns, name): f"--{option.replace('_', '-')}" for name, option in COLUMNS.items() if option in told
-    }
-    return hints(table.header, [*columns.required(), *columns.of_treatment()], options)
+    named = ["size_column", *(field.name for field in fields(options))]
+    option_of = {getattr(columns, COLUMNS[name]): f"--{name.replace('_', '-')}" for name in named}
+    return hints(table.header, [*columns.required(), *columns.of_treatment()], option_of)
 
 
-def tell_hints(source: Path, found: list[str]) -> None:
+def tell_hints(source: Path, hints: Sequence[str]) -> None:
     """A line on stderr for each."""
-    for hint in found:
+    for hint in hints:
         typer.echo(f"warning: {source}: {hint}", err=True)
 
 
-def tell_balance(source: Path, balance: "Balance") -> None:
+def tell_patients(source: Path, outcomes: "Sequence[PatientOutcome]", balance: "SizeBalance") -> None:
+    """How patients fared that did not end well, and what became of the scans, on stderr."""
+    for outcome in outcomes:
+        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+    tell_balance(source, balance)
+
+
+def tell_balance(source: Path, balance: "SizeBalance") -> None:
     """What became of the scans, on stderr."""
     for line in balance.lines():
         typer.echo(f"{source}: {line}", err=True)

@@ -1,4 +1,4 @@
-"""The networks of kernels.guided_step's layers: each walk gives the output and, as plain operations, its pullback.
+"""Forward passes of the networks with their pullbacks: walks over the layers of kernels.guided_step.
 
 The walks follow the modules' own `forward`, which autograd and training use; tests hold the two together. This is the
 form that is exported: nothing in it needs autograd.

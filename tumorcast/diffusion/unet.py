@@ -17,7 +17,7 @@ from tumorcast.diffusion.blocks import (
 from tumorcast.settings import Architecture
 
 
-class _Encoder(nn.Module):
+class _EncoderBase(nn.Module):
     """What the U-Net and the encoder share: the embedding of time and class, the way down and the middle."""
 
     def __init__(self, arch: Architecture) -> None:
@@ -96,7 +96,7 @@ class _Encoder(nn.Module):
         return maps
 
 
-class UNet(_Encoder):
+class UNet(_EncoderBase):
     """(N, in, H, W) at diffusion times (N,) to (N, out, H, W). ADM's `UNetModel`."""
 
     def __init__(self, arch: Architecture) -> None:
@@ -122,7 +122,7 @@ class UNet(_Encoder):
         return result
 
 
-class EncoderRegressor(_Encoder):
+class EncoderRegressor(_EncoderBase):
     """(N, in, H, W) at diffusion times (N,) to (N, out). ADM's `EncoderUNetModel` with attention pooling."""
 
     def __init__(self, arch: Architecture) -> None:

@@ -175,6 +175,11 @@ def read_manifest(bundle_folder: Path) -> Manifest:
         raise InputError(f"{path}: not a manifest of this version ({reason}); export the bundle again") from None
 
 
+def write_manifest(bundle_folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle, in place of one that is there."""
+    (bundle_folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
 def _first(fault: ValidationError) -> str:
     first = fault.errors()[0]
     key = ".".join(str(part) for part in first["loc"])

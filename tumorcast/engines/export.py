@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tumorcast.durable import sha256_of
-from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry
+from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, write_manifest
 from tumorcast.engines.graphs import graph_modules, lower
 from tumorcast.engines.model import ModelSet
 from tumorcast.errors import InputError, UsageError
@@ -66,7 +66,7 @@ def write_graphs(
         onnx.checker.check_model(str(out / graph.file))
         needs[graph.value] = activation_bytes(proto)
     manifest = _manifest(model, settings, out, needs)
-    (out / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_manifest(out, manifest)
     return Bundle(out, manifest)
 
 

@@ -1,4 +1,4 @@
-"""What is exported, as torch modules of plain operations: steps up and down, the size, segmenter and progression.
+"""The torch modules that are exported, of plain operations: steps up and down, size, segmenter and progression.
 
 The names of the arguments and of OUTPUTS are those of the ONNX graphs. A noise level comes as √ᾱ ("signal") and
 √(1 - ᾱ) ("noise"), scalars computed in float64 on the host.

@@ -8,7 +8,7 @@ import torch
 
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import MANIFEST_FILE, Bundle, Manifest, TensorParity, is_bundle
+from tumorcast.engines.bundle import Bundle, Manifest, TensorParity, is_bundle, write_manifest
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
@@ -45,7 +45,7 @@ def make_bundle(
             differences, checked_with = measure(bundle, model, inputs, Provider.CPU, report)
         parity.check(differences, str(out))
         manifest = bundle.manifest.model_copy(update={"parity": differences, "checked_with": checked_with})
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_manifest(folder, manifest)
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""The engine for users: the graphs of a bundle in ONNX Runtime, on CPU, CUDA or TensorRT.
+"""The engine of ONNX Runtime: the graphs of a bundle on CPU, CUDA or TensorRT.
 
 What no GPU has run is listed in docs/engines.md.
 """

@@ -1,8 +1,7 @@
-"""An archive of forecasts against the scans that came: a row a patient, and what a reader must know beside it."""
+"""An archive of forecasts against the scans that came: scores of every patient, and what a reader must know beside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, assert_never
 
 import numpy as np
@@ -10,54 +9,83 @@ import numpy as np
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError
-from tumorcast.evaluation.archive_methods import Baseline, Unguided, slice_maps
-from tumorcast.evaluation.followup import NoTruthError, archive_followups, check_cohort, later_scan
-from tumorcast.evaluation.growth_metrics import THRESHOLDS
-from tumorcast.evaluation.judging import Figures
-from tumorcast.evaluation.pairs import Pair
-from tumorcast.evaluation.slice_figures import area_figures, image_figures, method_figures
-from tumorcast.evaluation.tissue_growth import t1_of
+from tumorcast.evaluation.baselines import Baseline, Method, MethodMap, SliceMaps, Unguided, slice_maps
+from tumorcast.evaluation.fisher_kolmogorov import t1_of
+from tumorcast.evaluation.followup import (
+    FollowUp,
+    NoTruthError,
+    TargetSize,
+    archive_followups,
+    check_cohort,
+    later_scan,
+)
+from tumorcast.evaluation.metrics import THRESHOLDS
+from tumorcast.evaluation.score import SliceScores, score_slice
 from tumorcast.provenance import commit
-from tumorcast.records import Contrast, PatientOutcome, Status
+from tumorcast.records import PatientOutcome, Status
 from tumorcast.version import VERSION
 
+SIZE_WORDS = {TargetSize.FORECAST: "aimed", TargetSize.TRUE: "truth"}  # of --size and of evaluation.json
+
 Report = Callable[[int, int], None]
-
-
-class SizeGiven(StrEnum):
-    """The area that every outline is given: what the forecast aimed at (median of members), or the true one."""
-
-    AIMED = "aimed"
-    TRUTH = "truth"
+MoreMaps = Callable[[FollowUp, SliceForecast], dict[Method, MethodMap]]
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is judged, and how. max_days_off: the most between the day aimed at and the scan that is taken for it."""
+    """What is judged, and how. size: the area of every outline, the median of what members aim at or the true one.
+
+    max_days_off: the most between the day aimed at and the scan that is taken for it.
+    """
 
     baselines: tuple[Baseline, ...] = tuple(Baseline)
-    size: SizeGiven = SizeGiven.AIMED
+    size: TargetSize = TargetSize.FORECAST
     max_days_off: float = 45.0
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What was found. rows: one a patient that was judged; outcomes: of every patient of the archive."""
+class PatientScores:
+    """The judged slices of a patient, and how many of those forecast were left out.
 
-    rows: list[Figures]
+    days: from the scan forecast from to the later one; days_off: of it from the day aimed at.
+    """
+
+    patient_id: str
+    session: str
+    later_session: str
+    days: float
+    days_off: float | None
+    slices_left_out: int
+    slices: list[SliceScores]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of the patients that were judged, how each of the archive fared, and what the scores were made of."""
+
+    patients: list[PatientScores]
     outcomes: list[PatientOutcome]
     notes: list[str]
     record: dict[str, Any]
 
 
+def no_more_maps(followup: FollowUp, forecast: SliceForecast) -> dict[Method, MethodMap]:
+    """No maps but those of the archive and the baselines."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Evaluator:
-    """Judges patient after patient. model: what makes unguided diffusion, None to leave it out."""
+    """Judges patient after patient. model: what makes unguided diffusion, None to leave it out.
+
+    more_maps: of other methods, for each slice.
+    """
 
     archive: MapArchive
     cohort: Cohort
     settings: EvaluationSettings
     model: Unguided | None = None
+    more_maps: MoreMaps = no_more_maps
 
     def evaluate(self, report: Report) -> Evaluation:
         """Judge every patient of the archive that has a later scan in the cohort.
@@ -66,43 +94,43 @@ class Evaluator:
         """
         check_cohort(self.archive, self.cohort)
         patients = self.archive.patients()
-        rows: list[Figures] = []
+        judged: list[PatientScores] = []
         outcomes = []
         for done, patient in enumerate(patients, start=1):
-            outcomes.append(self._tried(patient, rows))
+            outcomes.append(self._outcome(patient, judged))
             report(done, len(patients))
-        self._check_rows(rows, outcomes)
-        return Evaluation(rows, outcomes, self._notes(rows), self._record())
+        self._check_judged(judged, outcomes)
+        return Evaluation(judged, outcomes, self._notes(judged), self._record())
 
-    def _tried(self, patient: PatientForecast, rows: list[Figures]) -> PatientOutcome:
-        """Judge a patient and add the row; one that cannot be judged never stops the others."""
+    def _outcome(self, patient: PatientForecast, judged: list[PatientScores]) -> PatientOutcome:
+        """Judge a patient and add the scores; one that cannot be judged never stops the others."""
         name = patient.patient_id
         try:
             if name not in self.cohort.patient_ids():
                 raise NoTruthError(f"not in {self.cohort.path}")
-            rows.append(self._row(patient))
+            judged.append(self._scores(patient))
         except NoTruthError as reason:
             return PatientOutcome(name, Status.SKIPPED, str(reason))
         except InputError as fault:
             return PatientOutcome(name, Status.FAILED, str(fault))
         return PatientOutcome(name, Status.OK)
 
-    def _check_rows(self, rows: list[Figures], outcomes: Sequence[PatientOutcome]) -> None:
-        if not rows:
-            reasons = "; ".join(f"{one.patient_id}: {one.reason}" for one in outcomes[:3])
+    def _check_judged(self, judged: list[PatientScores], outcomes: Sequence[PatientOutcome]) -> None:
+        if not judged:
+            reasons = "; ".join(f"{outcome.patient_id}: {outcome.reason}" for outcome in outcomes[:3])
             more = f"; and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
             raise InputError(f"{self.archive.path}: no patient could be judged; {reasons}{more}")
-        if not any(one["areas"]["true_mm2"] > 0 for row in rows for one in row["slices"]):
+        if not any(scores.areas.true_mm2 > 0 for scores in slices_of(judged)):
             raise InputError(
                 f"{self.cohort.path}: no tumour is left in any later scan of the slices forecast, so there is nothing "
                 "to find; look whether its masks were read (`tumorcast prepare`)"
             )
 
-    def _row(self, patient: PatientForecast) -> Figures:
+    def _scores(self, patient: PatientForecast) -> PatientScores:
         later = later_scan(self.cohort, patient, self.settings.max_days_off)
-        pairs = archive_followups(self.archive, self.cohort, patient, later)
         slices = [
-            slice_row(pair, forecast, self.cohort.contrasts, self.settings, self.model) for forecast, pair in pairs
+            self._slice_scores(followup, forecast)
+            for forecast, followup in archive_followups(self.archive, self.cohort, patient, later)
         ]
         count = len(self.archive.slice_names(patient.patient_id))
         if not slices:
@@ -110,25 +138,24 @@ class Evaluator:
                 f"session {later.session.id} has none of the {count} slices forecast, with a mask; prepare "
                 f"{self.cohort.path} with --slices all"
             )
-        return {
-            "patient_id": patient.patient_id,
-            "session": patient.session_id,
-            "later_session": later.session.id,
-            "days": later.session.day - float(patient.day),
-            "days_off": later.days_off,
-            "slices_left_out": count - len(slices),
-            "slices": slices,
-        }
+        days = later.session.day - float(patient.day)
+        ids = patient.patient_id, patient.session_id, later.session.id
+        return PatientScores(*ids, days, later.days_off, count - len(slices), slices)
 
-    def _notes(self, rows: Sequence[Figures]) -> list[str]:
+    def _slice_scores(self, followup: FollowUp, forecast: SliceForecast) -> SliceScores:
+        found = slice_maps(followup, forecast, self.cohort.contrasts, self.settings.baselines, self.model)
+        maps = SliceMaps(found.maps | self.more_maps(followup, forecast), found.unguided)
+        return score_slice(followup, forecast, maps, given_pixels(followup, forecast, self.settings.size))
+
+    def _notes(self, judged: Sequence[PatientScores]) -> list[str]:
         """What a reader must know of this evaluation beside the figures."""
-        left_out = sum(row["slices_left_out"] for row in rows)
+        left_out = sum(patient.slices_left_out for patient in judged)
         wanted, model = self.settings.baselines, self.model
-        told = {
+        notes = {
             "The archive has no growth map (its model has no progression network): `product` is the segmenter's "
-            "probability in the generated images.": not all(one["growth_map"] for row in rows for one in row["slices"]),
+            "probability in the generated images.": not all(scores.has_growth_map for scores in slices_of(judged)),
             "The forecast aims at no day: each patient's first scan after the one forecast from was taken.": any(
-                row["days_off"] is None for row in rows
+                patient.days_off is None for patient in judged
             ),
             f"{left_out} forecast slices are not in the later scan, or have no mask there, and were left out; a truth "
             "cohort prepared with `--slices all` has them, slices without tumour too.": left_out > 0,
@@ -141,7 +168,7 @@ class Evaluator:
                 model is not None and model.engine.info.sha256 != self.archive.provenance.get("model_sha256")
             ),
         }
-        return [note for note, holds in told.items() if holds]
+        return [note for note, holds in notes.items() if holds]
 
     def _record(self) -> dict[str, Any]:
         """What the evaluation was made of."""
@@ -150,7 +177,7 @@ class Evaluator:
             "truth": {"name": self.cohort.path.name, "sha256": self.cohort.sha256},
             "settings": {
                 "baselines": [str(name) for name in self.settings.baselines],
-                "size": str(self.settings.size),
+                "size": SIZE_WORDS[self.settings.size],
                 "max_days_off": self.settings.max_days_off,
                 "unguided_members": None if self.model is None else self.model.settings.members,
             },
@@ -160,33 +187,18 @@ class Evaluator:
         }
 
 
-def slice_row(
-    pair: Pair,
-    forecast: SliceForecast,
-    contrasts: tuple[Contrast, ...],
-    settings: EvaluationSettings,
-    model: Unguided | None,
-) -> Figures:
-    """A slice of a patient's row: every method's figures, the images' and the areas."""
-    pixels = area_given(pair, forecast, settings.size)
-    maps = slice_maps(pair, forecast, contrasts, settings.baselines, model)
-    return {
-        "slice": pair.now.source_slice,
-        "pixels_given": pixels,
-        "growth_map": forecast.growth is not None,
-        "areas": area_figures(pair, forecast),
-        "methods": method_figures(pair, maps, pixels),
-        "images": image_figures(pair, forecast, maps),
-    }
+def slices_of(patients: Sequence[PatientScores]) -> Iterator[SliceScores]:
+    """Every judged slice."""
+    return (scores for patient in patients for scores in patient.slices)
 
 
-def area_given(pair: Pair, forecast: SliceForecast, size: SizeGiven) -> int:
+def given_pixels(followup: FollowUp, forecast: SliceForecast, size: TargetSize) -> int:
     """The area of every method's outline, in pixels; that aimed at grows from the present outline's pixels."""
     match size:
-        case SizeGiven.AIMED:
+        case TargetSize.FORECAST:
             ratio = float(np.median(forecast.aimed_mm2)) / float(forecast.present_mm2)
-            return max(1, round(ratio * int((pair.now.labels > 0).sum())))
-        case SizeGiven.TRUTH:
-            return int((pair.later.labels > 0).sum())
+            return max(1, round(ratio * int((followup.now.labels > 0).sum())))
+        case TargetSize.TRUE:
+            return int((followup.later.labels > 0).sum())
         case _:
             assert_never(size)

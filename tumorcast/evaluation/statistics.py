@@ -45,8 +45,6 @@ class Estimate:
         interval = "" if np.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
         return f"{self.value:{form}}{interval}"
 
-    told = text  # the old name, until nothing uses it
-
 
 @dataclass(frozen=True)
 class Difference:

@@ -12,7 +12,7 @@ from tumorcast.errors import InputError
 from tumorcast.evaluation.followup import FollowUp, TargetSize, area_ratio
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.forecast import GrowthForecast
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import SHIPPED, shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, SizeSeries
@@ -55,7 +55,7 @@ class TargetSource:
     @classmethod
     def shipped(cls, target: TargetSize) -> Self:
         """Sizes are forecast by the pooled forecaster with the prior that tumorcast has with it."""
-        return cls(target, GrowthModel(FitSettings(), Forecaster.POOLED, fixed(shipped_prior())))
+        return cls(target, GrowthModel(FitSettings(), Forecaster.POOLED, fixed_prior(shipped_prior())))
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""

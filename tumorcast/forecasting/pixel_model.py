@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from tumorcast.data.cohort import Cohort, CohortSlice
+from tumorcast.data.imaging.geometry import pixel_mm
 from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.errors import InputError
 from tumorcast.extra import check_extra
@@ -27,7 +28,6 @@ from tumorcast.extra import check_extra
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-FIELD_MM = 256.0  # of a prepared slice
 REACH_MM = 50.0  # farther pixels are not learned from; they are as those at this distance
 LEAST_PIXELS = 10  # of a present outline that is learned from
 LARGEST_LOG_RATIO = 1.6
@@ -117,7 +117,7 @@ class PixelModel:
 
 def _near(present: CohortSlice) -> Mask:
     outline = present.labels > 0
-    return np.asarray(present.brain & (distance_transform_edt(~outline) * _pixel_mm(outline) <= REACH_MM))
+    return np.asarray(present.brain & (distance_transform_edt(~outline) * pixel_mm(outline.shape[-1]) <= REACH_MM))
 
 
 def _features_of(present: CohortSlice, log_ratio: float, engine: Engine) -> Array:
@@ -127,18 +127,18 @@ def _features_of(present: CohortSlice, log_ratio: float, engine: Engine) -> Arra
 
 def features(image: Array, outline: Mask, brain: Mask, log_ratio: float, seen: Array) -> Array:
     """(H, W, F) what a pixel model looks at. image: (C, H, W); seen: (H, W) the segmenter's probability of tumour."""
-    pixel_mm = _pixel_mm(outline)
-    away = np.minimum(distance_transform_edt(~outline) * pixel_mm, REACH_MM)
-    depth = distance_transform_edt(outline) * pixel_mm
-    margin = np.minimum(distance_transform_edt(brain) * pixel_mm, NEARBY_MM)
+    side_mm = pixel_mm(outline.shape[-1])
+    away = np.minimum(distance_transform_edt(~outline) * side_mm, REACH_MM)
+    depth = distance_transform_edt(outline) * side_mm
+    margin = np.minimum(distance_transform_edt(brain) * side_mm, NEARBY_MM)
     decays = [np.exp(-away / scale) for scale in DECAYS_MM]
-    crowd = [gaussian_filter(outline.astype(np.float32), scale / pixel_mm) for scale in CROWD_MM]
+    crowd = [gaussian_filter(outline.astype(np.float32), scale / side_mm) for scale in CROWD_MM]
     size = np.full(outline.shape, log_ratio)
     planes = [away, depth, margin, *decays, *crowd, size, log_ratio * away, log_ratio * decays[1]]
     planes.append(logit(np.clip(seen, SURE, 1 - SURE)))
     for contrast in image:
         bright = _brightness(contrast, outline, brain & (away < NEARBY_MM) & ~outline)
-        blurred = [gaussian_filter(bright, scale / pixel_mm) for scale in BLUR_MM]
+        blurred = [gaussian_filter(bright, scale / side_mm) for scale in BLUR_MM]
         planes += [bright, *blurred, blurred[1] * decays[1], blurred[1] - np.flip(blurred[1], axis=1)]
     return np.stack(planes, axis=-1).astype(np.float32)
 
@@ -147,10 +147,6 @@ def _brightness(contrast: Array, outline: Mask, around: Mask) -> Array:
     """(H, W) on a scale where the brain around is 0 and the tumour ±1."""
     tumour, brain = (float(np.median(contrast[part])) if part.any() else 0.0 for part in (outline, around))
     return np.asarray(np.clip((contrast - brain) / (abs(tumour - brain) + 0.1), -3, 3), np.float32)
-
-
-def _pixel_mm(plane: Mask) -> float:
-    return float(FIELD_MM / plane.shape[-1])
 
 
 class PixelModelEngine(EngineWrapper):

@@ -1,4 +1,4 @@
-"""What a growth fit says of other days, as joint trajectories: a row is one possible tumour on every day asked for.
+"""Forecasts from a growth fit, as joint trajectories: a row is one possible tumour on every day asked for.
 
 Up to the last scan a trajectory is its replicate's. After it, the sizes that the chosen forecaster holds possible are
 dealt to the replicates in the order of their own sizes on that day (ensemble copula coupling; Schefzik et al. 2013):
@@ -14,10 +14,9 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from tumorcast.growth.laws import sizes_of, timeline_of
-from tumorcast.growth.mechanistic_prior import covariance, departures
-from tumorcast.growth.population.equivalents import from_log, history_of, to_log
-from tumorcast.growth.population.pooling import Contribution, pooled
-from tumorcast.growth.prior import SizePrior
+from tumorcast.growth.population.history import History, from_log, to_log
+from tumorcast.growth.population.pool import Contribution, pooled
+from tumorcast.growth.prior import SizePrior, covariance, departures
 from tumorcast.growth.problem import detection_limit
 from tumorcast.growth.scores import dense_levels
 from tumorcast.records import ErrorModel, Forecaster, GrowthFit
@@ -30,7 +29,7 @@ FARTHEST_CHANGE = 300.0  # of a logarithm
 
 @dataclass(frozen=True)
 class GrowthForecast:
-    """A fit, and who forecasts from it. prior: needed by every forecaster but the mechanistic one.
+    """A fit, and the forecaster that goes on from it. prior: needed by every one but the mechanistic.
 
     Row b is the same trajectory in every method, so that a target and a curve drawn from row b agree.
     """
@@ -44,9 +43,9 @@ class GrowthForecast:
         days = np.asarray(days, dtype=np.float64)
         sizes = self._replicates(days)
         if self.forecaster is not Forecaster.MECHANISTIC:
-            for place in np.flatnonzero(days > self._last_day):
-                ranks = np.argsort(np.argsort(sizes[:, place], kind="stable"), kind="stable")
-                sizes[:, place] = self.predicted(float(days[place]), (ranks + 0.5) / len(ranks))
+            for column in np.flatnonzero(days > self._last_day):
+                ranks = np.argsort(np.argsort(sizes[:, column], kind="stable"), kind="stable")
+                sizes[:, column] = self.predicted(float(days[column]), (ranks + 0.5) / len(ranks))
         return sizes
 
     def best(self, days: Array) -> Array:
@@ -59,19 +58,19 @@ class GrowthForecast:
 
     def predicted(self, day: float, levels: Array) -> Array:
         """(Q,) quantiles, at levels: (Q,) in (0, 1), of the size that a scan on `day`, after the last, will measure."""
-        said = pooled(self.contributions(day))
-        return from_log(np.interp(levels, LEVELS, said), self.fit.series.size_name)
+        log_quantiles = pooled(self.contributions(day))
+        return from_log(np.interp(levels, LEVELS, log_quantiles), self.fit.series.size_name)
 
     def contributions(self, day: float) -> tuple[Contribution, ...]:
-        """What each member says of a scan on that day, and what it weighs: y = log(v + 100 mm³) at LEVELS."""
+        """What each component forecasts of a scan on that day, and its weight: y = log(v + 100 mm³) at LEVELS."""
         if self.forecaster is Forecaster.MECHANISTIC:
             return (Contribution(str(self.forecaster), 1.0, self.measured(day)),)
         assert self.prior is not None, "the fit was read with its prior"
-        history, horizon = history_of(self.fit.series), day - self._last_day
+        history, horizon = History.of(self.fit.series), day - self._last_day
         match self.forecaster:
             case Forecaster.PERSISTENCE:
-                said = self.prior.persistence.quantiles(history, horizon, LEVELS)
-                return (Contribution(str(self.forecaster), 1.0, said),)
+                log_quantiles = self.prior.persistence.quantiles(history, horizon, LEVELS)
+                return (Contribution(str(self.forecaster), 1.0, log_quantiles),)
             case Forecaster.POOLED:
                 return self.prior.pool_for(self.fit.law).contributions(history, horizon, LEVELS, self.measured(day))
             case _:
@@ -110,8 +109,8 @@ class GrowthForecast:
     def _replicates(self, days: Array) -> Array:
         """(B, T) sizes of the replicates of the law.
 
-        Where the population told how sizes depart from it, a replicate has the departure that the patient's scans show,
-        and of what they leave open the quantile that is its own.
+        Where the population has shown how sizes depart from it, a replicate has the departure that the patient's scans
+        show, and of what they leave open the quantile that is its own.
         """
         law = self._law_sizes(self.fit.replicates, days)
         if self.fit.errors is None:

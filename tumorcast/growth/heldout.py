@@ -13,8 +13,8 @@ import numpy.typing as npt
 from tumorcast.durable import written_whole
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.population.equivalents import from_log, to_log
-from tumorcast.growth.population.pooling import pooled
+from tumorcast.growth.population.history import from_log, to_log
+from tumorcast.growth.population.pool import pooled
 from tumorcast.growth.scores import absolute_errors, coverage, crps, median_width
 from tumorcast.records import FitStatus, Forecaster, SizeSeries
 
@@ -43,9 +43,9 @@ class HeldOut(StrEnum):
 class HeldOutForecast:
     """One scan that was held out. In the unit of the sizes: observed, persistence (the last size known).
 
-    given: from how many scans; irregularity: coefficient of variation of the intervals between them and to the target.
-    said, persisted: (200,) y = log(v + 100 mm³) at forecast.LEVELS, of the forecaster and of calibrated persistence,
-    which is not known without a prior.
+    scans_given: from how many; irregularity: coefficient of variation of the intervals between them and to the target.
+    log_quantiles, persistence_log_quantiles: (200,) y = log(v + 100 mm³) at forecast.LEVELS, of the forecaster and of
+    calibrated persistence, which is not known without a prior.
     """
 
     patient_id: str
@@ -54,10 +54,10 @@ class HeldOutForecast:
     observed: float
     persistence: float
     status: FitStatus
-    given: int
+    scans_given: int
     irregularity: float
-    said: Array
-    persisted: Array | None
+    log_quantiles: Array
+    persistence_log_quantiles: Array | None
 
     @property
     def truth(self) -> float:
@@ -66,32 +66,32 @@ class HeldOutForecast:
 
     def quantiles(self, levels: Array) -> Array:
         """(Q,) of the size."""
-        return from_log(np.interp(levels, LEVELS, self.said), self.size_name)
+        return from_log(np.interp(levels, LEVELS, self.log_quantiles), self.size_name)
 
 
-def forecast_scan(model: GrowthModel, series: SizeSeries, place: int, first: int = 0) -> HeldOutForecast:
-    """The scan at `place` forecast from those of `first` … place - 1. The model's prior must not know the patient."""
-    known = series.part(first, place)
-    day, prior = float(series.days[place]), model.prior_for(series)
+def forecast_scan(model: GrowthModel, series: SizeSeries, scan: int, first: int = 0) -> HeldOutForecast:
+    """The scan of that index forecast from those of `first` … scan - 1. The model's prior must not know the patient."""
+    known = series.part(first, scan)
+    day, prior = float(series.days[scan]), model.prior_for(series)
     forecast = model.forecast(known)
     reference = GrowthForecast(forecast.fit, prior, Forecaster.PERSISTENCE) if prior else None
     return HeldOutForecast(
         patient_id=series.patient_id,
         day=day,
         size_name=series.size_name,
-        observed=float(series.sizes[place]),
+        observed=float(series.sizes[scan]),
         persistence=float(known.sizes[-1]),
         status=forecast.fit.status,
-        given=place - first,
-        irregularity=_irregularity(series.days[first : place + 1]),
-        said=pooled(forecast.contributions(day)),
-        persisted=pooled(reference.contributions(day)) if reference else None,
+        scans_given=scan - first,
+        irregularity=_irregularity(series.days[first : scan + 1]),
+        log_quantiles=pooled(forecast.contributions(day)),
+        persistence_log_quantiles=pooled(reference.contributions(day)) if reference else None,
     )
 
 
 def forecast_held_out(model: GrowthModel, series: SizeSeries, which: HeldOut) -> list[HeldOutForecast]:
     """All forecasts of one patient."""
-    return [forecast_scan(model, series, place) for place in which.counts(series.days.size)]
+    return [forecast_scan(model, series, scan) for scan in which.counts(series.days.size)]
 
 
 def _irregularity(days: Array) -> float:
@@ -100,23 +100,24 @@ def _irregularity(days: Array) -> float:
 
 
 def scores(forecasts: Sequence[HeldOutForecast]) -> dict[str, Any]:
-    """Figures over forecasts, in y = log(v + 100 mm³); persistence is the calibrated one. None where there is none."""
-    truth = np.array([one.truth for one in forecasts])
-    own = _figures([one.said for one in forecasts], truth)
-    other = _figures([one.persisted for one in forecasts if one.persisted is not None], truth)
-    figures: dict[str, Any] = {"scans_scored": len(forecasts)}
+    """Scores over forecasts, in y = log(v + 100 mm³); persistence is the calibrated one. None where there is none."""
+    truth = np.array([forecast.truth for forecast in forecasts])
+    persistence = [forecast.persistence_log_quantiles for forecast in forecasts]
+    own = _mean_scores([forecast.log_quantiles for forecast in forecasts], truth)
+    other = _mean_scores([quantiles for quantiles in persistence if quantiles is not None], truth)
+    table: dict[str, Any] = {"scans_scored": len(forecasts)}
     for name, value in own.items():
-        figures |= {name: value, f"{name}_persistence": other[name]}
-    return figures
+        table |= {name: value, f"{name}_persistence": other[name]}
+    return table
 
 
-def _figures(quantiles: Sequence[Array], truth: Array) -> dict[str, float | None]:
-    if not quantiles:
+def _mean_scores(forecasts: Sequence[Array], truth: Array) -> dict[str, float | None]:
+    if not forecasts:
         return dict.fromkeys(("crps", "mae", "coverage90", "width90"))
-    said = np.stack(quantiles)
-    low, middle, high = (np.array([np.interp(level, LEVELS, row) for row in said]) for level in INTERVAL_90)
+    quantiles = np.stack(forecasts)
+    low, middle, high = (np.array([np.interp(level, LEVELS, row) for row in quantiles]) for level in INTERVAL_90)
     return {
-        "crps": float(np.mean(crps(said, LEVELS, truth))),
+        "crps": float(np.mean(crps(quantiles, LEVELS, truth))),
         "mae": float(np.mean(absolute_errors(middle, truth))),
         "coverage90": coverage(low, high, truth),
         "width90": median_width(low, high),
@@ -129,6 +130,7 @@ def write_forecasts(path: Path, forecasts: Sequence[HeldOutForecast]) -> None:
     with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["patient_id", "day", "observed", "persistence", "status", *names])
-        for one in forecasts:
-            told = [one.patient_id, f"{one.day:g}", f"{one.observed:.10g}", f"{one.persistence:.10g}", str(one.status)]
-            writer.writerow([*told, *(f"{size:.6g}" for size in one.quantiles(PRINTED_LEVELS))])
+        for forecast in forecasts:
+            sizes = (f"{size:.10g}" for size in (forecast.observed, forecast.persistence))
+            quantiles = (f"{size:.6g}" for size in forecast.quantiles(PRINTED_LEVELS))
+            writer.writerow([forecast.patient_id, f"{forecast.day:g}", *sizes, str(forecast.status), *quantiles])

@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 
 UNTREATED = Treatment()
 ALPHA_BETA_GY = 10.0  # of tumours: Fowler, Br J Radiol 1989
-REFERENCE_DOSE_GY, REFERENCE_FRACTION_GY = 60.0, 2.0  # the usual course for glioma, on which `survival` is told
+REFERENCE_DOSE_GY, REFERENCE_FRACTION_GY = 60.0, 2.0  # the usual course for glioma, to which `survival` refers
 
 
 @dataclass(frozen=True)
@@ -203,12 +203,12 @@ def timeline_of(treatment: Treatment, origin_day: float, days: Array, *, doses: 
     doses: whether a course of known dose counts by it. The clock starts on the origin's day or with a treatment before.
     """
     events = [(float(origin_day), kernels.ORIGIN, 1.0, 0)]
-    events += [(float(day), kernels.SCAN, 1.0, place) for place, day in enumerate(days)]
+    events += [(float(day), kernels.SCAN, 1.0, scan) for scan, day in enumerate(days)]
     for course in treatment.radiotherapy:
         events.append((course.start_days, kernels.RADIOTHERAPY, dose_weight(course) if doses else 1.0, 0))
     for start, end in _chemotherapy_spans(treatment):
         events += [(start, kernels.CHEMO_ON, 1.0, 0), (end, kernels.CHEMO_OFF, 1.0, 0)]
-    events += [(day, kernels.RESECTION, 1.0, place) for place, day in enumerate(treatment.resection_days)]
+    events += [(day, kernels.RESECTION, 1.0, k) for k, day in enumerate(treatment.resection_days)]
     events = sorted((event for event in events if np.isfinite(event[0])), key=lambda event: (event[0], event[1]))
     start = min(event[0] for event in events if event[1] != kernels.SCAN)
     columns = list(zip(*events, strict=True))
@@ -235,8 +235,7 @@ def _chemotherapy_spans(treatment: Treatment) -> list[tuple[float, float]]:
 def row_of(law: GrowthLaw, size: float, residuals: tuple[float, ...] = ()) -> Array:
     """(P,) the law, its size on the origin's day and what each resection leaves, as the kernels take them."""
     capacity = 2.0 if isinstance(law, Exponential) else law.capacity_ratio
-    told = law.response
-    response = (told.decay_rate_per_day, told.delay_days, told.slope_per_day, told.survival, told.chemo_rate_per_day)
+    response = (getattr(law.response, field.name) for field in fields(Response))
     return np.array([law.rate_per_day, *response, capacity, size, *residuals], dtype=np.float64)
 
 

@@ -20,7 +20,7 @@ from tumorcast.growth.laws import (
     sizes_of,
     timeline_of,
 )
-from tumorcast.growth.mechanistic_prior import MechanisticPrior
+from tumorcast.growth.prior import LawPrior
 from tumorcast.kernels import growth as kernels
 from tumorcast.kernels import multistart, residuals
 from tumorcast.records import FitStatus, LawName, SizeSeries
@@ -32,8 +32,8 @@ STATUSES = {
     multistart.AT_BOUND: FitStatus.AT_BOUND,
     multistart.NOT_CONVERGED: FitStatus.NOT_CONVERGED,
 }
-PLACE_OF_STATUS = {status: place for place, status in enumerate(FitStatus)}
-STATUS_PLACES = np.array([PLACE_OF_STATUS[STATUSES[code]] for code in sorted(STATUSES)], dtype=np.uint8)
+STATUS_CODES = {status: code for code, status in enumerate(FitStatus)}
+CODES_OF_KERNEL_STATUSES = np.array([STATUS_CODES[STATUSES[code]] for code in sorted(STATUSES)], dtype=np.uint8)
 KERNEL_RESIDUALS = {
     Noise.LOGNORMAL: residuals.LOGARITHMS,
     Noise.ADDITIVE: residuals.DIFFERENCES,
@@ -65,7 +65,7 @@ def detection_limit(series: SizeSeries) -> float:
 
 @dataclass(frozen=True)
 class Fits:
-    """Fits of B replicates. rows: (B, P) in the unit of the sizes; losses: (B,); statuses: (B,) places in FitStatus."""
+    """Fits of B replicates. rows: (B, P) in the unit of the sizes; losses: (B,); statuses: (B,) of STATUS_CODES."""
 
     rows: Array
     losses: Array
@@ -99,7 +99,7 @@ class PatientProblem:
     bounds: BoundsPreset
     noise: Noise
     chemotherapy: bool = False
-    prior: MechanisticPrior | None = None
+    prior: LawPrior | None = None
 
     @cached_property
     def scale(self) -> float:
@@ -165,8 +165,8 @@ class PatientProblem:
     @cached_property
     def free(self) -> npt.NDArray[np.int64]:
         """(F,) the columns that are fitted, A0 last."""
-        found = [j for j, bound in enumerate(self.columns) if bound.lower < bound.upper and j != kernels.INITIAL_SIZE]
-        return np.array([*found, kernels.INITIAL_SIZE], dtype=np.int64)
+        others = [j for j, bound in enumerate(self.columns) if bound.lower < bound.upper and j != kernels.INITIAL_SIZE]
+        return np.array([*others, kernels.INITIAL_SIZE], dtype=np.int64)
 
     def kernel_problem(self, search: Search) -> residuals.Problem:
         """The problem as the kernels take it."""
@@ -193,13 +193,13 @@ class PatientProblem:
     def prior_on_coordinates(self) -> tuple[Array, Array]:
         """(F,) centre and (F,) precision of the prior on the free coordinates; without a prior ½ and 0."""
         centre, precision = np.full(self.free.size, 0.5), np.zeros(self.free.size)
-        for place, j in enumerate(self.free):
-            told = self.prior.parameters.get(self.names[j]) if self.prior else None
-            if told is not None:
+        for k, j in enumerate(self.free):
+            prior = self.prior.parameters.get(self.names[j]) if self.prior else None
+            if prior is not None:
                 bound = self.columns[j]
-                width = told.transformed(bound.upper) - told.transformed(bound.lower)
-                centre[place] = (told.mean - told.transformed(bound.lower)) / width
-                precision[place] = (width / told.sd) ** 2
+                width = prior.transformed(bound.upper) - prior.transformed(bound.lower)
+                centre[k] = (prior.mean - prior.transformed(bound.lower)) / width
+                precision[k] = (width / prior.sd) ** 2
         return centre, precision
 
     def scales(self, sizes: Array) -> Array:
@@ -220,12 +220,12 @@ class PatientProblem:
         relative = rows.copy()
         relative[:, kernels.INITIAL_SIZE] /= self.scale
         units = np.empty((len(rows), self.free.size))
-        for place, j in enumerate(self.free):
+        for k, j in enumerate(self.free):
             lower, upper = self.columns[j]
             if lower > 0:
-                units[:, place] = np.log(relative[:, j] / lower) / np.log(upper / lower)
+                units[:, k] = np.log(relative[:, j] / lower) / np.log(upper / lower)
             else:
-                units[:, place] = (relative[:, j] - lower) / (upper - lower)
+                units[:, k] = (relative[:, j] - lower) / (upper - lower)
         return np.clip(units, 0.0, 1.0)
 
     @property
@@ -266,7 +266,7 @@ class Sample:
 def run(problem: PatientProblem, search: Search, catalogue: multistart.Catalogue, sample: Sample) -> Fits:
     """Fit each of the sample."""
     count = len(sample.sizes)
-    batch = multistart.Batch(
+    batch = multistart.ReplicateBatch(
         np.ascontiguousarray(problem.observed(sample.sizes)),
         np.ascontiguousarray(sample.weights),
         np.ascontiguousarray(sample.centres),
@@ -277,7 +277,7 @@ def run(problem: PatientProblem, search: Search, catalogue: multistart.Catalogue
     kernel_problem = problem.kernel_problem(search)
 
     def fit_part(part: slice) -> None:
-        share = multistart.Batch(
+        share = multistart.ReplicateBatch(
             batch.observed[part],
             batch.weights[part],
             batch.centres[part],
@@ -289,7 +289,7 @@ def run(problem: PatientProblem, search: Search, catalogue: multistart.Catalogue
 
     _in_threads(fit_part, count)
     batch.rows[:, [kernels.INITIAL_SIZE]] *= problem.scales(sample.sizes)
-    return Fits(batch.rows, batch.losses, STATUS_PLACES[batch.statuses])
+    return Fits(batch.rows, batch.losses, CODES_OF_KERNEL_STATUSES[batch.statuses])
 
 
 def _in_threads(work: Callable[[slice], None], count: int) -> None:

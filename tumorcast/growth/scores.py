@@ -1,14 +1,11 @@
-"""How good a forecast given as quantiles is. All are in the unit of y = log(v + 100 mm³), and smaller is better.
+"""Scores of forecasts that are given as quantiles. All are in the unit of y = log(v + 100 mm³), and smaller is better.
 
-quantiles: (C, Q) of C forecasts at levels: (Q,); truth: (C,) what came.
+quantiles: (C, Q) of C forecasts at levels: (Q,); observed: (C,) the y that came. None may be missing: a forecast that
+has no quantiles is left out before.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-
-from tumorcast.growth.population.history import Case, History, next_scan_cases
 
 Array = npt.NDArray[np.float64]
 
@@ -22,49 +19,39 @@ def dense_levels(count: int = 200) -> Array:
     return np.asarray((np.arange(count) + 0.5) / count, dtype=np.float64)
 
 
-def rolling_cases(histories: Sequence[History]) -> list[Case]:
-    """Every scan that has two earlier ones, forecast from all that came before it."""
-    return next_scan_cases(histories, earlier=2)
-
-
-def last_cases(histories: Sequence[History]) -> list[Case]:
-    """The last scan of every patient with three or more, forecast from all that came before it."""
-    final = {case.patient: case for case in rolling_cases(histories)}
-    return list(final.values())
-
-
-def crps(quantiles: Array, levels: Array, truth: Array) -> Array:
+def crps(quantiles: Array, levels: Array, observed: Array) -> Array:
     """(C,) continuous ranked probability score, as twice the mean pinball loss (Gneiting & Ranjan 2011, eq. 7).
 
-    levels should be dense_levels; with few of them the score is coarse.
+    2 ∫₀¹ (1[o < q(τ)] - τ) (q(τ) - o) dτ; levels should be dense_levels: with few of them the score is coarse.
     >>> crps(np.zeros((1, 200)), dense_levels(), np.array([-3.0])).round(6)  # a point forecast: the absolute error
     array([3.])
     """
-    error = truth[:, None] - quantiles
+    error = observed[:, None] - quantiles
     return np.asarray(2 * np.mean(np.maximum(levels * error, (levels - 1) * error), axis=1), dtype=np.float64)
 
 
-def absolute_errors(medians: Array, truth: Array) -> Array:
-    """(C,) of the medians: (C,)."""
-    return np.asarray(np.abs(medians - truth), dtype=np.float64)
+def absolute_errors(medians: Array, observed: Array) -> Array:
+    """(C,) |median - observed| of medians: (C,).
+
+    >>> absolute_errors(np.array([9.0, 8.0]), np.array([9.5, 8.0]))
+    array([0.5, 0. ])
+    """
+    return np.asarray(np.abs(medians - observed), dtype=np.float64)
 
 
-def coverage(low: Array, high: Array, truth: Array) -> float:
-    """The share of truths within [low, high], each (C,)."""
-    return float(np.mean((low <= truth) & (truth <= high)))
+def coverage(low: Array, high: Array, observed: Array) -> float:
+    """The share of what came that lies within [low, high], ends included, each (C,).
+
+    >>> coverage(np.array([8.0, 8.0]), np.array([9.0, 9.0]), np.array([9.0, 9.5]))
+    0.5
+    """
+    return float(np.mean((low <= observed) & (observed <= high)))
 
 
 def median_width(low: Array, high: Array) -> float:
-    """The median over forecasts of high - low, each (C,)."""
+    """The median over forecasts of high - low, each (C,).
+
+    >>> median_width(np.array([8.0, 8.0, 8.0]), np.array([9.0, 9.5, 12.0]))
+    1.5
+    """
     return float(np.median(high - low))
-
-
-def ratio_interval(
-    scores: Array, reference: Array, patients: Sequence[int], *, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of mean(scores) / mean(reference), each (C,): patients are drawn, with all their cases."""
-    _, index = np.unique(np.asarray(patients), return_inverse=True)
-    sums, reference_sums = np.bincount(index, scores), np.bincount(index, reference)
-    drawn = np.random.default_rng(seed).integers(0, sums.size, (draws, sums.size))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / reference_sums[drawn].sum(axis=1), [0.025, 0.975])
-    return float(low), float(high)

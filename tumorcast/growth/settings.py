@@ -5,21 +5,29 @@ from typing import Self
 
 from pydantic import Field
 
+from tumorcast.errors import UsageError
 from tumorcast.growth.bootstrap import Bootstrap, Noise, Resampling
 from tumorcast.growth.laws import BoundsPreset
 from tumorcast.growth.problem import Search
 from tumorcast.records import LawName
-from tumorcast.settings import Settings
+from tumorcast.settings import Preset, Settings
 
 PILOT_FINALISTS, PILOT_STEPS = 12, 100
 PROMISE = 4.0  # of a replicate's scout: the loss over the best one, above which it is not followed
 
 
-class Method(StrEnum):
+class FitMethod(StrEnum):
     """What fits: tumorcast's own kernels, or lmfit as the reference that users know."""
 
     NATIVE = "native"
     LMFIT = "lmfit"
+
+
+class SearchEffort(StrEnum):
+    """How thoroughly replicates are searched: as the settings have it, or as for a million of them."""
+
+    THOROUGH = "thorough"
+    QUICK = "quick"
 
 
 class FitSettings(Settings):
@@ -34,7 +42,7 @@ class FitSettings(Settings):
     """
 
     law: LawName = LawName.EXPONENTIAL
-    method: Method = Method.NATIVE
+    method: FitMethod = FitMethod.NATIVE
     bounds: BoundsPreset = BoundsPreset.DEFAULT
     noise: Noise = Noise.LOGNORMAL
     spread: float = Field(0.1, ge=0, le=1)
@@ -52,12 +60,28 @@ class FitSettings(Settings):
     @classmethod
     def paper(cls) -> Self:
         """The fit of arXiv 2509.09610: one start, its bounds, fourth powers, and noise that only shrinks."""
-        return cls(method=Method.LMFIT, bounds=BoundsPreset.PAPER, noise=Noise.PAPER, starts=1, drop_ratio=None)
+        return cls(method=FitMethod.LMFIT, bounds=BoundsPreset.PAPER, noise=Noise.PAPER, starts=1, drop_ratio=None)
+
+    @classmethod
+    def of_preset(cls, preset: Preset, values: dict[str, object], origin: str) -> Self:
+        """The preset's settings, overruled by `values`, of which a drop_ratio of 0 stands for never.
+
+        Raises UsageError, naming `origin`, for values that are not allowed.
+        """
+        base = cls.paper().model_dump() if preset is Preset.PAPER else {}
+        never = {"drop_ratio": None} if values.get("drop_ratio") == 0 else {}
+        return cls.of(base | values | never, origin)
+
+    def searched(self, effort: SearchEffort) -> Self:
+        """The same with that effort. Raises UsageError for lmfit, which has one start."""
+        if self.method is FitMethod.LMFIT:
+            raise UsageError("--search is of --method native: lmfit has one start; leave one of them out")
+        return self.quick if effort is SearchEffort.QUICK else self
 
     @property
     def takes_prior(self) -> bool:
         """Whether the fit can be hierarchical: a prior tells of log sizes within the default bounds."""
-        native = self.method is Method.NATIVE and self.bootstrap is Bootstrap.MEASUREMENT
+        native = self.method is FitMethod.NATIVE and self.bootstrap is Bootstrap.MEASUREMENT
         return native and self.noise is Noise.LOGNORMAL and self.bounds is BoundsPreset.DEFAULT
 
     @property

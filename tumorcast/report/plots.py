@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
-from tumorcast.evaluation.failures import flags_of, reach_of
+from tumorcast.evaluation.failure_flags import flags_of, reach_of
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.plot import FORECAST_COLOUR, GrowthCurve, add_legend, plot_growth, save_figure, size_label
-from tumorcast.growth.population.equivalents import from_log
+from tumorcast.growth.population.history import from_log
 from tumorcast.records import SizeSeries
 
 PREFERRED_CONTRASTS = ("t2f", "t1c", "t2w", "t1n")
@@ -36,20 +36,20 @@ def show_archive(archive: MapArchive, out: Path) -> list[Path]:
     return paths
 
 
-def slice_figures(archive: MapArchive) -> list[dict[str, Any]]:
+def slice_records(archive: MapArchive) -> list[dict[str, Any]]:
     """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted
     (None where less than a twentieth was wanted).
 
     The segmenter's own area of the present slice is what the gain is counted from. flags: signs that it failed.
     """
     return [
-        _figures_of(patient.patient_id, forecast)
+        _record_of(patient.patient_id, forecast)
         for patient in archive.patients()
         for forecast in archive.slices(patient.patient_id)
     ]
 
 
-def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
+def _record_of(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
     reach = reach_of(forecast)
     return {
         "patient_id": patient_id,

@@ -15,7 +15,7 @@ from tumorcast.archive.growth_file import growth_writer, merge_growth, read_grow
 from tumorcast.durable import sha256_of
 from tumorcast.growth.heldout import HeldOut, HeldOutForecast, forecast_held_out, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.study import Table, forecast_from_fewer, study_tables, write_study
+from tumorcast.growth.scan_count import Table, forecast_from_fewer, scan_count_tables, write_scan_counts
 from tumorcast.provenance import commit, is_made_already
 from tumorcast.records import FitStatus, GrowthFit, PatientOutcome, SizeSeries, Status
 from tumorcast.running.map_over_ranks import RankShards, Report, deal, map_over_ranks
@@ -80,9 +80,9 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> GrowthJobRes
     if job.held_out is not None:
         figures |= _hold_out(job, job.held_out, ranks, fates)
     if job.min_scans is not None:
-        tables = study_tables(_forecasts(job, ranks, partial(forecast_from_fewer, job.model), fates))
+        tables = scan_count_tables(_forecasts(job, ranks, partial(forecast_from_fewer, job.model), fates))
         if ranks.is_root:
-            write_study(job.min_scans, tables)
+            write_scan_counts(job.min_scans, tables)
     if job.draw is not None:
         _forecasts(job, ranks, partial(_drawn, job.draw), fates)
     return _closing(job, fates, figures, tables)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
@@ -16,7 +16,7 @@ ALL = tuple(Contrast)
 
 
 def read(folder: Path, contrasts=ALL, layout: Layout = Layout.BRATS):
-    (source,) = find_sessions(folder, layout)
+    (source,) = find_scans(folder, layout).sessions
     return read_session(source, contrasts)
 
 

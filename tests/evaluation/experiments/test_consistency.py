@@ -11,36 +11,46 @@ import pytest
 
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.cases import CaseSource
-from tumorcast.evaluation.experiments.consistency import Consistency, convergence, member_maps, seed_figures
-from tumorcast.evaluation.experiments.consistency_report import CHANGED, GROWTH, IMAGES, MEMBERS, Curve, findings
+from tumorcast.evaluation.experiments.consistency import (
+    CHANGED,
+    GROWTH,
+    IMAGES,
+    MEMBERS,
+    ConsistencyExperiment,
+    ConvergenceCurve,
+    convergence,
+    findings,
+    member_maps,
+    seed_figures,
+)
+from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.run import run_experiment
-from tumorcast.growth.model import GrowthModel, fixed
+from tumorcast.evaluation.followup import TargetSize
+from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=4, batch=3, sampler=SamplerSettings(steps=2, noise_level=10))
-GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed(None))
+GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
 
 
 @pytest.fixture
-def source(engine: Any, blob_cohort: Path) -> Iterator[CaseSource]:
+def source(engine: Any, blob_cohort: Path) -> Iterator[LatestFollowUps]:
     engine.info = replace(engine.info, progression=True)
     with Cohort.open(blob_cohort) as cohort:
-        yield CaseSource(cohort, engine, SETTINGS)
+        yield LatestFollowUps(cohort, engine, SETTINGS)
 
 
 @pytest.fixture
-def asked(source: CaseSource) -> Consistency:
-    return Consistency(source, 3, TargetMode.ODE, GROWTH_MODEL)
+def asked(source: LatestFollowUps) -> ConsistencyExperiment:
+    return ConsistencyExperiment(source, 3, TargetSize.FORECAST, GROWTH_MODEL)
 
 
-def test_maps_of_members_are_the_forecasts_maps(source: CaseSource) -> None:
-    case, ratios = source.case("A"), np.array([1.0, 1.2, 1.5, 2.0])
-    forecast = case.forecast(source.engine, SETTINGS, ratios)
-    maps = member_maps(case, forecast, ratios, source.engine, SETTINGS)
+def test_maps_of_members_are_the_forecasts_maps(source: LatestFollowUps) -> None:
+    followup, ratios = source.followup("A"), np.array([1.0, 1.2, 1.5, 2.0])
+    forecast = forecast_ratios(followup, ratios, source.engine, SETTINGS)
+    maps = member_maps(followup, forecast, ratios, source.engine, SETTINGS)
     assert set(maps) == {GROWTH, IMAGES, CHANGED}
     for name, whole in ((GROWTH, forecast.growth), (IMAGES, forecast.tumour), (CHANGED, forecast.changed)):
         assert whole is not None and whole.max() > 0
@@ -48,26 +58,26 @@ def test_maps_of_members_are_the_forecasts_maps(source: CaseSource) -> None:
     assert np.ptp(maps[GROWTH], axis=0).max() > 0.01
 
 
-def test_the_first_members_are_the_smaller_ensemble(asked: Consistency) -> None:
-    source, case = asked.source, asked.source.case("B")
+def test_the_first_members_are_the_smaller_ensemble(asked: ConsistencyExperiment) -> None:
+    source, followup = asked.source, asked.source.followup("B")
     few = replace(asked, source=replace(source, settings=SETTINGS.model_copy(update={"members": 2})))
-    ratios = asked._ratios(case)
+    ratios = asked._ratios(followup)
     assert np.ptp(ratios) > 0
-    np.testing.assert_array_equal(few._ratios(case), ratios[:2])
-    many, two = (case.forecast(source.engine, one.settings, one._ratios(case)) for one in (asked, few))
+    np.testing.assert_array_equal(few._ratios(followup), ratios[:2])
+    many, two = (forecast_ratios(followup, one._ratios(followup), source.engine, one.settings) for one in (asked, few))
     assert many.members is not None and two.members is not None
     np.testing.assert_array_equal(many.members[:2], two.members)
     assert not np.array_equal(many.members[0], many.members[1])
 
 
-def test_convergence_counted_by_hand(source: CaseSource) -> None:
-    case = source.case("A")
-    forecast = case.forecast(source.engine, SETTINGS, np.full(4, case.ratio))
-    brain, new = case.pair.now.brain, (case.pair.later.labels > 0) & (case.pair.now.labels == 0)
+def test_convergence_counted_by_hand(source: LatestFollowUps) -> None:
+    followup = source.followup("A")
+    forecast = forecast_ratios(followup, np.full(4, followup.ratio), source.engine, SETTINGS)
+    brain, new = followup.now.brain, (followup.later.labels > 0) & (followup.now.labels == 0)
     everywhere, truth = brain.astype(np.float64), new.astype(np.float64)
-    found = convergence(case, forecast, np.stack([everywhere, truth, everywhere, truth]))
+    found = convergence(followup, forecast, np.stack([everywhere, truth, everywhere, truth]))
     assert list(found) == ["1", "2", "4"]
-    share, outside = new.sum() / brain.sum(), (brain & (case.pair.now.labels == 0)).sum()
+    share, outside = new.sum() / brain.sum(), (brain & (followup.now.labels == 0)).sum()
     assert found["1"]["from_another"] == pytest.approx(1 - share)
     assert found["1"]["from_full"] == pytest.approx((1 - share) / 2)
     assert found["1"]["ap"] == pytest.approx((1 + new.sum() / outside) / 2)
@@ -78,24 +88,26 @@ def test_convergence_counted_by_hand(source: CaseSource) -> None:
     assert np.isnan([found["4"]["from_another"], found["4"]["agreement"]]).all()
 
 
-def test_seeds_that_are_alike_and_seeds_that_are_not(source: CaseSource) -> None:
-    case = source.case("A")
-    forecast = case.forecast(source.engine, SETTINGS, np.full(3, case.ratio))
+def test_seeds_that_are_alike_and_seeds_that_are_not(source: LatestFollowUps) -> None:
+    followup = source.followup("A")
+    forecast = forecast_ratios(followup, np.full(3, followup.ratio), source.engine, SETTINGS)
     assert forecast.members is not None
     same = replace(forecast, members=forecast.members[[0, 0, 0]], reached_mm2=np.full(3, 5.0))
-    found = seed_figures(case, same, source.engine, 2)
+    found = seed_figures(followup, same, source.engine, 2)
     alike = ("outlines_dice", "ssim_inside", "ssim_outside", "sd_inside", "sd_outside", "area_spread")
     assert [found[name] for name in alike] == pytest.approx([1, 1, 1, 0, 0, 0], abs=1e-6)
     assert found["ssim_present_inside"] < found["ssim_present_outside"] <= 1
     noisy = forecast.members.copy()
-    noisy[1] += 0.2 * np.random.default_rng(0).standard_normal(noisy[1].shape, np.float32) * (case.pair.now.labels > 0)
-    before, after = (seed_figures(case, one, source.engine, 2) for one in (forecast, replace(forecast, members=noisy)))
+    noisy[1] += 0.2 * np.random.default_rng(0).standard_normal(noisy[1].shape, np.float32) * (followup.now.labels > 0)
+    before, after = (
+        seed_figures(followup, one, source.engine, 2) for one in (forecast, replace(forecast, members=noisy))
+    )
     assert after["ssim_inside"] < before["ssim_inside"] - 0.01
     assert after["ssim_outside"] == pytest.approx(before["ssim_outside"], abs=1e-3)
     assert after["sd_inside"] > 1.5 * before["sd_inside"] and after["sd_outside"] == pytest.approx(before["sd_outside"])
 
 
-def test_on_a_cohort(asked: Consistency, tmp_path: Path) -> None:
+def test_on_a_cohort(asked: ConsistencyExperiment, tmp_path: Path) -> None:
     result = run_experiment(asked, tmp_path / "out")
     assert (result.done, result.failed) == (2, {})
     told = json.loads((tmp_path / "out" / "figures.json").read_text())
@@ -110,11 +122,11 @@ def test_on_a_cohort(asked: Consistency, tmp_path: Path) -> None:
     assert told["made_of"]["settings"]["sampler"]["encodings"] is None
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["members.png", "seeds.png"]
     assert "3 seeds of one target" in told["answer"] and "growth map: " in told["answer"]
-    with pytest.raises(UsageError, match="target = 'ode' there, but 'truth' now"):
-        run_experiment(replace(asked, target=TargetMode.TRUTH), tmp_path / "out")
+    with pytest.raises(UsageError, match="target = 'ode' there"):
+        run_experiment(replace(asked, target=TargetSize.TRUE), tmp_path / "out")
 
 
-def test_one_ensemble_does_for_seeds_and_members_that_aim_alike(asked: Consistency, tmp_path: Path) -> None:
+def test_one_ensemble_does_for_seeds_and_members_that_aim_alike(asked: ConsistencyExperiment, tmp_path: Path) -> None:
     made: list[int] = []
 
     class Counting(type(asked.source.engine)):  # type: ignore[misc]
@@ -127,20 +139,20 @@ def test_one_ensemble_does_for_seeds_and_members_that_aim_alike(asked: Consisten
             return super().segment(images)
 
     engine = Counting()
-    one = replace(asked, source=replace(asked.source, engine=engine), target=TargetMode.TRUTH)
+    one = replace(asked, source=replace(asked.source, engine=engine), target=TargetSize.TRUE)
     row = one.measure("A", tmp_path)
     steps = len(made)
     assert GROWTH not in row["maps"] and row["aimed_ratio_low_high"] == pytest.approx([row["ratio"]] * 2)
-    replace(one, target=TargetMode.ODE).measure("A", tmp_path)
+    replace(one, target=TargetSize.FORECAST).measure("A", tmp_path)
     assert len(made) - steps > steps
 
 
-def curve(aps: list[float], agreements: list[float]) -> Curve:
+def curve(aps: list[float], agreements: list[float]) -> ConvergenceCurve:
     def row(ap: float, agreed: float) -> dict[str, float]:
-        return dict.fromkeys(MEMBERS, 0.0) | {"ap": ap, "agreement": agreed}
+        return dict.fromkeys((measure.name for measure in MEMBERS), 0.0) | {"ap": ap, "agreement": agreed}
 
     found = {str(2**k): row(ap, agreed) for k, (ap, agreed) in enumerate(zip(aps, agreements, strict=True))}
-    return Curve.of(IMAGES, [{"maps": {IMAGES: found}}])
+    return ConvergenceCurve.of(IMAGES, [{"maps": {IMAGES: found}}])
 
 
 @pytest.mark.parametrize(
@@ -156,18 +168,20 @@ def test_how_many_are_enough(aps: list[float], agreements: list[float], enough: 
     assert curve(aps, agreements).enough == enough
 
 
-def test_what_cannot_be_asked_is_refused(asked: Consistency, blob: Callable[..., Session], tmp_path: Path) -> None:
+def test_what_cannot_be_asked_is_refused(
+    asked: ConsistencyExperiment, blob: Callable[..., Session], tmp_path: Path
+) -> None:
     source = asked.source
-    with pytest.raises(UsageError, match="--members 1, --seeds 3: give 2 or more"):
+    with pytest.raises(UsageError, match="--members 1, --seeds 3"):
         replace(asked, source=replace(source, settings=SETTINGS.model_copy(update={"members": 1})))
     undated = {"image_size": 64, "contrasts": tuple(Contrast), "config": {"dated": False}}
     write_cohort(tmp_path / "c.h5", [blob("D", "000", 0.0, 6.0)], {}, **undated)
     with Cohort.open(tmp_path / "c.h5") as cohort:
         without_dates = replace(source, cohort=cohort)
-        with pytest.raises(InputError, match=r"its scans have no dates.*--target truth"):
+        with pytest.raises(InputError, match="--target truth"):
             replace(asked, source=without_dates)
-        alone = replace(asked, source=without_dates, target=TargetMode.TRUTH)
+        alone = replace(asked, source=without_dates, target=TargetSize.TRUE)
         row = alone.measure("D", tmp_path)
     assert row["ratio"] == 1.25 and "ap" not in row["maps"][GROWTH]["1"]
     with pytest.raises(InputError, match="no patient"):
-        findings({}, tmp_path, seeds=3, target=TargetMode.ODE)
+        findings({}, tmp_path, seeds=3, target=TargetSize.FORECAST)

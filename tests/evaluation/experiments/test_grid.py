@@ -10,11 +10,19 @@ import pytest
 from tests.fakes import GainEngine
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.experiments.cases import CaseSource, case_of, spread_evenly
-from tumorcast.evaluation.experiments.grid import Grid, cell_settings, cells_of
-from tumorcast.evaluation.experiments.grid_report import Cell, Line, best_of, findings
+from tumorcast.evaluation.experiments.base import spread_evenly
+from tumorcast.evaluation.experiments.followup_source import LatestFollowUps
+from tumorcast.evaluation.experiments.grid import (
+    CellSummary,
+    GridCell,
+    GridExperiment,
+    best_of,
+    cell_settings,
+    cells_of,
+    findings,
+)
 from tumorcast.evaluation.experiments.run import run_experiment
-from tumorcast.evaluation.paired import Estimate
+from tumorcast.evaluation.statistics import Estimate
 from tumorcast.records import Contrast, Session
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
@@ -24,31 +32,31 @@ SURE = Estimate(0.5, 0.5, 0.5, 2)
 
 
 @pytest.fixture
-def source(blob_cohort: Path) -> Iterator[CaseSource]:
+def source(blob_cohort: Path) -> Iterator[LatestFollowUps]:
     with Cohort.open(blob_cohort) as cohort:
-        yield CaseSource(cohort, GainEngine(), SETTINGS)
+        yield LatestFollowUps(cohort, GainEngine(), SETTINGS)
 
 
-def test_the_case_is_the_latest_growth_or_the_last_scan(
-    blob_cohort: Path, blob: Callable[..., Session], tmp_path: Path
+def test_a_row_is_of_the_latest_growth_or_the_last_scan(
+    source: LatestFollowUps, blob: Callable[..., Session], tmp_path: Path
 ) -> None:
-    with Cohort.open(blob_cohort) as cohort:
-        case = case_of(cohort, "A", 0.25)
-        assert case is not None and case.known
-        assert case.told() == {
-            "patient_id": "A",
-            "session": "001",
-            "later_session": "002",
-            "slice": 10,
-            "ratio": case.pair.later.area_mm2 / case.pair.now.area_mm2,
-        }
-        assert case_of(cohort, "C", 0.25) is None
+    followup = source.followup("A")
+    assert source.row(followup) == {
+        "patient_id": "A",
+        "session": "001",
+        "later_session": "002",
+        "slice": 10,
+        "ratio": followup.later.area_mm2 / followup.now.area_mm2,
+    }
+    with pytest.raises(InputError, match="last scan of C"):
+        source.followup("C")
     sessions = [blob("D", "000", 0.0, 6.0), blob("D", "001", 50.0, 5.0)]
     write_cohort(tmp_path / "c.h5", sessions, {}, image_size=64, contrasts=tuple(Contrast), config={})
     with Cohort.open(tmp_path / "c.h5") as cohort:
-        case = case_of(cohort, "D", -0.5)
-    assert case is not None and not case.known
-    assert (case.ratio, case.told()["session"], case.told()["later_session"]) == (0.5, "001", None)
+        shrinking = SETTINGS.model_copy(update={"relative_change": -0.5})
+        of_cohort = replace(source, cohort=cohort, settings=shrinking)
+        row = of_cohort.row(of_cohort.followup("D"))
+    assert (row["ratio"], row["session"], row["later_session"]) == (0.5, "001", None)
 
 
 def test_patients_are_spread_evenly() -> None:
@@ -56,8 +64,8 @@ def test_patients_are_spread_evenly() -> None:
     assert spread_evenly([*range(3)], 9) == [0, 1, 2]
 
 
-def test_a_grid_on_a_cohort(source: CaseSource, tmp_path: Path) -> None:
-    result = run_experiment(Grid(source, CELLS), tmp_path / "grid")
+def test_a_grid_on_a_cohort(source: LatestFollowUps, tmp_path: Path) -> None:
+    result = run_experiment(GridExperiment(source, CELLS), tmp_path / "grid")
     assert (result.done, result.failed) == (8, {})
     told = json.loads((tmp_path / "grid" / "figures.json").read_text())
     cells = {(one["noise_level"], one["strength"]): one for one in told["figures"]["cells"]}
@@ -78,23 +86,23 @@ def test_a_grid_on_a_cohort(source: CaseSource, tmp_path: Path) -> None:
     assert pictures == ["sheet-A.png", "sheet-B.png", "trade-off.png"]
 
 
-def test_a_grid_is_widened_without_doing_it_again(source: CaseSource, tmp_path: Path) -> None:
-    run_experiment(Grid(replace(source, patients=1), CELLS[:1]), tmp_path / "grid")
+def test_a_grid_is_widened_without_doing_it_again(source: LatestFollowUps, tmp_path: Path) -> None:
+    run_experiment(GridExperiment(replace(source, patients=1), CELLS[:1]), tmp_path / "grid")
     row = tmp_path / "grid" / "rows" / "A.NL10-g0.25.json"
     before = row.stat().st_mtime_ns
-    assert run_experiment(Grid(source, CELLS[:2]), tmp_path / "grid").done == 4
+    assert run_experiment(GridExperiment(source, CELLS[:2]), tmp_path / "grid").done == 4
     assert row.stat().st_mtime_ns == before
     assert (tmp_path / "grid" / "table-1.csv").read_text().count("\n") == 3
 
 
 def test_without_a_later_scan_there_is_nothing_to_judge_by(
-    source: CaseSource, blob: Callable[..., Session], tmp_path: Path
+    source: LatestFollowUps, blob: Callable[..., Session], tmp_path: Path
 ) -> None:
     write_cohort(
         tmp_path / "c.h5", [blob("D", "000", 0.0, 6.0)], {}, image_size=64, contrasts=tuple(Contrast), config={}
     )
     with Cohort.open(tmp_path / "c.h5") as cohort:
-        grid = Grid(replace(source, cohort=cohort), CELLS[:1])
+        grid = GridExperiment(replace(source, cohort=cohort), CELLS[:1])
         run_experiment(grid, tmp_path / "grid")
     told = json.loads((tmp_path / "grid" / "figures.json").read_text())
     assert set(told["units"]["D.NL10-g0.25"]) == {
@@ -105,12 +113,14 @@ def test_without_a_later_scan_there_is_nothing_to_judge_by(
     assert "nearest comes NL 10, gain 0.25" in told["answer"] and "Judged" not in told["answer"]
 
 
-def test_a_cohort_without_tumours_is_refused(source: CaseSource, blob: Callable[..., Session], tmp_path: Path) -> None:
+def test_a_cohort_without_tumours_is_refused(
+    source: LatestFollowUps, blob: Callable[..., Session], tmp_path: Path
+) -> None:
     write_cohort(
         tmp_path / "c.h5", [blob("D", "000", 0.0, 0.0)], {}, image_size=64, contrasts=tuple(Contrast), config={}
     )
-    with Cohort.open(tmp_path / "c.h5") as cohort, pytest.raises(InputError, match="no last scan shows a tumour"):
-        run_experiment(Grid(replace(source, cohort=cohort), CELLS), tmp_path / "grid")
+    with Cohort.open(tmp_path / "c.h5") as cohort, pytest.raises(InputError, match=r"c\.h5: no last scan"):
+        run_experiment(GridExperiment(replace(source, cohort=cohort), CELLS), tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
 
 
@@ -122,19 +132,19 @@ def test_the_papers_cells_are_the_papers_sampler() -> None:
     assert (changed.noise_level, changed.gain, changed.steps, changed.guidance) == (10, 0.25, 2, Guidance.NORMALISED)
 
 
-def test_cells_that_cannot_be_are_refused_before_anything_is_done(source: CaseSource) -> None:
-    with pytest.raises(UsageError, match="noise level 400 exceeds the 350"):
-        Grid(source, cells_of((10, 400), Guidance.NORMALISED, (0.5,)))
-    with pytest.raises(UsageError, match="takes every step; leave out"):
-        Grid(source, cells_of((100,), Guidance.PAPER, (5e4,)))
+def test_cells_that_cannot_be_are_refused_before_anything_is_done(source: LatestFollowUps) -> None:
+    with pytest.raises(UsageError, match="noise level 400"):
+        GridExperiment(source, cells_of((10, 400), Guidance.NORMALISED, (0.5,)))
+    with pytest.raises(UsageError, match=r"--scale.*--steps"):
+        GridExperiment(source, cells_of((100,), Guidance.PAPER, (5e4,)))
     with pytest.raises(UsageError, match=r"grid, NL 2, gain 0\.5: sampler\.noise_level = 2"):
-        Grid(source, cells_of((2,), Guidance.NORMALISED, (0.5,)))
+        GridExperiment(source, cells_of((2,), Guidance.NORMALISED, (0.5,)))
 
 
 def test_the_best_cell_preserves_most_of_those_that_reach() -> None:
-    def line(reach: float, kept: float) -> Line:
+    def line(reach: float, kept: float) -> CellSummary:
         figures = {"reach": replace(SURE, value=reach), "ssim_outside": replace(SURE, value=kept)}
-        return Line(Cell(100, Guidance.NORMALISED, reach), 2, figures)
+        return CellSummary(GridCell(100, Guidance.NORMALISED, reach), 2, figures)
 
     lines = [line(0.1, 0.99), line(0.8, 0.9), line(1.2, 0.95), line(2.0, 0.98)]
     assert best_of(lines) is lines[2]
@@ -142,5 +152,5 @@ def test_the_best_cell_preserves_most_of_those_that_reach() -> None:
 
 
 def test_nothing_measured_is_told() -> None:
-    with pytest.raises(InputError, match="no cell of the grid was measured"):
+    with pytest.raises(InputError, match="no cell"):
         findings({CELLS[0]: {}}, Path())

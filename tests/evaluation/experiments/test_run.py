@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tumorcast.errors import InputError, StorageError, UsageError
-from tumorcast.evaluation.experiments.experiment import Findings, Picture, Table
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Table
 from tumorcast.evaluation.experiments.run import report_so_far, run_experiment
 from tumorcast.running.ranks import open_ranks
 from tumorcast.running.work_queue import Tally
@@ -36,7 +36,7 @@ class Squares:
     done: list[str] = field(default_factory=list)
     name: str = "squares"
 
-    def made_of(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return {"settings": {"power": self.power, "of": ("a", "b")}, "cohort_sha256": "f00"}
 
     def units(self) -> Sequence[str]:
@@ -57,7 +57,7 @@ class Squares:
         tables = [
             Table("Values", ("unit", "value"), [(unit, str(row["value"])) for unit, row in rows.items()], "Note.")
         ]
-        pictures_of = [Picture("total", "The total.", lambda path: _draw(path, str(total)))]
+        pictures_of = [ReportPicture("total", "The total.", lambda path: _draw(path, str(total)))]
         return Findings(f"How much is it? {total}.", {"total": total, "none": float("nan")}, tables, pictures_of)
 
 
@@ -146,7 +146,7 @@ def test_a_run_that_is_at_work_can_be_looked_at(tmp_path: Path) -> None:
 
 
 def test_nothing_begun_or_something_else_has_no_report_so_far(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="out: no experiment was begun there; leave out --so-far"):
+    with pytest.raises(InputError, match=r"out: .*--so-far"):
         report_so_far(Squares(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     run_experiment(Squares(), tmp_path / "out")
@@ -218,16 +218,16 @@ def test_what_cannot_be_json_fails_its_unit(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"settings\.power = 2 there, but 3 now"):
+    with pytest.raises(UsageError, match=r"settings\.power = 2 there"):
         run_experiment(Squares(power=3), whole)
-    with pytest.raises(UsageError, match=r"experiment = 'squares' there, but 'cubes' now"):
+    with pytest.raises(UsageError, match="experiment = 'squares' there"):
         run_experiment(Squares(name="cubes"), whole)
     (tmp_path / "README.md").write_text("mine")
     for other in (tmp_path, tmp_path / "README.md"):
-        with pytest.raises(UsageError, match="not empty, and no experiment was begun there"):
+        with pytest.raises(UsageError, match=r"--out .*: not empty"):
             run_experiment(Squares(), other)
     (tmp_path / "experiment.json").write_text("[]")
-    with pytest.raises(InputError, match="not the record of an experiment"):
+    with pytest.raises(InputError, match=r"experiment\.json: not"):
         run_experiment(Squares(), tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
 
@@ -258,7 +258,7 @@ def test_an_experiment_of_which_nothing_could_be_measured_says_why(tmp_path: Pat
     def fail(unit: str) -> None:
         raise InputError("no scans")
 
-    with pytest.raises(InputError, match="none of 5 units could be measured; u-0: no scans; u-1"):
+    with pytest.raises(InputError, match=r"none of 5 units .*u-0: no scans; u-1"):
         run_experiment(Squares(before=fail), tmp_path / "out")
 
 

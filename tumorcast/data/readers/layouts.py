@@ -29,8 +29,6 @@ from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
 
-__all__ = ["SEG", "Layout", "SliceFiles", "SourceContents", "SourceSession", "find", "find_sessions", "resolve"]
-
 
 class Layout(StrEnum):
     """How the source folder is laid out; `auto` looks. Of LUMIERE's three spaces it takes that of the atlas."""
@@ -79,19 +77,13 @@ class SourceContents:
     unmatched: tuple[UnmatchedRow, ...] = ()
 
 
-def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSession]:
-    """Every scan below `source`, by patient and session: `find` without the files that are no part of one."""
-    layout = resolve(source, layout)
-    return _ordered(source, layout, _read(source, layout).sessions)
-
-
-def find(source: Path, layout: Layout = Layout.AUTO) -> SourceContents:
+def find_scans(source: Path, layout: Layout = Layout.AUTO) -> SourceContents:
     """Every scan below `source`, by patient and session, and what becomes of every file there.
 
     Raises InputError if the source is missing, no layout or more than one fits, or a table is malformed. A scan that
     lacks files is returned with those it has: it is for prepare to refuse it without stopping the others.
     """
-    layout = resolve(source, layout)
+    layout = _resolved(source, layout)
     read = _read(source, layout)
     sessions = _ordered(source, layout, read.sessions)
     taken = {path for session in sessions for path in _files_of(session)} | read.taken
@@ -148,7 +140,7 @@ def _files_of(session: SourceSession) -> Iterator[Path]:
         yield from [] if files.mask is None else [files.mask]
 
 
-def resolve(source: Path, layout: Layout) -> Layout:
+def _resolved(source: Path, layout: Layout) -> Layout:
     """`layout`, with `auto` settled. Raises InputError if the source is missing, or no layout or more than one fits."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; give the folder that holds the scans, or a sessions.csv")

@@ -8,19 +8,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tumorcast.data.cohort import Cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
-from tumorcast.evaluation.comparison import TargetMode
-from tumorcast.evaluation.experiments.cases import spread_evenly
-from tumorcast.evaluation.experiments.experiment import Findings
-from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, judged_together
-from tumorcast.evaluation.experiments.later import Followed, FollowedCohort, SizeSource
-from tumorcast.evaluation.experiments.shown import Shown, channel_shown, examples
-from tumorcast.evaluation.experiments.variants import as_figures, differences_table, means_table, values_of
-from tumorcast.evaluation.judging import Figures
-from tumorcast.evaluation.paired import difference, mean_of
-from tumorcast.evaluation.pairs import Pair
-from tumorcast.evaluation.summary import mode_told
+from tumorcast.evaluation.experiments.base import Findings, Row, spread_evenly
+from tumorcast.evaluation.experiments.followup_source import by_unit, followed_units
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, measure_forecasts
+from tumorcast.evaluation.experiments.report_tables import as_figures, differences_table, means_table, values_of
+from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
+from tumorcast.evaluation.followup import (
+    FollowUp,
+    TargetSize,
+    area_ratio,
+    counterparts,
+    forecast_followups,
+    last_followups,
+)
+from tumorcast.evaluation.statistics import difference, mean_of
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.records import Contrast
 from tumorcast.settings import ForecastSettings
 
@@ -30,19 +35,19 @@ class Contender:
     """A model and the cohort that was prepared for it. name: in the tables."""
 
     name: str
-    cohort: FollowedCohort
+    cohort: Cohort
     engine: Engine
 
 
 @dataclass(frozen=True)
-class Contrasts:
+class ContrastsExperiment:
     """One unit is a patient that every contender's cohort has. forecast: its target is not used.
 
     The first contender chooses the slices, and its cohort tells the sizes that all aim at. patients: at most so many.
     """
 
     contenders: tuple[Contender, ...]
-    sizes: SizeSource
+    targets: TargetSource
     forecast: ForecastSettings
     slices: int = 1
     patients: int | None = None
@@ -50,61 +55,62 @@ class Contrasts:
 
     def check(self) -> None:
         """Raises InputError where the contenders have no patient, or no contrast, in common, or other image sizes."""
-        paths = ", ".join(str(one.cohort.truth.path) for one in self.contenders)
-        sizes = {one.cohort.truth.image_size for one in self.contenders}
+        paths = ", ".join(str(contender.cohort.path) for contender in self.contenders)
+        sizes = {contender.cohort.image_size for contender in self.contenders}
         if len(sizes) > 1:
-            told = ", ".join(map(str, sorted(sizes)))
-            raise InputError(f"{paths}: slices of {told} pixels; prepare all with the same --image-size")
-        for what, found in (("patient with two scans", self._common), ("contrast", self._shared)):
-            if not found:
+            pixels = ", ".join(map(str, sorted(sizes)))
+            raise InputError(f"{paths}: slices of {pixels} pixels; prepare all with the same --image-size")
+        for what, shared in (("patient with two scans", self._common), ("contrast", self._shared)):
+            if not shared:
                 raise InputError(f"{paths}: no {what} in common; give cohorts of the same scans")
 
-    def made_of(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """See Experiment."""
-        told = self.forecast.model_dump(mode="json", exclude={"horizon_days", "relative_change", "keep_members"})
+        forecast = self.forecast.model_dump(mode="json", exclude={"horizon_days", "relative_change", "keep_members"})
         contenders = {
-            one.name: {
-                "cohort_sha256": one.cohort.truth.sha256,
-                "model_sha256": one.engine.info.sha256,
-                "engine": str(one.engine.provider),
+            contender.name: {
+                "cohort_sha256": contender.cohort.sha256,
+                "model_sha256": contender.engine.info.sha256,
+                "engine": str(contender.engine.provider),
             }
-            for one in self.contenders
+            for contender in self.contenders
         }
         return {
             "contenders": contenders,
             "reference": self.contenders[0].name,
-            "sizes": self.sizes.as_dict(),
-            "settings": {"forecast": told, "slices": self.slices},
+            "sizes": self.targets.as_dict(),
+            "settings": {"forecast": forecast, "slices": self.slices},
         }
 
     def units(self) -> Sequence[str]:
         """The patients with a later scan in every cohort."""
         return spread_evenly(self._common, self.patients)
 
-    def measure(self, unit: str, pictures: Path) -> Figures:
+    def measure(self, unit: str, pictures: Path) -> Row:
         """A patient's figures under every contender."""
         first = self.contenders[0].cohort
-        followed = first.follow(first.units(None)[unit], self.slices)
-        aim = self.sizes.aim(first.known, followed, self.forecast)
-        settings = aim.settings.model_copy(update={"keep_members": True})
-        targets = aim.draw(settings)
-        every = [followed, *(one.cohort.counterpart(followed) for one in self.contenders[1:])]
-        row: Figures = {"ratio": followed.ratio, "contenders": {}}
+        followups = last_followups(first, by_unit(first.patient_ids())[unit], self.slices)
+        drawn = self.targets.of(first, followups, self.forecast)
+        settings = drawn.settings.model_copy(update={"keep_members": True})
+        targets = drawn.draw(settings)
+        every = [followups, *(counterparts(contender.cohort, followups) for contender in self.contenders[1:])]
+        row: Row = {"ratio": area_ratio(followups), "contenders": {}}
         shown, images = channel_shown(self._shared), {}
-        for one, own, common in zip(self.contenders, every, _in_common_brain(every), strict=True):
-            channels = [one.cohort.truth.contrasts.index(name) for name in self._shared]
-            made = own.forecast(one.engine, targets, settings)
-            row["contenders"][one.name] = judged_together(
-                common, made, one.engine, batch=settings.batch, channels=channels
+        for contender, own, common in zip(self.contenders, every, _in_common_brain(every), strict=True):
+            channels = [contender.cohort.contrasts.index(name) for name in self._shared]
+            forecasts = forecast_followups(own, targets, contender.engine, settings)
+            row["contenders"][contender.name] = measure_forecasts(
+                common, forecasts, contender.engine, batch=settings.batch, channels=channels
             )
-            growth = made[0].tumour if made[0].growth is None else made[0].growth
-            images[one.name] = made[0].mean[channels[shown]], growth
-        Shown.of(followed.pairs[0], images, first.truth.contrasts.index(self._shared[shown])).save(pictures)
+            first_slice = forecasts[0]
+            growth = first_slice.tumour if first_slice.growth is None else first_slice.growth
+            images[contender.name] = first_slice.mean[channels[shown]], growth
+        SliceExample.of(followups[0], images, first.contrasts.index(self._shared[shown])).save(pictures)
         return row
 
-    def report(self, rows: dict[str, Figures], pictures: Path) -> Findings:
+    def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """See Experiment."""
-        names = [one.name for one in self.contenders]
+        names = [contender.name for contender in self.contenders]
         values = {name: values_of([row["contenders"][name] for row in rows.values()], MEASURES) for name in names}
         note = f"Images are compared in {', '.join(self._shared)}. The brain is what all cohorts call brain. {NOTE}"
         tables = [
@@ -114,42 +120,41 @@ class Contrasts:
         gain = values[names[-1]]["ap"] - values[names[0]]["ap"]
         titles = {unit: f"{unit}, × {row['ratio']:.2f}" for unit, row in rows.items()}
         caption = f"Patients from the least to the greatest AP of {names[-1]} less {names[0]}."
-        picture = examples("slices", caption, pictures, titles, gain)
+        picture = examples_picture("slices", caption, pictures, titles, gain)
         return Findings(
-            _answer(values, names, self.sizes.mode), as_figures(values, names[0], MEASURES), tables, [picture]
+            _answer(values, names, self.targets.target), as_figures(values, names[0], MEASURES), tables, [picture]
         )
 
     @cached_property
     def _common(self) -> list[str]:
-        first, *others = (one.cohort.units(None) for one in self.contenders)
+        first, *others = (followed_units(contender.cohort, None) for contender in self.contenders)
         return [unit for unit in first if all(unit in other for other in others)]
 
     @cached_property
     def _shared(self) -> list[Contrast]:
-        first, *others = (one.cohort.truth.contrasts for one in self.contenders)
+        first, *others = (contender.cohort.contrasts for contender in self.contenders)
         return [contrast for contrast in first if all(contrast in other for other in others)]
 
 
-def _in_common_brain(every: Sequence[Followed]) -> list[Followed]:
+def _in_common_brain(every: Sequence[tuple[FollowUp, ...]]) -> list[list[FollowUp]]:
     """With the brain that all have, to be judged in: what is brain depends on the contrasts that were looked at."""
-    same_slices = list(zip(*(followed.pairs for followed in every), strict=True))
-    now = [np.logical_and.reduce([pair.now.brain for pair in same]) for same in same_slices]
-    later = [np.logical_and.reduce([pair.later.brain for pair in same]) for same in same_slices]
+    common = []
+    for same_slice in zip(*every, strict=True):
+        now = np.logical_and.reduce([followup.now.brain for followup in same_slice])
+        later = np.logical_and.reduce([followup.later.brain for followup in same_slice])
+        common.append(
+            [replace(one, now=replace(one.now, brain=now), later=replace(one.later, brain=later)) for one in same_slice]
+        )
+    return [list(of_contender) for of_contender in zip(*common, strict=True)]
 
-    def within(pair: Pair, k: int) -> Pair:
-        return replace(pair, now=replace(pair.now, brain=now[k]), later=replace(pair.later, brain=later[k]))
 
-    return [replace(one, pairs=tuple(within(pair, k) for k, pair in enumerate(one.pairs))) for one in every]
-
-
-def _answer(values: Any, names: Sequence[str], mode: TargetMode) -> str:
-    told = "; ".join(f"{name} {mean_of(values[name]['ap']).told(3)}" for name in names)
+def _answer(values: Any, names: Sequence[str], target: TargetSize) -> str:
+    means = "; ".join(f"{name} {mean_of(values[name]['ap']).text(3)}" for name in names)
+    paired = {name: difference(values[name]["ap"], values[names[0]]["ap"]) for name in names[1:]}
     less = "; ".join(
-        f"{name} less {names[0]} {found.estimate.told(3, signed=True)}, p {found.p:.2g}"
-        for name in names[1:]
-        for found in (difference(values[name]["ap"], values[names[0]]["ap"]),)
+        f"{name} less {names[0]} {one.estimate.text(3, signed=True)}, p {one.p:.2g}" for name, one in paired.items()
     )
     return (
         "How does a model of fewer contrasts do beside one of more, on the same slices? Average precision of the "
-        f"growth map, aimed at the {mode_told(mode)}: {told}. Paired by patient: {less}."
+        f"growth map, aimed at the {target.label}: {means}. Paired by patient: {less}."
     )

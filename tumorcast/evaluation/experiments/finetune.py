@@ -11,16 +11,16 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.protocol import Engine
 from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.evaluation.experiments.experiment import Findings
-from tumorcast.evaluation.experiments.judged import MEASURES, NOTE, Measure, judged_together, mean_figures
-from tumorcast.evaluation.experiments.later import Followed, FollowedCohort, SizeSource
-from tumorcast.evaluation.experiments.shown import Shown, channel_shown, examples
-from tumorcast.evaluation.experiments.variants import as_figures, differences_table, means_table, values_of
-from tumorcast.evaluation.judging import Figures, unguided_image_figures
-from tumorcast.evaluation.methods import unguided
-from tumorcast.evaluation.paired import difference
-from tumorcast.evaluation.pairs import Pair
-from tumorcast.evaluation.summary import mode_told
+from tumorcast.evaluation.baselines import unguided
+from tumorcast.evaluation.experiments.base import Findings, Measure, Row
+from tumorcast.evaluation.experiments.followup_source import by_unit, followed_units
+from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, mean_measures, measure_forecasts
+from tumorcast.evaluation.experiments.report_tables import as_figures, differences_table, means_table, values_of
+from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
+from tumorcast.evaluation.followup import FollowUp, area_ratio, forecast_followups, last_followups
+from tumorcast.evaluation.score import reconstruction
+from tumorcast.evaluation.statistics import difference
+from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.settings import ForecastSettings, NetworkKind, TrainSettings
 from tumorcast.training.dataset import find_pairs
@@ -54,8 +54,8 @@ class FinetuneSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""
-        told = self.forecast.model_dump(mode="json", exclude={"horizon_days", "relative_change", "keep_members"})
-        return {"forecast": told, "training": self.training.model_dump(mode="json"), "slices": self.slices}
+        forecast = self.forecast.model_dump(mode="json", exclude={"horizon_days", "relative_change", "keep_members"})
+        return {"forecast": forecast, "training": self.training.model_dump(mode="json"), "slices": self.slices}
 
     @property
     def tuning(self) -> TrainSettings:
@@ -64,45 +64,49 @@ class FinetuneSettings:
 
 
 @dataclass(frozen=True)
-class Finetune:
+class FinetuneExperiment:
     """One unit is a patient. patients: at most so many, spread over the cohort; None takes all."""
 
-    cohort: FollowedCohort
+    cohort: Cohort
     engine: TorchEngine
-    sizes: SizeSource
+    targets: TargetSource
     settings: FinetuneSettings
     patients: int | None = None
     name: ClassVar[str] = "finetune"
 
-    def made_of(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """See Experiment."""
         return {
-            "cohort_sha256": self.cohort.truth.sha256,
+            "cohort_sha256": self.cohort.sha256,
             "model_sha256": self.engine.info.sha256,
-            "sizes": self.sizes.as_dict(),
+            "sizes": self.targets.as_dict(),
             "settings": self.settings.as_dict(),
         }
 
     def units(self) -> Sequence[str]:
         """The patients with a later scan."""
-        return list(self.cohort.units(self.patients))
+        return followed_units(self.cohort, self.patients)
 
-    def measure(self, unit: str, pictures: Path) -> Figures:
+    def measure(self, unit: str, pictures: Path) -> Row:
         """A patient's figures with the model as it is, and with one tuned on all scans but the last."""
-        patient_id, settings = self.cohort.units(None)[unit], self.settings
-        followed = self.cohort.follow(patient_id, settings.slices)
-        aim = self.sizes.aim(self.cohort.known, followed, settings.forecast)
-        one = aim.settings.model_copy(update={"keep_members": True})
-        targets, channel = aim.draw(one), channel_shown(self.cohort.truth.contrasts)
-        own = OwnModel.tuned_on(self.cohort.known, patient_id, self.engine, settings)
-        row: Figures = {"ratio": followed.ratio, "slices": own.slices, "progression": own.progression}
+        patient_id, settings = by_unit(self.cohort.patient_ids())[unit], self.settings
+        followups = last_followups(self.cohort, patient_id, settings.slices)
+        drawn = self.targets.of(self.cohort, followups, settings.forecast)
+        kept = drawn.settings.model_copy(update={"keep_members": True})
+        targets, channel = drawn.draw(kept), channel_shown(self.cohort.contrasts)
+        tuned_model = TunedModel.tuned_on(self.cohort.before_last_scan(), patient_id, self.engine, settings)
+        row: Row = {
+            "ratio": area_ratio(followups),
+            "slices": tuned_model.slices,
+            "progression": tuned_model.progression,
+        }
         images = {}
-        for name, engine in ((BEFORE, self.engine), (AFTER, own.engine)):
-            row[name], images[name] = _figures(followed, engine, targets, one, channel)
-        Shown.of(followed.pairs[0], images, channel).save(pictures)
+        for name, engine in ((BEFORE, self.engine), (AFTER, tuned_model.engine)):
+            row[name], images[name] = _figures(followups, engine, targets, kept, channel)
+        SliceExample.of(followups[0], images, channel).save(pictures)
         return row
 
-    def report(self, rows: dict[str, Figures], pictures: Path) -> Findings:
+    def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """See Experiment."""
         values = {name: values_of([row[name] for row in rows.values()], EVERY) for name in (BEFORE, AFTER)}
         also = sum(row["progression"] for row in rows.values())
@@ -116,36 +120,37 @@ class Finetune:
         ]
         change = values[AFTER]["ap_images"] - values[BEFORE]["ap_images"]
         titles = {unit: f"{unit}, × {row['ratio']:.2f}" for unit, row in rows.items()}
-        picture = examples("slices", "Patients from the least to the greatest change of AP.", pictures, titles, change)
+        caption = "Patients from the least to the greatest change of AP."
+        picture = examples_picture("slices", caption, pictures, titles, change)
         return Findings(self._answer(values), as_figures(values, BEFORE, EVERY), tables, [picture])
 
     def _answer(self, values: Any) -> str:
-        told = {
-            one.name: difference(values[AFTER][one.name], values[BEFORE][one.name]).estimate.told(
-                one.digits, signed=True
+        change = {
+            measure.name: difference(values[AFTER][measure.name], values[BEFORE][measure.name]).estimate.text(
+                measure.digits, signed=True
             )
-            for one in EVERY
+            for measure in EVERY
         }
         return (
             "Do a few steps of training on the patient's own earlier scans help to forecast the next one? Forecasts "
-            f"aim at the {mode_told(self.sizes.mode)}. After {self.settings.training.steps} steps the SSIM of the "
-            f"reconstructed present scan changes by {told['ssim_now']}, that of the reconstructed later scan, which "
-            f"was not trained on, by {told['ssim_unseen']}; the forecast's SSIM to the later scan by "
-            f"{told['ssim_later']}, average precision of the growth map by {told['ap']}, of the segmented images by "
-            f"{told['ap_images']}."
+            f"aim at the {self.targets.target.label}. After {self.settings.training.steps} steps the SSIM of the "
+            f"reconstructed present scan changes by {change['ssim_now']}, that of the reconstructed later scan, which "
+            f"was not trained on, by {change['ssim_unseen']}; the forecast's SSIM to the later scan by "
+            f"{change['ssim_later']}, average precision of the growth map by {change['ap']}, of the segmented images "
+            f"by {change['ap_images']}."
         )
 
 
 @dataclass(frozen=True)
-class OwnModel:
-    """A model of one patient's own. slices: it was tuned on; progression: whether that network was tuned too."""
+class TunedModel:
+    """A model tuned on one patient. slices: it was tuned on; progression: whether that network was tuned too."""
 
     engine: Engine
     slices: int
     progression: bool
 
     @classmethod
-    def tuned_on(cls, known: Cohort, patient_id: str, engine: TorchEngine, settings: FinetuneSettings) -> "OwnModel":
+    def tuned_on(cls, known: Cohort, patient_id: str, engine: TorchEngine, settings: FinetuneSettings) -> "TunedModel":
         """Denoiser and, where one slice is in two scans, progression network, tuned on all that is known."""
         scans = [known.session(patient_id, info.id) for info in known.sessions(patient_id) if info.n_slices]
         arrays = patient_arrays(known.path, scans)
@@ -159,19 +164,19 @@ class OwnModel:
 
 
 def _figures(
-    followed: Followed, engine: Engine, targets: PatientTargets, settings: ForecastSettings, channel: int
+    followups: Sequence[FollowUp], engine: Engine, targets: PatientTargets, settings: ForecastSettings, channel: int
 ) -> tuple[dict[str, float], Any]:
     """The figures of EVERY, and of the first slice the mean image (H, W) and the map."""
-    made = followed.forecast(engine, targets, settings)
-    figures = judged_together(followed, made, engine, batch=settings.batch)
-    figures |= mean_figures([_reconstructed(pair, engine, settings) for pair in followed.pairs])
-    first = made[0]
+    forecasts = forecast_followups(followups, targets, engine, settings)
+    figures = measure_forecasts(followups, forecasts, engine, batch=settings.batch)
+    figures |= mean_measures([_reconstruction(followup, engine, settings) for followup in followups])
+    first = forecasts[0]
     return figures, (first.mean[channel], first.tumour if first.growth is None else first.growth)
 
 
-def _reconstructed(pair: Pair, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
-    told: dict[str, float] = {}
-    for name, one in (("now", pair), ("unseen", replace(pair, now=pair.later))):
-        found = unguided_image_figures(one, unguided(one, engine, settings))
-        told |= {f"ssim_{name}": found["ssim_unguided"], f"psnr_{name}_db": found["psnr_unguided_db"]}
-    return told
+def _reconstruction(followup: FollowUp, engine: Engine, settings: ForecastSettings) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name, scan in (("now", followup), ("unseen", replace(followup, now=followup.later))):
+        similar, noise_db = reconstruction(scan, unguided(scan, engine, settings))
+        figures |= {f"ssim_{name}": similar, f"psnr_{name}_db": noise_db}
+    return figures

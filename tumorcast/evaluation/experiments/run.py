@@ -1,4 +1,4 @@
-"""Run an experiment on any number of ranks: each unit's row is written as it is found, and rank 0 reports on them all.
+"""Run an experiment on any number of ranks: each unit's row is written when measured, and rank 0 reports on them all.
 
 The report is the same on any number of ranks, however often the run was stopped and started again.
 """
@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from tumorcast.errors import InputError
-from tumorcast.evaluation.experiments.experiment import Experiment, Findings
-from tumorcast.evaluation.experiments.folder import ResultFolder, check_names
-from tumorcast.evaluation.experiments.page import write_report
-from tumorcast.evaluation.judging import Figures
+from tumorcast.evaluation.experiments.base import Experiment, Findings, Row, check_unit_names
+from tumorcast.evaluation.experiments.result_folder import ResultFolder, write_report
 from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import stopping_of_job
 from tumorcast.running.work_queue import UNITS_OF_PATIENCE, Tally
@@ -31,8 +29,8 @@ ALONE = Ranks()
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What came of a run; of ranks other than 0, `stopped` alone.
+class ExperimentResult:
+    """The result of a run; of ranks other than 0, `stopped` alone.
 
     findings: None where it was stopped before its end, and is resumed by starting it again. failed: reasons by unit.
     """
@@ -45,10 +43,10 @@ class RunResult:
 
 def run_experiment(
     experiment: Experiment, out: Path, ranks: Ranks = ALONE, report: Report = lambda _: None
-) -> RunResult:
-    """Measure every unit whose row does not stand, then write the report to `out`. Every rank must call it.
+) -> ExperimentResult:
+    """Measure every unit that has no row, then write the report to `out`. Every rank must call it.
 
-    Raises UsageError if `out` was made of something else or another run writes there, InputError if no unit could be
+    Raises UsageError if `out` has another provenance or another run writes there, InputError if no unit could be
     measured.
     """
     folder = ResultFolder(out)
@@ -60,30 +58,32 @@ def run_experiment(
             patience_ms = round(1000 * LONGEST_UNIT_SECONDS / UNITS_OF_PATIENCE)
             order = np.array(left, np.int64)
             stopped = work_on_ranks(order, job, ranks, stopping, report=report, longest_ms=patience_ms)
-        return _settled(experiment, folder, units, stopped=stopped) if ranks.is_root else RunResult(stopped)
+        return _settled(experiment, folder, units, stopped=stopped) if ranks.is_root else ExperimentResult(stopped)
 
 
-def report_so_far(experiment: Experiment, out: Path) -> RunResult:
+def report_so_far(experiment: Experiment, out: Path) -> ExperimentResult:
     """Measure nothing: report to `out`/so-far on the units that are done, also while a run is at work on the others.
 
-    Raises UsageError if `out` was made of something else, InputError if nothing was begun or no unit is done.
+    Raises UsageError if `out` has another provenance, InputError if nothing was begun or no unit is done.
     """
     folder = ResultFolder(out)
     if not folder.record.exists():
         raise InputError(f"{out}: no experiment was begun there; leave out --so-far")
-    folder.open(_record_of(experiment))
-    found = _Found.of(folder, experiment.units())
-    if not found.rows:
-        raise InputError(f"{out}: none of {len(found.units)} units is done yet; wait, or start again without --so-far")
-    return _reported(experiment, folder, found, folder.so_far)
+    folder.open(_provenance_of(experiment))
+    results = _UnitResults.of(folder, experiment.units())
+    if not results.rows:
+        raise InputError(
+            f"{out}: none of {len(results.units)} units is done yet; wait, or start again without --so-far"
+        )
+    return _reported(experiment, folder, results, folder.so_far)
 
 
 def _begin(experiment: Experiment, folder: ResultFolder, until_the_end: ExitStack) -> tuple[list[str], list[int]]:
     """Hold the folder for all ranks. Returns every unit, and the numbers of those that are left to do."""
     units = list(experiment.units())
-    check_names(units)
+    check_unit_names(units)
     until_the_end.enter_context(folder.held())
-    folder.open(_record_of(experiment))
+    folder.open(_provenance_of(experiment))
     folder.forget_failures()
     return units, [number for number, unit in enumerate(units) if folder.row(unit) is None]
 
@@ -118,20 +118,20 @@ class MeasureJob:
         self.folder.write_failure(self.units[unit], reason)
 
 
-def _record_of(experiment: Experiment) -> dict[str, Any]:
-    return {"experiment": experiment.name, "version": VERSION} | experiment.made_of()
+def _provenance_of(experiment: Experiment) -> dict[str, Any]:
+    return {"experiment": experiment.name, "version": VERSION} | experiment.provenance()
 
 
 @dataclass(frozen=True)
-class _Found:
-    """By unit, the rows that stand, and why others failed."""
+class _UnitResults:
+    """By unit, the rows that were measured, and why others failed."""
 
     units: Sequence[str]
-    rows: dict[str, Figures]
+    rows: dict[str, Row]
     failed: dict[str, str]
 
     @classmethod
-    def of(cls, folder: ResultFolder, units: Sequence[str]) -> "_Found":
+    def of(cls, folder: ResultFolder, units: Sequence[str]) -> "_UnitResults":
         rows = {unit: row for unit in units if (row := folder.row(unit)) is not None}
         failed = {unit: why for unit in units if (why := folder.reason_of_failure(unit)) is not None}
         return cls(units, rows, failed)
@@ -141,21 +141,21 @@ class _Found:
         return len(self.units) - len(self.rows) - len(self.failed)
 
 
-def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str], *, stopped: bool) -> RunResult:
-    """What came of all units, and the report if they are all through. Raises InputError if none could be measured."""
-    found = _Found.of(folder, units)
-    if stopped or found.missing > 0:
-        return RunResult(True, len(found.rows), found.failed)
-    if not found.rows:
-        shown = "; ".join(f"{unit}: {found.failed[unit]}" for unit in list(found.failed)[:SHOWN_REASONS])
+def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str], *, stopped: bool) -> ExperimentResult:
+    """The result of all units, and the report if they are all through. Raises InputError if none could be measured."""
+    results = _UnitResults.of(folder, units)
+    if stopped or results.missing > 0:
+        return ExperimentResult(True, len(results.rows), results.failed)
+    if not results.rows:
+        shown = "; ".join(f"{unit}: {results.failed[unit]}" for unit in list(results.failed)[:SHOWN_REASONS])
         raise InputError(
             f"{folder.out}: none of {len(units)} units could be measured; {shown or 'give other patients'}"
         )
-    return _reported(experiment, folder, found, folder.out)
+    return _reported(experiment, folder, results, folder.out)
 
 
-def _reported(experiment: Experiment, folder: ResultFolder, found: _Found, out: Path) -> RunResult:
+def _reported(experiment: Experiment, folder: ResultFolder, results: _UnitResults, out: Path) -> ExperimentResult:
     """Write the report of what there is to `out`."""
-    findings = experiment.report(found.rows, folder.rows)
-    write_report(out, experiment, findings, found.rows, found.failed, missing=found.missing)
-    return RunResult(False, len(found.rows), found.failed, findings)
+    findings = experiment.report(results.rows, folder.rows)
+    write_report(out, experiment, findings, results.rows, results.failed, missing=results.missing)
+    return ExperimentResult(False, len(results.rows), results.failed, findings)

@@ -1,30 +1,41 @@
-"""Who forecasts a size: the forecasters of `tumorcast fit` on one prior, the patient alone, and a straight line."""
+"""Forecasts of a known size by several methods, and their scores.
 
-from collections.abc import Sequence
+The methods are the forecasters of `tumorcast fit` on one prior, the growth law of the patient alone, and a straight
+line. Errors, widths and scores are in y = log(v + 100 mm³), of volumes or of the spheres of areas, unless named
+otherwise.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.growth.heldout import HeldOutForecast, forecast_scan
-from tumorcast.growth.model import GrowthModel, fixed
-from tumorcast.growth.population.equivalents import to_log
-from tumorcast.growth.population.history import log_sizes
+from tumorcast.errors import InputError
+from tumorcast.evaluation.experiments.base import Row, Table, spread_evenly, unit_name
+from tumorcast.evaluation.experiments.report_tables import numbers
+from tumorcast.growth.forecast import LEVELS
+from tumorcast.growth.heldout import INTERVAL_90, HeldOutForecast, forecast_scan
+from tumorcast.growth.model import GrowthModel, fixed_prior
+from tumorcast.growth.population.history import from_log, log_sizes, to_log
+from tumorcast.growth.scores import crps
 from tumorcast.growth.settings import FitSettings
-from tumorcast.records import Forecaster, SizeSeries
+from tumorcast.records import Forecaster, PatientOutcome, SizeSeries
 
 Floats = npt.NDArray[np.float64]
 
 LARGEST_MM3 = 1.5e6  # a brain: a straight line is followed no further
+FEWEST_SCANS = 3  # two to forecast from, and the one that is held out
+OUTSIDE_90 = 0.1  # the share that a 90 % interval leaves out
 
 
 class SizeMethod(StrEnum):
-    """Who forecasts. ALONE: the growth law fitted to the patient alone, as in the paper, without a population.
+    """A method that forecasts a size.
 
-    PAPER: the paper's own fit, faults included. LINE: a straight line through ln size of the last two scans; it has no
-    interval.
+    ALONE: the growth law fitted to the patient alone, as in the paper, without a population. PAPER: the paper's own
+    fit, faults included. LINE: a straight line through ln size of the last two scans; it has no interval.
     """
 
     POOLED = "pooled"
@@ -35,12 +46,17 @@ class SizeMethod(StrEnum):
     LINE = "line"
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """The method in the words of a table."""
-        return TOLD[self]
+        return LABELS[self]
+
+    @property
+    def plain_label(self) -> str:
+        """The label without the marks that make it bold."""
+        return self.label.replace("**", "")
 
 
-TOLD = {
+LABELS = {
     SizeMethod.POOLED: "**pooled**",
     SizeMethod.MECHANISTIC: "growth law with a population",
     SizeMethod.ALONE: "growth law, the patient alone",
@@ -54,12 +70,12 @@ TOLD = {
 class SizeForecasts:
     """One scan forecast by several methods from the same earlier ones.
 
-    scan: the scan, as the pooled forecaster has it. said: (200,) y at forecast.LEVELS by method; of LINE, which has no
-    interval, (1,).
+    scan: the scan, as the pooled forecaster has it. quantiles: (200,) y at forecast.LEVELS by method; of LINE, which
+    has no interval, (1,).
     """
 
     scan: HeldOutForecast
-    said: dict[SizeMethod, Floats]
+    quantiles: dict[SizeMethod, Floats]
 
 
 def forecast_by(
@@ -67,21 +83,21 @@ def forecast_by(
 ) -> SizeForecasts:
     """The scan at `place` forecast from those of `first` … place - 1. model: its settings and prior are used."""
     scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, place, first)
-    assert scan.persisted is not None, "a model with a prior"
-    said: dict[SizeMethod, Floats] = {}
+    assert scan.persistence_log_quantiles is not None, "a model with a prior"
+    quantiles: dict[SizeMethod, Floats] = {}
     for method in methods:
         match method:
             case SizeMethod.POOLED:
-                said[method] = scan.said
+                quantiles[method] = scan.log_quantiles
             case SizeMethod.PERSISTENCE:
-                said[method] = scan.persisted
+                quantiles[method] = scan.persistence_log_quantiles
             case SizeMethod.LINE:
-                said[method] = np.array([straight_line(series.part(first, place), scan.day)])
+                quantiles[method] = np.array([straight_line(series.part(first, place), scan.day)])
             case SizeMethod.MECHANISTIC | SizeMethod.ALONE | SizeMethod.PAPER:
-                said[method] = forecast_scan(_growth_law(method, model), series, place, first).said
+                quantiles[method] = forecast_scan(_growth_law(method, model), series, place, first).log_quantiles
             case _:
                 assert_never(method)
-    return SizeForecasts(scan, said)
+    return SizeForecasts(scan, quantiles)
 
 
 def _growth_law(method: SizeMethod, model: GrowthModel) -> GrowthModel:
@@ -90,19 +106,86 @@ def _growth_law(method: SizeMethod, model: GrowthModel) -> GrowthModel:
         return replace(model, forecaster=Forecaster.MECHANISTIC)
     settings = model.settings
     if method is SizeMethod.PAPER:
-        told = {"replicates": settings.replicates, "seed": settings.seed, "law": settings.law}
-        settings = FitSettings.paper().model_copy(update=told)
-    return GrowthModel(settings, Forecaster.MECHANISTIC, fixed(None))
+        kept = {"replicates": settings.replicates, "seed": settings.seed, "law": settings.law}
+        settings = FitSettings.paper().model_copy(update=kept)
+    return GrowthModel(settings, Forecaster.MECHANISTIC, fixed_prior(None))
 
 
 def straight_line(known: SizeSeries, day: float) -> float:
     """y on a day by the line through the last two y, at most that of LARGEST_MM3, at least of none; one scan persists.
 
-    >>> told = straight_line(SizeSeries("P", "a_mm3", np.array([0.0, 10.0]), np.array([900.0, 1900.0])), 20.0)
-    >>> round(float(np.exp(told)) - 100.0, 6)
+    >>> y = straight_line(SizeSeries("P", "a_mm3", np.array([0.0, 10.0]), np.array([900.0, 1900.0])), 20.0)
+    >>> round(float(np.exp(y)) - 100.0, 6)
     3900.0
     """
     y = to_log(known.sizes, known.size_name)
     slope = float(np.diff(y[-2:])[0] / np.diff(known.days[-2:])[0]) if known.days.size > 1 else 0.0
     limits = log_sizes(np.array([0.0, LARGEST_MM3]))
     return float(np.clip(y[-1] + slope * (day - known.days[-1]), *limits))
+
+
+@dataclass(frozen=True)
+class SizeData:
+    """The patients of an experiment on sizes.
+
+    provenance: of the sizes, for the record. left_out: patients who could not be read, with reasons. most: at most
+    so many units, spread evenly over the patients.
+    """
+
+    series: Sequence[SizeSeries]
+    provenance: dict[str, Any]
+    left_out: Sequence[PatientOutcome] = ()
+    most: int | None = None
+
+    def units(self) -> dict[str, SizeSeries]:
+        """The patients with FEWEST_SCANS or more, by a name that can be a file's.
+
+        Raises InputError if there are none.
+        """
+        long_enough = [series for series in self.series if series.days.size >= FEWEST_SCANS]
+        if not long_enough:
+            raise InputError(
+                f"none of {len(self.series)} patients has {FEWEST_SCANS} scans with a known size, two to forecast from "
+                "and one to forecast; give a cohort or a table with more of them"
+            )
+        return {unit_name(series.patient_id): series for series in spread_evenly(long_enough, self.most)}
+
+    def left_out_table(self) -> list[Table]:
+        """Who is not in the tables, and why; empty where all are."""
+        few = f"fewer than {FEWEST_SCANS} scans with a known size"
+        lines: list[tuple[str, ...]] = [(outcome.patient_id, outcome.reason) for outcome in self.left_out]
+        lines += [(series.patient_id, few) for series in self.series if series.days.size < FEWEST_SCANS]
+        return [Table("Left out", ("patient", "reason"), lines)] if lines else []
+
+
+def scored(forecasts: SizeForecasts) -> dict[str, Row]:
+    """Each method's forecast and its scores, by its name."""
+    scan = forecasts.scan
+    return {str(method): _scored(y, scan.truth, scan.size_name) for method, y in forecasts.quantiles.items()}
+
+
+def _scored(quantiles: Floats, truth: float, size_name: str) -> Row:
+    """low, median, high: sizes of the 5, 50 and 95 % quantiles. error: y of the median less the true one.
+
+    interval_score: of the 90 % interval (Gneiting & Raftery 2007, eq. 43): its width, and 20 times by how much the
+    truth lies outside. A point has no interval, and its CRPS is its error.
+    """
+    if quantiles.size == 1:
+        (point,) = quantiles.tolist()
+        return {"median": float(from_log(quantiles, size_name)[0]), "error": point - truth, "crps": abs(point - truth)}
+    low, median, high = np.interp(INTERVAL_90, LEVELS, quantiles)
+    outside = max(low - truth, truth - high, 0.0)
+    sizes = from_log(np.array([low, median, high]), size_name).tolist()
+    return {
+        **dict(zip(("low", "median", "high"), sizes, strict=True)),
+        "error": float(median - truth),
+        "crps": float(crps(quantiles[None], LEVELS, np.array([truth]))[0]),
+        "covered": float(outside == 0.0),
+        "width": float(high - low),
+        "interval_score": float(high - low + 2 / OUTSIDE_90 * outside),
+    }
+
+
+def of_method(rows: Iterable[Row], method: SizeMethod, name: str) -> Floats:
+    """(P,) a score of a method in rows that have `methods`; NaN where it has none."""
+    return numbers(row["methods"].get(str(method), {}).get(name) for row in rows)

@@ -1,11 +1,11 @@
-"""Members that forecast the next size as the last one, changed by a Student-t step: persistence, drift, regression.
+"""Autoregression of order one with Student-t innovations: the last log size, changed by a step.
 
 y' = y + a + a₁[one scan] + b(ȳ_before - y) + c(m - y) + d g + σ t_ν,   log σ = s + s₁[one scan] + s₂(y - m)
 
 with y the last log size, ȳ_before the mean of those before it, m the mean of the training patients' and g by how much
-a second compartment of the tumour, where one is known, exceeds its usual proportion. The members differ in which of
-these are estimated; the rest stay zero. After a first scan the change has its own mean and spread: it is then that the
-effects of surgery and radiotherapy are seen.
+a second compartment of the tumour, where one is known, exceeds its usual proportion. The models `Persistence`, `Drift`
+and `Regression` differ in which of these are estimated; the rest stay zero. After a first scan the change has its own
+mean and spread: it is then that the effects of surgery and radiotherapy are seen.
 """
 
 import math
@@ -16,10 +16,16 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.growth.population.companion import CompanionScale, companion_excess, companion_gaps
-from tumorcast.growth.population.history import Case, History, training_cases
+from tumorcast.growth.population.history import (
+    CompanionScale,
+    History,
+    SizeChange,
+    companion_excess,
+    companion_gaps,
+    size_changes,
+)
 from tumorcast.growth.population.map_estimation import (
-    Estimated,
+    MapEstimatedModel,
     Range,
     log_student_density,
     student_quantiles,
@@ -45,7 +51,7 @@ PULL_BOUNDS: dict[str, Range] = {"to_past": (-2.0, 2.0), "to_centre": (-2.0, 2.0
 
 
 @dataclass(frozen=True)
-class Predictors:
+class StepPredictors:
     """What the step depends on, (N,) each.
 
     last: y; past_gap: mean of the y before it, less it, 0 for one scan; is_first: 1 for one scan; companion_gap: y of
@@ -71,9 +77,13 @@ def _mean_before(history: History) -> float:
     return float(before.mean())
 
 
-class StudentStep(Estimated):
-    """The parameters of the step; see the module. reach: the least and greatest last y of the training patients, beyond
-    which the effects of size grow no more. longest_days: the longest interval between two of their scans."""
+class Autoregression(MapEstimatedModel):
+    """The parameters of the step; the module has its formula.
+
+    centre: m; log_scale, first_log_scale, log_scale_by_size: s, s₁, s₂; log_dof: log ν; shift, first_shift: a, a₁;
+    to_past, to_centre, by_companion: b, c, d. reach: the least and greatest last y of the training patients, beyond
+    which the effects of size grow no more. longest_days: the longest interval between two of their scans.
+    """
 
     centre: float
     reach: tuple[float, float]
@@ -92,38 +102,37 @@ class StudentStep(Estimated):
     @classmethod
     def fitted(cls, histories: Sequence[History]) -> Self:
         """The most probable parameters given every change between scans. Raises ValueError for fewer than ten."""
-        cases = training_cases(histories)
-        x = Predictors.of([case.history for case in cases])
-        next_ = np.array([case.log_size for case in cases])
-        frame = cls._untrained(x, next_, cases)
-        return frame.most_probable(lambda step: step._log_likelihood(x, next_), len(cases))
+        changes = size_changes(histories)
+        x = StepPredictors.of([change.history for change in changes])
+        next_ = np.array([change.log_size for change in changes])
+        start = cls._search_start(x, next_, changes)
+        return start.most_probable(lambda step: step._log_likelihood(x, next_), len(changes))
 
     @classmethod
-    def _untrained(cls, x: Predictors, next_: Array, cases: Sequence[Case]) -> Self:
-        """Where the search starts."""
+    def _search_start(cls, x: StepPredictors, next_: Array, changes: Sequence[SizeChange]) -> Self:
         return cls(
             centre=float(x.last.mean()),
             reach=(float(x.last.min()), float(x.last.max())),
-            longest_days=max(case.horizon_days for case in cases),
+            longest_days=max(change.horizon_days for change in changes),
             companion=CompanionScale.around(x.companion_gap),
             log_scale=math.log(0.7 * float(np.std(next_ - x.last)) + 1e-3),
             log_dof=math.log(5.0),
         )
 
-    def _log_likelihood(self, x: Predictors, next_: Array) -> float:
+    def _log_likelihood(self, x: StepPredictors, next_: Array) -> float:
         log_scale = self._log_scale(x)
         z = (next_ - self._location(x)) / np.exp(log_scale)
         return float(np.sum(log_student_density(z, math.exp(self.log_dof)) - log_scale))
 
-    def _beyond_centre(self, x: Predictors) -> Array:
+    def _beyond_centre(self, x: StepPredictors) -> Array:
         return np.asarray(np.clip(x.last, *self.reach) - self.centre, dtype=np.float64)
 
-    def _location(self, x: Predictors) -> Array:
+    def _location(self, x: StepPredictors) -> Array:
         pulls = self.to_past * x.past_gap - self.to_centre * self._beyond_centre(x)
-        sign = self.by_companion * companion_excess(self.companion, x.companion_gap)
-        return np.asarray(x.last + self.shift + self.first_shift * x.is_first + pulls + sign, dtype=np.float64)
+        companion = self.by_companion * companion_excess(self.companion, x.companion_gap)
+        return np.asarray(x.last + self.shift + self.first_shift * x.is_first + pulls + companion, dtype=np.float64)
 
-    def _log_scale(self, x: Predictors) -> Array:
+    def _log_scale(self, x: StepPredictors) -> Array:
         by_size = self.log_scale_by_size * self._beyond_centre(x)
         return np.asarray(self.log_scale + self.first_log_scale * x.is_first + by_size, dtype=np.float64)
 
@@ -132,13 +141,19 @@ class StudentStep(Estimated):
 
     def quantiles(self, history: History, horizon_days: float, levels: Array) -> Array:
         """(Q,) quantiles of y, horizon_days after the last scan, at levels: (Q,) in (0, 1)."""
-        x = Predictors.of([history])
+        x = StepPredictors.of([history])
         scale = math.exp(self._log_scale(x)[0]) * self._widening(horizon_days)
         return student_quantiles(levels, float(self._location(x)[0]), scale, math.exp(self.log_dof))
 
 
-class Persistence(StudentStep):
-    """The last size, and a spread round it by maximum likelihood: the honest baseline."""
+class Persistence(Autoregression):
+    """The last size, and a spread round it by maximum likelihood: y' = y + σ t_ν, the honest baseline.
+
+    >>> steps = np.random.default_rng(0).normal(0.0, 0.5, (9, 4))
+    >>> model = Persistence.fitted([History(np.arange(4.0), 9 + np.cumsum(row)) for row in steps])
+    >>> model.quantiles(History(np.array([0.0]), np.array([9.0])), 30.0, np.array([0.25, 0.5, 0.75])).round(1)
+    array([8.8, 9. , 9.2])
+    """
 
     bounds: ClassVar[dict[str, Range]] = STUDENT_BOUNDS
 
@@ -148,8 +163,8 @@ class Persistence(StudentStep):
         return 1.0
 
 
-class Drift(StudentStep):
-    """The last size, moved by what the population's moves on average between two scans."""
+class Drift(Autoregression):
+    """The last size, moved by what the population's moves on average between two scans: b = c = 0."""
 
     bounds: ClassVar[dict[str, Range]] = {**SPREAD_BOUNDS, **SHIFT_BOUNDS}
     priors: ClassVar[dict[str, Range]] = {**SPREAD_PRIORS, **SHIFT_PRIORS}
@@ -157,8 +172,8 @@ class Drift(StudentStep):
     name: Literal["drift"] = "drift"
 
 
-class Regression(StudentStep):
-    """Drift, with a pull towards the patient's own past and towards the population's mean size."""
+class Regression(Autoregression):
+    """Drift, with a pull towards the patient's own past and towards the population's mean size: all of the step."""
 
     bounds: ClassVar[dict[str, Range]] = {**Drift.bounds, **PULL_BOUNDS}
     priors: ClassVar[dict[str, Range]] = {**Drift.priors, **PULL_PRIORS}

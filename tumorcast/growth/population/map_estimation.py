@@ -1,4 +1,4 @@
-"""What the members' estimation and prediction have in common."""
+"""Maximum a posteriori estimation of the component models' parameters, and what their forecasts have in common."""
 
 import math
 from collections.abc import Callable
@@ -12,13 +12,11 @@ from scipy import optimize, special
 from tumorcast.settings import Settings
 
 Array = npt.NDArray[np.float64]
-
-
 Range = tuple[float, float]
 
 
-class Estimated(Settings):
-    """A model whose free parameters are estimated as the most probable ones.
+class MapEstimatedModel(Settings):
+    """A model whose free parameters are those of greatest posterior density.
 
     bounds: of each free parameter, by the field's name. priors: mean and standard deviation of a normal one; flat where
     there is none. plug_in_factor: see there.
@@ -37,8 +35,8 @@ class Estimated(Settings):
             return model._prior_surprise() - log_likelihood(model)
 
         start = np.array([getattr(self, name) for name in self.bounds])
-        found = optimize.minimize(surprise, start, method="L-BFGS-B", bounds=list(self.bounds.values()))
-        return self._at(found.x).model_copy(update={"plug_in_factor": plug_in_factor(observations, start.size)})
+        optimum = optimize.minimize(surprise, start, method="L-BFGS-B", bounds=list(self.bounds.values()))
+        return self._at(optimum.x).model_copy(update={"plug_in_factor": plug_in_factor(observations, start.size)})
 
     def _at(self, theta: Array) -> Self:
         return self.model_copy(update=dict(zip(self.bounds, map(float, theta), strict=True)))

@@ -1,11 +1,11 @@
-"""The member that either goes on from the last size or is drawn anew round the patient's level.
+"""Mixture autoregression (Wong & Li 2000): the next size goes on from the last, or is drawn anew round a level.
 
 y' ~ (1 - π) N(y + a, σ₁²) + π N(μ_i + e, σ₂² (1 + 1/(n + κ))),   μ_i = m + Σ(y_j - m) / (n + κ)
 logit π = p + p₁ (y - m)/s,   both means + a₁ after a first scan, + d g
 
 with y the last of the patient's n log sizes, m the mean and s the spread of all, and g by how much a second compartment
-of the tumour, where one is known, exceeds its usual proportion. A resection, a pseudo-progression or
-a failed segmentation is a size that says little of the next one.
+of the tumour, where one is known, exceeds its usual proportion. A resection, a pseudo-progression or a failed
+segmentation is a size that tells little of the next one.
 """
 
 import math
@@ -17,9 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from tumorcast.growth.population.companion import CompanionScale, companion_excess, companion_gaps
-from tumorcast.growth.population.history import History, training_cases
-from tumorcast.growth.population.map_estimation import Estimated, Range, log_normal_density, widening
+from tumorcast.growth.population.history import (
+    CompanionScale,
+    History,
+    companion_excess,
+    companion_gaps,
+    size_changes,
+)
+from tumorcast.growth.population.map_estimation import MapEstimatedModel, Range, log_normal_density, widening
 
 Array = npt.NDArray[np.float64]
 
@@ -34,9 +39,8 @@ BOUNDS: dict[str, Range] = {
     "log_kappa": (-2.0, 4.0),
     "log_redraw_sd": (-3.0, 2.0),
 }
-PRIORS: dict[
-    str, Range
-] = {  # mean and standard deviation; wide, for mixtures of few points have likelihoods of many humps
+# Mean and standard deviation; wide, for mixtures of few points have likelihoods of many humps.
+PRIORS: dict[str, Range] = {
     "logit_chance": (-0.5, 1.0),
     "chance_by_size": (0.0, 0.5),
     "shift": (0.0, 0.3),
@@ -49,7 +53,7 @@ HALVINGS = 50
 
 
 @dataclass(frozen=True)
-class Predictors:
+class MixturePredictors:
     """(N,) last y, Σ(y - m), number of scans, y of the companion less the last y (NaN where not known)."""
 
     last: Array
@@ -69,8 +73,8 @@ class Predictors:
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Two normals, N of them: log of the chance of each, mean and standard deviation, all (2, N): stay, redraw."""
+class NormalMixture:
+    """N mixtures of two normals: log of the chance of each, mean and standard deviation, all (2, N): stay, redraw."""
 
     log_chance: Array
     mean: Array
@@ -92,8 +96,18 @@ class Mixture:
         return np.asarray(0.5 * (low + high), dtype=np.float64)
 
 
-class Redraw(Estimated):
-    """The parameters of the mixture; see the module. longest_days: the longest interval between two training scans."""
+class MixtureAutoregression(MapEstimatedModel):
+    """The parameters of the mixture; the module has its formula.
+
+    centre, spread: m, s; logit_chance, chance_by_size: p, p₁; shift, first_shift, by_companion: a, a₁, d;
+    log_stay_sd, log_redraw_sd: log σ₁, log σ₂; offset: e; log_kappa: log κ.
+    longest_days: the longest interval between two training scans.
+
+    >>> history = History(np.array([0.0, 60.0]), np.array([9.0, 10.0]))
+    >>> model = MixtureAutoregression(centre=9.0, spread=1.0, longest_days=90.0)
+    >>> model.quantiles(history, 30.0, np.array([0.05, 0.5, 0.95])).round(2)
+    array([ 8.02,  9.85, 10.9 ])
+    """
 
     bounds: ClassVar[dict[str, Range]] = BOUNDS
     priors: ClassVar[dict[str, Range]] = PRIORS
@@ -116,27 +130,27 @@ class Redraw(Estimated):
     @classmethod
     def fitted(cls, histories: Sequence[History]) -> Self:
         """The most probable parameters given every change between scans. Raises ValueError for fewer than ten."""
-        cases = training_cases(histories)
+        changes = size_changes(histories)
         sizes = np.concatenate([history.log_sizes for history in histories])
-        earlier = [case.history for case in cases]
-        frame = cls(
+        earlier = [change.history for change in changes]
+        start = cls(
             centre=float(sizes.mean()),
             spread=float(sizes.std()) + 1e-3,
-            longest_days=max(case.horizon_days for case in cases),
+            longest_days=max(change.horizon_days for change in changes),
             companion=CompanionScale.around(companion_gaps(earlier)),
         )
-        x = Predictors.of(earlier, frame.centre)
-        next_ = np.array([case.log_size for case in cases])
-        return frame.most_probable(lambda redraw: float(np.sum(redraw._mixture(x).log_density(next_))), len(cases))
+        x = MixturePredictors.of(earlier, start.centre)
+        next_ = np.array([change.log_size for change in changes])
+        return start.most_probable(lambda model: float(np.sum(model._mixture(x).log_density(next_))), len(changes))
 
-    def _mixture(self, x: Predictors) -> Mixture:
+    def _mixture(self, x: MixturePredictors) -> NormalMixture:
         distance = np.clip((x.last - self.centre) / self.spread, -FARTHEST_SIZE, FARTHEST_SIZE)
         logit = self.logit_chance + self.chance_by_size * distance
         weight = 1.0 / (x.scans + math.exp(self.log_kappa))
         shared = self.first_shift * (x.scans == 1) + self.by_companion * companion_excess(
             self.companion, x.companion_gap
         )
-        return Mixture(
+        return NormalMixture(
             log_chance=np.stack([special.log_expit(-logit), special.log_expit(logit)]),
             mean=np.stack([x.last + self.shift, self.centre + self.offset + weight * x.excess]) + shared,
             sd=np.stack(
@@ -146,7 +160,7 @@ class Redraw(Estimated):
 
     def quantiles(self, history: History, horizon_days: float, levels: Array) -> Array:
         """(Q,) quantiles of y, horizon_days after the last scan, at levels: (Q,) in (0, 1)."""
-        quantiles = self._mixture(Predictors.of([history], self.centre)).quantiles(np.append(levels, 0.5))
+        quantiles = self._mixture(MixturePredictors.of([history], self.centre)).quantiles(np.append(levels, 0.5))
         median = quantiles[-1]
         factor = self.plug_in_factor * widening(horizon_days, self.longest_days)
         return np.asarray(median + factor * (quantiles[:-1] - median), dtype=np.float64)

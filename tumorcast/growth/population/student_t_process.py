@@ -1,4 +1,4 @@
-"""The member that sees a patient's sizes as one Student-t process in time (Shah, Wilson & Ghahramani 2014).
+"""Student-t process (Shah, Wilson & Ghahramani 2014): a patient's sizes as one curve in time.
 
 z_i(t) = m + α_i + (λ + λ_i) τ(t) + u_i(t) + ε,   z = (exp(p (y - c)) - 1) / p
 
@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from tumorcast.growth.population.history import History, training_cases
-from tumorcast.growth.population.map_estimation import Estimated, Range, student_quantiles
+from tumorcast.growth.population.history import History, size_changes
+from tumorcast.growth.population.map_estimation import MapEstimatedModel, Range, student_quantiles
 
 Array = npt.NDArray[np.float64]
 
@@ -56,7 +56,7 @@ def years_since_radiotherapy(history: History, days: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Padded:
+class PaddedHistories:
     """N histories as arrays of one length, (N, T): days, y and τ, zero where known is zero."""
 
     days: Array
@@ -66,7 +66,7 @@ class Padded:
 
     @classmethod
     def of(cls, histories: Sequence[History]) -> Self:
-        """Padded to the longest."""
+        """PaddedHistories to the longest."""
         longest = max(history.days.size for history in histories)
 
         def padded(rows: list[Array]) -> Array:
@@ -80,10 +80,17 @@ class Padded:
         )
 
 
-class Process(Estimated):
-    """The parameters of the process; see the module. centre: c; level: m; trend: λ, per year; wander: u.
+class StudentTProcess(MapEstimatedModel):
+    """The parameters of the process; the module has its formula.
 
+    power, centre: p, c; level: m; trend: λ, per year; log_level_sd, log_slope_sd, log_noise_sd: of α_i, λ_i, ε;
+    log_wander_sd, log_wander_days: of u_i; log_dof: degrees of freedom.
     reach: the least and the greatest training y, beyond which the power no longer shapes the spread.
+
+    >>> history = History(np.array([0.0, 60.0]), np.array([9.0, 10.0]))
+    >>> process = StudentTProcess(centre=9.0, reach=(5.0, 14.0))
+    >>> process.quantiles(history, 30.0, np.array([0.05, 0.5, 0.95])).round(2)
+    array([ 8.26,  9.55, 10.63])
     """
 
     bounds: ClassVar[dict[str, Range]] = BOUNDS
@@ -105,14 +112,11 @@ class Process(Estimated):
     @classmethod
     def fitted(cls, histories: Sequence[History]) -> Self:
         """The most probable parameters by marginal likelihood. Raises ValueError for fewer than ten changes of size."""
-        changes = len(training_cases(histories))
-        data = Padded.of(histories)
+        changes = len(size_changes(histories))
+        data = PaddedHistories.of(histories)
         sizes = np.concatenate([history.log_sizes for history in histories])
-        frame = cls(
-            centre=float(sizes.mean()),
-            reach=(float(sizes.min()), float(sizes.max())),
-        )
-        return frame.most_probable(lambda process: process._log_likelihood(data), changes)
+        start = cls(centre=float(sizes.mean()), reach=(float(sizes.min()), float(sizes.max())))
+        return start.most_probable(lambda process: process._log_likelihood(data), changes)
 
     def _warped(self, y: Array) -> Array:
         """(…,) z of y."""
@@ -133,7 +137,7 @@ class Process(Estimated):
         slope = math.exp(2 * self.log_slope_sd) * years[..., :, None] * years[..., None, :]
         return np.asarray(math.exp(2 * self.log_level_sd) + slope + wander, dtype=np.float64)
 
-    def _log_likelihood(self, data: Padded) -> float:
+    def _log_likelihood(self, data: PaddedHistories) -> float:
         """Of N multivariate Student-t of as many dimensions as each has scans."""
         nu, scans = math.exp(self.log_dof), data.known.sum(axis=1)
         both_known = data.known[:, :, None] * data.known[:, None, :]

@@ -9,19 +9,12 @@ from typing import Any, Self
 import numpy as np
 
 from tumorcast.errors import InputError
-from tumorcast.evaluation.methods import TOLD
+from tumorcast.evaluation.baselines import LABELS
+from tumorcast.evaluation.metrics import AP, BRIER, COVERAGE, DICE, DIRECTION, HD95, Metric
 from tumorcast.report.pages import words
 
 FILE = "evaluation.json"
-# By a figure's name: the head of its column, digits, and what it is.
-COLUMNS = {
-    "ap": ("AP", 3, "average precision of the map for new tumour"),
-    "dice": ("Dice", 3, "overlap of the outlines, 1 is best"),
-    "hd95_mm": ("HD95, mm", 1, "95 % Hausdorff distance of the outlines, 0 is best"),
-    "direction_degrees": ("direction, °", 0, "angle between the told and the true shift of the centroid"),
-    "coverage": ("coverage", 2, "share of new tumour inside the outline drawn"),
-    "brier": ("Brier", 4, "mean squared error of a probability, 0 is best"),
-}
+COLUMNS: tuple[Metric, ...] = (AP, DICE, HD95.rounded(1), DIRECTION, COVERAGE.rounded(2), BRIER)
 PRODUCT = "product"
 
 
@@ -103,7 +96,7 @@ class EvaluationFile:
             true=sum(one["true_mm2"] for one in areas),
             aimed=float(np.median(np.sum([one["aimed_mm2"] for one in areas], axis=0))),
             dice=_mean(slices, PRODUCT, "dice"),
-            lines=[_line(name, {figure: _mean(slices, name, figure) for figure in COLUMNS}) for name in names],
+            lines=[_line(name, slices) for name in names],
         )
 
 
@@ -114,14 +107,14 @@ def _mean(slices: list[dict[str, Any]], method: str, figure: str) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _line(method: str, figures: Mapping[str, float]) -> MethodLine:
-    cells = [words.fixed(figures[name], digits) for name, (_, digits, _) in COLUMNS.items()]
-    return MethodLine(_told(method), method == PRODUCT, cells)
+def _line(method: str, slices: list[dict[str, Any]]) -> MethodLine:
+    cells = [words.fixed(_mean(slices, method, metric.name), metric.digits) for metric in COLUMNS]
+    return MethodLine(_label(method), method == PRODUCT, cells)
 
 
 def _line_of_all(one: Mapping[str, Any]) -> MethodLine:
-    cells = [_estimate(one["means"].get(name), digits) for name, (_, digits, _) in COLUMNS.items()]
-    return MethodLine(_told(one["method"]), one["method"] == PRODUCT, cells)
+    cells = [_estimate(one["means"].get(metric.name), metric.digits) for metric in COLUMNS]
+    return MethodLine(_label(one["method"]), one["method"] == PRODUCT, cells)
 
 
 def _estimate(one: Mapping[str, Any] | None, digits: int) -> str:
@@ -133,6 +126,6 @@ def _estimate(one: Mapping[str, Any] | None, digits: int) -> str:
     return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
 
 
-def _told(method: str) -> str:
+def _label(method: str) -> str:
     """The method in words, without marks of Markdown."""
-    return {str(name): told for name, told in TOLD.items()}.get(method, method).replace("**", "")
+    return {str(name): label for name, label in LABELS.items()}.get(method, method).replace("**", "")
