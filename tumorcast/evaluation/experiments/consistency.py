@@ -291,7 +291,7 @@ class ConvergenceCurve:
         """Over the patients."""
         counts = list(rows[0]["maps"][name])
         values = [values_of([row["maps"][name][count] for row in rows], MEMBERS) for count in counts]
-        figures = {one.name: [mean_of(of_count[one.name]) for of_count in values] for one in MEMBERS}
+        figures = {metric.name: [mean_of(of_count[metric.name]) for of_count in values] for metric in MEMBERS}
         return cls(name, tuple(map(int, counts)), figures)
 
     @property

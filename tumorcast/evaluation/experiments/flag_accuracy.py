@@ -89,7 +89,7 @@ class FlagAccuracyExperiment:
             "brain": followup.now.brain,
             "outline": followup.now.labels > 0,
             "later": followup.later.labels > 0,
-            **{f"{k}.{name}": a for k, made in enumerate(induced) for name, a in _arrays(made, channel).items()},
+            **{f"{k}.{name}": values for k, of in enumerate(induced) for name, values in _arrays(of, channel).items()},
         }
         np.savez_compressed(pictures / ARRAYS, **arrays)
         return self.source.row(followup) | {"cases": [_case_row(made, rules) for made in induced]}

@@ -14,16 +14,16 @@ import numpy as np
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.baselines import Method, MethodMap, distance_mm, product_map
-from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, unit_name
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, spread_by_value, unit_name
 from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.plots import draw_trade_off
 from tumorcast.evaluation.experiments.report_tables import values_of
 from tumorcast.evaluation.experiments.slice_plots import (
+    MOST_SHOWN,
     SheetCell,
     SliceExample,
     channel_shown,
     draw_sheet,
-    spread_by_value,
 )
 from tumorcast.evaluation.failure_flags import reach_of
 from tumorcast.evaluation.followup import FollowUp
@@ -238,6 +238,10 @@ class CellSummary:
         """Whether about the change that was asked for is made."""
         return REACHED[0] <= self.figures["reach"].value <= REACHED[1]
 
+    def has(self, metric: Metric) -> bool:
+        """Whether some patient has a value."""
+        return self.figures[metric.name].patients > 0
+
     def as_figures(self) -> Row:
         """For figures.json."""
         cell = self.cell
@@ -250,7 +254,7 @@ def findings(of_cells: Mapping[GridCell, Rows], pictures: Path) -> Findings:
     summaries = [CellSummary.of(cell, rows) for cell, rows in of_cells.items() if rows]
     if not summaries:
         raise InputError("no cell of the grid was measured on any patient; wait for more, or give other patients")
-    measured = [one for one in METRICS if any(summary.figures[one.name].patients for summary in summaries)]
+    measured = [metric for metric in METRICS if any(summary.has(metric) for summary in summaries)]
     head = ("NL", "strength", "patients", *(metric.label for metric in measured))
     lines = [
         (
@@ -350,5 +354,5 @@ def _sheets(of_cells: Mapping[GridCell, Rows], pictures: Path) -> list[ReportPic
                 ],
             ),
         )
-        for name in spread_by_value(list(ratios), np.array(list(ratios.values())))
+        for name in spread_by_value(list(ratios), np.array(list(ratios.values())), MOST_SHOWN)
     ]

@@ -206,8 +206,9 @@ def scores_of(patients: Patients, group: Group, method: SizeMethod, name: str) -
 
     NaN for a patient without any.
     """
+    magnitude = np.abs if name == ERROR.name else np.asarray
     values = [of_method(filter(group, forecasts), method, name) for forecasts in patients]
-    return np.array([patient_mean((np.abs(one) if name == "error" else one).tolist()) for one in values])
+    return np.array([patient_mean(magnitude(of_patient).tolist()) for of_patient in values])
 
 
 def _crps(patients: Patients, group: Group) -> Floats:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, spread_by_value
 from tumorcast.evaluation.experiments.plots import GrowthPanel, SizePanel, draw_against_truth, draw_growth
 from tumorcast.evaluation.experiments.report_tables import estimate_cell, numbers
 from tumorcast.evaluation.experiments.size_methods import (
@@ -24,7 +24,6 @@ from tumorcast.evaluation.experiments.size_methods import (
     of_method,
     scored,
 )
-from tumorcast.evaluation.experiments.slice_plots import spread_by_value
 from tumorcast.evaluation.metrics import MEDIAN_ERROR, NRMSE, R2, Floats, Metric, nrmse, r_squared, relative_error
 from tumorcast.evaluation.statistics import Difference, Estimate, difference, estimate, mean_of, median_of, not_nan
 from tumorcast.forecasting.targets import growth_curve
@@ -106,7 +105,7 @@ class SizeForecastExperiment:
         every = list(rows.values())
         summaries = {method: summary_of(every, method) for method in self.methods}
         pairs = {
-            f"{a} minus {b}": {one.name: _difference(every, a, b, one) for one in COMPARED}
+            f"{a} minus {b}": {metric.name: _difference(every, a, b, metric) for metric in COMPARED}
             for a, b in combinations(self.methods, 2)
         }
         return Findings(
@@ -160,7 +159,10 @@ def _paired_table(rows: Sequence[Row], methods: Sequence[SizeMethod]) -> Table:
     lines = [
         (
             f"{ours.label} minus {other.label}",
-            *(_difference(rows, ours, other, one).text(one.digits, higher_is_better=False) for one in COMPARED),
+            *(
+                _difference(rows, ours, other, metric).text(metric.digits, higher_is_better=metric.higher_is_better)
+                for metric in COMPARED
+            ),
         )
         for ours, other in combinations(methods, 2)
     ]

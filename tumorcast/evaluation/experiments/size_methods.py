@@ -21,7 +21,7 @@ from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import INTERVAL_90, HeldOutForecast, forecast_scan
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.population.history import from_log, log_sizes, to_log
-from tumorcast.growth.scores import crps
+from tumorcast.growth.scores import absolute_errors, crps, median_width
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, PatientOutcome, SizeSeries
 
@@ -30,16 +30,6 @@ Floats = npt.NDArray[np.float64]
 LARGEST_MM3 = 1.5e6  # a brain: a straight line is followed no further
 FEWEST_SCANS = 3  # two to forecast from, and the one that is held out
 OUTSIDE_90 = 0.1  # the share that a 90 % interval leaves out
-
-
-def log_error(median: float, truth: float) -> float:
-    """y of the forecast median less that of the true size. Tables average its absolute value."""
-    return median - truth
-
-
-def interval_width(low: float, high: float) -> float:
-    """Width of the 90 % interval in y."""
-    return high - low
 
 
 def interval_score(low: float, high: float, truth: float) -> float:
@@ -55,10 +45,10 @@ def interval_score(low: float, high: float, truth: float) -> float:
     return high - low + 2 / OUTSIDE_90 * max(low - truth, truth - high, 0.0)
 
 
-ERROR = Metric("error", "error, log", 3, False, DISTANCE, log_error)
+ERROR = Metric("error", "error, log", 3, False, DISTANCE, absolute_errors)
 CRPS = Metric("crps", "CRPS", 3, False, DISTANCE, crps)
 COVERED = COVERAGE_90.called("covered", "truth in the 90 % interval")
-WIDTH = Metric("width", "width, log", 2, None, DISTANCE, interval_width)
+WIDTH = Metric("width", "width, log", 2, None, DISTANCE, median_width)
 INTERVAL_SCORE = Metric("interval_score", "interval score", 2, False, DISTANCE, interval_score)
 
 
@@ -110,10 +100,10 @@ class SizeForecasts:
 
 
 def forecast_by(
-    methods: Sequence[SizeMethod], model: GrowthModel, series: SizeSeries, place: int, first: int = 0
+    methods: Sequence[SizeMethod], model: GrowthModel, series: SizeSeries, target: int, first: int = 0
 ) -> SizeForecasts:
-    """The scan at `place` forecast from those of `first` … place - 1. model: its settings and prior are used."""
-    scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, place, first)
+    """The scan number `target` forecast from those of `first` … target - 1. model: its settings and prior are used."""
+    scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, target, first)
     assert scan.persistence_log_quantiles is not None, "a model with a prior"
     quantiles: dict[SizeMethod, Floats] = {}
     for method in methods:
@@ -123,9 +113,9 @@ def forecast_by(
             case SizeMethod.PERSISTENCE:
                 quantiles[method] = scan.persistence_log_quantiles
             case SizeMethod.LINE:
-                quantiles[method] = np.array([straight_line(series.part(first, place), scan.day)])
+                quantiles[method] = np.array([straight_line(series.part(first, target), scan.day)])
             case SizeMethod.MECHANISTIC | SizeMethod.ALONE | SizeMethod.PAPER:
-                quantiles[method] = forecast_scan(_growth_law(method, model), series, place, first).log_quantiles
+                quantiles[method] = forecast_scan(_growth_law(method, model), series, target, first).log_quantiles
             case _:
                 assert_never(method)
     return SizeForecasts(scan, quantiles)
@@ -204,10 +194,10 @@ def _scored(quantiles: Floats, truth: float, size_name: str) -> Row:
     sizes = from_log(np.array([low, median, high]), size_name).tolist()
     return {
         **dict(zip(("low", "median", "high"), sizes, strict=True)),
-        "error": log_error(median, truth),
+        "error": median - truth,
         "crps": float(crps(quantiles[None], LEVELS, np.array([truth]))[0]),
         "covered": float(low <= truth <= high),
-        "width": interval_width(low, high),
+        "width": high - low,
         "interval_score": interval_score(low, high, truth),
     }
 
