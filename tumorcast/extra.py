@@ -6,10 +6,6 @@ from tumorcast.errors import EngineError
 
 # Those of tumorcast[evaluate], as they are imported.
 PACKAGES = {"pandas": "pandas", "skimage": "scikit-image", "sklearn": "scikit-learn"}
-    "pandas": "pandas",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-}  # those of tumorcast[evaluate], as imported
 
 
 def check_extra(*names: str) -> None:
