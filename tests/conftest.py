@@ -157,7 +157,15 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     return made
 
 
-MARKS_OF_FIXTURES = {"cluster": "cluster", "launch": "mpi", "browser": "browser"}
+MARKS_OF_FIXTURES = {
+    "cluster": "cluster",
+    "launch": "mpi",
+    "browser": "browser",
+    "dense_bundle": "slow",  # exports take a minute
+    "pool_bundle": "slow",
+    "shaken_bundle": "slow",
+    "shaken_graph": "slow",
+}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 EXTRAS = ("torch", "onnx", "onnxscript", "safetensors", "mpi4py", "nilearn", "skimage", "sklearn", "tensorrt_rtx")
 WITHOUT_EXTRAS = f"""
 import sys

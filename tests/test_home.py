@@ -12,6 +12,8 @@ import pytest
 from tumorcast.data.cohort import write_cohort
 from tumorcast.records import Contrast, Session
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FEW = ("--members", "2", "--steps", "2", "--max-slices", "1")
 ORT_SAID = """

@@ -39,6 +39,7 @@ def closed_form(parameters: np.ndarray, days: np.ndarray, rt_start: float) -> np
     return np.where(after, survival * untreated + dying, untreated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rt_start", [28.0, 40.0, 0.0, -30.0, 296.0, 500.0, np.inf])
 @pytest.mark.parametrize("derivative", ["published_derivative", "lean_derivative"])
 def test_odeint_follows_the_closed_form(paper_fit: ModuleType, rt_start: float, derivative: str) -> None:

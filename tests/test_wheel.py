@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from numba.core.caching import _CacheLocator
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ("tumorcast", "kernels", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "tensorrt")

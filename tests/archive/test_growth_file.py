@@ -51,12 +51,12 @@ def growth_fit(patient_id: str, replicates: int = 5, treatment: Treatment = UNTR
 
 
 def full_fit() -> GrowthFit:
-    told = ("day 95: a drop taken for a resection", "zweite Notiz: ½")
+    notes = ("day 95: a drop taken for a resection", "zweite Notiz: ½")
     return dataclasses.replace(
         growth_fit("P2", treatment=TREATED),
         doses=False,
         errors=ErrorModel(measurement_sd=0.1, departure_sd=0.5, departure_days=np.inf),
-        notes=told,
+        notes=notes,
         intervals={"survival": (0.1, np.nan), "rate_per_day": (-1, 1)},
     )
 
@@ -185,6 +185,7 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["growth.h5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [700, 5_000, 3_000_000])
 def test_a_full_disk_is_a_storage_error_and_no_crash(room: int, tmp_path: Path) -> None:
     """In a process of its own: HDF5 ends its process when a write fails, if it is told of it."""

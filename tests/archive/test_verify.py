@@ -65,6 +65,7 @@ def _overwrite(place: str, value: float) -> Callable[[h5py.File], None]:
     return lambda file: file[place].__setitem__((0, 0), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -160,6 +161,7 @@ def test_no_flipped_bit_passes(maps: Path) -> None:
     assert digest(maps) == whole
 
 
+@pytest.mark.slow
 def test_damage_ends_neither_verify_nor_a_reader(maps: Path) -> None:
     """In the structure of the file, where HDF5 itself is at risk. A process of its own, so that a crash would show."""
     content = maps.read_bytes()

@@ -51,6 +51,7 @@ def maps(blob: Callable[..., Session], random_bundle: Path, tmp_path_factory: py
     return folder / "maps.h5"
 
 
+@pytest.mark.slow
 def test_every_baseline_with_a_model(maps: Path, blob_cohort: Path, random_bundle: Path, tmp_path: Path) -> None:
     asked = ("--model", random_bundle, "--members", "1", "--size", "truth")
     told = run("evaluate", maps, "--truth", blob_cohort, "--out", tmp_path / "found", *asked)
@@ -65,6 +66,7 @@ def test_every_baseline_with_a_model(maps: Path, blob_cohort: Path, random_bundl
     assert "unguided diffusion, mean" in page and "outlines of the true size" in page
 
 
+@pytest.mark.slow
 def test_without_a_model_there_is_no_unguided_diffusion_and_it_is_said(
     maps: Path, blob_cohort: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_patient_that_fails_is_told_and_ends_with_1(maps: Path, blob: Callable
     assert "The truth cohort has no dates" in result.stderr
 
 
+@pytest.mark.slow
 def test_chosen_baselines_alone(maps: Path, blob_cohort: Path, tmp_path: Path) -> None:
     asked = ("evaluate", maps, "--truth", blob_cohort, "--out", tmp_path / "found", "--baselines")
     assert set(run(*asked, "dilation,no_change")["methods"]) == {"product", "no_change", "dilation", "changed"}

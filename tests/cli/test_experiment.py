@@ -79,6 +79,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "rows" / "good.json").exists()
 
 
+@pytest.mark.slow
 def test_grid(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = ("--model", tiny_model, "--noise-level", "10", "--members", "1", *FEW, "--out", tmp_path / "grid")
     told = run("grid", blob_cohort, *options, "--gain", "1,0.5,1", "--provider", "torch", "--device", "cpu")
@@ -95,6 +96,7 @@ def test_grid(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert "settings.relative_change = 0.25 there" in str(changed.exception)
 
 
+@pytest.mark.slow
 def test_the_papers_grid_takes_a_step_a_noise_level(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = (
         "--noise-level",
@@ -112,6 +114,7 @@ def test_the_papers_grid_takes_a_step_a_noise_level(blob_cohort: Path, tiny_mode
     assert (tmp_path / "grid" / "rows" / "A.NL4-s50000.json").exists()
 
 
+@pytest.mark.slow
 def test_consistency(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "more.toml").write_text("relative_change = 0.5\n[sampler]\nnoise_level = 20\n")
     options = ("--members", "4", "--seeds", "2", "--target", "truth", "--config", tmp_path / "more.toml", *FEW)

@@ -95,6 +95,7 @@ def test_a_name_that_cannot_stand_in_a_table_fails_its_patient(tmp_path: Path) -
     assert last_json(result, code=1)["failed"] == 1 and "without slashes, tabs and line breaks" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
     """Most are of the patient with the fault, who is read and not fitted."""
     rows = "".join(f"P{k // 95_000},{k},{100 + k % 7},,\n" for k in range(100_000))
@@ -163,6 +164,7 @@ def test_without_a_prior_persistence_has_no_score(tmp_path: Path) -> None:
     assert record["crps_persistence"] is record["mae_persistence"] is record["coverage90_persistence"] is None
 
 
+@pytest.mark.slow
 def test_the_sizes_of_a_cohort_file(blob_cohort: Path, tmp_path: Path) -> None:
     """All that a table can be asked for."""
     asked = ("--out", tmp_path / "g.h5", "--held-out", "last", "--held-out-csv", tmp_path / "f.csv")
@@ -196,6 +198,7 @@ def test_held_out_scans_are_forecast_and_scored(tmp_path: Path) -> None:
     assert {f"q{level:02d}" for level in range(5, 100, 5)} < set(rows[0])
 
 
+@pytest.mark.slow
 def test_the_papers_fit_and_the_study(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + GOOD)
     record = last_json(run("fit", path, "--preset", "paper", "--replicates", 2, "--out", tmp_path / "g.h5", "--json"))
@@ -206,6 +209,7 @@ def test_the_papers_fit_and_the_study(tmp_path: Path) -> None:
     assert [one.name for one in (tmp_path / "plots").iterdir()] == ["Z.png"]
 
 
+@pytest.mark.slow
 def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = "".join(

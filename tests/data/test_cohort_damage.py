@@ -73,31 +73,31 @@ def spoil(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (drop("patients"), "its header cannot be read (.*patients"),
-        (drop("/@contrasts"), "its header cannot be read (.*contrasts"),
-        (put("/@contrasts", ["t1c", "pet"]), "its header cannot be read ('pet' is not a valid Contrast"),
-        (put("/@format_version", "one"), "its header cannot be read (invalid literal"),
-        (put("/@config", "{"), "its config cannot be read (Expecting property name"),
-        (put("patients/A", 3.0), "A cannot be read (A is no group"),
-        (put(SCAN, 3.0), "A, session 001 cannot be read (001 is no group"),
-        (drop(f"{SCAN}/labels"), "A, session 001 cannot be read (.*labels"),
-        (drop(f"{SCAN}/source_slice"), "A, session 001 cannot be read (.*source_slice"),
-        (drop(f"{SCAN}@day"), "A, session 001 cannot be read (it has no day"),
-        (put(f"{SCAN}/images", np.zeros((3, 4, 64, 32), "f4")), "(images is 3 x 4 x 64 x 32 and not 3 x 4 x 64 x 64"),
-        (put(f"{SCAN}/brain", np.zeros((2, 64, 64), bool)), "(brain is 2 x 64 x 64 and not 3 x 64 x 64"),
-        (put(f"{SCAN}/area_mm2", 5.0), "(area_mm2 is one value and not 3"),
-        (put(f"{SCAN}@volume_mm3", "much"), "A cannot be read (could not convert string to float"),
-        (put(f"{SCAN}@source", "[1"), "the source of A, session 001 cannot be read (Expecting"),
-        (drop(f"{SCAN}/displacement@grid"), "the displacement of A, session 001 cannot be read (.*grid"),
-        (drop("patients/A@radiotherapy_end_days"), "the treatment of A cannot be read (.*radiotherapy_end_days"),
-        (spoil, "A, session 001 cannot be read (.*filter"),
+        (drop("patients"), "its header .*patients"),
+        (drop("/@contrasts"), "its header .*contrasts"),
+        (put("/@contrasts", ["t1c", "pet"]), "its header .*'pet'"),
+        (put("/@format_version", "one"), "its header .*'one'"),
+        (put("/@config", "{"), "its config .*property"),
+        (put("patients/A", 3.0), "A is no group"),
+        (put(SCAN, 3.0), "001 is no group"),
+        (drop(f"{SCAN}/labels"), "session 001 .*labels"),
+        (drop(f"{SCAN}/source_slice"), "session 001 .*source_slice"),
+        (drop(f"{SCAN}@day"), "session 001 .*no day"),
+        (put(f"{SCAN}/images", np.zeros((3, 4, 64, 32), "f4")), "images .*3 x 4 x 64 x 32"),
+        (put(f"{SCAN}/brain", np.zeros((2, 64, 64), bool)), "brain .*2 x 64 x 64"),
+        (put(f"{SCAN}/area_mm2", 5.0), "area_mm2 is one value"),
+        (put(f"{SCAN}@volume_mm3", "much"), "A .*string to float"),
+        (put(f"{SCAN}@source", "[1"), "source of A, session 001"),
+        (drop(f"{SCAN}/displacement@grid"), "displacement of A.*grid"),
+        (drop("patients/A@radiotherapy_end_days"), "treatment of A.*_end_days"),
+        (spoil, "session 001 .*filter"),
     ],
 )
 def test_damage_is_told_with_its_place(path: Path, damage: Callable[[h5py.File], None], told: str) -> None:
     read_all(path)
     with h5py.File(path, "r+") as file:
         damage(file)
-    with pytest.raises(InputError, match=told.replace("(", r"\(")) as refused:
+    with pytest.raises(InputError, match=told) as refused:
         read_all(path)
     message = str(refused.value)
     assert message.startswith(f"{path}: ") and "\n" not in message

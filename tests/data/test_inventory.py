@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tumorcast.cli.main import app
 from tumorcast.data.inventory import ScanRequirements, take_inventory, write_table
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 
@@ -147,7 +147,7 @@ def test_the_table_reads_back_as_what_was_found(tmp_path: Path) -> None:
     found = take_inventory(tmp_path, Layout.LUMIERE_HD_GLIO)
     path = tmp_path / "tables" / "scans.csv"
     write_table(path, found)
-    (before,), (after,) = found.sessions, find_sessions(path)
+    (before,), (after,) = found.sessions, find_scans(path).sessions
     assert (after.patient_id, after.session_id, after.day) == ("Patient-001", "week-002", 14.0)
     assert after.labels.usual[0].meaning == before.labels.usual[0].meaning == {1: 2, 2: 3}
     assert [one.resolve() for one in (*after.images.values(), after.mask)] == [*before.images.values(), before.mask]

@@ -15,10 +15,17 @@ from tumorcast.data.imaging.geometry import Grid, Interpolation, PreparedGrid
 from tumorcast.data.imaging.transforms import resample
 from tumorcast.data.native import native_image
 from tumorcast.data.patient_space import PatientSpace
-from tumorcast.data.prepare import CohortReport, PrepareSettings, Register, SliceChoice, prepare_cohort, prepare_session
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.prepare import (
+    CohortReport,
+    PrepareSettings,
+    Register,
+    SliceChoice,
+    Task,
+    prepare_cohort,
+    prepare_session,
+)
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.source_session import SourceSession
-from tumorcast.data.scan_tasks import Task
 from tumorcast.errors import InputError, StorageError, UsageError
 from tumorcast.records import Contrast, Session
 
@@ -31,6 +38,7 @@ def registered(moved_cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return prepare_cohort(moved_cohort.folder, folder / "c.h5", RIGID), folder / "c.h5"
 
 
+@pytest.mark.slow
 def test_simulated_scans_are_brought_together(moved_cohort, registered: tuple[CohortReport, Path]) -> None:
     """Each contrast's way from the cohort's space is known; what is stored is off by less than half a voxel."""
     report, path = registered
@@ -102,7 +110,7 @@ def test_scans_that_lie_on_each_other_are_left_alone(phantom_scan: Callable, tmp
         phantom_scan(tmp_path, name)
     settings = PrepareSettings(image_size=64, slices=SliceChoice.ALL)
     space = PatientSpace(RIGID)
-    for source in find_sessions(tmp_path, Layout.BRATS):
+    for source in find_scans(tmp_path, Layout.BRATS).sessions:
         plain, placed = prepare_session(source, settings), prepare_session(source, RIGID, space)
         for name in ("images", "labels", "brain", "area_mm2", "affine"):
             np.testing.assert_array_equal(getattr(plain, name), getattr(placed, name))
@@ -128,7 +136,7 @@ def test_a_mask_belongs_to_the_image_on_whose_grid_it_lies(phantom_scan: Callabl
     images = {kind: sitk.ReadImage(str(path)) for kind, path in places.items()}
     for kind in ("t2f", "seg"):
         sitk.WriteImage(images[kind][:, :, 2:-2], str(places[kind]))
-    (source,) = find_sessions(tmp_path, Layout.BRATS)
+    (source,) = find_scans(tmp_path, Layout.BRATS).sessions
     session = prepare_session(source, RIGID, PatientSpace(RIGID))
     z, y, x = np.nonzero(session.labels)
     centre = (session.affine @ [x.mean(), y.mean(), session.source_slice[z].mean(), 1.0])[:3]
@@ -136,6 +144,14 @@ def test_a_mask_belongs_to_the_image_on_whose_grid_it_lies(phantom_scan: Callabl
     np.testing.assert_allclose(centre, (Grid.of(images["seg"]).affine() @ [*voxels, 1.0])[:3], atol=1.5)
     sitk.WriteImage(images["seg"][1:, :, :], str(places["seg"]))
     with pytest.raises(InputError, match=r"P1-000-seg.nii.gz: .*t1c, t2f"):
+        prepare_session(source, RIGID, PatientSpace(RIGID))
+
+
+def test_a_flat_mask_is_refused_by_name(phantom_scan: Callable, tmp_path: Path) -> None:
+    mask = phantom_scan(tmp_path, "P1-000") / "P1-000-seg.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(mask))[:, :, 20], str(mask))
+    (source,) = find_scans(tmp_path, Layout.BRATS).sessions
+    with pytest.raises(InputError, match=r"P1-000-seg.nii.gz: a 2D"):
         prepare_session(source, RIGID, PatientSpace(RIGID))
 
 
@@ -153,6 +169,7 @@ def test_single_slices_cannot_be_registered(shared_data: Path, tmp_path: Path) -
         prepare_cohort(shared_data / "seed_layout", tmp_path / "c.h5", RIGID)
 
 
+@pytest.mark.slow
 def test_threads_change_no_byte(
     phantom_scan: Callable, turned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.data import prepare, scan_tasks
+from tumorcast.data import prepare
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
@@ -22,7 +22,7 @@ from tumorcast.data.prepare import (
     prepare_cohort,
     prepare_session,
 )
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import EngineError, InputError, StoppedError, UsageError
 from tumorcast.records import ChemotherapyCourse, Contrast, RadiotherapyCourse, Session, Treatment
@@ -32,7 +32,7 @@ EXACT = PrepareSettings(image_size=256, slices=SliceChoice.ALL)
 
 
 def prepared(folder: Path, settings: PrepareSettings) -> Session:
-    (source,) = find_sessions(folder, Layout.BRATS)
+    (source,) = find_scans(folder, Layout.BRATS).sessions
     return prepare_session(source, settings)
 
 
@@ -255,7 +255,7 @@ def test_a_fault_that_was_not_foreseen_costs_one_scan(
 
     for name in ("P1", "P2", "P3"):
         scan(tmp_path / "scans", name)
-    monkeypatch.setattr(scan_tasks, "prepare_session", fragile)
+    monkeypatch.setattr(prepare, "prepare_session", fragile)
     with caplog.at_level(logging.DEBUG, logger=prepare.__name__):
         report = prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
     assert fates(report) == [("P1/000", "ok"), ("P2/000", "failed"), ("P3/000", "ok")]
@@ -270,7 +270,7 @@ def test_a_stop_is_no_fault_of_a_scan(tmp_path: Path, scan: Callable, monkeypatc
         raise StoppedError("stopped")
 
     scan(tmp_path / "scans", "P1")
-    monkeypatch.setattr(scan_tasks, "prepare_session", stop)
+    monkeypatch.setattr(prepare, "prepare_session", stop)
     with pytest.raises(StoppedError):
         prepare_cohort(tmp_path / "scans", tmp_path / "c.h5", SMALL)
 
@@ -290,6 +290,7 @@ class Deadly(PrepareSettings):
         return os._exit, (9,)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told(tmp_path: Path, scan: Callable) -> None:
     for number in range(6):
         scan(tmp_path / "scans", f"P{number}")
@@ -411,6 +412,7 @@ def test_unwritable_output_is_found_before_the_work(tmp_path: Path, scan: Callab
     assert told == []
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(tmp_path: Path, scan: Callable) -> None:
     for k in range(5):
         scan(tmp_path / "scans", f"P{k}", tumour_radius=5.0 + k, skip="t1c" if k == 3 else "")
@@ -435,6 +437,7 @@ def test_settings_out_of_range(values: dict, message: str) -> None:
         PrepareSettings(**values)
 
 
+@pytest.mark.slow
 def test_real_lower_grade_gliomas(shared_data: Path, tmp_path: Path) -> None:
     report = prepare_cohort(shared_data / "tcga_lgg", tmp_path / "c.h5", PrepareSettings(image_size=64))
     assert fates(report) == [("TCGA-DU-7294/000", "ok"), ("TCGA-FG-6692/000", "ok")]
@@ -466,6 +469,7 @@ def test_real_single_slices(shared_data: Path, tmp_path: Path) -> None:
         assert np.mean(brain == brain[:, ::-1]) > np.mean(brain == brain[::-1]) + 0.02
 
 
+@pytest.mark.slow
 def test_real_two_dates(shared_data: Path, tmp_path: Path) -> None:
     report = prepare_cohort(shared_data / "brain_tumor_progression", tmp_path / "c.h5", PrepareSettings(image_size=64))
     assert report.contrasts == (Contrast.T1C,)

@@ -14,6 +14,7 @@ def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_paper_size_networks_have_the_published_number_of_parameters() -> None:
     """113.7 M and 5.5 M: what the authors' settings give in the original code."""
     with torch.device("meta"):

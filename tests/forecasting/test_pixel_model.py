@@ -64,6 +64,7 @@ def fitted() -> PixelModel:
     return PixelModel.fit(patients, Plain())
 
 
+@pytest.mark.slow
 def test_a_pixel_model_finds_where_the_others_grew(fitted: PixelModel) -> None:
     new = upwards(scan(34, 34, 5))
     tumour = new.present.labels > 0

@@ -1,7 +1,7 @@
 """Small networks with random weights, and the engine bundle of them under tests/golden, which takes minutes to export.
 
 They are good for nothing but running the code. The weights repeat PERIOD signs, so that the archive is small.
-tests/engines/test_golden_models.py exports the bundle anew and compares; with TUMORCAST_GOLDEN=write it writes it.
+tests/engines/test_golden_models.py compares the two; with TUMORCAST_GOLDEN=write it exports the bundle anew.
 """
 
 import zipfile

@@ -59,6 +59,7 @@ def test_both_methods_agree_where_there_is_one_minimum(noise: Noise) -> None:
     np.testing.assert_allclose(native.parameters[[0, 7]], reference.parameters[[0, 7]], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [Noise.LOGNORMAL, Noise.ADDITIVE])
 def test_lmfit_is_never_better_than_our_search(noise: Noise) -> None:
     sizes = size_after(LAW, DAYS, 37_500.0, treatment=TREATED)
@@ -70,6 +71,7 @@ def test_lmfit_is_never_better_than_our_search(noise: Noise) -> None:
     assert reference.loss < 4 * native.loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", ODD)
 @pytest.mark.parametrize("noise", list(Noise))
 def test_odd_sizes_end_with_a_status(sizes: list[float], noise: Noise) -> None:
@@ -79,6 +81,7 @@ def test_odd_sizes_end_with_a_status(sizes: list[float], noise: Noise) -> None:
     assert np.isfinite(ahead).all() and (ahead >= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", list(LawName))
 def test_the_zero_of_days_changes_nothing(law: LawName) -> None:
     later = Treatment((RadiotherapyCourse(728.0, 770.0),))

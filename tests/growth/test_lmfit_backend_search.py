@@ -52,6 +52,7 @@ def test_intervals_of_a_linear_model_are_those_of_the_textbook() -> None:
         np.testing.assert_allclose(result.intervals[name], (value - width, value + width), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     inside = [np.prod(np.array(fitted(noisy(seed)).intervals["rate_per_day"]) - TRUTH[1]) < 0 for seed in range(60)]
     assert np.mean(inside) > 0.85

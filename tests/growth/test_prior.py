@@ -40,6 +40,7 @@ def learnt(cohort: list[SizeSeries]) -> SizePrior:
     return estimate_prior(cohort, [LawName.EXPONENTIAL])
 
 
+@pytest.mark.slow
 def test_the_population_is_recovered(learnt: SizePrior) -> None:
     law = learnt.laws[LawName.EXPONENTIAL]
     assert law.parameters["rate_per_day"].mean == pytest.approx(RATE, abs=0.0015)
@@ -57,6 +58,7 @@ def test_where_tumours_follow_the_law_it_weighs(learnt: SizePrior) -> None:
     assert (learnt.patients, learnt.scans) == (24, 144)
 
 
+@pytest.mark.slow
 def test_a_small_cohort(cohort: list[SizeSeries]) -> None:
     few = estimate_prior(cohort[:12], [LawName.EXPONENTIAL])
     assert few.mechanistic_weights[LawName.EXPONENTIAL] == EQUAL_WEIGHT
@@ -66,6 +68,7 @@ def test_a_small_cohort(cohort: list[SizeSeries]) -> None:
         estimate_prior([one.part(0, 1) for one in cohort])
 
 
+@pytest.mark.slow
 def test_leaving_out_never_looks_at_the_patient(cohort: list[SizeSeries]) -> None:
     settings = FitSettings()
     patient = cohort[3]
@@ -86,6 +89,7 @@ def test_areas_have_the_rates_of_a_power(learnt: SizePrior) -> None:
     assert area.errors.measurement_sd == pytest.approx(2 / 3 * volume.errors.measurement_sd)  # no stale copy
 
 
+@pytest.mark.slow
 def test_estimation_depends_on_its_seed_alone(cohort: list[SizeSeries]) -> None:
     first, again, other = (estimate_law_prior(cohort[:10], LawName.GOMPERTZ, rounds=2, seed=seed) for seed in (0, 0, 1))
     assert first == again != other

@@ -231,6 +231,7 @@ def test_unreadable_file(tmp_path: Path, name: str) -> None:
         read_sizes(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_many_rows(tmp_path: Path) -> None:
     rows = "".join(f"P{i % 100},{i},1.5,28,70\n" for i in range(100_000))
     series = read_sizes(table(tmp_path, HEADER + rows)).series

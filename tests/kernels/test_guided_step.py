@@ -52,6 +52,7 @@ def x(request: pytest.FixtureRequest, dtype: torch.dtype) -> Tensor:
     return randoms(request.param, 6, 8, 4).to(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 3])
 def test_convolution(x: Tensor, width: int) -> None:
     weight, bias = weight_and_bias(x.dtype, 5, 6, width, width)

@@ -227,6 +227,7 @@ def best_of_scipy(problem: PatientProblem, sizes: Array, starts: Array) -> float
     return min(2 * end.cost for end in ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", Noise)
 @pytest.mark.parametrize("law", LawName)
 def test_never_above_scipy_from_many_starts(law: LawName, noise: Noise) -> None:

@@ -26,6 +26,7 @@ def conductance_of(diffusivity, voxel_mm=1.0):
     return out
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), share=st.floats(0.1, 1.0))
 def test_diffusion_alone_keeps_the_mass_and_the_bounds(seed, share):
@@ -149,6 +150,7 @@ def test_largest_outflow_sums_the_six_faces_of_a_voxel():
     assert largest_outflow(conductance_of(np.ones((1, 1, 3)))) == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_support_is_the_box_of_what_exceeds_the_floor():
     density = np.zeros(SHAPE)
     density[1, 2, 3] = density[3, 4, 3] = 1.0

@@ -17,7 +17,7 @@ from tumorcast.durable import sha256_of
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, PatientOutcome, RadiotherapyCourse, SizeSeries, Status, Treatment
-from tumorcast.report.html import Written, write_report
+from tumorcast.report.html import WrittenReport, write_report
 from tumorcast.running.ranks import Ranks
 
 SIDE = 32
@@ -137,7 +137,7 @@ class Made:
     maps: Path
     growth: Path
     evaluation: Path
-    written: Written
+    written: WrittenReport
 
 
 @pytest.fixture(scope="session")

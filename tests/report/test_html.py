@@ -230,21 +230,21 @@ def test_a_second_report_takes_the_place_of_the_first(made: Made, tmp_path: Path
 
 def test_another_growth_file_or_evaluation_is_refused(made: Made, tmp_path: Path) -> None:
     other = write_maps(tmp_path / "maps.h5", "0" * 64)
-    with pytest.raises(InputError, match=r"growth\.h5: is not the growth file that"):
+    with pytest.raises(InputError, match=r"growth\.h5: is not"):
         write_report(other, tmp_path / "report", Ranks(), growth=made.growth)
-    with pytest.raises(InputError, match=r"evaluation\.json: judges another archive"):
+    with pytest.raises(InputError, match=r"evaluation\.json: judges"):
         write_report(other, tmp_path / "report", Ranks(), evaluation=made.evaluation)
-    with pytest.raises(InputError, match="give the --out of `tumorcast evaluate`"):
+    with pytest.raises(InputError, match="`tumorcast evaluate`"):
         write_report(other, tmp_path / "report", Ranks(), evaluation=tmp_path)
     (tmp_path / "evaluation.json").write_text('{"archive": {}}')
-    with pytest.raises(InputError, match="is no evaluation of this version"):
+    with pytest.raises(InputError, match="no evaluation of"):
         write_report(other, tmp_path / "report", Ranks(), evaluation=tmp_path)
     assert not (tmp_path / "report").exists()
 
 
 def test_a_folder_of_something_else_is_refused(made: Made, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<h1>My site</h1>")
-    with pytest.raises(UsageError, match="holds something else than a report"):
+    with pytest.raises(UsageError, match="something else"):
         write_report(made.maps, tmp_path, Ranks())
     with pytest.raises(UsageError, match="is a file; give a folder"):
         write_report(made.maps, made.growth, Ranks())
@@ -262,7 +262,7 @@ def test_the_command_ends_with_1_and_tells_who_failed(made: Made, tmp_path: Path
 
 
 def test_every_failure_has_words() -> None:
-    assert {str(failure) for failure in Failure} <= set(words.FLAGS_TOLD)
+    assert {str(failure) for failure in Failure} <= set(words.FLAG_TEXTS)
 
 
 def test_the_vendored_viewer_is_the_one_that_its_readme_tells() -> None:

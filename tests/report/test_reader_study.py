@@ -171,7 +171,7 @@ def test_what_cannot_be_made_is_refused_and_leaves_nothing(maps: Path, truth: Pa
     out = tmp_path / "study"
     with pytest.raises(UsageError, match="--count 7: half"):
         make_study(maps, truth, out, seed=0, count=7)
-    with pytest.raises(InputError, match=r"6 real and 6 generated .* give --count 12"):
+    with pytest.raises(InputError, match="--count 12"):
         make_study(maps, truth, out, seed=0, count=60)
     others = {
         "no scan is later": ([blob("Anna", "000", 0.0, 4.0)], 4),
@@ -278,10 +278,10 @@ def test_a_faulty_sheet_is_refused_by_name(study: Path, change: Callable[[Any], 
 def test_a_key_that_was_changed_does_not_belong_to_the_sheets(study: Path) -> None:
     sheet, key = fill(study, "ada.csv", right_answers(study)), study / "key.json"
     key.write_text(key.read_text().replace('"real"', '"generated"', 1))
-    with pytest.raises(InputError, match="of another study, or was changed"):
+    with pytest.raises(InputError, match="sealed with key"):
         score_study(key, [sheet])
     key.write_text("{}")
-    with pytest.raises(InputError, match="not the key of a reader study"):
+    with pytest.raises(InputError, match="not the key"):
         score_study(key, [sheet])
     with pytest.raises(InputError, match="cannot be read"):
         score_study(study / "none.json", [sheet])

@@ -57,7 +57,7 @@ def test_another_cohort_of_the_same_name_has_a_folder_of_its_own(cohort: Path) -
 
 def test_the_cache_can_stand_elsewhere_and_a_place_that_cannot_be_written_is_told(cohort: Path) -> None:
     (cohort.parent / "file").touch()
-    with pytest.raises(StorageError, match="give --cache a folder with room"):
+    with pytest.raises(StorageError, match="--cache"):
         open_arrays(cohort, cohort.parent / "file" / "cache")
     assert open_arrays(cohort, cohort.parent / "cache").origin.parent == cohort.parent / "cache"
 
@@ -72,6 +72,7 @@ def test_what_was_cut_off_leaves_nothing(cohort: Path, monkeypatch: pytest.Monke
     assert [path.name for path in cohort.parent.iterdir()] == ["cohort.h5"]
 
 
+@pytest.mark.slow
 def test_the_folder_alone_trains_the_same_run(cohort: Path, tmp_path: Path) -> None:
     settings = TrainSettings(steps=2, batch=1)
     train(NetworkKind.SEGMENTER, cohort, tmp_path / "run", settings, architecture=TINY, until=1)
@@ -82,15 +83,13 @@ def test_the_folder_alone_trains_the_same_run(cohort: Path, tmp_path: Path) -> N
 
 
 def test_what_is_no_such_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=f"a folder without .*give a cohort file.*`tumorcast prepare {tmp_path} "
-    ) as told:
+    with pytest.raises(InputError, match=f"`tumorcast prepare {tmp_path} ") as told:
         open_arrays(tmp_path)
     assert "remove" not in str(told.value)  # it may be the user's scans
     (tmp_path / "index.json").write_text("{}")
-    with pytest.raises(InputError, match="not unpacked slices of this version"):
+    with pytest.raises(InputError, match="of this version"):
         open_arrays(tmp_path)
-    with pytest.raises(InputError, match="no such file; make it with `tumorcast prepare`"):
+    with pytest.raises(InputError, match="no such file"):
         open_arrays(tmp_path / "nowhere.h5")
 
 
@@ -99,7 +98,7 @@ def test_a_cohort_without_slices_is_refused(tmp_path: Path) -> None:
     from tumorcast.records import Contrast
 
     write_cohort(tmp_path / "empty.h5", [], {}, image_size=64, contrasts=tuple(Contrast), config={})
-    with pytest.raises(InputError, match="no slices; prepare it again"):
+    with pytest.raises(InputError, match="no slices; prepare"):
         open_arrays(tmp_path / "empty.h5")
 
 

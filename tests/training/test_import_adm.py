@@ -275,7 +275,7 @@ def test_an_encoder_without_attention_needs_the_size_where_several_fit(tmp_path:
     """Five blocks of one width: two levels of two residual blocks, or three of one, or one of five."""
     form = replace(POOLED, mult=(2, 2), attention=(), image_size=16)
     path = saved(tmp_path / "m.pt", encoder_of(form))
-    with pytest.raises(UsageError, match=r"m\.pt: fits images of 8 or 16 or 32 px alike; .*--image-size"):
+    with pytest.raises(UsageError, match=r"8 or 16 or 32 px .*--image-size"):
         import_adm(None, path, tmp_path / "run", ImportSettings())
     (network,) = import_adm(None, path, tmp_path / "run", ImportSettings(image_size=16))
     assert network.info.architecture == architecture_of(form)
@@ -330,12 +330,12 @@ def test_nothing_but_tensors_is_unpickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut short"])
 def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"m\.pt: not a checkpoint of plain tensors \("):
+    with pytest.raises(InputError, match=r"m\.pt: not a checkpoint"):
         import_adm(tmp_path / "m.pt", None, tmp_path / "run", ImportSettings(image_size=32))
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"m\.pt: cannot be read \(No such file or directory\); give a checkpoint"):
+    with pytest.raises(InputError, match=r"m\.pt: cannot be read"):
         import_adm(tmp_path / "m.pt", None, tmp_path / "run", ImportSettings(image_size=32))
 
 
@@ -466,16 +466,16 @@ def test_options_that_contradict_the_weights_are_refused(
 
 
 def test_options_that_do_not_suffice_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing to do; give --denoiser, --regressor or both"):
+    with pytest.raises(UsageError, match="--denoiser, --regressor"):
         import_adm(None, None, tmp_path / "run", ImportSettings())
-    with pytest.raises(UsageError, match=r"m\.pt: a denoiser's weights fit any size of image; give .*--image-size 256"):
+    with pytest.raises(UsageError, match=r"m\.pt: .*--image-size 256"):
         import_adm(tmp_path / "m.pt", None, tmp_path / "run", ImportSettings())
-    with pytest.raises(UsageError, match=r"image_size = 30 is not a multiple of 4"):
+    with pytest.raises(UsageError, match="image_size = 30"):
         import_adm(saved(tmp_path / "m.pt", unet_of(PLAIN)), None, tmp_path / "run", ImportSettings(image_size=30))
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"import-adm: --contrasts t1c,t1c: names one twice"):
+    with pytest.raises(UsageError, match="--contrasts t1c,t1c"):
         ImportSettings.of({"contrasts": ("t1c", "t1c")}, "tumorcast import-adm")
     with pytest.raises(UsageError, match="noise_levels = 1001"):
         ImportSettings.of({"noise_levels": 1001}, "tumorcast import-adm")
@@ -485,10 +485,10 @@ def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path: Path) -> Non
     path, out = saved(tmp_path / "m.pt", unet_of(PLAIN)), tmp_path / "run"
     out.mkdir()
     (out / "note").write_text("mine")
-    with pytest.raises(InputError, match=r"run: not empty; networks need a new or empty folder"):
+    with pytest.raises(InputError, match="run: not empty"):
         import_adm(path, None, out, ImportSettings(image_size=32))
     assert [p.name for p in out.iterdir()] == ["note"]
-    with pytest.raises(InputError, match=r"note: cannot be written to \(Not a directory\); choose another --out"):
+    with pytest.raises(InputError, match="note: cannot be written"):
         import_adm(path, None, out / "note", ImportSettings(image_size=32))
     (out / "note").unlink()
     import_adm(path, None, out, ImportSettings(image_size=32))

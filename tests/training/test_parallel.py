@@ -30,7 +30,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from test_parallel import KINDS, SETTINGS, TINY
 from tumorcast.errors import StoppedError
-from tumorcast.training.parallel import Team, joined
+from tumorcast.training.parallel import Team, connected
 from tumorcast.training.train import train
 
 def fail(progress):
@@ -42,7 +42,7 @@ def stop(progress):
         signal.raise_signal(signal.SIGTERM)
 
 folder, out = Path(sys.argv[2]), Path(sys.argv[3])
-with joined(Team.from_environment(), torch.device("cpu")):
+with connected(Team.from_environment(), torch.device("cpu")):
     for kind in KINDS:
         train(kind, folder, out / kind, SETTINGS, architecture=TINY)
     try:
@@ -125,7 +125,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=r"batch = 6 cannot be shared evenly by 4 processes: give 4 or 8 \(--batch\)"):
+    with pytest.raises(UsageError, match=r"batch = 6 .* 4 or 8 \(--batch"):
         train(NetworkKind.DENOISER, small_slices, tmp_path, SETTINGS)
 
 
@@ -136,7 +136,7 @@ def test_the_launcher_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) ->
     assert Team.from_environment() == Team(0, 1, 0)
     for name, value in zip(names[3:], "581", strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS = 8: several processes were started"):
+    with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS = 8"):
         Team.from_environment()
     monkeypatch.setenv("MASTER_ADDR", "node1")
     monkeypatch.setenv("MASTER_PORT", "29400")

@@ -62,7 +62,7 @@ def test_fine_tuning_starts_from_the_weights_given(small_slices: Path, tmp_path:
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     with pytest.raises(UsageError, match="start_from_sha256"):
         train(kind, small_slices, tmp_path / "tuned", still, architecture=TINY)
-    with pytest.raises(UsageError, match=r"a segmenter for t1c.*, but a denoiser"):
+    with pytest.raises(UsageError, match=r"--start-from .*segmenter"):
         train(NetworkKind.DENOISER, small_slices, tmp_path / "other", still, start_from=base)
 
 
@@ -73,7 +73,7 @@ def test_who_is_left_out_is_not_drawn(kind: NetworkKind, blob_cohort: Path) -> N
     numbers = pool.earlier if isinstance(pool, PairPool) else torch.cat([pool.bearing, pool.bare])
     drawn = {store.arrays.patient_ids[place] for place in store.arrays.patient[numbers.numpy()]}
     assert drawn == ({"B"} if kind is NetworkKind.PROGRESSION else {"B", "C"})
-    with pytest.raises(UsageError, match=r"--leave-out Z: not in .*which has A, B, C"):
+    with pytest.raises(UsageError, match=r"--leave-out Z: .*A, B, C"):
         Pools.open(kind, store, TrainSettings(leave_out=("Z",)))
 
 
@@ -93,7 +93,7 @@ def test_a_run_killed_between_checkpoints_falls_back_to_the_last(small_slices: P
 def test_other_settings_are_refused_by_name(small_slices: Path, tmp_path: Path) -> None:
     train(NetworkKind.DENOISER, small_slices, tmp_path / "run", SETTINGS, architecture=TINY, until=1)
     other = SETTINGS.model_copy(update={"batch": 3})
-    with pytest.raises(UsageError, match=r"settings\.batch = 2 there, but 3 now"):
+    with pytest.raises(UsageError, match=r"settings\.batch = 2"):
         train(NetworkKind.DENOISER, small_slices, tmp_path / "run", other, architecture=TINY)
 
 
@@ -103,7 +103,7 @@ def test_weights_without_a_checkpoint_are_never_trained_over(small_slices: Path,
     before = (tmp_path / "weights.safetensors").read_bytes()
     with pytest.raises(InputError, match="cannot be resumed"):
         train(NetworkKind.DENOISER, small_slices, tmp_path, SETTINGS, architecture=TINY)
-    with pytest.raises(UsageError, match=r"settings\.seed = 0 there, but 1 now"):
+    with pytest.raises(UsageError, match=r"settings\.seed = 0"):
         other = SETTINGS.model_copy(update={"seed": 1})
         train(NetworkKind.DENOISER, small_slices, tmp_path, other, architecture=TINY)
     assert (tmp_path / "weights.safetensors").read_bytes() == before
@@ -129,7 +129,7 @@ def test_an_output_that_cannot_be_written_is_refused(blob_cohort: Path, tmp_path
 
 
 def test_an_architecture_for_other_images_is_refused(blob_cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="images of 4 contrasts at 64 px; the architecture takes 1 at 64 px"):
+    with pytest.raises(UsageError, match="takes 1 at 64 px"):
         train(
             NetworkKind.DENOISER,
             blob_cohort,
@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_their_description_are_refused(small_slices: Pat
     record = json.loads((tmp_path / "run.json").read_text())
     record["architecture"]["channels"] = 64
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"does not hold the network that run\.json describes"):
+    with pytest.raises(InputError, match=r"run\.json describes"):
         load_network(tmp_path)
 
 
@@ -246,7 +246,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
     settings = SETTINGS.model_copy(
         update={"learning_rate": 1e18, "schedule": RateSchedule.CONSTANT, "warmup_steps": 0, "checkpoint_every": 1}
     )
-    with pytest.raises(EngineError, match=r"step \d+: the loss is .*lower learning_rate \(it is 1e\+18\)"):
+    with pytest.raises(EngineError, match=r"step \d+: .*1e\+18"):
         train(NetworkKind.DENOISER, small_slices, tmp_path, settings, architecture=TINY)
     saved = load_file(tmp_path / "checkpoint.safetensors")
     assert len(losses(tmp_path)) >= 1

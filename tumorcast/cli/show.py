@@ -16,13 +16,13 @@ def show(
 ) -> None:
     """Draw every slice of an archive: scan, forecast, maps over the scan, and growth curve."""
     from tumorcast.archive.maps import MapArchive
-    from tumorcast.report.plots import show_archive, slice_figures
+    from tumorcast.report.plots import show_archive, slice_records
 
     with MapArchive.open(maps) as archive:
         _make_folder(out)
         paths = show_archive(archive, out)
-        figures = {"slices": slice_figures(archive)} if as_json else {}
-    print_result(as_json, {"out": str(out), "pictures": len(paths)} | figures)
+        slices = {"slices": slice_records(archive)} if as_json else {}
+    print_result(as_json, {"out": str(out), "pictures": len(paths)} | slices)
 
 
 def _make_folder(out: Path) -> None:

@@ -1,29 +1,31 @@
 """From a folder of scans to a cohort file: `tumorcast prepare`. One bad scan does not stop the others."""
 
 import logging
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
+
 from tumorcast.data.brain import BRAIN_MASK, rooted
 from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.imaging.registration_qc import quality_rows, write_quality
-from tumorcast.data.patient_space import REGISTRATION
-from tumorcast.data.readers.clinical import DatedSessions
+from tumorcast.data.patient_space import REGISTRATION, PatientSpace
 from tumorcast.data.readers.layouts import Layout
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import LABELS
-from tumorcast.data.scan_tasks import FailedScan, Piece, Result, Share, Task, over_processes
 from tumorcast.data.session import prepare_session
 from tumorcast.data.settings import PrepareSettings, Register, SliceChoice, TumourPart
-from tumorcast.data.survey import SourceBalance, survey
+from tumorcast.data.survey import SourceBalance, Survey, survey
 from tumorcast.durable import sha256_of
-from tumorcast.errors import InputError, StorageError, UsageError
+from tumorcast.errors import InputError, StorageError, TumorcastError, UsageError
+from tumorcast.processes import in_processes
 from tumorcast.provenance import is_made_already
 from tumorcast.records import Contrast, Session, Status
 
@@ -44,6 +46,39 @@ __all__ = [
     "write_plan",
 ]
 LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FailedScan:
+    """Why a scan could not be prepared; `trace` is the traceback of what was not foreseen."""
+
+    reason: str
+    trace: str = ""
+
+
+Piece = tuple[SourceSession, ...]  # scans that are prepared together
+Result = Session | FailedScan
+Share = Callable[[Sequence[Piece], "Task"], Iterator[list[Result]]]  # a list a piece, in the order of the pieces
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every scan is prepared with. figures: the folder of those of the registration, None for none."""
+
+    settings: PrepareSettings
+    figures: Path | None = None
+
+    def pieces(self, scans: Sequence[SourceSession]) -> list[Piece]:
+        """The scans, ordered by patient, as pieces: a scan each, or a patient's where they are registered."""
+        if self.settings.register is Register.NONE:
+            return [(scan,) for scan in scans]
+        return [tuple(group) for _, group in groupby(scans, key=lambda scan: scan.patient_id)]
+
+    def results(self, piece: Piece) -> list[Result]:
+        """What becomes of each scan of a piece."""
+        registers = self.settings.register is not Register.NONE
+        space = PatientSpace(self.settings, self.figures) if registers else None
+        return [_attempt(scan, self.settings, space) for scan in piece]
 
 
 @dataclass(frozen=True)
@@ -93,23 +128,20 @@ class NothingUsableError(InputError):
 class CohortPlan:
     """What is to be prepared. recorded: the settings as the cohort file keeps them, with the layout and the source."""
 
-    source: Path
-    dated: DatedSessions
+    survey: Survey
     task: Task
-    contrasts: tuple[Contrast, ...]
     recorded: dict[str, Any]
-    warnings: tuple[str, ...]
-    balance: SourceBalance
 
     @property
-    def accepted(self) -> list[SourceSession]:
-        """The scans that are tried, patient by patient."""
-        return [scan for scan in self.dated.sessions if self.dated.reason(scan) is None]
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """The channels of the cohort's images."""
+        return self.survey.contrasts
 
     @property
     def pieces(self) -> list[Piece]:
-        """The work in pieces, in the order of the scans."""
-        return self.task.pieces(self.accepted)
+        """The work in pieces, patient by patient: the scans that are tried."""
+        dated = self.survey.dated
+        return self.task.pieces([scan for scan in dated.sessions if dated.reason(scan) is None])
 
 
 def prepare_cohort(
@@ -158,8 +190,7 @@ def plan_cohort(
         surveyed.refuse_unmatched()
     if not surveyed.contrasts:
         raise InputError(f"{source}: no contrast that every scan has; name the ones to use (--contrasts t1c,t2f)")
-    warnings = tuple(surveyed.warnings())
-    for warning in warnings:
+    for warning in surveyed.warnings():
         LOG.warning(warning)
     recorded = {
         "settings": replace(kept, contrasts=surveyed.contrasts).recorded(),
@@ -168,8 +199,7 @@ def plan_cohort(
         "clinical_sha256": None if clinical is None else sha256_of(clinical),
         DATED: not surveyed.dated.undated,
     }
-    task = Task(replace(settings, contrasts=surveyed.contrasts), quality)
-    return CohortPlan(source, surveyed.dated, task, surveyed.contrasts, recorded, warnings, surveyed.balance())
+    return CohortPlan(surveyed, Task(replace(settings, contrasts=surveyed.contrasts), quality), recorded)
 
 
 def refuse_other_cohort(out: Path, plan: CohortPlan) -> None:
@@ -192,14 +222,14 @@ def write_plan(
     write_cohort(
         out,
         run.sessions(share),
-        plan.dated.treatments,
+        plan.survey.dated.treatments,
         image_size=image_size,
         contrasts=plan.contrasts,
         config=lambda: plan.recorded | {"balance": run.balance().kept()},
     )
     if plan.task.figures is not None:
         write_quality(plan.task.figures / QUALITY_TABLE, run.quality)
-    return CohortReport(plan.contrasts, tuple(run.outcomes), plan.warnings, run.balance())
+    return CohortReport(plan.contrasts, tuple(run.outcomes), tuple(plan.survey.warnings()), run.balance())
 
 
 def _make_folder(quality: Path) -> None:
@@ -224,7 +254,7 @@ class _CohortRun:
     def balance(self) -> SourceBalance:
         """The plan's balance with what became of the scans."""
         reasons = [(outcome.patient_id, outcome.session_id, outcome.reason or None) for outcome in self.outcomes]
-        return self._plan.balance.with_scans(reasons).with_reading(self._labels, self._brains, self._grids)
+        return self._plan.survey.balance().with_scans(reasons).with_reading(self._labels, self._brains, self._grids)
 
     def sessions(self, share: Share) -> Iterator[Session]:
         """The prepared scans, patient by patient."""
@@ -240,7 +270,8 @@ class _CohortRun:
         if all(outcome.status is not Status.OK for outcome in self.outcomes):
             reason = self.outcomes[0].reason
             raise NothingUsableError(
-                f"{self._plan.source}: none of {len(self.outcomes)} scans could be used; {reason}", self.balance()
+                f"{self._plan.survey.source}: none of {len(self.outcomes)} scans could be used; {reason}",
+                self.balance(),
             )
 
     def _outcome(self, scan: SourceSession, result: Result, shows_tumour: bool) -> SessionOutcome:
@@ -265,7 +296,7 @@ class _CohortRun:
         self.outcomes.append(outcome)
         record = {} if isinstance(result, FailedScan) else result.source.get(REGISTRATION, {})
         scan = {"patient_id": outcome.patient_id, "session_id": outcome.session_id, "status": str(outcome.status)}
-        scan["notes"] = (outcome.reason or "; ".join(outcome.notes)).replace(f"{self._plan.source}/", "")
+        scan["notes"] = (outcome.reason or "; ".join(outcome.notes)).replace(f"{self._plan.survey.source}/", "")
         self.quality += [scan | row for row in quality_rows(record)]
         if isinstance(result, Session):
             self._look_at(result)
@@ -293,6 +324,27 @@ def _why_no_slice(session: Session, least_mm2: float) -> str:
 def _in_order(plan: CohortPlan, share: Share) -> Iterator[tuple[SourceSession, Result]]:
     """Each scan with its result, in the order of the scans however the work was shared."""
     results = chain.from_iterable(share(plan.pieces, plan.task))
-    for scan in plan.dated.sessions:
-        reason = plan.dated.reason(scan)
+    for scan in plan.survey.dated.sessions:
+        reason = plan.survey.dated.reason(scan)
         yield scan, next(results) if reason is None else FailedScan(reason)
+
+
+def over_processes(pieces: Sequence[Piece], task: Task, jobs: int) -> Iterator[list[Result]]:
+    """The results of each piece in turn, made in `jobs` processes. Raises EngineError if one is killed."""
+    return in_processes(task.results, pieces, jobs, initializer=_use_one_thread)
+
+
+def _use_one_thread() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _attempt(source: SourceSession, settings: PrepareSettings, space: PatientSpace | None) -> Result:
+    try:
+        return prepare_session(source, settings, space)
+    except InputError as error:
+        return FailedScan(str(error))
+    except TumorcastError:
+        raise
+    except Exception as error:  # whatever ITK, numpy or the disk finds wrong with one scan must not cost the others
+        text = " ".join(str(error).split())  # ITK's messages have several lines
+        return FailedScan(f"{type(error).__name__}: {text}", traceback.format_exc())

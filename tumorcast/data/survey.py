@@ -16,14 +16,14 @@ from tumorcast.data.readers.clinical import TREATMENT, ClinicalTable, DatedSessi
 from tumorcast.data.readers.conventions import like_timepoints
 from tumorcast.data.readers.files import LeftOutGroup, grouped
 from tumorcast.data.readers.labels import SCHEMES, LabelRule, LabelScheme
-from tumorcast.data.readers.layouts import Layout, SourceContents, find
+from tumorcast.data.readers.layouts import Layout, SourceContents, find_scans
 from tumorcast.data.readers.names import UnmatchedRow
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
 
 UNMATCHED_SHOWN = 10
-PLAIN = ("no image", "left by the operating system")  # reasons that are counted and not told
+PLAIN = ("no image", "left by the operating system")  # reasons that are counted and not listed
 SHOWN = 20  # lines of one kind
 
 
@@ -76,7 +76,7 @@ class SourceBalance:
     def with_reading(
         self, labels: Sequence[Mapping[str, Any]], brains: Sequence[str] | None, grids: Mapping[tuple[str, str], Grid]
     ) -> "SourceBalance":
-        """With what reading told: each mask's record, where each brain is from, and each scan's grid."""
+        """With what was read: each mask's record, where each brain is from, and each scan's grid."""
         counted = Counter((record["scheme"], bool(record["assumed"])) for record in labels if record)
         heads = None if brains is None else sum(brain == BrainMask.HEAD for brain in brains)
         return replace(self, labels=counted, heads=heads, apart=tuple(grids_apart(grids)))
@@ -255,9 +255,9 @@ def survey(
     """Find and date the scans below `source`.
 
     contrasts: None for those that every scan has; labels: the scheme of all masks whose table says no other.
-    Raises InputError as layouts.find and read_clinical do.
+    Raises InputError as layouts.find_scans and read_clinical do.
     """
-    contents = find(source, layout)
+    contents = find_scans(source, layout)
     table = None if clinical is None else read_clinical(clinical)
     dated = date_sessions((_with_labels(session, labels) for session in contents.sessions), table)
     having = [set(session.images) for session in dated.sessions if session.images]

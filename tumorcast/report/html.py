@@ -34,7 +34,7 @@ HEAD_LENGTH = 4000  # characters, within which a page says what made it
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """What became of a report. pages: how the page of each patient with a forecast fared; the others have none."""
 
     pages: list[PatientOutcome]
@@ -50,28 +50,28 @@ def write_report(
     evaluation: Path | None = None,
     pictures: int = PICTURES,
     report: Report = lambda done, total: None,
-) -> Written:
+) -> WrittenReport:
     """Write the report of the archive `maps` into folder `out`; every rank must call it, with the same arguments.
 
     growth: the growth file the forecast was made from, for treatment and the whole curve. evaluation: the folder of
-    `tumorcast evaluate`. pictures: the most slices a page draws. report: on rank 0, how many
-    pages of all ranks are done.
+    `tumorcast evaluate`. pictures: the most slices a page draws. report: on rank 0, how many pages are done.
+
     Returns the same on every rank. Raises InputError if a file is not what it should be, UsageError if `out` holds
     something else than a report.
     """
     check_folder(out)
     with MapArchive.open(maps) as archive:
-        judged = None if evaluation is None else EvaluationFile.read(evaluation, archive.provenance)
-        grown = None if growth is None else _growth_of(growth, archive)
-        source = Source(archive, grown, judged, pictures, _seal_of(maps))
+        evaluated = None if evaluation is None else EvaluationFile.read(evaluation, archive.provenance)
+        growth_file = None if growth is None else _growth_of(growth, archive)
+        source = Source(archive, growth_file, evaluated, pictures, _seal_of(maps))
         rows = _write_pages(source, out, ranks, report)
         if ranks.is_root:
-            write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, judged))
+            write_text(out / INDEX, index_page(rows, archive.provenance, source.seal, evaluated))
             _write_viewer(out / SHARED)
             _remove_others(out / FOLDER, rows)
-        there = set(archive.patient_ids())
-    pages = [row.outcome for row in rows if row.patient_id in there]
-    return Written(pages, len(rows) - len(pages))
+        forecast = set(archive.patient_ids())
+    pages = [row.outcome for row in rows if row.patient_id in forecast]
+    return WrittenReport(pages, len(rows) - len(pages))
 
 
 def check_folder(out: Path) -> None:
@@ -128,11 +128,11 @@ def _write_page(source: Source, out: Path, patient_id: str) -> IndexRow:
     return row
 
 
-def _row_of(found: IndexRow | PatientOutcome) -> IndexRow:
+def _row_of(result: IndexRow | PatientOutcome) -> IndexRow:
     """The row of a patient, also of one without a page."""
-    if isinstance(found, IndexRow):
-        return found
-    return IndexRow(found.patient_id, found.status, words.without_paths(found.reason))
+    if isinstance(result, IndexRow):
+        return result
+    return IndexRow(result.patient_id, result.status, words.without_paths(result.reason))
 
 
 def _write_viewer(folder: Path) -> None:

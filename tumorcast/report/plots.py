@@ -36,20 +36,20 @@ def show_archive(archive: MapArchive, out: Path) -> list[Path]:
     return paths
 
 
-def slice_figures(archive: MapArchive) -> list[dict[str, Any]]:
+def slice_records(archive: MapArchive) -> list[dict[str, Any]]:
     """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted
     (None where less than a twentieth was wanted).
 
     The segmenter's own area of the present slice is what the gain is counted from. flags: signs that it failed.
     """
     return [
-        _figures_of(patient.patient_id, forecast)
+        _record_of(patient.patient_id, forecast)
         for patient in archive.patients()
         for forecast in archive.slices(patient.patient_id)
     ]
 
 
-def _figures_of(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
+def _record_of(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
     reach = reach_of(forecast)
     return {
         "patient_id": patient_id,

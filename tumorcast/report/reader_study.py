@@ -106,8 +106,8 @@ def make_study(maps: Path, truth: Path, out: Path, *, seed: int, count: int) -> 
         chosen, pairs = _chosen(offers, count // 2, rng, truth)
         items = _draw(archive, cohort, chosen, out / SET, rng)
         contrasts = [str(name) for name in cohort.contrasts]
-        made_of = {"seed": seed, "maps_sha256": sha256_of(maps), "truth_sha256": cohort.sha256}
-    key = {"format": FORMAT, "version": FORMAT_VERSION, "salt": secrets.token_hex(32), **made_of, "items": items}
+        provenance = {"seed": seed, "maps_sha256": sha256_of(maps), "truth_sha256": cohort.sha256}
+    key = {"format": FORMAT, "version": FORMAT_VERSION, "salt": secrets.token_hex(32), **provenance, "items": items}
     write_text(out / KEY, json.dumps(key, indent=1) + "\n")
     write_text(out / SET / README, INSTRUCTIONS.format(count=count, contrasts=", ".join(contrasts)))
     _write_sheet(out / SET / SHEET, count, sha256_of(out / KEY))
@@ -116,7 +116,7 @@ def make_study(maps: Path, truth: Path, out: Path, *, seed: int, count: int) -> 
             "%s: holds no members, so means are shown, which are smoother than a scan; forecast with --keep-members",
             maps,
         )
-    patients = len({one.patient_id for one in chosen})
+    patients = len({choice.patient_id for choice in chosen})
     return {"pictures": count, "pairs": pairs, "patients": patients, "key_sha256": sha256_of(out / KEY)}
 
 
@@ -150,9 +150,9 @@ def _offer(archive: MapArchive, cohort: Cohort, patient: PatientForecast) -> Off
     }
     matched = set(numbers) & set(shown) if _on_one_grid(archive, cohort, patient, later) else set()
     return Offer(
-        [(one, shown[one.source_slice]) for one in forecast if one.source_slice in matched],
-        [one for one in forecast if one.source_slice not in matched],
-        [one for number, one in shown.items() if number not in matched],
+        [(slice_, shown[slice_.source_slice]) for slice_ in forecast if slice_.source_slice in matched],
+        [slice_ for slice_ in forecast if slice_.source_slice not in matched],
+        [slice_ for number, slice_ in shown.items() if number not in matched],
     )
 
 
@@ -204,7 +204,7 @@ def _by_turns(lists: Sequence[list[Item]], rng: np.random.Generator) -> list[Ite
 
 
 def _shuffled(items: Sequence[Item], rng: np.random.Generator) -> list[Item]:
-    return [items[place] for place in rng.permutation(len(items))]
+    return [items[number] for number in rng.permutation(len(items))]
 
 
 def _draw(
@@ -214,25 +214,25 @@ def _draw(
     from matplotlib.image import imsave  # noqa: PLC0415 - slow, and not needed to score
 
     items = []
-    for number, one in enumerate(chosen, start=1):
-        image, brain, kind = _image_of(archive, cohort, one, rng)
+    for number, choice in enumerate(chosen, start=1):
+        image, brain, kind = _image_of(archive, cohort, choice, rng)
         path = folder / f"{number:03d}.png"
         with written_whole(path) as temporary:
             imsave(temporary, picture(image, brain), cmap="gray", vmin=0, vmax=1, format="png")
-        items.append({"number": number, **vars(one), "image": kind, "sha256": sha256_of(path)})
+        items.append({"number": number, **vars(choice), "image": kind, "sha256": sha256_of(path)})
     return items
 
 
 def _image_of(
-    archive: MapArchive, cohort: Cohort, one: Choice, rng: np.random.Generator
+    archive: MapArchive, cohort: Cohort, choice: Choice, rng: np.random.Generator
 ) -> tuple[npt.NDArray[Any], Bools, str]:
     """The slice, its brain, and what it is: the scan, a member by number, or the mean."""
-    if one.origin is Origin.REAL:
-        infos = {info.id: info for info in cohort.sessions(one.patient_id)}
-        index = int(np.flatnonzero(infos[one.session_id].source_slice == one.source_slice)[0])
-        scan = cohort.slice(one.patient_id, one.session_id, index)
+    if choice.origin is Origin.REAL:
+        infos = {info.id: info for info in cohort.sessions(choice.patient_id)}
+        index = int(np.flatnonzero(infos[choice.session_id].source_slice == choice.source_slice)[0])
+        scan = cohort.slice(choice.patient_id, choice.session_id, index)
         return scan.image, scan.brain, SCAN
-    forecast = archive.slice(one.patient_id, f"{one.source_slice:04d}")
+    forecast = archive.slice(choice.patient_id, f"{choice.source_slice:04d}")
     if forecast.members is None:
         return forecast.mean, forecast.brain, MEAN
     member = int(rng.integers(len(forecast.members)))
@@ -246,7 +246,7 @@ def picture(image: npt.NDArray[Any], brain: Bools) -> npt.NDArray[np.float64]:
     """
     grey = np.where(brain, np.clip((image.astype(np.float64) + 1) / 2, 0, 1), 0.0)
     times = -(-LEAST_SIDE // image.shape[-1])
-    return np.concatenate([np.kron(one, np.ones((times, times))) for one in grey], axis=1)
+    return np.concatenate([np.kron(image, np.ones((times, times))) for image in grey], axis=1)
 
 
 def _write_sheet(path: Path, count: int, key_sum: str) -> None:
@@ -272,10 +272,10 @@ class Key:
         except OSError as fault:
             raise InputError(f"{path}: cannot be read ({fault.strerror}); give the key.json of the study") from None
         try:
-            told = json.loads(content)
-            if (told["format"], told["version"]) != (FORMAT, FORMAT_VERSION):
+            record = json.loads(content)
+            if (record["format"], record["version"]) != (FORMAT, FORMAT_VERSION):
                 raise ValueError
-            origins = {int(item["number"]): Origin(item["origin"]) for item in told["items"]}
+            origins = {int(item["number"]): Origin(item["origin"]) for item in record["items"]}
             generated = np.array([origins[number] is Origin.GENERATED for number in range(1, len(origins) + 1)])
         except (ValueError, KeyError, TypeError):
             raise InputError(
@@ -295,29 +295,29 @@ class Reading:
     @classmethod
     def read(cls, path: Path, key: Key) -> Self:
         """Raises InputError, naming the line, for rows that are missing, wrong or twice, or of another key."""
-        found: dict[int, tuple[bool, int]] = {}
+        answers_by_number: dict[int, tuple[bool, int]] = {}
         for row in read_table(path, (NUMBER, ANSWER, CONFIDENCE, SUM), (COMMENT,)):
             _check_sealed(row, key)
             number = _whole(row, NUMBER, len(key.generated))
-            if number in found:
+            if number in answers_by_number:
                 raise InputError(f"{row.where}: picture {number} has a row already; leave one")
-            found[number] = _answer(row) is Origin.GENERATED, _whole(row, CONFIDENCE, SUREST)
-        missing = [str(number) for number in range(1, len(key.generated) + 1) if number not in found]
+            answers_by_number[number] = _answer(row) is Origin.GENERATED, _whole(row, CONFIDENCE, SUREST)
+        missing = [str(number) for number in range(1, len(key.generated) + 1) if number not in answers_by_number]
         if missing:
             raise InputError(
                 f"{path}: {len(missing)} of {len(key.generated)} pictures have no row ({', '.join(missing[:5])}"
                 f"{' …' if len(missing) > 5 else ''}); the reader must judge each"
             )
-        answers, confidence = zip(*(found[number] for number in sorted(found)), strict=True)
+        answers, confidence = zip(*(answers_by_number[number] for number in sorted(answers_by_number)), strict=True)
         return cls(path, np.array(answers), np.array(confidence))
 
 
 def _check_sealed(row: Row, key: Key) -> None:
-    told = row.filled(SUM)
-    if told != key.sha256:
+    sealed_with = row.filled(SUM)
+    if sealed_with != key.sha256:
         raise InputError(
-            f"{row.where}: sealed with key {told[:12]}…, but {key.path} is {key.sha256[:12]}…: the key is of another "
-            "study, or was changed; give the sheet's own"
+            f"{row.where}: sealed with key {sealed_with[:12]}…, but {key.path} is {key.sha256[:12]}…: the key is of "
+            "another study, or was changed; give the sheet's own"
         )
 
 
@@ -382,8 +382,8 @@ def cohen_kappa(answers: Bools) -> float | None:
     >>> cohen_kappa(np.array([[True, True, False, False], [True, False, False, False]]))
     0.5
     """
-    said = answers.mean(axis=1)
-    return _beyond(float((answers[0] == answers[1]).mean()), float(said.prod() + (1 - said).prod()))
+    rates = answers.mean(axis=1)
+    return _beyond(float((answers[0] == answers[1]).mean()), float(rates.prod() + (1 - rates).prod()))
 
 
 def fleiss_kappa(answers: Bools) -> float | None:
@@ -392,8 +392,8 @@ def fleiss_kappa(answers: Bools) -> float | None:
     >>> fleiss_kappa(np.array([[True, False], [True, False], [True, False]]))
     1.0
     """
-    readers, said = len(answers), answers.sum(axis=0)
-    agreeing = (said * (said - 1) + (readers - said) * (readers - said - 1)) / (readers * (readers - 1))
+    readers, positive = len(answers), answers.sum(axis=0)
+    agreeing = (positive * (positive - 1) + (readers - positive) * (readers - positive - 1)) / (readers * (readers - 1))
     share = float(answers.mean())
     return _beyond(float(agreeing.mean()), share**2 + (1 - share) ** 2)
 

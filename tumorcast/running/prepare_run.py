@@ -10,8 +10,17 @@ from functools import partial
 from pathlib import Path
 
 from tumorcast.data.cohort import Cohort, write_cohort
-from tumorcast.data.prepare import CohortPlan, CohortReport, SessionOutcome, write_plan
-from tumorcast.data.scan_tasks import FailedScan, Piece, Result, Task, over_processes
+from tumorcast.data.prepare import (
+    CohortPlan,
+    CohortReport,
+    FailedScan,
+    Piece,
+    Result,
+    SessionOutcome,
+    Task,
+    over_processes,
+    write_plan,
+)
 from tumorcast.errors import UsageError
 from tumorcast.records import Session
 from tumorcast.running.map_over_ranks import RankShards, deal, map_over_ranks

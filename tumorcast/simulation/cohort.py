@@ -11,11 +11,9 @@ patients or processes. Anatomy, growth and rendering: see tumorcast.simulation.
 
 import csv
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.errors import InputError, UsageError
+from tumorcast.processes import in_processes
 from tumorcast.records import RadiotherapyCourse
 from tumorcast.simulation.anatomy import Anatomy, load_template, make_anatomy
 from tumorcast.simulation.fields import SimulationGrid, Volume
@@ -94,14 +93,13 @@ def simulate_cohort(
     load_template()
     _make_folder(out)
     try:
-        records = {}
-        for number, record in enumerate(_run(out, plan, patients, jobs), start=1):
-            records[record["patient_id"]] = record
+        records = []
+        for record in in_processes(partial(_simulate_patient, out, plan), range(patients), min(jobs, patients)):
+            records.append(record)
             if progress is not None:
-                progress(number, patients)
-        ordered = [records[patient_id] for patient_id in sorted(records)]
-        _write_clinical(out / "clinical.csv", ordered)
-        _write_truth(out / "simulation.json", plan, ordered)
+                progress(len(records), patients)
+        _write_clinical(out / "clinical.csv", records)
+        _write_truth(out / "simulation.json", plan, records)
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"{out}: cannot be written ({why}); free space or choose another folder") from error
@@ -134,26 +132,6 @@ def _make_folder(out: Path) -> None:
         raise InputError(
             f"{out}: not empty; give a new folder, as files of other patients would be among those simulated"
         )
-
-
-def _run(out: Path, plan: SimulationPlan, patients: int, jobs: int) -> Iterator[dict[str, Any]]:
-    """Each patient's record, in the order they are finished."""
-    if jobs == 1 or patients == 1:
-        yield from (_simulate_patient(out, plan, index) for index in range(patients))
-        return
-    # A forked child could inherit locks held by threads of numba or torch.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, patients), mp_context=context) as pool:
-        waiting = [pool.submit(_simulate_patient, out, plan, index) for index in range(patients)]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise EngineError(
-                "a process was killed, perhaps for want of memory; use fewer --jobs, or more memory (sbatch --mem)"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _simulate_patient(out: Path, plan: SimulationPlan, index: int) -> dict[str, Any]:

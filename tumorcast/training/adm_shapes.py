@@ -35,7 +35,7 @@ class _Depth:
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class _EncoderShapes:
     """The input blocks after the first: their widths, whether they attend, and which are convolutions (from 1)."""
 
     widths: tuple[int, ...]
@@ -120,7 +120,7 @@ def _block_numbers(shapes: Shapes, blocks: str, layer: str = "") -> list[int]:
     return sorted({int(match[1]) for match in map(pattern.match, shapes) if match})
 
 
-def _encoder_of(shapes: Shapes) -> _Encoder:
+def _encoder_of(shapes: Shapes) -> _EncoderShapes:
     places = _block_numbers(shapes, "input_blocks")
     for before, after in pairwise([-1, *places]):
         if after != before + 1:
@@ -132,10 +132,10 @@ def _encoder_of(shapes: Shapes) -> _Encoder:
     attends = _block_numbers(shapes, "input_blocks", r"1\.qkv\.")
     layers = {n: "op" if n in convolutions else "in_layers.2" for n in places[1:]}
     widths = tuple(_shape(shapes, f"input_blocks.{n}.0.{layer}.weight", 4)[0] for n, layer in layers.items())
-    return _Encoder(widths, tuple(n in attends for n in layers), tuple(convolutions))
+    return _EncoderShapes(widths, tuple(n in attends for n in layers), tuple(convolutions))
 
 
-def _depth_by_convolutions(encoder: _Encoder) -> _Depth:
+def _depth_by_convolutions(encoder: _EncoderShapes) -> _Depth:
     return _Depth(levels=len(encoder.convolutions) + 1, res_blocks=encoder.convolutions[0] - 1)
 
 
@@ -145,7 +145,7 @@ def _depth_by_decoder(shapes: Shapes) -> _Depth:
     return _Depth(levels=len(ups) + 1, res_blocks=ups[0] if ups else len(_block_numbers(shapes, "output_blocks")) - 1)
 
 
-def _even_depths(encoder: _Encoder) -> list[_Depth]:
+def _even_depths(encoder: _EncoderShapes) -> list[_Depth]:
     """Every division into levels that the residual blocks of an encoder allow, where all look alike."""
     blocks = len(encoder.widths) + 1
     periods = [period for period in range(2, blocks + 1) if blocks % period == 0 and _even(encoder, period)]
@@ -154,7 +154,7 @@ def _even_depths(encoder: _Encoder) -> list[_Depth]:
     return [_Depth(levels=blocks // period, res_blocks=period - 1) for period in periods]
 
 
-def _even(encoder: _Encoder, period: int) -> bool:
+def _even(encoder: _EncoderShapes, period: int) -> bool:
     """Whether width and attention change at the starts of levels alone; the block that halves never attends."""
     return all(
         encoder.widths[i] == encoder.widths[i - 1]
@@ -177,7 +177,7 @@ def _choose(by_size: dict[int, _Depth], image_size: int | None, side: int) -> tu
     return size, by_size[size]
 
 
-def _common(shapes: Shapes, encoder: _Encoder, depth: _Depth, image_size: int) -> dict[str, Any]:
+def _common(shapes: Shapes, encoder: _EncoderShapes, depth: _Depth, image_size: int) -> dict[str, Any]:
     """What U-Net and encoder tell alike."""
     channels = _shape(shapes, "time_embed.0.weight", 2)[1]
     if channels % NORM_GROUPS:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
-from tumorcast.durable import written_whole
+from tumorcast.durable import write_text, written_whole
 from tumorcast.errors import InputError
 from tumorcast.provenance import commit, refuse_other
 from tumorcast.training.job import Job
@@ -123,8 +123,7 @@ def resume(job: Job, info: RunInfo, state: TrainingState) -> None:
     run, checkpoint = job.out / RUN_FILE, job.out / CHECKPOINT_FILE
     if not run.exists():
         if job.team.leads:
-            with written_whole(run) as temporary:
-                temporary.write_text(info.to_json(commit()), encoding="utf-8")
+            write_text(run, info.to_json(commit()))
         return
     try:
         wanted = json.loads(info.to_json(None))

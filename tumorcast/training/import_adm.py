@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tumorcast.durable import sha256_of, written_whole
+from tumorcast.durable import sha256_of, write_text
 from tumorcast.errors import InputError, UsageError
 from tumorcast.provenance import commit
 from tumorcast.records import Contrast
@@ -201,5 +201,4 @@ def _kind_of(value: Any) -> str:
 def _write(run: Path, network: ImportedNetwork) -> None:
     """run.json last: a folder that has it is whole."""
     save_tensors(run / WEIGHTS_FILE, network.state, {"kind": str(network.info.kind), "imported": "adm"})
-    with written_whole(run / RUN_FILE) as temporary:
-        temporary.write_text(network.info.to_json(commit()), encoding="utf-8")
+    write_text(run / RUN_FILE, network.info.to_json(commit()))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from tumorcast.durable import written_whole
+from tumorcast.durable import write_text
 from tumorcast.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def opened_log(out: Path, step: int) -> Iterator[RunLog]:
     """The log of a run that stands after `step` steps; what it told of later ones is dropped."""
     path = out / LOG_FILE
     rows = [row for row in read_log(path) if row["step"] <= step] if path.exists() else []
-    with written_whole(path) as temporary:
-        temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
+    write_text(path, "".join(map(_line, rows)))
     board = _open_board(out / BOARD_FOLDER, step)
     try:
         with path.open("a", encoding="utf-8") as file:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from tumorcast.cli.main import app
 from tumorcast.data.readers.clinical import date_sessions
 from tumorcast.data.readers.dicom import read_series
-from tumorcast.data.readers.layouts import Layout, find, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.errors import InputError
 
 HEAD = np.pad(np.random.default_rng(0).integers(50, 200, (8, 30, 26)), ((0, 0), (3, 3), (3, 3))).astype(np.int16)
@@ -65,7 +65,7 @@ def test_content_that_is_elsewhere_is_named(tmp_path: Path, scan: Callable, whic
     for code, told in (listed, done):
         assert code == 1
         assert "P1-002-" in told and remedy in told
-    assert files_of(scans) == find(scans).taken
+    assert files_of(scans) == find_scans(scans).taken
 
 
 def test_every_file_is_taken_or_left_out(tmp_path: Path, scan: Callable) -> None:
@@ -75,7 +75,7 @@ def test_every_file_is_taken_or_left_out(tmp_path: Path, scan: Callable) -> None
         (tmp_path / "P1-000" / name).write_bytes(b"\0" * 400)
     (tmp_path / "P1-000" / "P1-000-t1c.mha").write_text("ObjectType = Image")
     (tmp_path / "P1-000" / "P1-000-t1c.nii.gz").unlink()
-    found = find(tmp_path, Layout.BRATS)
+    found = find_scans(tmp_path, Layout.BRATS)
     reasons = {one.path.name: one for one in found.left_out}
     assert found.taken + len(reasons) == files_of(tmp_path)
     assert "operating system" in reasons["._P1-000-t1c.nii.gz"].reason
@@ -93,7 +93,7 @@ def test_links_are_followed_once(tmp_path: Path, dicom_series: Callable) -> None
     (root / "A" / "visit3").symlink_to(tmp_path / "archive" / "x")
     (root / "A" / "loop").symlink_to(root / "A")
     (root / "B").symlink_to("nowhere")
-    found = find(root)
+    found = find_scans(root)
     assert [(session.patient_id, session.day) for session in found.sessions] == [("A", 0.0), ("A", 85.0)]
     told = {one.path.name: one.reason for one in found.left_out}
     assert "visit2" in told["visit3"] and "same folder" in told["loop"] and "not here" in told["B"]
@@ -129,7 +129,7 @@ def test_files_of_old_archives_are_read(tmp_path: Path, dicom_series: Callable, 
         content = path.read_bytes()
         meta = 132 + 12 + int.from_bytes(content[140:144], "little")
         path.write_bytes(content[{"whole": 0, "no preamble": 132, "no meta": meta}[start] :])
-    (session,) = find_sessions(tmp_path)
+    (session,) = find_scans(tmp_path).sessions
     image, _ = read_series(next(iter(session.images.values())))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), HEAD)
 
@@ -182,9 +182,9 @@ def test_a_copy_of_an_image_is_read_once(tmp_path: Path, dicom_series: Callable)
     folder = dicom_series(tmp_path / "A" / "t1c", HEAD)
     first = min(folder.iterdir())
     (folder / f"{first.name} (1)").write_bytes(first.read_bytes())
-    (session,) = find_sessions(tmp_path)
+    (session,) = find_scans(tmp_path).sessions
     assert read_series(next(iter(session.images.values())))[0].GetSize()[2] == len(HEAD)
-    assert any("once more" in one.reason for one in find(tmp_path).left_out)
+    assert any("once more" in one.reason for one in find_scans(tmp_path).left_out)
 
 
 @pytest.mark.parametrize("slopes", [(1, 0.25, 0.5, 2.5), (1, 1000, 1, 1), (1, 0.001, 0.001, 0.001), (2.5, 1, 1, 1)])
@@ -244,7 +244,7 @@ def test_masks_of_brains_are_no_tumours_and_series_of_masks_no_contrasts(
         dicom_series(tmp_path / "A" / name, HEAD, name, EchoTime=10, RepetitionTime=500, SeriesNumber=3)
     for name in ("brain_mask.nii.gz", "A_SEG.NII.GZ"):
         save_nifti(tmp_path / "A" / "mask.nii.gz", HEAD.astype(np.uint8)).rename(tmp_path / "A" / name)
-    (session,) = find_sessions(tmp_path)
+    (session,) = find_scans(tmp_path).sessions
     assert [str(contrast) for contrast in session.images] == ["t1c"]
     assert session.mask == tmp_path / "A" / "A_SEG.NII.GZ" and not session.fault
 
@@ -255,7 +255,7 @@ def test_two_studies_of_one_date_are_two_visits_if_they_show_the_same(tmp_path: 
         dicom_series(tmp_path / "A" / name, HEAD, StudyInstanceUID=study, StudyDate="19000101")
     dicom_series(tmp_path / "B" / "1", HEAD, StudyInstanceUID="1.2.9")
     dicom_series(tmp_path / "B" / "2", HEAD, "AX T2", StudyInstanceUID="1.2.10")
-    sessions = find_sessions(tmp_path)
+    sessions = find_scans(tmp_path).sessions
     assert [(one.patient_id, len(one.images)) for one in sessions] == [("A", 1), ("A", 1), ("B", 2)]
     dated = date_sessions(sessions, None)
     assert all("both on day 0" in dated.refused["A", name] for name in ("001", "002"))
@@ -272,5 +272,5 @@ def test_where_nothing_can_be_used_the_balance_tells_why(tmp_path: Path, dicom_s
 def test_a_table_as_source_accounts_for_what_it_names(tmp_path: Path, scan: Callable) -> None:
     scan(tmp_path, "P1")
     (tmp_path / "my.csv").write_text("patient,session,day,t1c,seg\nA,1,0,P1/P1-t1c.nii.gz,P1/P1-seg.nii.gz\n")
-    found = find(tmp_path / "my.csv")
+    found = find_scans(tmp_path / "my.csv")
     assert (found.taken, found.left_out) == (3, ())

@@ -11,7 +11,7 @@ from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_session
 from tumorcast.data.readers.bids import find_bids
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
@@ -61,12 +61,12 @@ def test_contrasts_and_mask_of_each_session(tmp_path: Path) -> None:
         Contrast.T2F: "sub-01_ses-9_FLAIR.nii.gz",
     }
     assert first.mask is not None and second.mask is None
-    assert date_sessions(find_sessions(tmp_path), None).undated == {"sub-01"}
+    assert date_sessions(find_scans(tmp_path).sessions, None).undated == {"sub-01"}
 
 
 def test_a_data_set_without_sessions(tmp_path: Path) -> None:
     touch(tmp_path / "sub-a1" / "anat", "sub-a1_ce-gd_T1w", "sub-a1_dseg", "sub-a1_T2starw", "sub-b_T1w")
-    (session,) = find_sessions(tmp_path)
+    (session,) = find_scans(tmp_path).sessions
     assert (session.patient_id, session.session_id, session.day) == ("sub-a1", "000", 0.0)
     assert list(session.images) == [Contrast.T1C]
     assert session.mask == tmp_path / "sub-a1" / "anat" / "sub-a1_dseg.nii.gz"
@@ -112,8 +112,8 @@ def test_a_pipeline_that_is_named_is_believed(tmp_path: Path) -> None:
     derived(tmp_path, "two", "mask", "desc-brain_mask")
     derived(tmp_path, "three", "dseg")
     with pytest.raises(InputError, match=r"\(one, three\).*--derivatives"):
-        find_sessions(tmp_path)
-    (session,) = find_sessions(tmp_path / "derivatives" / "two")
+        find_scans(tmp_path)
+    (session,) = find_scans(tmp_path / "derivatives" / "two").sessions
     assert session.mask is not None and session.mask.name == "sub-01_ses-1_mask.nii.gz"
     assert session.images[Contrast.T1C].is_relative_to(tmp_path / "sub-01")
 
@@ -123,7 +123,7 @@ def test_two_masks_of_one_scan_refuse_that_scan_alone(tmp_path: Path) -> None:
         raw_session(tmp_path, "01", session)
     derived(tmp_path, "any", "label-a_dseg", "label-b_dseg")
     derived(tmp_path, "any", "dseg", session="2")
-    refused = date_sessions(find_sessions(tmp_path), None).refused
+    refused = date_sessions(find_scans(tmp_path).sessions, None).refused
     assert list(refused) == [("sub-01", "ses-1")]
     assert "label-b_dseg.nii.gz is a tumour mask of the same scan; keep one" in refused["sub-01", "ses-1"]
 
@@ -150,7 +150,7 @@ def test_days_of_the_sessions_table(tmp_path: Path, text: str, days: list[float]
     for session in ("1", "2"):
         raw_session(tmp_path, "01", session)
     sessions_table(tmp_path, text)
-    found = find_sessions(tmp_path)
+    found = find_scans(tmp_path).sessions
     assert [session.day for session in found] == days
     assert date_sessions(found, None).undated == frozenset()
 
@@ -182,12 +182,12 @@ def test_dates_that_cannot_be_told_refuse_the_subject_alone(
     for subject, session in (("01", "1"), ("01", "2"), ("02", "1")):
         raw_session(tmp_path, subject, session)
     sessions_table(tmp_path, text)
-    found = date_sessions(find_sessions(tmp_path), None).refused
+    found = date_sessions(find_scans(tmp_path).sessions, None).refused
     assert set(found) == {("sub-01", session) for session in refused}
     assert all(reason in told and "2009" not in told for told in found.values())
     clinical = tmp_path / "clinical.csv"
     clinical.write_text("patient_id,session_id,day\nsub-01,1,3\nsub-01,ses-2,5\n")
-    assert date_sessions(find_sessions(tmp_path), read_clinical(clinical)).refused == {}
+    assert date_sessions(find_scans(tmp_path).sessions, read_clinical(clinical)).refused == {}
 
 
 def oblique() -> np.ndarray:
@@ -206,7 +206,7 @@ def test_labels_written_by_nibabel_come_home_exactly(tmp_path: Path, make_phanto
     folder.mkdir(parents=True)
     for kind, name in (("t1c", "ce-gd_T1w"), ("seg", "dseg")):
         nibabel.save(nibabel.Nifti1Image(make_phantom(kind).T, oblique()), folder / f"sub-1_{name}.nii.gz")
-    (source,) = find_sessions(tmp_path)
+    (source,) = find_scans(tmp_path).sessions
     session = prepare_session(source, PrepareSettings(image_size=256, slices=SliceChoice.ALL))
     grid = Grid.from_dict(session.source["grid"])
     np.testing.assert_allclose(grid.affine(), oblique(), atol=1e-5)
@@ -222,7 +222,7 @@ def test_a_real_scan_through_nibabel_keeps_voxels_and_affine(tmp_path: Path, sha
     for kind, name in (("t2f", "FLAIR"), ("seg", "dseg")):
         array = np.asanyarray(original[kind].dataobj)
         nibabel.save(nibabel.Nifti1Image(array, original[kind].affine), folder / f"sub-1_{name}.nii")
-    (source,) = find_sessions(tmp_path, Layout.BIDS)
+    (source,) = find_scans(tmp_path, Layout.BIDS).sessions
     volume = read_session(source, (Contrast.T2F,))
     np.testing.assert_array_equal(volume.grid.affine(), original["t2f"].affine)
     upright = nibabel.as_closest_canonical(original["seg"])  # RAS; ours is LPS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
@@ -26,7 +26,7 @@ def write(path: Path, voxels: np.ndarray) -> None:
 
 def labels_read(source: Path, layout: Layout, contrast: Contrast = Contrast.T1C) -> list[int]:
     """The labels that come of the row 0, 1, 2 … of a mask."""
-    (session,) = find_sessions(source, layout)
+    (session,) = find_scans(source, layout).sessions
     return read_session(session, (contrast,)).labels[0, 0].tolist()
 
 
@@ -44,7 +44,7 @@ def image(columns: int) -> np.ndarray:
 def test_brats_until_2021(tmp_path: Path, end: str) -> None:
     for patient in ("BraTS2021_00000", "BraTS2021_00002"):
         touch(*(tmp_path / patient / f"{patient}_{kind}{end}" for kind in ("t1", "t1ce", "t2", "flair", "seg")))
-    first, second = find_sessions(tmp_path)
+    first, second = find_scans(tmp_path).sessions
     assert (first.patient_id, first.session_id, second.patient_id) == ("BraTS2021_00000", "000", "BraTS2021_00002")
     assert {contrast: path.name for contrast, path in first.images.items()} == {
         Contrast.T1N: f"BraTS2021_00000_t1{end}",
@@ -65,7 +65,7 @@ def test_mu_glioma_post(tmp_path: Path) -> None:
     for timepoint in (10, 2):
         mu_glioma(tmp_path, "0003", timepoint)
     mu_glioma(tmp_path, "0005", 1, mask="tumormask")
-    found = find_sessions(tmp_path)
+    found = find_scans(tmp_path).sessions
     assert {(one.patient_id, one.session_id): one.day for one in found} == {
         ("PatientID_0003", "Timepoint_2"): 0.0,
         ("PatientID_0003", "Timepoint_10"): 1.0,
@@ -107,7 +107,7 @@ def test_lumiere_is_dated_by_weeks(tmp_path: Path) -> None:
         touch(*(folder / place for places in LUMIERE_PLACES.values() for place in places))
         touch(folder / "FLAIR.nii.gz", folder / "DeepBraTumIA-segmentation/atlas/skull_strip/flair_skull_strip.nii.gz")
     touch(tmp_path / "Imaging" / "Patient-002" / "week-003" / "T1.nii.gz")
-    found = find_sessions(tmp_path)
+    found = find_scans(tmp_path).sessions
     assert [(one.patient_id, one.session_id, one.day, len(one.images)) for one in found] == [
         ("Patient-001", "week-000-1", 0.0, 2),
         ("Patient-001", "week-000-2", 1.0, 2),
@@ -116,7 +116,7 @@ def test_lumiere_is_dated_by_weeks(tmp_path: Path) -> None:
     ]
     assert date_sessions(found, None).undated == frozenset()
     for layout, places in LUMIERE_PLACES.items():
-        scan = find_sessions(tmp_path / "Imaging", layout)[0]
+        scan = find_scans(tmp_path / "Imaging", layout).sessions[0]
         folder = tmp_path / "Imaging" / "Patient-001" / "week-000-1"
         assert (scan.images[Contrast.T1C], scan.mask) == tuple(folder / place for place in places)
 
@@ -158,4 +158,4 @@ def test_a_table_can_say_what_labels_mean(tmp_path: Path, cell: str, meant: list
 def test_labels_that_mean_nothing(tmp_path: Path, cell: str) -> None:
     (tmp_path / "sessions.csv").write_text(f"patient,session,day,t1c,labels\nA,1,0,i.nii.gz,{cell}\n")
     with pytest.raises(InputError, match=r"line 2: 'labels' .*brats2023"):
-        find_sessions(tmp_path)
+        find_scans(tmp_path)

@@ -16,7 +16,7 @@ from tumorcast.data.inventory import take_inventory, write_table
 from tumorcast.data.prepare import PrepareSettings, prepare_cohort
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
 from tumorcast.data.readers.dicom_scans import contrast_of
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
@@ -99,7 +99,7 @@ def test_the_contrasts_and_days_of_patients(tmp_path: Path, dicom_series: Callab
         save_nifti(tmp_path / "A" / day / "mr" / "tumor_seg.nii.gz", FLAT.astype(np.uint8))
     dicom_series(tmp_path / "B", FLAT, "AX T1 POST", StudyDate="")
     (tmp_path / "B" / "notes.txt").write_text("none of it")
-    found = find_sessions(tmp_path)
+    found = find_scans(tmp_path).sessions
     assert [(one.patient_id, one.session_id, one.day, len(one.images)) for one in found] == [
         ("A", "001", 0.0, 4),
         ("A", "002", 91.0, 4),
@@ -115,7 +115,7 @@ def test_of_several_series_the_finest_is_meant(tmp_path: Path, dicom_series: Cal
     dicom_series(folder, FLAT, "AX T1 POST", thickness=5.0, SeriesNumber=1)
     dicom_series(folder, FLAT, "SAG T1 POST 3D", thickness=1.0, SeriesNumber=2)
     dicom_series(folder, FLAT[:4], "T1 POST", thickness=0.5, SeriesNumber=3)  # too few images
-    (session,) = find_sessions(tmp_path)
+    (session,) = find_scans(tmp_path).sessions
     assert session.images == {Contrast.T1C: folder / "2-994"}
     assert read_image(session.images[Contrast.T1C])[0].GetSpacing()[2] == 1.0
     with pytest.raises(InputError, match="3 DICOM series"):
@@ -125,7 +125,7 @@ def test_of_several_series_the_finest_is_meant(tmp_path: Path, dicom_series: Cal
 def test_studies_without_dates_count_up(tmp_path: Path, dicom_series: Callable) -> None:
     for study in ("1.2", "1.1"):
         dicom_series(tmp_path / "A" / study, FLAT, StudyInstanceUID=study, StudyDate="")
-    found = find_sessions(tmp_path)
+    found = find_scans(tmp_path).sessions
     assert [one.day for one in found] == [0.0, 1.0]
     assert date_sessions(found, None).undated == {"A"}
 
@@ -133,7 +133,7 @@ def test_studies_without_dates_count_up(tmp_path: Path, dicom_series: Callable) 
 def test_a_study_without_a_date_beside_dated_ones(tmp_path: Path, dicom_series: Callable) -> None:
     for study, day in (("1.1", "20200131"), ("1.2", "")):
         dicom_series(tmp_path / "A" / study, FLAT, StudyInstanceUID=study, StudyDate=day)
-    found = find_sessions(tmp_path)
+    found = find_scans(tmp_path).sessions
     refused = date_sessions(found, None).refused
     assert list(refused) == [("A", "002")] and "a study without a date beside dated ones" in refused["A", "002"]
     clinical = tmp_path / "clinical.csv"
@@ -145,20 +145,20 @@ def test_two_masks_refuse_a_scan(tmp_path: Path, dicom_series: Callable, save_ni
     folder = dicom_series(tmp_path / "A" / "1", FLAT)
     for name in ("seg.nii", "tumor_mask.nii.gz"):
         save_nifti(folder / name, FLAT.astype(np.uint8))
-    (reason,) = date_sessions(find_sessions(tmp_path), None).refused.values()
+    (reason,) = date_sessions(find_scans(tmp_path).sessions, None).refused.values()
     assert "is a tumour mask of the same scan; keep one" in reason
 
 
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        ({"skip": (3,)}, r"slices 3 and 4 are 2 mm apart, others 1; slices are missing"),
-        ({"skip": (0, 1, 2, 3, 4)}, "a series of one file; convert it with dcm2niix"),
-        ({"thickness": 0.0}, "slices 1 and 2 are 0 mm apart, others 0; slices are missing, or there are several"),
-        ({"NumberOfFrames": 3}, "several frames .* dcm2niix, or with highdicom"),
-        ({"Rows": 60_000, "Columns": 60_000}, r"2.16e\+10 voxels; up to 5.4e\+08 can be read"),
-        ({"Rows": 400}, "40 of 4000 bytes of pixels; copy it again"),
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "GDCM cannot read this series|slices are missing"),
+        ({"skip": (3,)}, r"slices 3 and 4 .*2 mm"),
+        ({"skip": (0, 1, 2, 3, 4)}, "a series of one file"),
+        ({"thickness": 0.0}, "slices 1 and 2 .*0 mm"),
+        ({"NumberOfFrames": 3}, "several frames .*highdicom"),
+        ({"Rows": 60_000, "Columns": 60_000}, r"2.16e\+10 .*5.4e\+08"),
+        ({"Rows": 400}, "40 of 4000 bytes"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "GDCM|slices are missing"),
     ],
 )
 def test_a_series_that_cannot_be_a_volume(tmp_path: Path, dicom_series: Callable, tags: dict, message: str) -> None:
@@ -184,7 +184,7 @@ def test_sequences_and_compressed_pixels(tmp_path: Path, dicom_series: Callable,
     tags = {"ReferencedImageSequence": nested(2, undefined=undefined), "SeriesInstanceUID": "1.2.5"}
     voxels = np.arange(6 * 16 * 16).reshape(6, 16, 16)  # GDCM does not unpack the smallest images of pydicom
     folder = dicom_series(tmp_path / "A" / "1", voxels, syntax=syntax, **tags)
-    (session,) = find_sessions(tmp_path)
+    (session,) = find_scans(tmp_path).sessions
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_image(session.images[Contrast.T1C])[0]), voxels)
     first = min(folder.iterdir())
     assert (b"\xfe\xff\x0d\xe0" in first.read_bytes()) is undefined  # the delimiter of an item
@@ -234,7 +234,7 @@ def test_a_folder_is_prepared_and_a_table_overrules_the_choice(
         (row,) = csv.DictReader(file)
     assert (row["patient"], row["day"], row["t1c"]) == ("A", "0", "../dicom/A/study/1/1-994")
     path.write_text(path.read_text().replace("/study/1/1-994", "/study/2"))
-    (session,) = find_sessions(path)
+    (session,) = find_scans(path).sessions
     volume = read_session(session, (Contrast.T1C,))
     np.testing.assert_array_equal(volume.images[Contrast.T1C], make_phantom("t2w"))
     np.testing.assert_array_equal(volume.labels, make_phantom("seg"))

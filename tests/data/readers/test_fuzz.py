@@ -17,7 +17,7 @@ import pytest
 from tumorcast.data.inventory import take_inventory
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
 from tumorcast.data.readers.files import LARGEST_VOXELS
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
 
@@ -76,7 +76,7 @@ def memory_is_bounded():
 
 def read_all(folder: Path, layout: Layout) -> None:
     """Every scan found, read as prepare reads it; what comes of it is finite."""
-    for session in find_sessions(folder, layout):
+    for session in find_scans(folder, layout).sessions:
         volume = read_session(session, tuple(session.images))
         assert np.isfinite(volume.grid.affine()).all()
         assert all(np.isfinite(image).all() for image in volume.images.values())
@@ -128,16 +128,16 @@ def header(dims: tuple[int, ...], *, offset: float = 352.0, code: int = 16, bits
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (header((30_000, 30_000, 30_000)), "asks for 30000x30000x30000 voxels"),
+        (header((30_000, 30_000, 30_000)), "30000x30000x30000"),
         (header((32_767,) * 7), "asks for 32767x"),
-        (header((800, 800, 800)), r"truncated, \d+ of 2048000352 bytes"),
+        (header((800, 800, 800)), r"\d+ of 2048000352 bytes"),
         (header((8, 8, 8), offset=3e38), "voxels after 3"),
         (header((8, 8, 8), offset=-4.0), "not a NIfTI file"),
         (header((8, 8, -8)), "not a NIfTI file"),
-        (header((8, 8, 8), code=1, bits=1), "NIfTI type 1 with 1 bits; store whole or real numbers"),
-        (header((8, 8, 8), code=32, bits=64), "NIfTI type 32 with 64 bits"),
-        (header((8, 8, 8), code=16, bits=64), "NIfTI type 16 with 64 bits"),
-        (header((8, 8, 8)) + b"\0" * (4 * 512 + 2**21), "goes on after its 2400 bytes of voxels"),
+        (header((8, 8, 8), code=1, bits=1), "type 1 with 1 bits"),
+        (header((8, 8, 8), code=32, bits=64), "type 32 with 64 bits"),
+        (header((8, 8, 8), code=16, bits=64), "type 16 with 64 bits"),
+        (header((8, 8, 8)) + b"\0" * (4 * 512 + 2**21), "after its 2400 bytes"),
     ],
 )
 def test_headers_that_ask_for_what_is_not_there(tmp_path: Path, end: str, content: bytes, reason: str) -> None:
@@ -237,7 +237,7 @@ def test_tables(tmp_path: Path) -> None:
         for name, names in (("sessions", ("session_id", "acq_time", "days")), ("scans", ("filename", "acq_time"))):
             (tmp_path / "sub-1" / f"sub-1_{name}.tsv").write_bytes(table_text(rng, names, "\t"))
         reads_or_refuses(lambda: take_inventory(tmp_path, Layout.TABLE))
-        reads_or_refuses(lambda: date_sessions(find_sessions(tmp_path, Layout.BIDS), None))
+        reads_or_refuses(lambda: date_sessions(find_scans(tmp_path, Layout.BIDS).sessions, None))
         reads_or_refuses(lambda: read_clinical(tmp_path / "clinical.csv"))
         reads_or_refuses(lambda: read_all(tmp_path, Layout.TABLE))
 

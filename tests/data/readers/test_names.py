@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tumorcast.data.readers.clinical import date_sessions, read_clinical
-from tumorcast.data.readers.layouts import find_sessions
+from tumorcast.data.readers.layouts import find_scans
 from tumorcast.data.readers.names import meeting, met
 from tumorcast.data.survey import survey
 from tumorcast.errors import InputError
@@ -62,7 +62,7 @@ def test_a_clinical_table_in_other_spellings(
     patient, first, second = names
     table = tmp_path / "clinical.csv"
     table.write_text(f"patient_id,session_id,day,rt_start_day\n{patient},{first},0,10\n{patient},{second},84,NA\n")
-    found = find_sessions(bids(tmp_path / "scans", save_nifti, make_phantom))
+    found = find_scans(bids(tmp_path / "scans", save_nifti, make_phantom)).sessions
     dated = date_sessions(found, read_clinical(table))
     assert [session.day for session in dated.sessions] == [0.0, 84.0]
     assert dated.treatments["sub-01"].radiotherapy[0].start_days == 10.0
@@ -75,7 +75,7 @@ def test_sessions_tsv_in_other_spellings(
 ) -> None:
     root = bids(tmp_path, save_nifti, make_phantom)
     (root / "sub-01" / "sub-01_sessions.tsv").write_text(f"session_id\tdays\n{session}\t0\nses-02\t33\n")
-    assert [one.day for one in date_sessions(find_sessions(root), None).sessions] == [0.0, 33.0]
+    assert [one.day for one in date_sessions(find_scans(root).sessions, None).sessions] == [0.0, 33.0]
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_a_date_is_no_day(tmp_path: Path, save_nifti: Callable, make_phantom: Ca
     """A date in the column of days would put treatment a life away from the scans, and stand in the cohort file."""
     table = tmp_path / "clinical.csv"
     table.write_text(f"patient_id,session_id,day\nsub-01,ses-01,{day}\nsub-01,ses-02,84\n")
-    dated = date_sessions(find_sessions(bids(tmp_path / "scans", save_nifti, make_phantom)), read_clinical(table))
+    dated = date_sessions(find_scans(bids(tmp_path / "scans", save_nifti, make_phantom)).sessions, read_clinical(table))
     assert all(f"'day' is '{day}'" in reason for reason in dated.refused.values()) and len(dated.refused) == 2

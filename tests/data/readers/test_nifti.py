@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from tumorcast.data.imaging.geometry import Grid
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
@@ -159,7 +159,7 @@ def test_every_order_of_storage_is_the_same_scan(tmp_path: Path, angles: tuple[f
     contrasts = (Contrast.T1C, Contrast.T2W)
     for kind, image in images.items():
         nib.save(image, tmp_path / f"P1-{kind}.nii")
-    (source,) = find_sessions(tmp_path, Layout.BRATS)
+    (source,) = find_scans(tmp_path, Layout.BRATS).sessions
     plain = read_session(source, contrasts)
     for axes, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
         for kind in ("t2w", "seg"):
@@ -178,7 +178,7 @@ def test_a_mask_whose_header_places_it_elsewhere_is_refused(tmp_path: Path, affi
     if affine is None:
         mask.set_qform(None, 0), mask.set_sform(None, 0)
     nib.save(mask, tmp_path / "P1-seg.nii")
-    (source,) = find_sessions(tmp_path, Layout.BRATS)
+    (source,) = find_scans(tmp_path, Layout.BRATS).sessions
     with pytest.raises(InputError, match=r"P1-seg.nii: .*P1-t1c.nii"):
         read_session(source, (Contrast.T1C,))
 

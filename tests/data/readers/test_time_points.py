@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tumorcast.data.readers.conventions import brats_names, like_timepoints
-from tumorcast.data.readers.layouts import Layout, find, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.survey import survey
 
 OLD = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
@@ -19,7 +19,7 @@ def write(root: Path, stem: str, save_nifti: Callable, make_phantom: Callable, k
 
 
 def listed(root: Path) -> list[tuple[str, str]]:
-    return [(session.patient_id, session.session_id) for session in find_sessions(root)]
+    return [(session.patient_id, session.session_id) for session in find_scans(root).sessions]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_patients_and_time_points(
 def test_time_points_are_counted_in_time(tmp_path: Path, save_nifti: Callable, make_phantom: Callable) -> None:
     for name in ("post", "pre", "time10", "time2"):
         write(tmp_path / "P7", f"P7_{name}", save_nifti, make_phantom, {"t1c": "t1ce"})
-    days = {session.session_id: session.day for session in find_sessions(tmp_path)}
+    days = {session.session_id: session.day for session in find_scans(tmp_path).sessions}
     assert sorted(days, key=days.__getitem__) == ["pre", "post", "time2", "time10"]
 
 
@@ -64,7 +64,7 @@ def test_maps_of_change_are_no_scans_and_are_told(tmp_path: Path, save_nifti: Ca
         write(folder, f"100001_time{time}", save_nifti, make_phantom)
     for name in ("flair_subtraction", "flair_subtraction_seg", "time1_t1ce-t1", "time1_enhancing_cellular_tumor_seg"):
         save_nifti(folder / f"100001_{name}.nii.gz", make_phantom("seg"))
-    found = find(tmp_path)
+    found = find_scans(tmp_path)
     assert [session.session_id for session in found.sessions] == ["time1", "time2"]
     assert sorted(one.path.name for one in found.left_out) == [
         "100001_flair_subtraction.nii.gz", "100001_flair_subtraction_seg.nii.gz",
@@ -87,7 +87,7 @@ def test_one_scan_in_two_places_is_refused(tmp_path: Path, save_nifti: Callable,
     write(tmp_path, "100001_time1", save_nifti, make_phantom)
     write(tmp_path / "100001", "100001_time1", save_nifti, make_phantom)
     write(tmp_path, "P2", save_nifti, make_phantom)
-    assert ["keep one" in session.fault for session in find_sessions(tmp_path, Layout.BRATS)] == [True, False]
+    assert ["keep one" in session.fault for session in find_scans(tmp_path, Layout.BRATS).sessions] == [True, False]
 
 
 def test_days_follow_up_names() -> None:

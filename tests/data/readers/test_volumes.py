@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tumorcast.data.readers.layouts import Layout, find_sessions
+from tumorcast.data.readers.layouts import Layout, find_scans
 from tumorcast.data.readers.volumes import read_image, read_session
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast
@@ -16,7 +16,7 @@ ALL = tuple(Contrast)
 
 
 def read(folder: Path, contrasts=ALL, layout: Layout = Layout.BRATS):
-    (source,) = find_sessions(folder, layout)
+    (source,) = find_scans(folder, layout).sessions
     return read_session(source, contrasts)
 
 
@@ -113,7 +113,7 @@ def test_truncated_inside_a_sound_container(tmp_path: Path, scan, name: str) -> 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not an image", "damaged"), (gzip.compress(b"text" * 200), "not a NIfTI file"), (b"", "is empty")],
+    [(b"not an image", "damaged"), (gzip.compress(b"text" * 200, mtime=0), "not a NIfTI file"), (b"", "is empty")],
 )
 def test_unreadable(tmp_path: Path, scan, content: bytes, message: str) -> None:
     path = scan(tmp_path, "P1") / "P1-t1c.nii.gz"

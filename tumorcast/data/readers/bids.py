@@ -247,7 +247,7 @@ def _sessions_table(folder: Path, sessions: list[str], unmatched: list[Unmatched
 
 
 def _scans_table(folder: Path, session: SourceSession) -> date | None:
-    """The first date told of the session's anatomical images, or of its other files where those have none."""
+    """The first date of the session's anatomical images, or of its other files where those have none."""
     path = _scans_table_of(folder.parent, Visit(folder.name, session.session_id))
     if not is_named_file(path):
         return None

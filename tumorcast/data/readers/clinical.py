@@ -3,7 +3,7 @@
 Columns: patient_id, and any of session_id, day and those of TreatmentColumns. A patient may have several rows: one a
 scan, one a course of treatment, or both in one; repeated courses count once. A day without session_id is that of the
 patient's only scan. A fault in a patient's rows refuses that patient's scans alone. Names meet by the rule of names.py;
-rows that fit no scan are told.
+rows that fit no scan are listed.
 """
 
 from collections import Counter

@@ -214,7 +214,7 @@ def _check_image(path: Path, header: DicomHeader, first: DicomHeader, count: int
 
 
 def _placement(header: DicomHeader) -> list[float]:
-    """(9,) position of an image's first voxel and directions of its rows and columns, LPS mm; NaN where not told."""
+    """(9,) position of an image's first voxel and directions of its rows and columns, LPS mm; NaN where absent."""
     parts = (*header.text(POSITION).split("\\"), *header.text(ORIENTATION).split("\\"))
     return [number(part) for part in parts] if len(parts) == 9 else [math.nan] * 9
 

@@ -3,7 +3,7 @@
 Of files of old archives the 128 bytes and the mark before the header may be missing, and its first group too.
 
 Where lengths are damaged GDCM searches for minutes, or asks for gigabytes. So it is only given files that are sound as
-far as can be told here, and headers are read here too, where only the tags that are needed are kept.
+far as can be seen here, and headers are read here too, where only the tags that are needed are kept.
 """
 
 import math
@@ -65,7 +65,7 @@ WHOLE_NUMBERS = frozenset({0x0028_0002, 0x0028_0010, 0x0028_0011, 0x0028_0100}) 
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What a file says of its image. tags: texts and numbers by tag, as 0x0008103E; blank or absent where not told.
+    """What a file says of its image. tags: texts and numbers by tag, as 0x0008103E; blank or absent where not there.
 
     pixel_bytes: 0 where there are no pixels, None where they are compressed.
     """

@@ -71,7 +71,7 @@ SEGMENTATIONS = {  # modality, and what makes a NIfTI mask of it
 
 @dataclass(frozen=True)
 class _Series:
-    """One series in one folder. contrast: None where it is none of ours; day: None where no date is told."""
+    """One series in one folder. contrast: None where it is none of ours; day: None without a date."""
 
     files: tuple[Path, ...]
     contrast: Contrast | None
@@ -191,7 +191,7 @@ def _patient(patient: Path, layout_files: LayoutFiles, seen: set[Path]) -> list[
 def _visits(series: list[_Series]) -> list[list[_Series]]:
     """The series of one date by study, where two studies show the same; else they are one visit.
 
-    Of patients whose dates were all made alike, two visits are so told apart.
+    Of patients whose dates were all made alike, two visits are so kept apart.
     """
     studies = {item.study for item in series}
     shown = [item.contrast for study in studies for item in _first_of_each([s for s in series if s.study == study])]

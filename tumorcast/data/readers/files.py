@@ -124,7 +124,7 @@ def account(
 ) -> tuple[LeftOut, ...]:
     """Every file below `source` that was not taken.
 
-    known: those whose reason the reader told; reason: that of images which it passed over.
+    known: those whose reason the reader gave; reason: that of images which it passed over.
     """
     known_paths = {left.path for left in known}
     others = []

@@ -124,8 +124,8 @@ def parsed(where: str, text: str) -> LabelScheme:
 
 
 @dataclass(frozen=True)
-class TakenLabels:
-    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: no name told so."""
+class MaskLabels:
+    """A mask as read. labels: as its voxels, uint8, of BraTS 2023; assumed: by no name of a data set."""
 
     labels: npt.NDArray[np.uint8]
     scheme: LabelScheme
@@ -137,7 +137,7 @@ class TakenLabels:
         return self.scheme.record() | {"assumed": self.assumed}
 
 
-def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenLabels:
+def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> MaskLabels:
     """Labels of a mask by its rule. Raises InputError for what are no labels, and where their meaning must be asked.
 
     voxels: of any shape and type; within .01 of a whole number they are that number.
@@ -156,7 +156,7 @@ def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> TakenL
     meant = np.array([scheme.meaning.get(int(value), 0) for value in rounded], np.uint8)
     cavity = [str(label) for label in labels if scheme.meaning[label] == 0]
     notes = (f"label {', '.join(cavity)} of its mask is no tumour ({scheme.name}: a cavity), and left out",)
-    return TakenLabels(meant[np.searchsorted(values, voxels)], scheme, not rule.named, notes if cavity else ())
+    return MaskLabels(meant[np.searchsorted(values, voxels)], scheme, not rule.named, notes if cavity else ())
 
 
 def _scheme(path: Path, labels: list[int], rule: LabelRule) -> LabelScheme:

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
-from tumorcast.data.readers import conventions as schemes
+from tumorcast.data.readers import conventions
 from tumorcast.data.readers.bids import find_bids, has_bids_images
 from tumorcast.data.readers.dicom import series_in
 from tumorcast.data.readers.dicom_header import has_mark
@@ -28,8 +28,6 @@ from tumorcast.data.readers.source_session import ONLY_SESSION, SEG, LayoutFiles
 from tumorcast.errors import InputError, UsageError
 from tumorcast.records import Contrast
 from tumorcast.tables import Row, read_table
-
-__all__ = ["SEG", "Layout", "SliceFiles", "SourceContents", "SourceSession", "find", "find_sessions", "resolve"]
 
 
 class Layout(StrEnum):
@@ -49,7 +47,7 @@ class Layout(StrEnum):
 
 SLICE_FOLDER = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")
 SLICE_FILE = re.compile(
-    rf"brats_train_(?P<patient>.+)_(?P<kind>{schemes.CONTRASTS}|{SEG})_(?P<number>\d+)_w\.nii(\.gz)?"
+    rf"brats_train_(?P<patient>.+)_(?P<kind>{conventions.CONTRASTS}|{SEG})_(?P<number>\d+)_w\.nii(\.gz)?"
 )
 SLICE_PARTS = ("training", "validation", "testing")
 SLICE_LABELS = "test_labels"
@@ -79,19 +77,13 @@ class SourceContents:
     unmatched: tuple[UnmatchedRow, ...] = ()
 
 
-def find_sessions(source: Path, layout: Layout = Layout.AUTO) -> list[SourceSession]:
-    """Every scan below `source`, by patient and session: `find` without the files that are no part of one."""
-    layout = resolve(source, layout)
-    return _ordered(source, layout, _read(source, layout).sessions)
-
-
-def find(source: Path, layout: Layout = Layout.AUTO) -> SourceContents:
+def find_scans(source: Path, layout: Layout = Layout.AUTO) -> SourceContents:
     """Every scan below `source`, by patient and session, and what becomes of every file there.
 
     Raises InputError if the source is missing, no layout or more than one fits, or a table is malformed. A scan that
     lacks files is returned with those it has: it is for prepare to refuse it without stopping the others.
     """
-    layout = resolve(source, layout)
+    layout = _resolved(source, layout)
     read = _read(source, layout)
     sessions = _ordered(source, layout, read.sessions)
     taken = {path for session in sessions for path in _files_of(session)} | read.taken
@@ -148,7 +140,7 @@ def _files_of(session: SourceSession) -> Iterator[Path]:
         yield from [] if files.mask is None else [files.mask]
 
 
-def resolve(source: Path, layout: Layout) -> Layout:
+def _resolved(source: Path, layout: Layout) -> Layout:
     """`layout`, with `auto` settled. Raises InputError if the source is missing, or no layout or more than one fits."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; give the folder that holds the scans, or a sessions.csv")
@@ -158,17 +150,17 @@ def resolve(source: Path, layout: Layout) -> Layout:
 def _read(source: Path, layout: Layout) -> LayoutFiles:  # noqa: PLR0911 - one line a layout
     match layout:
         case Layout.BRATS:
-            return LayoutFiles(schemes.brats_sessions(source))
+            return LayoutFiles(conventions.brats_sessions(source))
         case Layout.BIDS:
             return find_bids(source)
         case Layout.LUMIERE:
-            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS))
+            return LayoutFiles(conventions.lumiere_sessions(source, conventions.LUMIERE_ATLAS))
         case Layout.LUMIERE_HD_GLIO:
-            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_HD_GLIO))
+            return LayoutFiles(conventions.lumiere_sessions(source, conventions.LUMIERE_HD_GLIO))
         case Layout.LUMIERE_NATIVE:
-            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_NATIVE))
+            return LayoutFiles(conventions.lumiere_sessions(source, conventions.LUMIERE_NATIVE))
         case Layout.MU_GLIOMA_POST:
-            return LayoutFiles(schemes.mu_glioma_sessions(source))
+            return LayoutFiles(conventions.mu_glioma_sessions(source))
         case Layout.SLICES:
             return LayoutFiles(list(_slices(source)))
         case Layout.TABLE:
@@ -217,7 +209,7 @@ def _evidence_of_brats(source: Path) -> Iterator[Path]:
 
     Where a sessions.csv stands, neither are images in folders of folders, which it may well name.
     """
-    images = (file.path for file in schemes.brats_files(source) if file.kind != SEG)
+    images = (file.path for file in conventions.brats_files(source) if file.kind != SEG)
     named = _table_path(source).is_file()
     return (path for path in images if not named or source in (path.parent, path.parent.parent))
 
@@ -225,8 +217,10 @@ def _evidence_of_brats(source: Path) -> Iterator[Path]:
 EVIDENCE: dict[Layout, Callable[[Path], bool]] = {
     Layout.BRATS: lambda source: _any(_evidence_of_brats(source)),
     Layout.BIDS: has_bids_images,
-    Layout.LUMIERE: lambda source: _any(schemes.lumiere_weeks(source)),
-    Layout.MU_GLIOMA_POST: lambda source: any(set(files) - {SEG} for *_, files in schemes.mu_glioma_folders(source)),
+    Layout.LUMIERE: lambda source: _any(conventions.lumiere_weeks(source)),
+    Layout.MU_GLIOMA_POST: lambda source: any(
+        set(files) - {SEG} for *_, files in conventions.mu_glioma_folders(source)
+    ),
     Layout.SLICES: lambda source: _any(_slice_folders(source)),
     Layout.TABLE: lambda source: _table_path(source).is_file(),
 }

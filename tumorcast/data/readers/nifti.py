@@ -2,7 +2,7 @@
 
 The header is read first, by itself, and no more of a compressed file than it announces. The affine is nibabel's (the
 sform where its code is set, else the qform, else none: LAS), which FSL and SPM take too. What the header says besides
-and does not agree is told in `notes`; what cannot be read beyond doubt is refused.
+and does not agree stands in `notes`; what cannot be read beyond doubt is refused.
 """
 
 import gzip
@@ -27,9 +27,8 @@ from tumorcast.data.readers.files import LARGEST_VOXELS, is_file, why_absent
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray
 
-FLOAT_TYPES = (16, 64)
 INTEGER_BITS = {2: 8, 4: 16, 8: 32, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
-COLOURS = {128: 24, 2304: 32}  # which are told as channels
+COLOURS = {128: 24, 2304: 32}  # which are refused as channels
 BITS = {16: 32, 64: 64} | COLOURS | INTEGER_BITS
 HEADERS: dict[int, type[nib.Nifti1Header]] = {
     348: nib.Nifti1Header,
@@ -143,7 +142,7 @@ def _scaled(path: Path, header: NiftiHeader, stored: npt.NDArray[np.generic]) ->
         slope, intercept = header.fields.get_slope_inter()
     except HeaderDataError as error:
         raise InputError(f"{path}: its slope or intercept is no number ({error}); correct the header") from None
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is told below
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
         values: npt.NDArray[np.generic] = apply_read_scaling(stored, slope, intercept)
     bad = 0 if values.dtype.kind in "iu" else values.size - int(np.isfinite(values).sum())
     if bad:

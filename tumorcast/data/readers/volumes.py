@@ -23,7 +23,7 @@ from tumorcast.data.readers.source_session import SEG, SourceSession
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray
 
-LABELS = "labels"  # in a session's `source`: by which scheme the mask was read (labels.TakenLabels.record)
+LABELS = "labels"  # in a session's `source`: by which scheme the mask was read (labels.MaskLabels.record)
 LARGEST_NEGATIVE = 0.25  # of the largest value; interpolation rings less, z-scored volumes are far beyond
 LARGEST_INTENSITY = 1e9  # beyond, a number was read for another
 SLICE_SIZE = 240  # BraTS; the paper's code crops larger slices by CROP on each side
@@ -155,7 +155,7 @@ class ReadImage(NamedTuple):
 def read_image(path: Path) -> ReadImage:
     """A NIfTI image, or a DICOM series (dicom.read_series).
 
-    Raises InputError if it is missing, damaged, not finite or has channels, and where it is not told where it lies.
+    Raises InputError if it is missing, damaged, not finite or has channels, and where it does not say where it lies.
     """
     if is_dicom(path):
         return ReadImage(*read_series(path))
@@ -272,7 +272,7 @@ def require_same_grid(path: Path, grid: Grid, other_name: str, other: Grid) -> N
 
 
 def _intensities(path: Path, stored: np.ndarray[Any, Any]) -> FloatArray:
-    with np.errstate(over="ignore"):  # what is beyond single precision is told below
+    with np.errstate(over="ignore"):  # what is beyond single precision is refused below
         voxels = stored.astype(np.float32)
     lowest, highest = float(voxels.min()), float(voxels.max())
     if not (math.isfinite(highest - lowest) and highest < LARGEST_INTENSITY):

@@ -200,12 +200,12 @@ def _treatment(treatment: Treatment | None) -> list[str]:
     """The treatment in sentences."""
     if treatment is None:
         return ["Treatment is not in the archive; a report made with --growth shows it."]
-    told = [f"Radiotherapy: {_course(course)}." for course in treatment.radiotherapy]
+    sentences = [f"Radiotherapy: {_course(course)}." for course in treatment.radiotherapy]
     for drug in treatment.chemotherapy:
         end = f"to day {drug.end_days:g}" if np.isfinite(drug.end_days) else "without an end"
-        told.append(f"Chemotherapy: day {drug.start_days:g} {end}.")
-    told += [f"Resection: day {day:g}." for day in treatment.resection_days]
-    return told or ["No treatment is known."]
+        sentences.append(f"Chemotherapy: day {drug.start_days:g} {end}.")
+    sentences += [f"Resection: day {day:g}." for day in treatment.resection_days]
+    return sentences or ["No treatment is known."]
 
 
 def _course(course: RadiotherapyCourse) -> str:

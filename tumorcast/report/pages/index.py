@@ -42,7 +42,7 @@ def index_page(
 ) -> str:
     """The index of these patients, in their order. provenance, seal: of the archive."""
     pixel = _pixel_scale(rows)
-    found = {flag: sum(flag in row.flags for row in rows) for flag in map(str, Failure)}
+    flag_counts = {flag: sum(flag in row.flags for row in rows) for flag in map(str, Failure)}
     return render(
         "index.html",
         rows=rows,
@@ -52,7 +52,7 @@ def index_page(
         folder=FOLDER,
         counts=count_by_status(row.outcome for row in rows),
         flagged=sum(bool(row.flags) for row in rows),
-        flags=[(*words.FLAGS_TOLD[flag], count) for flag, count in found.items() if count],
+        flags=[(*words.FLAG_TEXTS[flag], count) for flag, count in flag_counts.items() if count],
         status_order=[str(status) for status in STATUS_ORDER],
         evaluation=evaluation,
         columns=COLUMNS,

@@ -81,9 +81,9 @@ class PatientAreas:
     @classmethod
     def of(cls, forecasts: Sequence[SliceForecast]) -> Self:
         """The sums over a patient's slices."""
-        present = float(sum(one.present_mm2 for one in forecasts))
-        aimed = np.sum([one.aimed_mm2 for one in forecasts], axis=0)
-        reached = np.sum([one.reached_mm2 for one in forecasts], axis=0)
+        present = float(sum(forecast.present_mm2 for forecast in forecasts))
+        aimed = np.sum([forecast.aimed_mm2 for forecast in forecasts], axis=0)
+        reached = np.sum([forecast.reached_mm2 for forecast in forecasts], axis=0)
         growth = Spread.of(aimed / present) if present > 0 else None
         return cls(present, Spread.of(aimed), Spread.of(reached), growth, len(aimed))
 
@@ -131,7 +131,7 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     """The page, and its row. Raises InputError if the archive is damaged there."""
     patient = source.archive.patient(patient_id)
     forecasts = source.archive.slices(patient_id)
-    sizes = [SliceAreas.of(one) for one in forecasts]
+    sizes = [SliceAreas.of(forecast) for forecast in forecasts]
     row = _row(source, patient, PatientAreas.of(forecasts), sizes)
     provenance = source.archive.provenance
     contrasts = provenance["contrasts"]
@@ -142,10 +142,10 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
         growth=GrowthChart.of(source.growth, patient),
         sizes=sizes,
         areas_chart=_areas_chart(sizes) if len(sizes) > 1 else None,
-        pictures=_pictures(forecasts, contrasts, chosen([bool(one.flags) for one in sizes], source.pictures)),
+        pictures=_pictures(forecasts, contrasts, chosen([bool(areas.flags) for areas in sizes], source.pictures)),
         viewer=viewer_volumes(forecasts, contrasts),
-        captions=[_caption(one) for one in sizes],
-        flags=flags_told(row.flags, sizes),
+        captions=[_caption(areas) for areas in sizes],
+        flags=flag_rows(row.flags, sizes),
         evaluation=None if source.evaluation is None else source.evaluation.of(patient_id),
         not_evaluated=_not_evaluated(source.evaluation, patient_id),
         columns=COLUMNS,
@@ -157,8 +157,8 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
 
 
 def _row(source: Source, patient: PatientForecast, sizes: PatientAreas, slices: Sequence[SliceAreas]) -> IndexRow:
-    found = {flag for one in slices for flag in one.flags}
-    judged = None if source.evaluation is None else source.evaluation.of(patient.patient_id)
+    flags = {flag for areas in slices for flag in areas.flags}
+    evaluation = None if source.evaluation is None else source.evaluation.of(patient.patient_id)
     return IndexRow(
         patient_id=patient.patient_id,
         status=Status.OK,
@@ -166,35 +166,35 @@ def _row(source: Source, patient: PatientForecast, sizes: PatientAreas, slices: 
         sizes=sizes,
         slices=len(slices),
         days_ahead=None if patient.target_day is None else float(patient.target_day - patient.day),
-        flags=tuple(str(flag) for flag in Failure if str(flag) in found),
-        dice=None if judged is None else judged.dice,
+        flags=tuple(str(flag) for flag in Failure if str(flag) in flags),
+        dice=None if evaluation is None else evaluation.dice,
     )
 
 
 def _areas_chart(sizes: Sequence[SliceAreas]) -> Markup:
-    aimed = np.array([(one.aimed.median, one.aimed.low, one.aimed.high) for one in sizes]).T
-    columns = np.array([(one.source_slice, one.present, one.reached.median) for one in sizes], np.float64).T
+    aimed = np.array([(areas.aimed.median, areas.aimed.low, areas.aimed.high) for areas in sizes]).T
+    columns = np.array([(areas.source_slice, areas.present, areas.reached.median) for areas in sizes], np.float64).T
     slices, present, reached = columns
     return areas_chart(AreasBySlice(slices, present, aimed, reached))
 
 
-def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], places: list[int]) -> list[SlicePictures]:
-    box = Box.round([one.brain for one in forecasts])
-    return [SlicePictures.of(forecasts[place], contrasts, box) for place in places]
+def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], numbers: list[int]) -> list[SlicePictures]:
+    box = Box.round([forecast.brain for forecast in forecasts])
+    return [SlicePictures.of(forecasts[number], contrasts, box) for number in numbers]
 
 
-def _caption(one: SliceAreas) -> str:
+def _caption(areas: SliceAreas) -> str:
     """A slice's areas in a sentence, for the viewer."""
-    flags = ", ".join(words.FLAGS_TOLD[flag][0] for flag in one.flags)
-    present, aimed, reached = map(words.area, (one.present, one.aimed.median, one.reached.median))
-    told = f"{present} now, {aimed} aimed at, {reached} reached"
-    return told + (f"; flagged: {flags}" if flags else "")
+    flags = ", ".join(words.FLAG_TEXTS[flag][0] for flag in areas.flags)
+    present, aimed, reached = map(words.area, (areas.present, areas.aimed.median, areas.reached.median))
+    text = f"{present} now, {aimed} aimed at, {reached} reached"
+    return text + (f"; flagged: {flags}" if flags else "")
 
 
-def flags_told(flags: Sequence[str], sizes: Sequence[SliceAreas]) -> list[tuple[str, str, str]]:
+def flag_rows(flags: Sequence[str], sizes: Sequence[SliceAreas]) -> list[tuple[str, str, str]]:
     """Each flag's name, what it means, and the slices that show it."""
     return [
-        (*words.FLAGS_TOLD[flag], ", ".join(str(one.source_slice) for one in sizes if flag in one.flags))
+        (*words.FLAG_TEXTS[flag], ", ".join(str(areas.source_slice) for areas in sizes if flag in areas.flags))
         for flag in flags
     ]
 
@@ -208,21 +208,24 @@ def _not_evaluated(evaluation: EvaluationFile | None, patient_id: str) -> str | 
 
 def settings_of(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The settings of the forecast, by name."""
-    return [(name, _told(value)) for name, value in flat(dict(provenance.get("settings", {}))).items()]
+    return [(name, _as_text(value)) for name, value in flat(dict(provenance.get("settings", {}))).items()]
 
 
 def provenance_of(provenance: Mapping[str, Any], seal: str) -> list[tuple[str, str]]:
     """What the forecast was made by and of, by name; hashes in full."""
     rest = {name: value for name, value in provenance.items() if name != "settings"}
-    return [*((name.replace("_", " "), _told(value)) for name, value in flat(rest).items()), ("archive sha256", seal)]
+    return [
+        *((name.replace("_", " "), _as_text(value)) for name, value in flat(rest).items()),
+        ("archive sha256", seal),
+    ]
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """A value of JSON in words."""
     if value is None:
         return words.UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(_told(one) for one in value)
+        return ", ".join(_as_text(part) for part in value)
     return words.without_paths(f"{value:g}" if isinstance(value, float) else str(value))

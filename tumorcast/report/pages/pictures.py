@@ -119,13 +119,13 @@ def shown_contrasts(contrasts: Sequence[str]) -> list[str]:
 
 
 def chosen(flagged: Sequence[bool], most: int) -> list[int]:
-    """The places of at most so many slices: those that are flagged, then others spread evenly over the tumour.
+    """The indices of at most so many slices: those that are flagged, then others spread evenly over the tumour.
 
     >>> chosen([False, False, True, False, False, False], 3)
     [1, 2, 4]
     """
-    first = [place for place, is_flagged in enumerate(flagged) if is_flagged][:most]
-    rest = [place for place in range(len(flagged)) if place not in first]
+    first = [number for number, is_flagged in enumerate(flagged) if is_flagged][:most]
+    rest = [number for number in range(len(flagged)) if number not in first]
     count = min(most - len(first), len(rest))
     return sorted([*first, *(rest[int((k + 0.5) * len(rest) / count)] for k in range(count))])
 

@@ -63,8 +63,8 @@ class ViewerVolumes:
         """As JSON, with the colour scale."""
         return {
             **{name: getattr(self, name) for name in ("slices", "first", "depth", "outlines")},
-            "images": [vars(one) for one in self.images],
-            "maps": [vars(one) for one in self.maps],
+            "images": [vars(volume) for volume in self.images],
+            "maps": [vars(volume) for volume in self.maps],
             "colours": colour_scale(),
             "least_shown": round(255 * LEAST_SHOWN),
         }
@@ -73,22 +73,22 @@ class ViewerVolumes:
 def colour_scale() -> list[list[int]]:
     """(STOPS, 3) red, green and blue of the maps' colours, from probability 0 to 1."""
     stops = colormaps[COLOURS](np.linspace(0, 1, STOPS), bytes=True)
-    return [[int(one) for one in stop[:3]] for stop in stops]
+    return [[int(part) for part in stop[:3]] for stop in stops]
 
 
 def viewer_volumes(forecasts: Sequence[SliceForecast], contrasts: Sequence[str]) -> ViewerVolumes:
     """The volumes of a patient's slices, cut to the brain; slices that were not forecast are empty."""
-    numbers = [int(one.source_slice) for one in forecasts]
-    box = Box.round([one.brain for one in forecasts])
+    numbers = [int(forecast.source_slice) for forecast in forecasts]
+    box = Box.round([forecast.brain for forecast in forecasts])
     volume = _Volume(numbers, box, forecasts[0].affine)
     images = []
     for name in sorted(
         contrasts,
-        key=lambda one: PREFERRED_CONTRASTS.index(one) if one in PREFERRED_CONTRASTS else len(PREFERRED_CONTRASTS),
+        key=lambda name: PREFERRED_CONTRASTS.index(name) if name in PREFERRED_CONTRASTS else len(PREFERRED_CONTRASTS),
     ):
         channel = contrasts.index(name)
-        scans = [byte_of((one.image[channel] + 1) / 2) for one in forecasts]
-        means = [byte_of((one.mean[channel] + 1) / 2) for one in forecasts]
+        scans = [byte_of((forecast.image[channel] + 1) / 2) for forecast in forecasts]
+        means = [byte_of((forecast.mean[channel] + 1) / 2) for forecast in forecasts]
         images += [volume.pack(f"scan, {name}", scans), volume.pack(f"forecast, {name}", means)]
     return ViewerVolumes(
         slices=numbers,
@@ -96,22 +96,25 @@ def viewer_volumes(forecasts: Sequence[SliceForecast], contrasts: Sequence[str])
         depth=volume.depth,
         box=box,
         images=images,
-        maps=[volume.pack(name, [byte_of(one) for one in maps], MEANINGS[name]) for name, maps in _maps_of(forecasts)],
-        outlines=[(outline(box, one.labels > 0), outline(box, one.tumour)) for one in forecasts],
+        maps=[
+            volume.pack(name, [byte_of(values) for values in maps], MEANINGS[name])
+            for name, maps in _maps_of(forecasts)
+        ],
+        outlines=[(outline(box, forecast.labels > 0), outline(box, forecast.tumour)) for forecast in forecasts],
         three_planes=len(forecasts) >= LEAST_FOR_PLANES,
     )
 
 
 def _maps_of(forecasts: Sequence[SliceForecast]) -> list[tuple[str, list[FloatArray]]]:
     """The name of each map that all slices have, and the map of each slice."""
-    growth = [one.growth for one in forecasts if one.growth is not None]
-    found = {
+    growth = [forecast.growth for forecast in forecasts if forecast.growth is not None]
+    maps = {
         "growth map": growth,
-        "tumour in the generated images": [one.tumour for one in forecasts],
-        "changed: the paper's map": [one.changed for one in forecasts],
-        "tumour in the present scan": [one.tumour_now for one in forecasts],
+        "tumour in the generated images": [forecast.tumour for forecast in forecasts],
+        "changed: the paper's map": [forecast.changed for forecast in forecasts],
+        "tumour in the present scan": [forecast.tumour_now for forecast in forecasts],
     }
-    return [(name, maps) for name, maps in found.items() if len(maps) == len(forecasts)]
+    return [(name, slices) for name, slices in maps.items() if len(slices) == len(forecasts)]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ ABSOLUTE = re.compile(r"""(?<![^\s'"(=\[])(?:[A-Za-z]:)?[/\\][^:;,'"()\n]*[/\\]"
 FOLDERS = re.compile(r"""[^\s:;,'"()/\\]*[/\\](?:[^:;,'"()\n]*[/\\])?(?=[^/\\:;,'"()\n]*\.[A-Za-z])""")
 
 
-FLAGS_TOLD = {  # by the name of a Failure: in a word, and what it means
+FLAG_TEXTS = {  # by the name of a Failure: in a word, and what it means
     "rim_change": (
         "rim change",
         f"Most members changed at least {RIM_LEAST_MM2:g} mm² in the outer {RIM_MM:g} mm of the brain, more than "
