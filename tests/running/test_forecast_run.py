@@ -79,6 +79,7 @@ def assert_alike(one: Path, other: Path, *, rtol: float = 0.0) -> None:
             np.testing.assert_array_equal(values, wanted[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple[Path, ForecastResult]) -> None:
     maps, result = whole
     assert [(o.patient_id, o.status, o.reason) for o in result.outcomes] == [
@@ -96,6 +97,7 @@ def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple
     assert not maps.with_name("maps.h5.parts").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_archive(
     inputs: ForecastInputs, whole: tuple[Path, ForecastResult], tmp_path: Path
 ) -> None:
@@ -117,6 +119,7 @@ def test_an_interrupted_run_resumes_to_the_same_archive(
     assert_alike(tmp_path / "maps.h5", whole[0])
 
 
+@pytest.mark.slow
 def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path) -> None:
     def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
@@ -128,6 +131,7 @@ def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path)
     assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes[0].status is Status.OK
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_path: Path) -> None:
     def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
@@ -138,6 +142,7 @@ def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
 
 
+@pytest.mark.slow
 def test_a_run_that_finished_nothing_is_begun_anew(
     inputs: ForecastInputs, whole: tuple[Path, ForecastResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,9 +300,11 @@ def test_targets_and_curve_are_of_the_growth_files_own_forecaster(inputs: Foreca
         fits = [fit_growth(cohort.size_series(pid, SizeMeasure.AREA_MM2), settings, law) for pid in "AB"]
     growth = tmp_path / "growth.h5"
     write_growth(growth, fits, {}, forecaster="pooled", prior=prior.to_json())
-    told = SETTINGS.model_copy(update={"relative_change": None, "horizon_days": 60.0, "members": 16, "max_slices": 1})
+    in_60_days = SETTINGS.model_copy(
+        update={"relative_change": None, "horizon_days": 60.0, "members": 16, "max_slices": 1}
+    )
     with_growth = ForecastInputs(inputs.cohort, inputs.engine, growth)
-    assert forecast_cohort(with_growth, tmp_path / "maps.h5", told).outcomes[0].status is Status.OK
+    assert forecast_cohort(with_growth, tmp_path / "maps.h5", in_60_days).outcomes[0].status is Status.OK
     pooled = GrowthForecast(fits[0], prior.for_size("area_mm2"), Forecaster.POOLED)
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         (patient, _), (drawn,) = archive.patients(), archive.slices("A")
@@ -305,7 +312,7 @@ def test_targets_and_curve_are_of_the_growth_files_own_forecaster(inputs: Foreca
     days = patient.curve["days"]
     wanted = pooled.quantiles(days, np.array([0.05, 0.5, 0.95]))
     np.testing.assert_allclose([patient.curve[name] for name in ("q05", "q50", "q95")], wanted)
-    targets = PatientTargets.drawn(pooled, 120.0, told).target_ratio
+    targets = PatientTargets.drawn(pooled, 120.0, in_60_days).target_ratio
     assert drawn.aimed_mm2.max() < 0.5 * drawn.brain.sum() * 16.0  # none is held back
     np.testing.assert_allclose(drawn.aimed_mm2 / drawn.present_mm2, targets, rtol=1e-5)
     mechanistic = GrowthForecast(fits[0]).quantiles(days[-1:], np.array([0.5]))
