@@ -38,6 +38,7 @@ def registered(moved_cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return prepare_cohort(moved_cohort.folder, folder / "c.h5", RIGID), folder / "c.h5"
 
 
+@pytest.mark.slow
 def test_simulated_scans_are_brought_together(moved_cohort, registered: tuple[CohortReport, Path]) -> None:
     """Each contrast's way from the cohort's space is known; what is stored is off by less than half a voxel."""
     report, path = registered
@@ -168,6 +169,7 @@ def test_single_slices_cannot_be_registered(shared_data: Path, tmp_path: Path) -
         prepare_cohort(shared_data / "seed_layout", tmp_path / "c.h5", RIGID)
 
 
+@pytest.mark.slow
 def test_threads_change_no_byte(
     phantom_scan: Callable, turned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
