@@ -21,6 +21,7 @@ def run(*words: object, code: int = 0) -> dict[str, object]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_shards_are_merged_later_into_the_same_archive(blob_cohort: Path, random_bundle: Path, tmp_path: Path) -> None:
     command = ["forecast", blob_cohort, "--model", random_bundle, "--relative-change", "0.25", *FEW]
     run(*command, "--out", tmp_path / "at_once.h5")
@@ -37,6 +38,7 @@ def test_shards_are_merged_later_into_the_same_archive(blob_cohort: Path, random
     assert run("status", out)["state"] == "merged"
 
 
+@pytest.mark.slow
 def test_a_merged_run_has_the_units_and_members_it_had(blob_cohort: Path, random_bundle: Path, tmp_path: Path) -> None:
     """Slices that share a unit, and members that are dealt to several, count as while the run went on."""
     command = ["forecast", blob_cohort, "--model", random_bundle, "--relative-change", "0.25", "--steps", "2"]
@@ -51,6 +53,7 @@ def test_a_merged_run_has_the_units_and_members_it_had(blob_cohort: Path, random
         assert (info["members"], info["slices"], info["patients"]) == (members, 6, 2)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_and_computes(blob_cohort: Path, random_bundle: Path) -> None:
     told = run("plan", blob_cohort, "--engine", random_bundle, *FEW, "--samples-per-second", 0.5, "--hours", 0.1)
     assert {name: told[name] for name in ("patients", "slices", "units", "images")} == {
@@ -65,6 +68,7 @@ def test_a_plan_counts_and_computes(blob_cohort: Path, random_bundle: Path) -> N
     assert str(told["sbatch"]).startswith("sbatch --nodes=1 --gres=gpu:1 --time=00:15:00 slurm/forecast_cohort.sh ")
 
 
+@pytest.mark.slow
 def test_a_plan_measures_where_no_speed_is_given(blob_cohort: Path, random_bundle: Path) -> None:
     told = run("plan", blob_cohort, "--engine", random_bundle, *FEW)
     assert float(str(told["images_a_second"])) > 0

@@ -54,6 +54,7 @@ def refused(code: int, *arguments: object) -> str:
     return result.stderr
 
 
+@pytest.mark.slow
 def test_the_main_job_end_to_end(tiny_model: Path, tmp_path: Path) -> None:
     scans, cohort, growth, maps = (tmp_path / name for name in ("scans", "cohort.h5", "growth.h5", "maps.h5"))
     last_json(run("simulate", scans, "--patients", 1, "--seed", 1, "--sessions", 3, "--voxel-mm", 4, "--json"))
@@ -74,6 +75,7 @@ def test_the_main_job_end_to_end(tiny_model: Path, tmp_path: Path) -> None:
     assert record["reach"] * (record["aimed_mm2"] - record["present_mm2"]) == pytest.approx(gained, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_train_resumes_from_the_command_line(blob_cohort: Path, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text("steps = 2\nbatch = 2\n[architecture]\nchannel_mult = [1, 1]\nres_blocks = 1\n")
@@ -123,6 +125,7 @@ def test_a_mistake_gets_one_message_and_its_code(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     command = ("show", tmp_path / "none.h5", "--out", tmp_path)
     assert "Traceback" in run_apart("--debug", *command).stderr
@@ -130,6 +133,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert plain.returncode == 3 and "none.h5: no such file" in plain.stderr and "Traceback" not in plain.stderr
 
 
+@pytest.mark.slow
 def test_a_patient_that_fails_makes_the_exit_code_1(blob_cohort: Path, tiny_model: Path, tmp_path: Path) -> None:
     table = tmp_path / "sizes.csv"
     table.write_text("patient_id,day,area_mm2\nB,0,900\nB,60,1200\nB,120,1500\n")
@@ -140,6 +144,7 @@ def test_a_patient_that_fails_makes_the_exit_code_1(blob_cohort: Path, tiny_mode
     assert "A: failed: A: not in the growth file" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_scan_that_fails_makes_prepare_end_with_1(tmp_path: Path) -> None:
     run("simulate", tmp_path / "scans", "--patients", 1, "--sessions", 2, "--voxel-mm", 6)
     next((tmp_path / "scans").glob("*-001/*-t1c.nii.gz")).write_bytes(b"damaged")

@@ -35,6 +35,7 @@ def seg_of(folder: Path, session: str) -> sitk.Image:
     return sitk.ReadImage(str(folder / f"scans/P1-{session}/P1-{session}-seg.nii.gz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", [Contrast.T1C, Contrast.T2F, None])
 def test_labels_return_to_their_scan(registered: Path, contrast: Contrast | None) -> None:
     with Cohort.open(registered / "c.h5") as cohort:

@@ -38,6 +38,7 @@ def registered(moved_cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return prepare_cohort(moved_cohort.folder, folder / "c.h5", RIGID), folder / "c.h5"
 
 
+@pytest.mark.slow
 def test_simulated_scans_are_brought_together(moved_cohort, registered: tuple[CohortReport, Path]) -> None:
     """Each contrast's way from the cohort's space is known; what is stored is off by less than half a voxel."""
     report, path = registered
@@ -146,6 +147,14 @@ def test_a_mask_belongs_to_the_image_on_whose_grid_it_lies(phantom_scan: Callabl
         prepare_session(source, RIGID, PatientSpace(RIGID))
 
 
+def test_a_flat_mask_is_refused_by_name(phantom_scan: Callable, tmp_path: Path) -> None:
+    mask = phantom_scan(tmp_path, "P1-000") / "P1-000-seg.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(mask))[:, :, 20], str(mask))
+    (source,) = find_scans(tmp_path, Layout.BRATS).sessions
+    with pytest.raises(InputError, match=r"P1-000-seg.nii.gz: a 2D"):
+        prepare_session(source, RIGID, PatientSpace(RIGID))
+
+
 def test_a_scan_without_a_mask_is_registered_too(phantom_scan: Callable, tmp_path: Path) -> None:
     folder = phantom_scan(tmp_path / "scans", "P1-000")
     (folder / "P1-000-seg.nii.gz").unlink()
@@ -160,6 +169,7 @@ def test_single_slices_cannot_be_registered(shared_data: Path, tmp_path: Path) -
         prepare_cohort(shared_data / "seed_layout", tmp_path / "c.h5", RIGID)
 
 
+@pytest.mark.slow
 def test_threads_change_no_byte(
     phantom_scan: Callable, turned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,6 +290,7 @@ class Deadly(PrepareSettings):
         return os._exit, (9,)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told(tmp_path: Path, scan: Callable) -> None:
     for number in range(6):
         scan(tmp_path / "scans", f"P{number}")
@@ -411,6 +412,7 @@ def test_unwritable_output_is_found_before_the_work(tmp_path: Path, scan: Callab
     assert told == []
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(tmp_path: Path, scan: Callable) -> None:
     for k in range(5):
         scan(tmp_path / "scans", f"P{k}", tumour_radius=5.0 + k, skip="t1c" if k == 3 else "")
@@ -435,6 +437,7 @@ def test_settings_out_of_range(values: dict, message: str) -> None:
         PrepareSettings(**values)
 
 
+@pytest.mark.slow
 def test_real_lower_grade_gliomas(shared_data: Path, tmp_path: Path) -> None:
     report = prepare_cohort(shared_data / "tcga_lgg", tmp_path / "c.h5", PrepareSettings(image_size=64))
     assert fates(report) == [("TCGA-DU-7294/000", "ok"), ("TCGA-FG-6692/000", "ok")]
@@ -466,6 +469,7 @@ def test_real_single_slices(shared_data: Path, tmp_path: Path) -> None:
         assert np.mean(brain == brain[:, ::-1]) > np.mean(brain == brain[::-1]) + 0.02
 
 
+@pytest.mark.slow
 def test_real_two_dates(shared_data: Path, tmp_path: Path) -> None:
     report = prepare_cohort(shared_data / "brain_tumor_progression", tmp_path / "c.h5", PrepareSettings(image_size=64))
     assert report.contrasts == (Contrast.T1C,)

@@ -63,6 +63,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return printing
 
 
+@pytest.mark.slow
 def test_a_cpu_passes_with_a_small_bundle(random_bundle: Path) -> None:
     code, checks = run("--model", random_bundle)
     assert code == 0, checks
@@ -142,6 +143,7 @@ def fake_gpu(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return computing
 
 
+@pytest.mark.slow
 def test_without_torch_a_gpu_is_held_against_the_cpu(fake_gpu: Callable[[float], doctor.EngineRequest]) -> None:
     asked = fake_gpu(1.0)
     found = doctor.check_engine(asked, lambda done, total: None)
@@ -153,6 +155,7 @@ def test_without_torch_a_gpu_is_held_against_the_cpu(fake_gpu: Callable[[float],
     assert message.startswith("not checked: torch is not installed; provider cpu instead: worst ")
 
 
+@pytest.mark.slow
 def test_a_gpu_that_computes_otherwise_fails(fake_gpu: Callable[[float], doctor.EngineRequest]) -> None:
     asked = fake_gpu(1.01)
     found = doctor.guarded("parity", lambda: doctor.check_parity(asked, lambda done, total: None))

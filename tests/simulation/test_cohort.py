@@ -103,6 +103,7 @@ def clinical(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_session_has_its_five_files_on_the_brats_field(cohort):
     sessions = [f"{row['patient_id']}-{row['session_id']}" for row in clinical(cohort)]
     assert session_names(cohort) == set(sessions)
@@ -131,6 +132,7 @@ def test_images_are_skull_stripped_int16_and_labels_are_of_brats_2023(cohort):
             assert np.array_equal(found[contrast] > 0, brain)
 
 
+@pytest.mark.slow
 def test_a_patient_is_the_same_in_any_cohort_and_with_any_number_of_processes(cohort, tmp_path):
     simulate_cohort(tmp_path / "one", patients=1, seed=5, sessions=(2, 3), voxel_mm=COARSE_MM)
     simulate_cohort(tmp_path / "jobs", patients=2, seed=5, sessions=(2, 3), voxel_mm=COARSE_MM, jobs=2)
@@ -497,6 +499,7 @@ def test_a_smooth_field_does_not_depend_on_the_voxel_size():
     assert fine.std() == pytest.approx(1.0, abs=0.35)
 
 
+@pytest.mark.slow
 def test_progress_counts_patients(tmp_path):
     seen = []
     simulate_cohort(

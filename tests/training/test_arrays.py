@@ -72,6 +72,7 @@ def test_what_was_cut_off_leaves_nothing(cohort: Path, monkeypatch: pytest.Monke
     assert [path.name for path in cohort.parent.iterdir()] == ["cohort.h5"]
 
 
+@pytest.mark.slow
 def test_the_folder_alone_trains_the_same_run(cohort: Path, tmp_path: Path) -> None:
     settings = TrainSettings(steps=2, batch=1)
     train(NetworkKind.SEGMENTER, cohort, tmp_path / "run", settings, architecture=TINY, until=1)

@@ -45,6 +45,7 @@ def test_it_needs_a_brain(phantom: Callable) -> None:
         corrected(np.zeros(picture.brain.shape, np.float32), picture.brain, picture.grid)
 
 
+@pytest.mark.slow
 def test_prepare_corrects_where_it_is_asked_to(
     phantom: Callable, phantom_scan: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

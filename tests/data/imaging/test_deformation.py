@@ -70,6 +70,7 @@ def bent(moved_cohort) -> tuple[RegistrationImage, RegistrationImage, Displaceme
         return fixed, moving, ~field, deformation_between(fixed, moving, IDENTITY)
 
 
+@pytest.mark.slow
 def test_the_surroundings_are_bent_back(
     bent: tuple[RegistrationImage, RegistrationImage, Displacement, Displacement],
 ) -> None:
@@ -103,6 +104,7 @@ def test_the_tumour_keeps_its_growth(
     assert np.abs(vectors_at(found, world)).max() == 0.0
 
 
+@pytest.mark.slow
 def test_a_tumour_that_pushes_is_not_pushed_back(moved_cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tumour of two and a half times the volume has pushed all round it away: without the margin it would shrink."""
     fixed = simulated(moved_cohort, "000")
@@ -148,6 +150,7 @@ def test_what_folds_is_not_used(phantom: Callable) -> None:
     assert any("no more like the first scan" in flag for flag in bend.flags)
 
 
+@pytest.mark.slow
 def test_a_bent_cohort(moved_cohort, tmp_path: Path) -> None:
     """The field is kept, and comes back from the file; without a mask a scan is told to be moved rigidly alone."""
     scans, moving = tmp_path / "scans", simulated(moved_cohort, "001")

@@ -45,6 +45,7 @@ def test_flipped_and_permuted_labels_come_home_exactly(direction: np.ndarray, in
     assert Grid.of(home) == Grid.of(image)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @example((0.0, 0.25, 0.25, 0.375), (1, 2, 2), 1.0, False)  # a tie of axes: an orientation code leads home wrongly
 @given(

@@ -85,6 +85,7 @@ def test_a_tumour_that_changes_its_volume_is_flagged() -> None:
     assert volume_flags(10_000.0, 8_000.0) == ["the tumour has 10000 mm³ in its scan and 8000 mm³ on the cohort's grid"]
 
 
+@pytest.mark.slow
 def test_the_table_and_the_pictures(phantom_scan: Callable, turned: Callable, tmp_path: Path) -> None:
     """A scan that fails has its row too; one that shows only half of the brain is flagged, kept and counted."""
     scans, qc = tmp_path / "scans", tmp_path / "qc"

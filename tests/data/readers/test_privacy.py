@@ -173,6 +173,7 @@ def test_the_search_finds_what_is_packed(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_no_file_tells_whose_scans_they_are(outputs: tuple[Path, str], sources: Path) -> None:
     """And none tells where they lay: paths are told to who runs a command, and not kept."""
     places = (str(sources), str(outputs[0]))

@@ -113,7 +113,7 @@ def test_truncated_inside_a_sound_container(tmp_path: Path, scan, name: str) -> 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not an image", "damaged"), (gzip.compress(b"text" * 200), "not a NIfTI file"), (b"", "is empty")],
+    [(b"not an image", "damaged"), (gzip.compress(b"text" * 200, mtime=0), "not a NIfTI file"), (b"", "is empty")],
 )
 def test_unreadable(tmp_path: Path, scan, content: bytes, message: str) -> None:
     path = scan(tmp_path, "P1") / "P1-t1c.nii.gz"
