@@ -82,6 +82,11 @@ def test_a_chain_goes_on_past_patients_that_failed_and_its_last_job_tells(
     assert list(jobs) == [*TO_MAPS, "evaluate", "report"]
     assert fake_slurm.ended(jobs["report"], 90).code == 1
     assert [fake_slurm.job(job).state for job in jobs.values()] == ["COMPLETED"] * 6 + ["FAILED"]
+    submitted = [call for call in fake_slurm.calls if call.startswith("sbatch")]
+    assert [re.findall(r"afterok:(\d+)", call) for call in submitted[-7:]] == [
+        [],
+        *([job] for job in [*jobs.values()][:-1]),
+    ]
     logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
     assert logs == {f"tumorcast-{step}-{job}.out" for step, job in jobs.items()}
     assert planned(fake_slurm, tmp_path, **wanted) == ["forecast"]  # the others stand; forecast looks for itself
