@@ -44,7 +44,6 @@ train segmenter registered.h5 --steps 2 --batch 2 --out runs/segmenter
 train progression registered.h5 --steps 2 --batch 2 --out runs/progression
 export runs --max-batch 4 --out bundle
 doctor
-plan early.h5 --engine demo128 --members 2
 forecast early.h5 --model demo128 --growth growth.h5 --horizon-days 60 {small} --keep-members --out maps.h5
 forecast early.h5 --model demo128 --relative-change 0.25 {small} --no-merge --out change.h5
 forecast early.h5 --model demo128 --relative-change 0.25 --preset paper --noise-level 60 {one} --out paper.h5

@@ -22,6 +22,7 @@ from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.cli.export_maps import export_maps
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.imaging.transforms import Affine
 from tumorcast.data.native import NativeImage, native_record
 from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
 from tumorcast.durable import sha256_of
@@ -197,7 +198,7 @@ def test_a_registered_scan_goes_home_to_the_scanners_voxels(archive_of: Maker, t
     width, height, depth = shared.size
     native = replace(shared, size=(width + 4, height + 4, depth + 3))
     moved = native.affine() @ np.array([[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1.0]])
-    way = NativeImage(native, moved @ np.linalg.inv(shared.affine()))
+    way = NativeImage(native, Affine(moved @ np.linalg.inv(shared.affine())))
     source = session.source | {"native": native_record({Contrast.T1C: way}, Contrast.T1C)}
     write_cohort(
         tmp_path / "cohort.h5",
@@ -237,14 +238,15 @@ def content(root: Path) -> dict[str, bytes]:
 def test_sidecars_tell_what_a_map_is_and_of_what_it_was_made(maps: Path, tmp_path: Path) -> None:
     export_bids(maps, tmp_path / "bids", cohort=maps.with_name("cohort.h5"))
     folder = tmp_path / "bids" / "sub-OBL" / "ses-000" / "anat"
-    told = json.loads((folder / "sub-OBL_ses-000_space-orig_label-tumor_probseg.json").read_text())
-    assert (told["Units"], told["HorizonDays"], told["TargetDay"], told["ModelSha256"]) == ("1", 90.0, 90.0, "5a")
-    assert "RelativeChange" not in told
-    assert told["Slices"][0]["AimedAreaMm2"] == told["Slices"][0]["PresentAreaMm2"] + 100
+    sidecar = json.loads((folder / "sub-OBL_ses-000_space-orig_label-tumor_probseg.json").read_text())
+    assert (sidecar["Units"], sidecar["ModelSha256"]) == ("1", "5a")
+    assert (sidecar["HorizonDays"], sidecar["TargetDay"]) == (90.0, 90.0)
+    assert "RelativeChange" not in sidecar
+    assert sidecar["Slices"][0]["AimedAreaMm2"] == sidecar["Slices"][0]["PresentAreaMm2"] + 100
     scan = maps.parent / "scans" / "OBL"
-    assert sorted(told["SourceSha256"].values()) == sorted(sha256_of(path) for path in scan.iterdir())
-    assert set(told["IntensityWindows"]) == {"t1c"}
-    (source,) = told["Sources"]
+    assert sorted(sidecar["SourceSha256"].values()) == sorted(sha256_of(path) for path in scan.iterdir())
+    assert set(sidecar["IntensityWindows"]) == {"t1c"}
+    (source,) = sidecar["Sources"]
     assert (tmp_path / "bids" / source.removeprefix("bids::")).is_file()
     sidecars = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
     assert sidecars == {path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz")}

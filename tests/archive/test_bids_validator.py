@@ -58,10 +58,10 @@ def errors(validator: str, data_set: Path, cache: Path) -> list[str]:
         text=True,
         check=False,
     )
-    told = json.loads(done.stdout)
-    assert sorted(told["summary"]["subjects"]) == ["PID1", "PID2"]
-    assert told["summary"]["totalFiles"] == sum(path.is_file() for path in data_set.rglob("*"))
-    return [f"{one['code']} {one['location']}" for one in told["issues"]["issues"] if one["severity"] == "error"]
+    report = json.loads(done.stdout)
+    assert sorted(report["summary"]["subjects"]) == ["PID1", "PID2"]
+    assert report["summary"]["totalFiles"] == sum(path.is_file() for path in data_set.rglob("*"))
+    return [f"{one['code']} {one['location']}" for one in report["issues"]["issues"] if one["severity"] == "error"]
 
 
 @pytest.mark.slow

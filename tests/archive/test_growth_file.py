@@ -51,12 +51,12 @@ def growth_fit(patient_id: str, replicates: int = 5, treatment: Treatment = UNTR
 
 
 def full_fit() -> GrowthFit:
-    told = ("day 95: a drop taken for a resection", "zweite Notiz: ½")
+    notes = ("day 95: a drop taken for a resection", "zweite Notiz: ½")
     return dataclasses.replace(
         growth_fit("P2", treatment=TREATED),
         doses=False,
         errors=ErrorModel(measurement_sd=0.1, departure_sd=0.5, departure_days=np.inf),
-        notes=told,
+        notes=notes,
         intervals={"survival": (0.1, np.nan), "rate_per_day": (-1, 1)},
     )
 

@@ -149,11 +149,11 @@ def test_the_layout_is_the_golden_one(name: str, version: int, made: str, reques
 @pytest.mark.parametrize("name", ["maps", "cohort", "growth"])
 def test_every_place_is_in_the_documentation(name: str) -> None:
     """docs/formats.md names every data set and attribute of the golden listings."""
-    told = (GOLDEN.parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    text = (GOLDEN.parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
     (golden,) = GOLDEN.glob(f"{name}-*.txt")
     for line in golden.read_text(encoding="utf-8").splitlines():
         last = line.split()[0].replace("@", "/").rpartition("/")[2]
-        assert not last or last in {"ID", "SESSION", "NNNN"} or last in told, f"{last} is not in docs/formats.md"
+        assert not last or last in {"ID", "SESSION", "NNNN"} or last in text, f"{last} is not in docs/formats.md"
 
 
 READ_ALL = """
@@ -237,5 +237,5 @@ def test_a_damaged_cohort_is_not_repacked(blob_cohort: Path, tmp_path: Path) -> 
 def test_the_commands_layout_and_repack(archived: Path, tmp_path: Path) -> None:
     listed = CliRunner().invoke(archive, ["layout", str(archived)])
     assert listed.stdout.splitlines() == layout_of(archived)
-    told = CliRunner().invoke(archive, ["repack", str(archived), "--out", str(tmp_path / "copy.h5"), "--json"])
-    assert json.loads(told.stdout.splitlines()[-1])["packing"] == "portable"
+    ended = CliRunner().invoke(archive, ["repack", str(archived), "--out", str(tmp_path / "copy.h5"), "--json"])
+    assert json.loads(ended.stdout.splitlines()[-1])["packing"] == "portable"

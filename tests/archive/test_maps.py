@@ -94,9 +94,9 @@ def test_provenance_of_what_is_not_there_or_not_whole_is_none(make_archive: Make
 def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no")
     for name, why in (("text.h5", "is no HDF5 file"), ("none.h5", "no such file"), ("", "is a folder")):
-        with pytest.raises(InputError, match=f"{why}.*; give a maps.h5") as told, MapArchive.open(tmp_path / name):
+        with pytest.raises(InputError, match=f"{why}.*; give a maps.h5") as refused, MapArchive.open(tmp_path / name):
             pass
-        assert "descriptor" not in str(told.value) and "errno" not in str(told.value)
+        assert "descriptor" not in str(refused.value) and "errno" not in str(refused.value)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.attrs["format"] = "tumorcast-cohort"
     with pytest.raises(InputError, match="tumorcast-cohort, "), MapArchive.open(tmp_path / "other.h5"):

@@ -102,10 +102,10 @@ def _assert_timeless(name: str, item: h5py.Group | h5py.Dataset) -> None:
 
 
 def test_it_tells_how_far_it_is(make_run: Maker, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     outcomes = [PatientOutcome(patient_id, Status.OK) for patient_id in PLAN] + [PatientOutcome("P3", Status.SKIPPED)]
-    merge(tmp_path / "maps.h5", make_run(tmp_path, PLAN), {}, outcomes, report=lambda *now: told.append(now))
-    assert told == [(1, 2), (2, 2)]
+    merge(tmp_path / "maps.h5", make_run(tmp_path, PLAN), {}, outcomes, report=lambda *now: reports.append(now))
+    assert reports == [(1, 2), (2, 2)]
 
 
 def _refused(patients: Sequence[PatientShards], folder: Path, reason: str) -> None:
@@ -203,8 +203,8 @@ def test_shards_of_two_scans_of_a_patient_are_refused(
 ) -> None:
     (patient,) = make_run(tmp_path, {"P1": {7: [2], 8: [2]}})
     path, key = patient.slices["0008"][0]
-    told = replace(_patient_of(patient), session_id="001")
-    write_shard(path, key, told, {"0008": make_slice(make_images(8, 2, 8), 8)})
+    later = replace(_patient_of(patient), session_id="001")
+    write_shard(path, key, later, {"0008": make_slice(make_images(8, 2, 8), 8)})
     _refused([patient], tmp_path, r"0008\.000\.h5: its patient's scan or growth curve is not that")
 
 
@@ -236,6 +236,6 @@ def test_a_full_disk_is_told_and_the_old_archive_stands(make_archive: Maker, roo
 
 def _patients_of(folder: Path) -> list[PatientShards]:
     (path,) = folder.glob("P1/*.h5")
-    told = header(path)
-    assert told is not None
-    return [PatientShards("P1", {"0007": [(path, ShardKey(told.run, told.unit))]})]
+    own = header(path)
+    assert own is not None
+    return [PatientShards("P1", {"0007": [(path, ShardKey(own.run, own.unit))]})]

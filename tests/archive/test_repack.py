@@ -81,10 +81,10 @@ def test_an_output_that_is_a_file_is_told(maps: Path, tmp_path: Path) -> None:
 
 
 def test_figures_of_an_archive(maps: Path) -> None:
-    told = describe(maps)
-    assert (told["patients"], told["slices"], told["members"]) == (2, 3, 4)
-    assert told["statuses"] == {"ok": 2, "failed": 1, "skipped": 0}
-    assert told["bytes"] == maps.stat().st_size
+    record = describe(maps)
+    assert (record["patients"], record["slices"], record["members"]) == (2, 3, 4)
+    assert record["statuses"] == {"ok": 2, "failed": 1, "skipped": 0}
+    assert record["bytes"] == maps.stat().st_size
     pixels, arrays, maps_of_one = 40 * 40, 2 * 1 + (3 + 0) * 4 * 4 + 3 * 4, 3
     sizes = maps_of_one * (pixels * arrays + 16 * 8) + 10 * 2 * 8
-    assert told["raw_bytes"] == sizes + 10 * 4 * pixels * 4
+    assert record["raw_bytes"] == sizes + 10 * 4 * pixels * 4

@@ -25,9 +25,9 @@ def shard(make_slice: Maker, make_images: Maker, make_patient: Maker, tmp_path: 
 
 
 def test_a_shard_tells_what_it_is_and_holds(shard: Path) -> None:
-    told = header(shard)
-    assert told is not None
-    assert (told.run, told.unit, told.size) == (KEY.run, KEY.unit, shard.stat().st_size)
+    own = header(shard)
+    assert own is not None
+    assert (own.run, own.unit, own.size) == (KEY.run, KEY.unit, shard.stat().st_size)
     assert is_whole(shard, KEY)
     with open_shard(shard, KEY) as file:
         assert list(file["slices"]) == ["0007", "0008"]

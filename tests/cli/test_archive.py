@@ -41,21 +41,21 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(archive, [str(argument) for argument in arguments])
 
 
-def told(result: Result) -> dict[str, Any]:
+def last_json(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found
 
 
 def test_info_tells_counts_and_settings(maps: Path) -> None:
-    found = told(run("info", maps, "--json"))
+    found = last_json(run("info", maps, "--json"))
     assert (found["patients"], found["slices"], found["members"]) == (2, 2, 2)
     assert found["provenance"] == {"settings": {"members": 2}}
     assert "packing: blosc2" in run("info", maps).stdout
 
 
 def test_verify_of_a_whole_archive(maps: Path) -> None:
-    assert told(run("verify", maps, "--json")) == {"archive": str(maps), "whole": True, "faults": []}
+    assert last_json(run("verify", maps, "--json")) == {"archive": str(maps), "whole": True, "faults": []}
     assert "whole: True" in run("verify", maps).stdout
 
 
@@ -71,7 +71,7 @@ def test_verify_ends_with_3_and_a_line_a_fault(maps: Path) -> None:
 
 def test_digest_prints_the_sum_alone(maps: Path) -> None:
     assert run("digest", maps).stdout.split() == [digest(maps)]
-    assert told(run("digest", maps, "--json"))["digest"] == digest(maps)
+    assert last_json(run("digest", maps, "--json"))["digest"] == digest(maps)
 
 
 def test_digest_of_a_damaged_archive_is_refused(maps: Path) -> None:
@@ -81,12 +81,14 @@ def test_digest_of_a_damaged_archive_is_refused(maps: Path) -> None:
 
 @pytest.mark.parametrize(("option", "packing"), [("--portable", "portable"), ("--blosc2", "blosc2")])
 def test_unpack_writes_an_archive_a_patient(maps: Path, option: str, packing: str, tmp_path: Path) -> None:
-    assert told(run("unpack", maps, "--out", tmp_path / "out", option, "--patient", "P2", "--json"))["archives"] == 1
+    assert (
+        last_json(run("unpack", maps, "--out", tmp_path / "out", option, "--patient", "P2", "--json"))["archives"] == 1
+    )
     (path,) = (tmp_path / "out").iterdir()
     assert path.name == "P2.h5"
     assert verify(path) == []
-    assert told(run("info", path, "--json"))["packing"] == packing
-    assert told(run("unpack", maps, "--out", tmp_path / "out", "--json"))["archives"] == 2
+    assert last_json(run("info", path, "--json"))["packing"] == packing
+    assert last_json(run("unpack", maps, "--out", tmp_path / "out", "--json"))["archives"] == 2
 
 
 def test_merge_of_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -44,10 +44,10 @@ def test_all_commands_are_looked_at() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "option"), VALUED, ids=lambda told: " ".join(told) if type(told) is tuple else told)
+@pytest.mark.parametrize(("words", "option"), VALUED, ids=lambda part: " ".join(part) if type(part) is tuple else part)
 def test_an_option_given_twice_is_refused_with_both_values(words: tuple[str, ...], option: str) -> None:
-    told = refused(*words, option, "90", "--json", f"{option}=180")
-    assert option in told and "'90'" in told and "'180'" in told
+    error = refused(*words, option, "90", "--json", f"{option}=180")
+    assert option in error and "'90'" in error and "'180'" in error
 
 
 def test_the_same_value_twice_is_refused_too() -> None:
@@ -65,8 +65,8 @@ def test_the_exit_code_is_2_also_of_tumorcast_export(
 
 
 def test_a_flag_may_be_repeated_but_not_beside_its_opposite() -> None:
-    told = refused("forecast", "c.h5", "--merge", "--keep-members", "--merge", "--no-keep-members")
-    assert "--keep-members and --no-keep-members" in told
+    error = refused("forecast", "c.h5", "--merge", "--keep-members", "--merge", "--no-keep-members")
+    assert "--keep-members and --no-keep-members" in error
 
 
 @pytest.mark.parametrize(

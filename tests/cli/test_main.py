@@ -120,8 +120,8 @@ def test_a_mistake_gets_one_message_and_its_code(
     arguments: tuple[object, ...], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = refused(code, *arguments)
-    assert message in told
+    error = refused(code, *arguments)
+    assert message in error
     assert list(tmp_path.iterdir()) == []
 
 

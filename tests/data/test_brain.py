@@ -139,6 +139,9 @@ def test_masks_that_cannot_be(scans: Path) -> None:
     with pytest.raises(InputError, match=r"short.nii.gz: .*44x52x30"):
         prepared(scans, brain_mask="short.nii.gz")
     image = sitk.ReadImage(str(scans / "P1-000/P1-000-t1c.nii.gz"))
+    sitk.WriteImage(image[:, :, 20] > 0, str(scans / "flat.nii.gz"))
+    with pytest.raises(InputError, match=r"flat.nii.gz: a 2D"):
+        prepared(scans, brain_mask="flat.nii.gz")
     sitk.WriteImage(image * 0, str(scans / "empty.nii.gz"))
     with pytest.raises(InputError, match=r"empty.nii.gz: .*empty"):
         prepared(scans, brain_mask="empty.nii.gz")

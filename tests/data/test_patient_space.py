@@ -147,6 +147,14 @@ def test_a_mask_belongs_to_the_image_on_whose_grid_it_lies(phantom_scan: Callabl
         prepare_session(source, RIGID, PatientSpace(RIGID))
 
 
+def test_a_flat_mask_is_refused_by_name(phantom_scan: Callable, tmp_path: Path) -> None:
+    mask = phantom_scan(tmp_path, "P1-000") / "P1-000-seg.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(mask))[:, :, 20], str(mask))
+    (source,) = find_scans(tmp_path, Layout.BRATS).sessions
+    with pytest.raises(InputError, match=r"P1-000-seg.nii.gz: a 2D"):
+        prepare_session(source, RIGID, PatientSpace(RIGID))
+
+
 def test_a_scan_without_a_mask_is_registered_too(phantom_scan: Callable, tmp_path: Path) -> None:
     folder = phantom_scan(tmp_path / "scans", "P1-000")
     (folder / "P1-000-seg.nii.gz").unlink()

@@ -170,9 +170,7 @@ def test_a_scan_without_a_mask_is_no_truth(scans: list[Session], tmp_path: Path)
     unknown = replace(scans[1], area_mm2=np.full(3, np.nan), volume_mm3=float("nan"))
     truth = write_truth(tmp_path / "truth.h5", [scans[0], unknown, scans[2]])
     archive = write_archive(tmp_path / "maps.h5", {"A": [slice_forecast(scans[0], scans[1])]}, 60.0)
-    with pytest.raises(
-        InputError, match=r"A: the forecast is of day 60, .* 002, of day 120: 60 days off, more than 45"
-    ):
+    with pytest.raises(InputError, match=r"60 days off.*--max-days-off"):
         judge(archive, truth)
     found = judge(archive, truth, replace(SETTINGS, max_days_off=60))
     assert found.patients[0].later_session == "002"
@@ -187,23 +185,23 @@ def test_slices_that_the_truth_lacks_are_left_out_and_told(scans: list[Session],
     assert (len(found.patients[0].slices), found.patients[0].slices_left_out) == (1, 2)
     assert any(note.startswith("2 forecast slices") for note in found.notes)
     none = replace(one, source_slice=np.array([40]))
-    with pytest.raises(InputError, match=r"session 001 has none of the 3 slices forecast.*--slices all"):
+    with pytest.raises(InputError, match=r"001.* 3 .*--slices all"):
         judge(archive, write_truth(tmp_path / "other.h5", [none]))
 
 
 def test_what_does_not_belong_together_is_refused(blob: Blob, scans: list[Session], tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "maps.h5", {"A": [slice_forecast(scans[0], scans[1])]}, 60.0)
-    with pytest.raises(InputError, match=r"none of the 1 patients of .*maps.h5 \(A\) is among its 1 \(B\)"):
+    with pytest.raises(InputError, match=r"maps.h5 \(A\).* \(B\)"):
         judge(archive, write_truth(tmp_path / "b.h5", [blob("B", "001", 60.0, 6.0)]))
-    with pytest.raises(InputError, match=r"contrasts t1n, t1c, but .*maps.h5 was forecast from t1n, t1c, t2w, t2f"):
+    with pytest.raises(InputError, match="--contrasts t1n,t1c"):
         judge(archive, write_truth(tmp_path / "two.h5", [blob("A", "001", 60.0, 6.0, 2)], contrasts=2))
-    with pytest.raises(InputError, match=r"have no dates, but .* forecasts a day; prepare it with --clinical"):
+    with pytest.raises(InputError, match="--clinical"):
         judge(archive, write_truth(tmp_path / "undated.h5", scans, dated=False))
     moved = replace(scans[0], day=5.0)
-    with pytest.raises(InputError, match="session 000 is of day 5, but of day 0 in the archive"):
+    with pytest.raises(InputError, match=r"000 .* 5, .* 0 "):
         judge(archive, write_truth(tmp_path / "moved.h5", [moved, *scans[1:]]))
     gone = blob("A", "001", 60.0, 0.0)
-    with pytest.raises(InputError, match="no tumour is left in any later scan of the slices forecast"):
+    with pytest.raises(InputError, match=r"gone.h5: no tumour"):
         judge(archive, write_truth(tmp_path / "gone.h5", [gone]))
 
 

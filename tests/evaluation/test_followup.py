@@ -83,16 +83,16 @@ def test_what_cannot_be_followed_up_is_refused(blob: Callable[..., Session], tmp
     with Cohort.open(path) as cohort:
         with pytest.raises(InputError, match="bare shows no tumour"):
             last_followups(cohort, "bare", 1)
-        with pytest.raises(InputError, match="last scan of moved has no slice 0 "):
+        with pytest.raises(InputError, match="of moved has no slice 0 "):
             last_followups(cohort, "moved", 1)
-        with pytest.raises(InputError, match="gone: the tumour's area comes to 0 times"):
+        with pytest.raises(InputError, match=r"gone: .* 0 times"):
             truth.of(cohort, last_followups(cohort, "gone", 1), BASE)
         with pytest.raises(InputError, match="--target truth"):
             ahead.check(cohort)
         truth.check(cohort)
     flat = [replace(blob("flat", f"{k}", 9.0 * k, 4.0 + k), volume_mm3=float("nan")) for k in range(2)]
     write_cohort(path, flat, {}, image_size=64, contrasts=tuple(Contrast), config={})
-    with Cohort.open(path) as cohort, pytest.raises(InputError, match="flat has no known volume_mm3"):
+    with Cohort.open(path) as cohort, pytest.raises(InputError, match=r"flat .* volume_mm3"):
         ahead.of(cohort, last_followups(cohort, "flat", 1), BASE)
     write_cohort(path, sessions[-1:], {}, image_size=64, contrasts=tuple(Contrast), config={})
     with Cohort.open(path) as cohort, pytest.raises(InputError, match="no patient has two scans"):

@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,3 +290,10 @@ def test_patients_count_alike_in_calibration_however_many_pixels_they_have() -> 
     patients = np.array([Reliability.of_patient([Reliability(*one)]) for one in (many, few)])
     np.testing.assert_allclose(patients[:, :, 0], [[1.0, 0.2, 1.0], [1.0, 0.2, 0.2]])
     assert float(calibration_error(patients)) == pytest.approx(0.4)  # said .2, true .6 on average
+
+
+def test_the_tables_of_definitions_are_current() -> None:
+    """A definition that has changed: run docs/evaluation_tables.py."""
+    script = Path(__file__).parents[2] / "docs" / "evaluation_tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

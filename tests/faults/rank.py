@@ -1,6 +1,6 @@
-"""What ranks of the kill matrix run, `mpirun -n 3 python -m mpi4py rank.py OUT COHORT TOLD`; and one rank in a test.
+"""Ranks of the kill matrix, `mpirun -n 3 python -m mpi4py rank.py OUT COHORT BEHAVIOUR`; or one rank of a test.
 
-TOLD is JSON: `sleep_seconds` of each guided step; `rank`, `stage` and `write`: who kills itself, at which stage
+BEHAVIOUR is JSON: `sleep_seconds` of each guided step; `rank`, `stage` and `write`: who kills itself, at which stage
 of which of its shards.
 """
 
@@ -49,15 +49,15 @@ def die_at(stage: str, write_number: int) -> None:
     """Have this process kill itself at a stage of its shard number `write_number`."""
     write, left = forecast_run.write_shard, [write_number]
 
-    def dying(*told: Any) -> None:
+    def dying(*shard: Any) -> None:
         left[0] -= 1
         if left[0] >= 0:
-            write(*told)
+            write(*shard)
             return
         if stage == "before":
             kill()
         _arm(stage)
-        write(*told)
+        write(*shard)
         kill()
 
     forecast_run.write_shard = dying
@@ -86,13 +86,13 @@ def _arm(stage: str) -> None:
             Path.replace = renamed
 
 
-def main(out: Path, cohort: Path, told: dict[str, Any]) -> int:
+def main(out: Path, cohort: Path, behaviour: dict[str, Any]) -> int:
     """What every rank does; its exit code is that of the command."""
     (out.parent / f"pid.{os.getpid()}").touch()
-    if "stage" in told and int(os.environ["OMPI_COMM_WORLD_RANK"]) == told["rank"]:
-        die_at(told["stage"], told["write"])
+    if "stage" in behaviour and int(os.environ["OMPI_COMM_WORLD_RANK"]) == behaviour["rank"]:
+        die_at(behaviour["stage"], behaviour["write"])
     try:
-        result = run(out, cohort, engine=SlowEngine(sleep_seconds=told.get("sleep_seconds", 0.0)))
+        result = run(out, cohort, engine=SlowEngine(sleep_seconds=behaviour.get("sleep_seconds", 0.0)))
     except TumorcastError as fault:
         print(f"error: {fault}", file=sys.stderr, flush=True)
         return fault.exit_code

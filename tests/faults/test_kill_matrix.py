@@ -75,9 +75,9 @@ def undisturbed(cohort: Path, launch: Launch, tmp_path_factory: pytest.TempPathF
     return digest(out)
 
 
-def on_ranks(launch: Launch, count: int, out: Path, cohort: Path, told: dict[str, Any]) -> "subprocess.Popen[str]":
+def on_ranks(launch: Launch, count: int, out: Path, cohort: Path, behaviour: dict[str, Any]) -> "subprocess.Popen[str]":
     """The ranks, started."""
-    command = [*launch(count), str(SOURCE), str(out), str(cohort), json.dumps(told)]
+    command = [*launch(count), str(SOURCE), str(out), str(cohort), json.dumps(behaviour)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -153,8 +153,8 @@ def test_a_process_alone_is_killed_at_three_starts_in_a_row(
     """The process is forked, since a rank takes seconds to start. Every stage comes first, second and third."""
     rng, out = random.Random(moment), tmp_path / "maps.h5"
     for start in range(3):
-        told = (rank.STAGES[(moment + start) % len(rank.STAGES)], rng.randrange(12), out, cohort)
-        process = multiprocessing.get_context("fork").Process(target=die, args=told)
+        moment_of_death = (rank.STAGES[(moment + start) % len(rank.STAGES)], rng.randrange(12), out, cohort)
+        process = multiprocessing.get_context("fork").Process(target=die, args=moment_of_death)
         process.start()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
@@ -176,11 +176,11 @@ def test_a_signal_stops_all_ranks_in_order(
     before = {path: path.stat().st_mtime_ns for path in out.with_name("maps.h5.parts").glob("shards/*/*.h5")}
     assert 3 <= len(before) < 3 * 3 * PATIENTS
     assert not list(out.with_name("maps.h5.parts").glob("shards/*/.*"))  # nothing half done
-    told = run_status(out)
-    assert (told.state, told.units, told.done, told.ranks) == ("stopped", 3 * 3 * PATIENTS, len(before), 3)
-    assert sum(told.patients.values()) == PATIENTS
-    assert told.patients["unfinished"] > 0
-    assert told.seconds_left is None
+    status = run_status(out)
+    assert (status.state, status.units, status.done, status.ranks) == ("stopped", 3 * 3 * PATIENTS, len(before), 3)
+    assert sum(status.patients.values()) == PATIENTS
+    assert status.patients["unfinished"] > 0
+    assert status.seconds_left is None
     result = rank.run(out, cohort, options=RunOptions(merge=False))
     assert not result.stopped
     assert {path: path.stat().st_mtime_ns for path in before} == before  # none was done again
@@ -301,10 +301,10 @@ def test_a_second_job_on_the_run_is_refused(cohort: Path, undisturbed: str, laun
     out = tmp_path / "maps.h5"
     with on_ranks(launch, 2, out, cohort, SLOWLY) as ranks:
         wait_for_shards(out, 5)
-        told = run_status(out)
-        assert told.state == "running"
-        assert told.done >= 5
-        assert told.seconds_left is not None and told.seconds_left > 0
+        status = run_status(out)
+        assert status.state == "running"
+        assert status.done >= 5
+        assert status.seconds_left is not None and status.seconds_left > 0
         with pytest.raises(UsageError, match="another job"):
             rank.run(out, cohort)
         with pytest.raises(UsageError, match="another job"):
@@ -332,9 +332,9 @@ def test_units_that_fail_fail_their_patient_alone_and_are_tried_again_when_asked
         first = rank.run(out, cohort).outcomes
     assert [outcome.status for outcome in first] == [Status.FAILED if k == 3 else Status.OK for k in range(PATIENTS)]
     assert first[3].reason == "OSError: a damaged chunk"
-    told = run_status(out)
-    assert (told.state, told.failed, told.reasons) == ("merged", 3, {"OSError: a damaged chunk": 3})
-    assert told.patients == {"ok": PATIENTS - 1, "failed": 1, "skipped": 0, "unfinished": 0}
+    status = run_status(out)
+    assert (status.state, status.failed, status.reasons) == ("merged", 3, {"OSError: a damaged chunk": 3})
+    assert status.patients == {"ok": PATIENTS - 1, "failed": 1, "skipped": 0, "unfinished": 0}
     assert verify(out) == []
     assert rank.run(out, cohort).outcomes == first
     again = rank.run(out, cohort, options=RunOptions(retry_failed=True))

@@ -70,21 +70,21 @@ def crash_on_the_last(series: SizeSeries) -> GrowthFit:
 
 def run_rank(out: Path, behaviour: str = "fake_fit") -> int:
     """What every rank does, as the command line will: 1 if some failed, else the error's code."""
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     try:
         with open_ranks() as ranks:
             outcomes = fit_cohort_to(
                 *(out, cohort(), globals()[behaviour], {"seed": 0}, ranks),
                 forecaster="pooled",
                 prior="{}",
-                report=lambda done, total: told.append((done, total)),
+                report=lambda done, total: reports.append((done, total)),
             )
     except TumorcastError as fault:
         print(f"error: {fault}", file=sys.stderr, flush=True)
         return fault.exit_code
-    assert bool(told) is bool(outcomes) is ranks.is_root
+    assert bool(reports) is bool(outcomes) is ranks.is_root
     if ranks.is_root:
-        print(ranks.size, ranks.threads_per_rank, told[-1], flush=True)
+        print(ranks.size, ranks.threads_per_rank, reports[-1], flush=True)
     return int(any(outcome.status is Status.FAILED for outcome in outcomes))
 
 
@@ -128,8 +128,8 @@ def test_rank_0_alone_reports_and_some_failed_is_1(
 ) -> None:
     out, ended = results[ranks]
     assert ended.returncode == 1, ended.stderr
-    size, threads, *told = ended.stdout.split(maxsplit=2)
-    assert (int(size), told) == (ranks, ["(7, 7)\n"])
+    size, threads, *last = ended.stdout.split(maxsplit=2)
+    assert (int(size), last) == (ranks, ["(7, 7)\n"])
     assert 1 <= int(threads) <= max(1, len(os.sched_getaffinity(0)) // ranks)
     assert not out.with_name(out.name + ".parts").exists()
 
@@ -164,7 +164,7 @@ def test_the_command_is_the_same_on_any_number_of_ranks(launch: Launch, tmp_path
     table = tmp_path / "sizes.csv"
     rows = [f"P{k},{60 * scan},{500 + 100 * ((k + scan) % 3)},10\n" for k in range(5) for scan in range(4)]
     table.write_text("patient_id,day,area_mm2,rt_start_day\n" + "".join(rows) + "bad,0,-1,\n")
-    made, told = [], []
+    made, records = [], []
     for count in (1, 3):
         out = tmp_path / f"on{count}.h5"
         options = ["--out", str(out), "--replicates", "20", "--search", "quick", "--held-out", "last", "--json"]
@@ -173,10 +173,11 @@ def test_the_command_is_the_same_on_any_number_of_ranks(launch: Launch, tmp_path
         ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 1, ended.stderr  # one patient's row cannot be
         (line,) = ended.stdout.splitlines()
-        told.append({key: value for key, value in json.loads(line).items() if key != "out"})
+        records.append({key: value for key, value in json.loads(line).items() if key != "out"})
         made.append(contents(out))
         assert sorted(path.name for path in (tmp_path / f"plots{count}").iterdir()) == [f"P{k}.png" for k in range(5)]
-    assert told[0] == told[1] and (told[0]["ok"], told[0]["failed"], told[0]["scans_scored"]) == (5, 1, 5)
+    assert records[0] == records[1]
+    assert tuple(records[0][name] for name in ("ok", "failed", "scans_scored")) == (5, 1, 5)
     assert made[0] == made[1]
 
 

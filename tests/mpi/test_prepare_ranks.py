@@ -44,9 +44,9 @@ def test_the_cohort_is_the_same_on_any_number_of_ranks(launch: Launch, scans: Pa
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1, ended.stderr  # one scan is damaged
     (line,) = ended.stdout.splitlines()
-    told = json.loads(line)
-    assert told["sessions"] == {"ok": 5, "failed": 1, "skipped": 0}
-    assert told["flagged"] == report.flagged
+    record = json.loads(line)
+    assert record["sessions"] == {"ok": 5, "failed": 1, "skipped": 0}
+    assert record["flagged"] == report.flagged
     assert ended.stderr.count("P1 001: failed: ") == 1
     assert (tmp_path / "c.h5").read_bytes() == (tmp_path / "alone.h5").read_bytes()
     assert not (tmp_path / "c.h5.parts").exists()

@@ -53,9 +53,9 @@ def installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Sets what nvidia-smi prints."""
 
-    def printing(told: str) -> None:
+    def printing(text: str) -> None:
         fake = tmp_path / "nvidia-smi"
-        fake.write_text(f"#!/bin/sh\ncat <<'END'\n{told}\nEND\n")
+        fake.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
         fake.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -151,8 +151,8 @@ def test_without_torch_a_gpu_is_held_against_the_cpu(fake_gpu: Callable[[float],
     speeds = [f"speed {batch}" for batch in sorted({1, 8, most})]
     assert [check.name for check in found] == ["model", "provider", "parity", *speeds]
     assert {check.status for check in found} == {CheckStatus.OK}
-    told = found[2].message
-    assert told.startswith("not checked: torch is not installed; provider cpu instead: worst ")
+    message = found[2].message
+    assert message.startswith("not checked: torch is not installed; provider cpu instead: worst ")
 
 
 @pytest.mark.slow
@@ -246,6 +246,6 @@ def test_the_slurm_script_runs_doctor_in_a_step(tmp_path: Path) -> None:
     fake.chmod(0o755)
     path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "4"}
     command = [ROOT / "slurm" / "gpu_selftest.sh", "tensorrt", "my bundle"]
-    told = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True).stdout
     step = "--ntasks=1 --cpus-per-task=4 bin/tumorcast doctor --provider tensorrt --json --model my bundle\n"
-    assert told == step
+    assert printed == step

@@ -300,9 +300,11 @@ def test_targets_and_curve_are_of_the_growth_files_own_forecaster(inputs: Foreca
         fits = [fit_growth(cohort.size_series(pid, SizeMeasure.AREA_MM2), settings, law) for pid in "AB"]
     growth = tmp_path / "growth.h5"
     write_growth(growth, fits, {}, forecaster="pooled", prior=prior.to_json())
-    told = SETTINGS.model_copy(update={"relative_change": None, "horizon_days": 60.0, "members": 16, "max_slices": 1})
+    in_60_days = SETTINGS.model_copy(
+        update={"relative_change": None, "horizon_days": 60.0, "members": 16, "max_slices": 1}
+    )
     with_growth = ForecastInputs(inputs.cohort, inputs.engine, growth)
-    assert forecast_cohort(with_growth, tmp_path / "maps.h5", told).outcomes[0].status is Status.OK
+    assert forecast_cohort(with_growth, tmp_path / "maps.h5", in_60_days).outcomes[0].status is Status.OK
     pooled = GrowthForecast(fits[0], prior.for_size("area_mm2"), Forecaster.POOLED)
     with MapArchive.open(tmp_path / "maps.h5") as archive:
         (patient, _), (drawn,) = archive.patients(), archive.slices("A")
@@ -310,7 +312,7 @@ def test_targets_and_curve_are_of_the_growth_files_own_forecaster(inputs: Foreca
     days = patient.curve["days"]
     wanted = pooled.quantiles(days, np.array([0.05, 0.5, 0.95]))
     np.testing.assert_allclose([patient.curve[name] for name in ("q05", "q50", "q95")], wanted)
-    targets = PatientTargets.drawn(pooled, 120.0, told).target_ratio
+    targets = PatientTargets.drawn(pooled, 120.0, in_60_days).target_ratio
     assert drawn.aimed_mm2.max() < 0.5 * drawn.brain.sum() * 16.0  # none is held back
     np.testing.assert_allclose(drawn.aimed_mm2 / drawn.present_mm2, targets, rtol=1e-5)
     mechanistic = GrowthForecast(fits[0]).quantiles(days[-1:], np.array([0.5]))

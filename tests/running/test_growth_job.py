@@ -47,7 +47,7 @@ def fake_fit(one: SizeSeries, replicates: int = 4, notes: tuple[str, ...] = ()) 
 
 
 def test_every_patient_is_fitted_and_reported(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     out, patients = tmp_path / "growth.h5", [series("P2"), series("P1"), series("P3", scans=9)]
     outcomes = fit_cohort_to(
         out,
@@ -58,7 +58,7 @@ def test_every_patient_is_fitted_and_reported(tmp_path: Path) -> None:
         forecaster="pooled",
         prior="{}",
         left_out=[PatientOutcome("P4", Status.SKIPPED, "no scan with a tumour mask")],
-        report=lambda done, total: told.append((done, total)),
+        report=lambda done, total: reports.append((done, total)),
     )
     assert [(o.patient_id, o.status, o.reason) for o in outcomes] == [
         ("P2", Status.OK, ""),
@@ -66,7 +66,7 @@ def test_every_patient_is_fitted_and_reported(tmp_path: Path) -> None:
         ("P3", Status.OK, ""),
         ("P4", Status.SKIPPED, "no scan with a tumour mask"),
     ]
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert reports == [(1, 3), (2, 3), (3, 3)]
     file = read_growth(out)
     assert (list(file), file.provenance, file.forecaster, file.prior) == (
         ["P2", "P1", "P3"],
@@ -139,8 +139,8 @@ def test_a_million_replicates_a_patient_are_held_one_patient_at_a_time(tmp_path:
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
     )
     command = [sys.executable, "-B", "-c", script, str(tmp_path / "growth.h5"), str(Path(__file__).parent)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert float(told) < 60
+    megabytes = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert float(megabytes) < 60
 
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)

@@ -27,8 +27,8 @@ def test_one_process_is_one_rank_and_mpi_is_not_loaded() -> None:
         "with open_ranks() as ranks: ranks.barrier(); print(ranks.rank, ranks.size, ranks.is_root, ranks.poll())\n"
         "print([name for name in ('mpi4py', 'numba') if name in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert told == "0 1 True 0\n[]\n"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed == "0 1 True 0\n[]\n"
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_a_launcher_of_one_process_needs_no_mpi(monkeypatch: pytest.MonkeyPatch)
 def test_several_processes_without_mpi4py_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    told = r"started as 4 processes by Open MPI's mpirun, but mpi4py cannot be used .*install tumorcast\[mpi\]"
-    with pytest.raises(EngineError, match=told), open_ranks():
+    message = r"started as 4 processes by Open MPI's mpirun, but mpi4py cannot be used .*install tumorcast\[mpi\]"
+    with pytest.raises(EngineError, match=message), open_ranks():
         pass
 
 
@@ -82,9 +82,9 @@ def test_processes_that_do_not_see_each_other_are_refused(environment: dict[str,
         "except EngineError as fault: print(fault)"
     )
     command = [sys.executable, "-c", script, *(f"{name}={value}" for name, value in environment.items())]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert message in told.stdout, told.stderr
-    assert "srun --mpi=pmix" in told.stdout
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert message in ended.stdout, ended.stderr
+    assert "srun --mpi=pmix" in ended.stdout
 
 
 def test_threads_are_limited_to_the_ranks_cores() -> None:
@@ -111,8 +111,8 @@ def test_the_package_is_run_as_a_module() -> None:
     assert subprocess.run(command, capture_output=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize(("told", "threads"), [("", 1), ("8", 1), ("nonsense", 1)])
-def test_ranks_of_a_machine_keep_to_cores_of_their_own(told: str, threads: int) -> None:
+@pytest.mark.parametrize(("limit", "threads"), [("", 1), ("8", 1), ("nonsense", 1)])
+def test_ranks_of_a_machine_keep_to_cores_of_their_own(limit: str, threads: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("needs two cores")
@@ -122,7 +122,7 @@ def test_ranks_of_a_machine_keep_to_cores_of_their_own(told: str, threads: int) 
         "pin_threads(Ranks(rank=1, size=2, threads_per_rank=1, local_rank=1))\n"
         "print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
     )
-    environment = os.environ | {"OMP_NUM_THREADS": told}
+    environment = os.environ | {"OMP_NUM_THREADS": limit}
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout == f"{{{cores[1]}}} {threads}\n"

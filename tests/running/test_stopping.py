@@ -13,30 +13,30 @@ from tumorcast.running.stopping import Stopping, grace_seconds, job_end
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_is_a_request_and_the_handlers_come_back(number: signal.Signals) -> None:
-    before = {told: signal.getsignal(told) for told in (*stopping.SIGNALS, signal.SIGALRM)}
-    told = Stopping(grace_seconds=60)
-    with told.handle_signals():
-        assert told.may_begin(1e9)
+    before = {name: signal.getsignal(name) for name in (*stopping.SIGNALS, signal.SIGALRM)}
+    stop = Stopping(grace_seconds=60)
+    with stop.handle_signals():
+        assert stop.may_begin(1e9)
         os.kill(os.getpid(), number)
-        assert told.requested
-        assert not told.may_begin(0)
+        assert stop.requested
+        assert not stop.may_begin(0)
     assert {name: signal.getsignal(name) for name in before} == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_unit_in_hand_is_dropped_when_the_grace_is_over() -> None:
-    told = Stopping(grace_seconds=0.05)
+    stop = Stopping(grace_seconds=0.05)
     began = time.monotonic()
-    with told.handle_signals(), pytest.raises(StoppedError, match="dropped"), told.unit_in_hand():
+    with stop.handle_signals(), pytest.raises(StoppedError, match="dropped"), stop.unit_in_hand():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
     assert time.monotonic() - began < 20
 
 
 def test_a_second_ctrl_c_drops_the_unit_at_once() -> None:
-    told = Stopping(grace_seconds=3600)
+    stop = Stopping(grace_seconds=3600)
     began = time.monotonic()
-    with told.handle_signals(), pytest.raises(StoppedError, match="dropped"), told.unit_in_hand():
+    with stop.handle_signals(), pytest.raises(StoppedError, match="dropped"), stop.unit_in_hand():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(30)
@@ -44,18 +44,18 @@ def test_a_second_ctrl_c_drops_the_unit_at_once() -> None:
 
 
 def test_what_is_no_unit_is_not_dropped() -> None:
-    told = Stopping(grace_seconds=0.01)
-    with told.handle_signals():
+    stop = Stopping(grace_seconds=0.01)
+    with stop.handle_signals():
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.1)
-    assert told.requested
+    assert stop.requested
 
 
 def test_no_unit_is_begun_that_cannot_end_in_time() -> None:
-    told = Stopping(end=time.time() + 60)
-    assert told.may_begin(10)
-    assert not told.may_begin(58)
-    assert not told.may_begin(10)  # it stays so
+    stop = Stopping(end=time.time() + 60)
+    assert stop.may_begin(10)
+    assert not stop.may_begin(58)
+    assert not stop.may_begin(10)  # it stays so
 
 
 def test_the_jobs_end_is_what_the_environment_or_slurm_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_job_that_squeue_does_not_know_has_no_known_end() -> None:
     assert job_end({"SLURM_JOB_ID": "no such job"}) is None
 
 
-@pytest.mark.parametrize("told", ["soon", "-3", "inf", "nan"])
-def test_a_grace_that_is_no_time_is_refused(told: str) -> None:
-    with pytest.raises(UsageError, match=f"TUMORCAST_GRACE_SECONDS={told}:"):
-        grace_seconds({"TUMORCAST_GRACE_SECONDS": told})
+@pytest.mark.parametrize("seconds", ["soon", "-3", "inf", "nan"])
+def test_a_grace_that_is_no_time_is_refused(seconds: str) -> None:
+    with pytest.raises(UsageError, match=f"TUMORCAST_GRACE_SECONDS={seconds}:"):
+        grace_seconds({"TUMORCAST_GRACE_SECONDS": seconds})

@@ -30,7 +30,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from test_parallel import KINDS, SETTINGS, TINY
 from tumorcast.errors import StoppedError
-from tumorcast.training.parallel import Team, joined
+from tumorcast.training.parallel import Team, connected
 from tumorcast.training.train import train
 
 def fail(progress):
@@ -42,7 +42,7 @@ def stop(progress):
         signal.raise_signal(signal.SIGTERM)
 
 folder, out = Path(sys.argv[2]), Path(sys.argv[3])
-with joined(Team.from_environment(), torch.device("cpu")):
+with connected(Team.from_environment(), torch.device("cpu")):
     for kind in KINDS:
         train(kind, folder, out / kind, SETTINGS, architecture=TINY)
     try:

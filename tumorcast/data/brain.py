@@ -98,6 +98,8 @@ def _of_table(path: Path, source: SourceSession) -> Path:
 
 def _on_grid(name: str, mask: sitk.Image, grid: Grid) -> BoolArray:
     """(Z, Y, X) the mask in the order of a grid, on which it must lie."""
+    if mask.GetDimension() != len(grid.size):
+        raise InputError(f"{name}: a 2D image; give the brain mask of the whole volume")
     order = AxisOrder.between(Grid.of(mask), grid)
     ordered = order.grid(Grid.of(mask))
     if not ordered.is_of_the_voxels_of(grid):

@@ -70,7 +70,7 @@ def by_metric(scores: Iterable[Score], method: str) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class AreaComparison:
+class ScoredAreas:
     """Areas of the tumour in mm²: true, present, and (M,) for each member the target and what the segmenter sees."""
 
     true_mm2: float
@@ -86,7 +86,7 @@ class SliceScores:
     source_slice: int
     pixels_given: int
     has_growth_map: bool
-    areas: AreaComparison
+    areas: ScoredAreas
     maps: list[Score]
     images: list[Score]
     reliability: dict[tuple[Method, str], Reliability]
@@ -101,7 +101,7 @@ def score_slice(followup: FollowUp, forecast: SliceForecast, maps: SliceMaps, pi
         source_slice=followup.now.source_slice,
         pixels_given=pixels,
         has_growth_map=forecast.growth is not None,
-        areas=AreaComparison(followup.later.area_mm2, followup.now.area_mm2, forecast.aimed_mm2, forecast.reached_mm2),
+        areas=ScoredAreas(followup.later.area_mm2, followup.now.area_mm2, forecast.aimed_mm2, forecast.reached_mm2),
         maps=score_maps(followup, maps.maps, pixels),
         images=score_images(followup, images),
         reliability=_reliability(followup, maps.maps),

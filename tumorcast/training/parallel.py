@@ -89,7 +89,7 @@ ALONE = Team()
 
 
 @contextmanager
-def joined(team: Team, device: torch.device) -> Iterator[None]:
+def connected(team: Team, device: torch.device) -> Iterator[None]:
     """Connect the processes of a team: over NCCL where they train on CUDA devices, else over gloo.
 
     Those that are connected already stay so: torch's store does not tell a second meeting from the first.

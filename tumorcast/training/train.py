@@ -26,7 +26,7 @@ from tumorcast.training.job import Device, Job, device_name, open_device
 from tumorcast.training.log import LOG_FILE, draw_curve, read_log
 from tumorcast.training.monitor import RunMonitor, check_finite, monitoring
 from tumorcast.training.networks import TrainedNetwork, build, default_architecture, load_network
-from tumorcast.training.parallel import Team, joined
+from tumorcast.training.parallel import Team, connected
 from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo
 from tumorcast.training.stepper import REPORTED_AT_ONCE, Stepper, TrainingProgress, compile_forward
 from tumorcast.version import VERSION
@@ -62,19 +62,19 @@ def train(
     _check_shares(settings, team)
     job = Job(kind, settings, out, open_device(device, team.local_rank), team)
     last = min(settings.steps, settings.steps if until is None else until)
-    with joined(team, job.device):
+    with connected(team, job.device):
         arrays = _open_arrays(source, cache, team)
-        before = None if start_from is None else _network_before(job, start_from, arrays)
-        info = _describe(job, arrays, architecture or {}, before)
+        start = None if start_from is None else _starting_network(job, start_from, arrays)
+        info = _describe(job, arrays, architecture or {}, start)
         pools = Pools.open(kind, SliceStore.open(arrays, job.device), settings)
-        state = _fresh(job, info, before)
+        state = _fresh_state(job, info, start)
         resume(job, info, state)
         if settings.compile and job.device.type == "cuda":
             compile_forward(state.module)
         started = time.monotonic()
-        with monitoring(job, state, pools.validation) as monitor, handle_signals() as asked_to_stop:
+        with monitoring(job, state, pools.validation) as monitor, handle_signals() as stop_requested:
             stepper = Stepper(job, state, pools.training)
-            stopped = _go_on(stepper, info, monitor, last=last, report=report, asked_to_stop=asked_to_stop)
+            stopped = _train_until(stepper, info, monitor, last=last, report=report, stop_requested=stop_requested)
         if stopped:
             team.wait()  # a launcher may end all when one has ended, and the first one has saved by now
             raise StoppedError(f"{out}: stopped: {what_is_kept(out)}")
@@ -101,7 +101,7 @@ def _open_arrays(source: Path, cache: Path | None, team: Team) -> SliceArrays:
     return open_arrays(source, cache)
 
 
-def _network_before(job: Job, run: Path, arrays: SliceArrays) -> TrainedNetwork:
+def _starting_network(job: Job, run: Path, arrays: SliceArrays) -> TrainedNetwork:
     """The network that a training starts from. Raises UsageError if it is of another kind or for other images."""
     network = load_network(run)
     have = (network.info.kind, network.info.contrasts, network.info.architecture.image_size)
@@ -114,14 +114,12 @@ def _network_before(job: Job, run: Path, arrays: SliceArrays) -> TrainedNetwork:
     return network
 
 
-def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], before: TrainedNetwork | None) -> RunInfo:
+def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], start: TrainedNetwork | None) -> RunInfo:
     size, contrasts, settings = arrays.image_size, arrays.contrasts, job.settings
-    if before is not None and changes:
+    if start is not None and changes:
         raise UsageError("--start-from has an architecture of its own: leave out [architecture]")
     default = (
-        before.info.architecture
-        if before
-        else default_architecture(job.kind, image_size=size, contrasts=len(contrasts))
+        start.info.architecture if start else default_architecture(job.kind, image_size=size, contrasts=len(contrasts))
     )
     arch = Architecture.of(default.model_dump() | dict(changes), "architecture")
     channels = arch.in_channels - (EXTRA_PLANES if job.kind is NetworkKind.PROGRESSION else 0)
@@ -134,31 +132,31 @@ def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], before:
         "version": VERSION,
         "cohort_sha256": arrays.cohort_sha256,
         "settings": settings.model_dump(mode="json"),
-        "start_from_sha256": None if before is None else sha256_of(before.path / WEIGHTS_FILE),
+        "start_from_sha256": None if start is None else sha256_of(start.path / WEIGHTS_FILE),
         "device": device_name(job.device, job.team.size),
     }
     noise_levels = 1 if job.kind is NetworkKind.PROGRESSION else settings.noise_levels  # it sees clean slices only
     return RunInfo(job.kind, arch, contrasts, noise_levels, provenance)
 
 
-def _fresh(job: Job, info: RunInfo, before: TrainedNetwork | None) -> TrainingState:
+def _fresh_state(job: Job, info: RunInfo, start: TrainedNetwork | None) -> TrainingState:
     """The network before its first step: its weights are drawn on the CPU, so they are the same on every device."""
     torch.manual_seed(job.settings.seed)
     module = build(job.kind, info.architecture)
-    if before is not None:
-        module.load_state_dict(before.module.state_dict())
+    if start is not None:
+        module.load_state_dict(start.module.state_dict())
     module.to(job.device)
     return TrainingState.fresh(module, job.settings.learning_rate, job.settings.weight_decay)
 
 
-def _go_on(
+def _train_until(
     stepper: Stepper,
     info: RunInfo,
     monitor: RunMonitor | None,
     *,
     last: int,
     report: Report,
-    asked_to_stop: Callable[[], bool],
+    stop_requested: Callable[[], bool],
 ) -> bool:
     """Step after step up to `last`, or until asked to stop; returns whether it was, before the last one.
 
@@ -168,7 +166,7 @@ def _go_on(
     saved = state.step or None
     while state.step < last:
         stepper.advance()
-        stopped = _stops(job, state.step, asked_to_stop)
+        stopped = _all_stop(job, state.step, stop_requested)
         keep = stopped or state.step % job.settings.checkpoint_every == 0 or state.step == last
         pause = keep or (monitor is not None and monitor.is_due(state.step))
         for row in stepper.collect(at_once=pause):
@@ -187,7 +185,7 @@ def _go_on(
     return False
 
 
-def _stops(job: Job, step: int, asked: Callable[[], bool]) -> bool:
+def _all_stop(job: Job, step: int, asked: Callable[[], bool]) -> bool:
     """Whether all processes stop after this step: they must agree, and on CUDA devices that is asked seldom."""
     if job.team.size > 1 and job.device.type == "cuda" and step % REPORTED_AT_ONCE:
         return False

@@ -149,7 +149,7 @@ def test_one_ensemble_does_for_seeds_and_members_that_aim_alike(asked: Consisten
 
 def curve(aps: list[float], agreements: list[float]) -> ConvergenceCurve:
     def row(ap: float, agreed: float) -> dict[str, float]:
-        return dict.fromkeys((measure.name for measure in MEMBERS), 0.0) | {"ap": ap, "agreement": agreed}
+        return dict.fromkeys((metric.name for metric in MEMBERS), 0.0) | {"ap": ap, "agreement": agreed}
 
     found = {str(2**k): row(ap, agreed) for k, (ap, agreed) in enumerate(zip(aps, agreements, strict=True))}
     return ConvergenceCurve.of(IMAGES, [{"maps": {IMAGES: found}}])

@@ -19,7 +19,7 @@ from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.engines.opening import EngineChoice
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.evaluation.experiments.contrasts import Contender, ContrastsExperiment
-from tumorcast.evaluation.experiments.forecast_measures import MEASURES
+from tumorcast.evaluation.experiments.forecast_scores import METRICS
 from tumorcast.evaluation.followup import TargetSize
 from tumorcast.evaluation.targets import TargetSource
 from tumorcast.records import Contrast, Session
@@ -67,7 +67,7 @@ def test_contenders_are_judged_on_the_same_slices(stack: ExitStack, single: Path
     row = asked.measure("B", single.parent)
     json.dumps(row)
     one, four = (row["contenders"][name] for name in (ONE, FOUR))
-    assert set(one) == set(four) == {measure.name for measure in MEASURES}
+    assert set(one) == set(four) == {metric.name for metric in METRICS}
     alike = [
         name for name in one if name.startswith("ssim")
     ]  # one of the contrasts is judged, and the engines are alike
@@ -77,7 +77,7 @@ def test_contenders_are_judged_on_the_same_slices(stack: ExitStack, single: Path
 
 def test_the_report_pairs_patients(stack: ExitStack, single: Path, blob_cohort: Path) -> None:
     asked = experiment(stack, single, blob_cohort)
-    blank = dict.fromkeys((measure.name for measure in MEASURES), None)
+    blank = dict.fromkeys((metric.name for metric in METRICS), None)
     rows = {
         unit: {"ratio": 1.2, "contenders": {ONE: blank | {"ap": one}, FOUR: blank | {"ap": four}}}
         for unit, one, four in (("P1", 0.5, 0.75), ("P2", 0.25, 0.75), ("P3", None, 0.5))

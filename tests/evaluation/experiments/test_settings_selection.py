@@ -14,7 +14,7 @@ from tests.fakes import StrengthEngine
 from tumorcast.cli.experiment import experiment as commands
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import UsageError
-from tumorcast.evaluation.experiments.forecast_measures import MEASURES, measure_slice
+from tumorcast.evaluation.experiments.forecast_scores import METRICS, score_forecast
 from tumorcast.evaluation.experiments.settings_selection import SettingsSelectionExperiment, TrialSettings
 from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
@@ -67,12 +67,12 @@ def test_a_forecast_is_measured_against_the_later_scan(cohort: Cohort) -> None:
     targets = TargetSource(TargetSize.TRUE, GROWTH).of(cohort, followups, BASE)
     settings = targets.settings.model_copy(update={"keep_members": True, "members": 2})
     (made,), (pair,) = forecast_followups(followups, targets.draw(settings), engine, settings), followups
-    figures = measure_slice(pair, made, engine, batch=2)
-    assert set(figures) == {measure.name for measure in MEASURES}
+    figures = score_forecast(pair, made, engine, batch=2)
+    assert set(figures) == {metric.name for metric in METRICS}
     assert figures["ap"] == figures["ap_images"]  # there is no progression network
     gained = float(np.median(made.reached_mm2)) - made.present_segmented_mm2
     assert size_error(pair, made) == pytest.approx(abs(pair.now.area_mm2 + gained - pair.later.area_mm2) / 1744.0)
-    one = measure_slice(pair, made, engine, batch=1, channels=[1])
+    one = score_forecast(pair, made, engine, batch=1, channels=[1])
     assert one["ssim_outside"] == pytest.approx(figures["ssim_outside"], abs=0.01)  # all four contrasts are alike
     assert one["ssim_outside"] != figures["ssim_outside"]  # but for their noise
 
@@ -112,7 +112,7 @@ def test_the_choice_does_not_depend_on_the_later_scan(
 
 def test_the_papers_settings_stand_beside_the_grid(cohort: Cohort, tmp_path: Path) -> None:
     row = experiment(cohort, paper_members=1).measure("B", tmp_path)
-    assert set(row["paper"]) == {"score", *(one.name for one in MEASURES)}
+    assert set(row["paper"]) == {"score", *(one.name for one in METRICS)}
     assert row["paper"] != row["default"]
     shown = SliceExample.read(tmp_path)
     assert shown.names.tolist() == [BEST, BLIND, DEFAULT, PAPER]
@@ -130,7 +130,7 @@ def row_of(worth: list[float], blind: list[float], *, more: float, paper: float 
     """A patient with three points. more: what the blind choice is worth with more members."""
 
     def true(score: float) -> dict[str, float | None]:
-        return {one.name: None for one in MEASURES} | {"score": score, "ap_images": None if more == 0.5 else 1 - score}
+        return {one.name: None for one in METRICS} | {"score": score, "ap_images": None if more == 0.5 else 1 - score}
 
     def point(name: str, score: float, told: float) -> dict[str, Any]:
         parts = dict.fromkeys(("size", "preservation", "agreement"), told)

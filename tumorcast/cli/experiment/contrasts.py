@@ -67,13 +67,13 @@ def contrasts(
 
         with ExitStack() as stack:
             both = [open_followed(*pair, targets, ranks, stack) for pair in zip(cohort, engines, strict=True)]
-            names = names_of([list(one.contrasts) for one, _ in both], model)
-            contenders = tuple(Contender(name, *one) for name, one in zip(names, both, strict=True))
-            for one in contenders:
-                check_levels(one.engine, [settings.sampler.noise_level])
-            asked = ContrastsExperiment(contenders, targets, settings, slices, patients)
-            asked.check()
-            yield asked
+            names = names_of([opened_cohort.contrasts for opened_cohort, _ in both], model)
+            contenders = tuple(Contender(name, *opened_files) for name, opened_files in zip(names, both, strict=True))
+            for contender in contenders:
+                check_levels(contender.engine, [settings.sampler.noise_level])
+            experiment = ContrastsExperiment(contenders, targets, settings, slices, patients)
+            experiment.check()
+            yield experiment
 
     launch_opened(opened, out, as_json, so_far=so_far)
 

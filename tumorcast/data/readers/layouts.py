@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
-from tumorcast.data.readers import conventions as schemes
+from tumorcast.data.readers import conventions
 from tumorcast.data.readers.bids import find_bids, has_bids_images
 from tumorcast.data.readers.dicom import series_in
 from tumorcast.data.readers.dicom_header import has_mark
@@ -47,7 +47,7 @@ class Layout(StrEnum):
 
 SLICE_FOLDER = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")
 SLICE_FILE = re.compile(
-    rf"brats_train_(?P<patient>.+)_(?P<kind>{schemes.CONTRASTS}|{SEG})_(?P<number>\d+)_w\.nii(\.gz)?"
+    rf"brats_train_(?P<patient>.+)_(?P<kind>{conventions.CONTRASTS}|{SEG})_(?P<number>\d+)_w\.nii(\.gz)?"
 )
 SLICE_PARTS = ("training", "validation", "testing")
 SLICE_LABELS = "test_labels"
@@ -150,17 +150,17 @@ def _resolved(source: Path, layout: Layout) -> Layout:
 def _read(source: Path, layout: Layout) -> LayoutFiles:  # noqa: PLR0911 - one line a layout
     match layout:
         case Layout.BRATS:
-            return LayoutFiles(schemes.brats_sessions(source))
+            return LayoutFiles(conventions.brats_sessions(source))
         case Layout.BIDS:
             return find_bids(source)
         case Layout.LUMIERE:
-            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_ATLAS))
+            return LayoutFiles(conventions.lumiere_sessions(source, conventions.LUMIERE_ATLAS))
         case Layout.LUMIERE_HD_GLIO:
-            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_HD_GLIO))
+            return LayoutFiles(conventions.lumiere_sessions(source, conventions.LUMIERE_HD_GLIO))
         case Layout.LUMIERE_NATIVE:
-            return LayoutFiles(schemes.lumiere_sessions(source, schemes.LUMIERE_NATIVE))
+            return LayoutFiles(conventions.lumiere_sessions(source, conventions.LUMIERE_NATIVE))
         case Layout.MU_GLIOMA_POST:
-            return LayoutFiles(schemes.mu_glioma_sessions(source))
+            return LayoutFiles(conventions.mu_glioma_sessions(source))
         case Layout.SLICES:
             return LayoutFiles(list(_slices(source)))
         case Layout.TABLE:
@@ -209,7 +209,7 @@ def _evidence_of_brats(source: Path) -> Iterator[Path]:
 
     Where a sessions.csv stands, neither are images in folders of folders, which it may well name.
     """
-    images = (file.path for file in schemes.brats_files(source) if file.kind != SEG)
+    images = (file.path for file in conventions.brats_files(source) if file.kind != SEG)
     named = _table_path(source).is_file()
     return (path for path in images if not named or source in (path.parent, path.parent.parent))
 
@@ -217,8 +217,10 @@ def _evidence_of_brats(source: Path) -> Iterator[Path]:
 EVIDENCE: dict[Layout, Callable[[Path], bool]] = {
     Layout.BRATS: lambda source: _any(_evidence_of_brats(source)),
     Layout.BIDS: has_bids_images,
-    Layout.LUMIERE: lambda source: _any(schemes.lumiere_weeks(source)),
-    Layout.MU_GLIOMA_POST: lambda source: any(set(files) - {SEG} for *_, files in schemes.mu_glioma_folders(source)),
+    Layout.LUMIERE: lambda source: _any(conventions.lumiere_weeks(source)),
+    Layout.MU_GLIOMA_POST: lambda source: any(
+        set(files) - {SEG} for *_, files in conventions.mu_glioma_folders(source)
+    ),
     Layout.SLICES: lambda source: _any(_slice_folders(source)),
     Layout.TABLE: lambda source: _table_path(source).is_file(),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 Item = TypeVar("Item")
 Row = dict[str, Any]
@@ -15,15 +16,6 @@ Row = dict[str, Any]
 
 NOT_IN_UNIT_NAME = re.compile(r"[^A-Za-z0-9._-]")
 SUFFIXES_OF_ROWS = (".json", ".failed")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure of the rows as a report shows it. digits: after the point."""
-
-    name: str
-    label: str
-    digits: int = 3
 
 
 @dataclass(frozen=True)
@@ -116,5 +108,15 @@ def spread_evenly(items: Sequence[Item], count: int | None) -> list[Item]:
     >>> spread_evenly("abcde", 3), spread_evenly("ab", None)
     (['a', 'c', 'e'], ['a', 'b'])
     """
-    places = np.linspace(0, len(items) - 1, min(count or len(items), len(items))).astype(int)
-    return [items[place] for place in places]
+    indices = np.linspace(0, len(items) - 1, min(count or len(items), len(items))).astype(int)
+    return [items[index] for index in indices]
+
+
+def spread_by_value(units: Sequence[str], values: npt.NDArray[np.float64], count: int) -> list[str]:
+    """At most `count` units from the lowest value (U,) to the highest, the ends among them.
+
+    >>> spread_by_value(["a", "b", "c"], np.array([3.0, 1.0, 2.0]), 2)
+    ['b', 'a']
+    """
+    order = np.argsort(np.nan_to_num(values), kind="stable")
+    return spread_evenly([units[k] for k in order], count)

@@ -18,13 +18,28 @@ from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import SizeMeasure
 from tumorcast.engines.protocol import Engine, segment_in_batches
 from tumorcast.errors import InputError, UsageError
-from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table, unit_name
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, unit_name
 from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.plots import CurvePanel, draw_curves
 from tumorcast.evaluation.experiments.report_tables import values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
 from tumorcast.evaluation.followup import FollowUp, TargetSize
-from tumorcast.evaluation.metrics import Floats, Mask, average_precision, brier, dice, ssim
+from tumorcast.evaluation.metrics import (
+    AP,
+    BRIER,
+    DICE,
+    DISTANCE,
+    INTENSITY_RANGE,
+    SHARE,
+    SSIM,
+    Floats,
+    Mask,
+    Metric,
+    average_precision,
+    brier,
+    dice,
+    ssim,
+)
 from tumorcast.evaluation.score import members_of, outside_tumour
 from tumorcast.evaluation.statistics import Estimate, mean_of, patient_mean
 from tumorcast.evaluation.targets import targets_from_past
@@ -39,6 +54,22 @@ from tumorcast.settings import ForecastSettings
 Array = npt.NDArray[np.float32]
 Maps = npt.NDArray[np.floating[Any]]
 
+
+def pixel_sd(members: Array, inside: Mask) -> float:
+    """Standard deviation of a pixel over members (M, C, H, W), mean over a region (H, W); NaN where it is empty."""
+    return float(members.std(axis=0)[:, inside].mean()) if inside.any() else float("nan")
+
+
+def area_spread(areas_mm2: Floats) -> float:
+    """Standard deviation of the members' areas (M,) over their mean; NaN without tumour."""
+    return float(areas_mm2.std() / areas_mm2.mean()) if areas_mm2.any() else float("nan")
+
+
+def mean_distance(a: Maps, b: Maps, inside: Mask) -> float:
+    """Mean |a - b| of two maps (H, W) within a region (H, W)."""
+    return float(np.abs(a - b)[inside].mean(dtype=np.float64))
+
+
 SEEDS_SHOWN = 5
 
 GROWTH, IMAGES, CHANGED = "growth", "images", "changed"
@@ -48,21 +79,21 @@ MAPS = {
     CHANGED: "Share of members that changed (the paper's map)",
 }
 SEEDS = (
-    Measure("outlines_dice", "Dice of outlines"),
-    Measure("area_spread", "SD of the area / its mean"),
-    Measure("ssim_inside", "SSIM inside"),
-    Measure("ssim_outside", "SSIM outside"),
-    Measure("sd_inside", "SD inside", 4),
-    Measure("sd_outside", "SD outside", 4),
-    Measure("ssim_present_inside", "to the present scan: SSIM inside"),
-    Measure("ssim_present_outside", "SSIM outside"),
+    DICE.called("outlines_dice", "Dice of outlines"),
+    Metric("area_spread", "SD of the area / its mean", 3, False, DISTANCE, area_spread),
+    SSIM.called("ssim_inside", "SSIM inside"),
+    SSIM.called("ssim_outside", "SSIM outside"),
+    Metric("sd_inside", "SD inside", 4, None, (0.0, INTENSITY_RANGE), pixel_sd),
+    Metric("sd_outside", "SD outside", 4, False, (0.0, INTENSITY_RANGE), pixel_sd),
+    SSIM.called("ssim_present_inside", "to the present scan: SSIM inside"),
+    SSIM.called("ssim_present_outside", "SSIM outside"),
 )
 MEMBERS = (
-    Measure("ap", "AP"),
-    Measure("brier", "Brier", 4),
-    Measure("from_full", "from the full map", 4),
-    Measure("from_another", "from another map", 4),
-    Measure("agreement", "agreement with another"),
+    AP,
+    BRIER,
+    Metric("from_full", "from the full map", 4, False, SHARE, mean_distance),
+    Metric("from_another", "from another map", 4, False, SHARE, mean_distance),
+    Metric("agreement", "agreement with another", 3, True, SHARE, agreement),
 )
 LOGARITHMIC = ("from_full", "from_another")
 SEEDS_NOTE = (
@@ -201,10 +232,9 @@ def seed_figures(followup: FollowUp, seeds: SliceForecast, engine: Engine, batch
         figures |= {
             f"ssim_{name}": patient_mean([ssim(a, b, mask) for a, b in pairs]),
             f"ssim_present_{name}": patient_mean([ssim(member, present.image, mask) for member in members]),
-            f"sd_{name}": float(members.std(axis=0)[:, mask].mean()) if mask.any() else float("nan"),
+            f"sd_{name}": pixel_sd(members, mask),
         }
-    reached = seeds.reached_mm2
-    return figures | {"area_spread": float(reached.std() / reached.mean()) if reached.any() else float("nan")}
+    return figures | {"area_spread": area_spread(seeds.reached_mm2)}
 
 
 def counts_of(members: int) -> list[int]:
@@ -229,8 +259,8 @@ def convergence(followup: FollowUp, forecast: SliceForecast, maps: Maps) -> dict
         brain = followup.now.brain
         by_count[str(count)] = {
             **(_by_truth(followup, parts) if followup.is_known else {}),
-            "from_full": patient_mean([_distance(part, whole, brain) for part in parts]),
-            "from_another": patient_mean([_distance(a, b, brain) for a, b in apart]),
+            "from_full": patient_mean([mean_distance(part, whole, brain) for part in parts]),
+            "from_another": patient_mean([mean_distance(a, b, brain) for a, b in apart]),
             "agreement": patient_mean(
                 [agreement(replace(forecast, tumour=a), replace(forecast, tumour=b)) for a, b in apart]
             ),
@@ -248,10 +278,6 @@ def _by_truth(followup: FollowUp, maps: Sequence[Maps]) -> Row:
     }
 
 
-def _distance(a: Maps, b: Maps, brain: Mask) -> float:
-    return float(np.abs(a - b)[brain].mean(dtype=np.float64))
-
-
 @dataclass(frozen=True)
 class ConvergenceCurve:
     """A map's figures over patients by number of members, by the names of MEMBERS."""
@@ -265,7 +291,7 @@ class ConvergenceCurve:
         """Over the patients."""
         counts = list(rows[0]["maps"][name])
         values = [values_of([row["maps"][name][count] for row in rows], MEMBERS) for count in counts]
-        figures = {one.name: [mean_of(of_count[one.name]) for of_count in values] for one in MEMBERS}
+        figures = {metric.name: [mean_of(of_count[metric.name]) for of_count in values] for metric in MEMBERS}
         return cls(name, tuple(map(int, counts)), figures)
 
     @property
@@ -282,18 +308,18 @@ class ConvergenceCurve:
                 return count
         return None
 
-    def has(self, measure: Measure) -> bool:
+    def has(self, metric: Metric) -> bool:
         """Whether some patient has the figure."""
-        return any(estimate.patients for estimate in self.figures[measure.name])
+        return any(estimate.patients for estimate in self.figures[metric.name])
 
     def table(self, note: str) -> Table:
         """A row a number of members."""
-        shown = [measure for measure in MEMBERS if self.has(measure)]
+        shown = [metric for metric in MEMBERS if self.has(metric)]
         rows = [
-            (str(count), *(self.figures[measure.name][k].text(measure.digits) for measure in shown))
+            (str(count), *(self.figures[metric.name][k].text(metric.digits) for metric in shown))
             for k, count in enumerate(self.counts)
         ]
-        return Table(MAPS[self.name], ("members", *(measure.label for measure in shown)), rows, note)
+        return Table(MAPS[self.name], ("members", *(metric.label for metric in shown)), rows, note)
 
 
 def findings(rows: Mapping[str, Row], pictures: Path, *, seeds: int, target: TargetSize) -> Findings:
@@ -311,7 +337,7 @@ def findings(rows: Mapping[str, Row], pictures: Path, *, seeds: int, target: Tar
     of_seeds_table = Table(
         f"{seeds} seeds of one target",
         ("", "over patients"),
-        [(measure.label, of_seeds[measure.name].text(measure.digits)) for measure in SEEDS],
+        [(metric.label, of_seeds[metric.name].text(metric.digits)) for metric in SEEDS],
         SEEDS_NOTE,
     )
     notes = [MEMBERS_NOTE] + ["As above."] * (len(curves) - 1)
@@ -347,13 +373,13 @@ def _enough_words(curve: ConvergenceCurve, most: int) -> str:
 def _curves_picture(curves: Sequence[ConvergenceCurve]) -> ReportPicture:
     panels = [
         CurvePanel(
-            measure.label,
-            {MAPS[curve.name]: curve.figures[measure.name] for curve in curves},
-            logarithmic=measure.name in LOGARITHMIC,
-            guide=ENOUGH_AGREEMENT if measure.name == "agreement" else None,
+            metric.label,
+            {MAPS[curve.name]: curve.figures[metric.name] for curve in curves},
+            logarithmic=metric.name in LOGARITHMIC,
+            guide=ENOUGH_AGREEMENT if metric.name == "agreement" else None,
         )
-        for measure in MEMBERS
-        if any(curve.has(measure) for curve in curves)
+        for metric in MEMBERS
+        if any(curve.has(metric) for curve in curves)
     ]
     caption = "Figures of maps by number of members, with 95 % intervals over patients; what they are: see the tables."
     return ReportPicture("members", caption, partial(draw_curves, curves[0].counts, "members", panels))

@@ -13,7 +13,7 @@ from tumorcast.engines.protocol import Engine
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.base import Findings, Row, spread_evenly
 from tumorcast.evaluation.experiments.followup_source import by_unit, followed_units
-from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, measure_forecasts
+from tumorcast.evaluation.experiments.forecast_scores import METRICS, NOTE, score_forecasts
 from tumorcast.evaluation.experiments.report_tables import as_figures, differences_table, means_table, values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
 from tumorcast.evaluation.followup import (
@@ -99,7 +99,7 @@ class ContrastsExperiment:
         for contender, own, common in zip(self.contenders, every, _in_common_brain(every), strict=True):
             channels = [contender.cohort.contrasts.index(name) for name in self._shared]
             forecasts = forecast_followups(own, targets, contender.engine, settings)
-            row["contenders"][contender.name] = measure_forecasts(
+            row["contenders"][contender.name] = score_forecasts(
                 common, forecasts, contender.engine, batch=settings.batch, channels=channels
             )
             first_slice = forecasts[0]
@@ -111,18 +111,18 @@ class ContrastsExperiment:
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """See Experiment."""
         names = [contender.name for contender in self.contenders]
-        values = {name: values_of([row["contenders"][name] for row in rows.values()], MEASURES) for name in names}
+        values = {name: values_of([row["contenders"][name] for row in rows.values()], METRICS) for name in names}
         note = f"Images are compared in {', '.join(self._shared)}. The brain is what all cohorts call brain. {NOTE}"
         tables = [
-            means_table("Side by side", values, MEASURES, note),
-            differences_table(f"Against {names[0]}", values, names[0], MEASURES),
+            means_table("Side by side", values, METRICS, note),
+            differences_table(f"Against {names[0]}", values, names[0], METRICS),
         ]
         gain = values[names[-1]]["ap"] - values[names[0]]["ap"]
         titles = {unit: f"{unit}, × {row['ratio']:.2f}" for unit, row in rows.items()}
         caption = f"Patients from the least to the greatest AP of {names[-1]} less {names[0]}."
         picture = examples_picture("slices", caption, pictures, titles, gain)
         return Findings(
-            _answer(values, names, self.targets.target), as_figures(values, names[0], MEASURES), tables, [picture]
+            _answer(values, names, self.targets.target), as_figures(values, names[0], METRICS), tables, [picture]
         )
 
     @cached_property

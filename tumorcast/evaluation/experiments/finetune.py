@@ -12,12 +12,13 @@ from tumorcast.engines.model import ModelSet
 from tumorcast.engines.protocol import Engine
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.evaluation.baselines import unguided
-from tumorcast.evaluation.experiments.base import Findings, Measure, Row
+from tumorcast.evaluation.experiments.base import Findings, Row
 from tumorcast.evaluation.experiments.followup_source import by_unit, followed_units
-from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, mean_measures, measure_forecasts
+from tumorcast.evaluation.experiments.forecast_scores import METRICS, NOTE, mean_scores, score_forecasts
 from tumorcast.evaluation.experiments.report_tables import as_figures, differences_table, means_table, values_of
 from tumorcast.evaluation.experiments.slice_plots import SliceExample, channel_shown, examples_picture
 from tumorcast.evaluation.followup import FollowUp, area_ratio, forecast_followups, last_followups
+from tumorcast.evaluation.metrics import PSNR, SSIM
 from tumorcast.evaluation.score import reconstruction
 from tumorcast.evaluation.statistics import difference
 from tumorcast.evaluation.targets import TargetSource
@@ -28,12 +29,12 @@ from tumorcast.training.finetune import patient_arrays, tuned
 
 BEFORE, AFTER = "before", "after"
 RECONSTRUCTION = (
-    Measure("ssim_now", "SSIM, present scan reconstructed", 4),
-    Measure("psnr_now_db", "PSNR, present scan reconstructed, dB", 2),
-    Measure("ssim_unseen", "SSIM, later scan reconstructed", 4),
-    Measure("psnr_unseen_db", "PSNR, later scan reconstructed, dB", 2),
+    SSIM.called("ssim_now", "SSIM, present scan reconstructed", 4),
+    PSNR.called("psnr_now_db", "PSNR, present scan reconstructed, dB", 2),
+    SSIM.called("ssim_unseen", "SSIM, later scan reconstructed", 4),
+    PSNR.called("psnr_unseen_db", "PSNR, later scan reconstructed, dB", 2),
 )
-EVERY = (*RECONSTRUCTION, *MEASURES)
+EVERY = (*RECONSTRUCTION, *METRICS)
 RECONSTRUCTION_NOTE = (
     "Reconstructed: encoded and decoded without guidance, over the brain; the present scan was trained on, the later "
     "one was not."
@@ -126,10 +127,10 @@ class FinetuneExperiment:
 
     def _answer(self, values: Any) -> str:
         change = {
-            measure.name: difference(values[AFTER][measure.name], values[BEFORE][measure.name]).estimate.text(
-                measure.digits, signed=True
+            metric.name: difference(values[AFTER][metric.name], values[BEFORE][metric.name]).estimate.text(
+                metric.digits, signed=True
             )
-            for measure in EVERY
+            for metric in EVERY
         }
         return (
             "Do a few steps of training on the patient's own earlier scans help to forecast the next one? Forecasts "
@@ -168,8 +169,8 @@ def _figures(
 ) -> tuple[dict[str, float], Any]:
     """The figures of EVERY, and of the first slice the mean image (H, W) and the map."""
     forecasts = forecast_followups(followups, targets, engine, settings)
-    figures = measure_forecasts(followups, forecasts, engine, batch=settings.batch)
-    figures |= mean_measures([_reconstruction(followup, engine, settings) for followup in followups])
+    figures = score_forecasts(followups, forecasts, engine, batch=settings.batch)
+    figures |= mean_scores([_reconstruction(followup, engine, settings) for followup in followups])
     first = forecasts[0]
     return figures, (first.mean[channel], first.tumour if first.growth is None else first.growth)
 

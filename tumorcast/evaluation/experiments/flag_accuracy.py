@@ -15,7 +15,6 @@ import numpy as np
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.base import (
     Findings,
-    Measure,
     ReportPicture,
     Row,
     Table,
@@ -34,7 +33,7 @@ from tumorcast.evaluation.experiments.report_tables import estimate_cell
 from tumorcast.evaluation.experiments.slice_plots import FlaggedSlice, channel_shown, draw_flagged
 from tumorcast.evaluation.failure_flags import Failure, Signs
 from tumorcast.evaluation.followup import latest_followup
-from tumorcast.evaluation.metrics import Floats, roc_auc
+from tumorcast.evaluation.metrics import SHARE, Floats, Metric, roc_auc
 from tumorcast.evaluation.statistics import Estimate, estimate
 
 ANY = "any flag"
@@ -46,15 +45,6 @@ MAP_OF = {
     Failure.WRONG_WAY: "tumour",
     Failure.MAP_APART: "growth",
 }
-MEASURES = (
-    Measure("precision", "precision", 2),
-    Measure("recall", "recall", 2),
-    Measure("recall_astray", "recall, forecasts led astray", 2),
-    Measure("recall_clear", "recall, planted clearly", 2),
-    Measure("recall_faint", "recall, planted faintly", 2),
-    Measure("false_alarms", "false alarms, all without it", 2),
-    Measure("false_alarms_of_controls", "false alarms, not provoked", 2),
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +89,7 @@ class FlagAccuracyExperiment:
             "brain": followup.now.brain,
             "outline": followup.now.labels > 0,
             "later": followup.later.labels > 0,
-            **{f"{k}.{name}": a for k, made in enumerate(induced) for name, a in _arrays(made, channel).items()},
+            **{f"{k}.{name}": values for k, of in enumerate(induced) for name, values in _arrays(of, channel).items()},
         }
         np.savez_compressed(pictures / ARRAYS, **arrays)
         return self.source.row(followup) | {"cases": [_case_row(made, rules) for made in induced]}
@@ -248,13 +238,13 @@ def summary_of(rows: dict[str, Row], failure: Failure | None) -> FlagSummary:
     wrong, signs = np.array([case.wrong for case in cases]), np.array([case.sign for case in cases])
 
     def flagged_among(chosen: Callable[[FlaggedCase], bool]) -> Estimate:
-        return _share([case for case in cases if chosen(case)], lambda case: case.flagged)
+        return share_having([case for case in cases if chosen(case)], lambda case: case.flagged)
 
     return FlagSummary(
         cases=len(cases),
         wrong=int(wrong.sum()),
         flagged=sum(case.flagged for case in cases),
-        precision=_share([case for case in cases if case.flagged], lambda case: case.wrong),
+        precision=share_having([case for case in cases if case.flagged], lambda case: case.wrong),
         recall=flagged_among(lambda case: case.wrong),
         recall_astray=flagged_among(lambda case: case.wrong and not case.planted),
         recall_clear=flagged_among(lambda case: case.wrong and case.planted and case.clear),
@@ -265,7 +255,7 @@ def summary_of(rows: dict[str, Row], failure: Failure | None) -> FlagSummary:
     )
 
 
-def _share(cases: Sequence[FlaggedCase], having: Callable[[FlaggedCase], bool]) -> Estimate:
+def share_having(cases: Sequence[FlaggedCase], having: Callable[[FlaggedCase], bool]) -> Estimate:
     """The share of the cases that have something, resampling the patients who have such cases."""
     units = dict.fromkeys(case.unit for case in cases)
     counts = [[(having(case), 1) for case in cases if case.unit == unit] for unit in units]
@@ -275,6 +265,20 @@ def _share(cases: Sequence[FlaggedCase], having: Callable[[FlaggedCase], bool]) 
 def _ratio(counts: Floats, axis: int) -> Floats:
     sums = counts.sum(axis=axis)
     return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+METRICS = tuple(
+    Metric(name, label, 2, is_better, SHARE, share_having)
+    for name, label, is_better in (
+        ("precision", "precision", True),
+        ("recall", "recall", True),
+        ("recall_astray", "recall, forecasts led astray", True),
+        ("recall_clear", "recall, planted clearly", True),
+        ("recall_faint", "recall, planted faintly", True),
+        ("false_alarms", "false alarms, all without it", False),
+        ("false_alarms_of_controls", "false alarms, not provoked", False),
+    )
+)
 
 
 def tables_of(rows: dict[str, Row], summaries: dict[str, FlagSummary]) -> list[Table]:
@@ -288,7 +292,7 @@ def _flags(summaries: dict[str, FlagSummary]) -> Table:
             failure,
             f"{summary.wrong} of {summary.cases}",
             str(summary.flagged),
-            *(estimate_cell(getattr(summary, measure.name), measure.digits) for measure in MEASURES),
+            *(estimate_cell(getattr(summary, metric.name), metric.digits) for metric in METRICS),
             "–" if np.isnan(summary.auc) else f"{summary.auc:.2f}",
         )
         for failure, summary in summaries.items()
@@ -301,7 +305,7 @@ def _flags(summaries: dict[str, FlagSummary]) -> Table:
         f"{rules} {ANY.capitalize()}: one or more, too_little and too_much among them, where one or more of these is "
         "wrong. ROC AUC: of the sign, whatever its threshold."
     )
-    head = ("flag", "have the failure", "flagged", *(measure.label for measure in MEASURES), "ROC AUC")
+    head = ("flag", "have the failure", "flagged", *(metric.label for metric in METRICS), "ROC AUC")
     return Table("Flags", head, lines, note)
 
 

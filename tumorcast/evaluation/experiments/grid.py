@@ -14,36 +14,42 @@ import numpy as np
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.baselines import Method, MethodMap, distance_mm, product_map
-from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table, unit_name
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, spread_by_value, unit_name
 from tumorcast.evaluation.experiments.followup_source import LatestFollowUps, forecast_ratios
 from tumorcast.evaluation.experiments.plots import draw_trade_off
 from tumorcast.evaluation.experiments.report_tables import values_of
 from tumorcast.evaluation.experiments.slice_plots import (
+    MOST_SHOWN,
     SheetCell,
     SliceExample,
     channel_shown,
     draw_sheet,
-    spread_by_value,
 )
 from tumorcast.evaluation.failure_flags import reach_of
 from tumorcast.evaluation.followup import FollowUp
-from tumorcast.evaluation.metrics import Mask, ssim
+from tumorcast.evaluation.metrics import AP, DICE, HD95, INTENSITY_RANGE, SSIM, Mask, Metric, ssim
 from tumorcast.evaluation.score import by_metric, members_of, outside_tumour, score_maps
 from tumorcast.evaluation.statistics import Estimate, mean_of, median_of, patient_mean
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
 
+
+def mean_change(difference: Any, inside: Mask) -> float:
+    """Mean |difference| of two images (C, H, W) within a region (H, W); NaN where it is empty."""
+    return float(np.abs(difference[:, inside]).mean()) if inside.any() else float("nan")
+
+
 VARIED = ("preset", "guidance", "noise_level", "gain", "scale")
 SCALES = (10_000.0, 50_000.0, 100_000.0, 200_000.0)  # the paper's: 50 000 in its text, 200 000 in its code
-MEASURES = (
-    Measure("reach", "reach", 2),
-    Measure("ssim_outside", "SSIM outside"),
-    Measure("change_inside", "change inside"),
-    Measure("change_outside", "change outside"),
-    Measure("ap_images", "AP, images segmented"),
-    Measure("dice_images", "Dice, images"),
-    Measure("hd95_images_mm", "HD95 mm, images", 1),
-    Measure("ap_change", "AP, images' change"),
-    Measure("ap_growth", "AP, growth map"),
+METRICS = (
+    Metric("reach", "reach", 2, None, (-float("inf"), float("inf")), reach_of),
+    SSIM.called("ssim_outside", "SSIM outside"),
+    Metric("change_inside", "change inside", 3, None, (0.0, INTENSITY_RANGE), mean_change),
+    Metric("change_outside", "change outside", 3, False, (0.0, INTENSITY_RANGE), mean_change),
+    AP.called("ap_images", "AP, images segmented"),
+    DICE.called("dice_images", "Dice, images"),
+    HD95.called("hd95_images_mm", "HD95 mm, images", 1),
+    AP.called("ap_change", "AP, images' change"),
+    AP.called("ap_growth", "AP, growth map"),
 )
 NOTE = (
     "Over patients, with 95 % bootstrap intervals; reach is a median, all else means. Reach: area gained over area "
@@ -139,7 +145,7 @@ class GridExperiment:
         return [_unit(patient_id, cell) for patient_id in self.source.patient_ids() for cell in self.cells]
 
     def measure(self, unit: str, pictures: Path) -> Row:
-        """See MEASURES."""
+        """See METRICS."""
         patient_id, cell = self._by_unit[unit]
         followup, settings = self.source.followup(patient_id), cell_settings(cell, self.source.settings)
         ratios = np.full(settings.members, self.source.target_ratio(followup))
@@ -187,13 +193,9 @@ def _preservation(followup: FollowUp, forecast: SliceForecast, outside: list[Mas
     similarities = [ssim(member, present, mask) for member, mask in zip(members, outside, strict=True)]
     return {
         "ssim_outside": patient_mean(similarities),
-        "change_inside": patient_mean(list(map(_mean_change, members - present, inside))),
-        "change_outside": patient_mean(list(map(_mean_change, members - present, outside))),
+        "change_inside": patient_mean(list(map(mean_change, members - present, inside))),
+        "change_outside": patient_mean(list(map(mean_change, members - present, outside))),
     }
-
-
-def _mean_change(difference: Any, mask: Mask) -> float:
-    return float(np.abs(difference[:, mask]).mean()) if mask.any() else float("nan")
 
 
 def _agreement_with_later_scan(followup: FollowUp, forecast: SliceForecast) -> Row:
@@ -219,7 +221,7 @@ def _agreement_with_later_scan(followup: FollowUp, forecast: SliceForecast) -> R
 
 @dataclass(frozen=True)
 class CellSummary:
-    """A cell's figures over patients, by the names of MEASURES."""
+    """A cell's figures over patients, by the names of METRICS."""
 
     cell: GridCell
     patients: int
@@ -228,13 +230,17 @@ class CellSummary:
     @classmethod
     def of(cls, cell: GridCell, rows: Rows) -> "CellSummary":
         """Over the patients that have the cell."""
-        values = values_of([row for _, row in rows.values()], MEASURES)
+        values = values_of([row for _, row in rows.values()], METRICS)
         return cls(cell, len(rows), {n: (median_of if n == "reach" else mean_of)(v) for n, v in values.items()})
 
     @property
     def reaches(self) -> bool:
         """Whether about the change that was asked for is made."""
         return REACHED[0] <= self.figures["reach"].value <= REACHED[1]
+
+    def has(self, metric: Metric) -> bool:
+        """Whether some patient has a value."""
+        return self.figures[metric.name].patients > 0
 
     def as_figures(self) -> Row:
         """For figures.json."""
@@ -248,14 +254,14 @@ def findings(of_cells: Mapping[GridCell, Rows], pictures: Path) -> Findings:
     summaries = [CellSummary.of(cell, rows) for cell, rows in of_cells.items() if rows]
     if not summaries:
         raise InputError("no cell of the grid was measured on any patient; wait for more, or give other patients")
-    measured = [one for one in MEASURES if any(summary.figures[one.name].patients for summary in summaries)]
-    head = ("NL", "strength", "patients", *(measure.label for measure in measured))
+    measured = [metric for metric in METRICS if any(summary.has(metric) for summary in summaries)]
+    head = ("NL", "strength", "patients", *(metric.label for metric in measured))
     lines = [
         (
             str(summary.cell.noise_level),
             summary.cell.strength_label,
             str(summary.patients),
-            *(summary.figures[measure.name].text(measure.digits) for measure in measured),
+            *(summary.figures[metric.name].text(metric.digits) for metric in measured),
         )
         for summary in summaries
     ]
@@ -348,5 +354,5 @@ def _sheets(of_cells: Mapping[GridCell, Rows], pictures: Path) -> list[ReportPic
                 ],
             ),
         )
-        for name in spread_by_value(list(ratios), np.array(list(ratios.values())))
+        for name in spread_by_value(list(ratios), np.array(list(ratios.values())), MOST_SHOWN)
     ]

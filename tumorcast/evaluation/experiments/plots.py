@@ -87,7 +87,7 @@ def _values(estimates: Sequence[Estimate]) -> npt.NDArray[np.float64]:
 
 def _bars(estimates: Sequence[Estimate]) -> npt.NDArray[np.float64]:
     """(2, K) from each value down and up to its interval; nothing where there is none."""
-    ends = np.array([[one.value - one.low, one.high - one.value] for one in estimates]).T
+    ends = np.array([[estimate.value - estimate.low, estimate.high - estimate.value] for estimate in estimates]).T
     return np.asarray(np.nan_to_num(np.maximum(ends, 0.0)))
 
 

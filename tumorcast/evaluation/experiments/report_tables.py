@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.evaluation.experiments.base import Measure, Row, Table
-from tumorcast.evaluation.metrics import Floats
+from tumorcast.evaluation.experiments.base import Row, Table
+from tumorcast.evaluation.metrics import Floats, Metric
 from tumorcast.evaluation.statistics import Estimate, difference, mean_of
 
 ByVariant = Mapping[str, Mapping[str, Floats]]
@@ -20,56 +20,56 @@ def numbers(values: Iterable[Any]) -> Floats:
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
-def values_of(rows: Sequence[Row | None], measures: Sequence[Measure]) -> dict[str, Floats]:
+def values_of(rows: Sequence[Row | None], metrics: Sequence[Metric]) -> dict[str, Floats]:
     """(P,) by metric, of one variant; a patient without a row, or a row without the metric, has NaN."""
-    return {measure.name: numbers((row or {}).get(measure.name) for row in rows) for measure in measures}
+    return {metric.name: numbers((row or {}).get(metric.name) for row in rows) for metric in metrics}
 
 
-def means_table(title: str, values: ByVariant, measures: Sequence[Measure], note: str) -> Table:
+def means_table(title: str, values: ByVariant, metrics: Sequence[Metric], note: str) -> Table:
     """A row a metric that some patient has, a column a variant: the mean over patients, with its interval."""
     rows = [
-        (measure.label, *(mean_of(of_variant[measure.name]).text(measure.digits) for of_variant in values.values()))
-        for measure in _measured(values, measures)
+        (metric.label, *(mean_of(of_variant[metric.name]).text(metric.digits) for of_variant in values.values()))
+        for metric in _measured(values, metrics)
     ]
     counts = ("patients", *(str(_patients(of_variant)) for of_variant in values.values()))
     return Table(title, ("", *values), [*rows, counts], note)
 
 
-def differences_table(title: str, values: ByVariant, reference: str, measures: Sequence[Measure]) -> Table:
+def differences_table(title: str, values: ByVariant, reference: str, metrics: Sequence[Metric]) -> Table:
     """A row a metric, a column a variant but the reference: the variant less it, with its interval and p."""
     others = {name: of_variant for name, of_variant in values.items() if name != reference}
     rows = [
         (
-            measure.label,
+            metric.label,
             *(
-                difference(of_variant[measure.name], values[reference][measure.name]).text(measure.digits)
+                difference(of_variant[metric.name], values[reference][metric.name]).text(metric.digits)
                 for of_variant in others.values()
             ),
         )
-        for measure in _measured(values, measures)
+        for metric in _measured(values, metrics)
     ]
     return Table(title, (f"less {reference}", *others), rows, DIFFERENCE_NOTE)
 
 
-def as_figures(values: ByVariant, reference: str, measures: Sequence[Measure]) -> dict[str, Any]:
+def as_figures(values: ByVariant, reference: str, metrics: Sequence[Metric]) -> dict[str, Any]:
     """The content of both tables: by variant and metric the mean, and the difference to the reference."""
     return {
         name: {
-            measure.name: {
-                "mean": mean_of(of_variant[measure.name]),
-                "less_reference": difference(of_variant[measure.name], values[reference][measure.name]),
+            metric.name: {
+                "mean": mean_of(of_variant[metric.name]),
+                "less_reference": difference(of_variant[metric.name], values[reference][metric.name]),
             }
-            for measure in measures
+            for metric in metrics
         }
         for name, of_variant in values.items()
     }
 
 
-def _measured(values: ByVariant, measures: Sequence[Measure]) -> list[Measure]:
+def _measured(values: ByVariant, metrics: Sequence[Metric]) -> list[Metric]:
     return [
-        measure
-        for measure in measures
-        if any(not np.isnan(of_variant[measure.name]).all() for of_variant in values.values())
+        metric
+        for metric in metrics
+        if any(not np.isnan(of_variant[metric.name]).all() for of_variant in values.values())
     ]
 
 

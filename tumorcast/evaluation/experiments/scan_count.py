@@ -16,8 +16,18 @@ import numpy as np
 from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table
 from tumorcast.evaluation.experiments.plots import HorizonDots, draw_by_count, draw_by_horizon
 from tumorcast.evaluation.experiments.report_tables import estimate_cell
-from tumorcast.evaluation.experiments.size_methods import SizeData, SizeMethod, forecast_by, of_method, scored
-from tumorcast.evaluation.metrics import Floats
+from tumorcast.evaluation.experiments.size_methods import (
+    COVERED,
+    CRPS,
+    ERROR,
+    WIDTH,
+    SizeData,
+    SizeMethod,
+    forecast_by,
+    of_method,
+    scored,
+)
+from tumorcast.evaluation.metrics import Floats, Metric
 from tumorcast.evaluation.statistics import Estimate, difference, mean_of, patient_mean
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.scan_count import IRREGULAR, REGULAR
@@ -54,24 +64,22 @@ LABELS = {
 
 
 class MethodColumn(NamedTuple):
-    """A score of a method in the tables."""
+    """A metric of a method in the tables."""
 
-    head: str
-    digits: int
     method: SizeMethod
-    score: str
+    metric: Metric
 
 
 COLUMNS = (
-    MethodColumn("error, log", 2, SizeMethod.POOLED, "error"),
-    MethodColumn("CRPS", 3, SizeMethod.POOLED, "crps"),
-    MethodColumn("CRPS, growth law", 3, SizeMethod.MECHANISTIC, "crps"),
-    MethodColumn("CRPS, persistence", 3, SizeMethod.PERSISTENCE, "crps"),
-    MethodColumn("truth in the 90 % interval", 2, SizeMethod.POOLED, "covered"),
-    MethodColumn("the same, growth law", 2, SizeMethod.MECHANISTIC, "covered"),
-    MethodColumn("width, log", 2, SizeMethod.POOLED, "width"),
+    MethodColumn(SizeMethod.POOLED, ERROR.rounded(2)),
+    MethodColumn(SizeMethod.POOLED, CRPS),
+    MethodColumn(SizeMethod.MECHANISTIC, CRPS.called("crps", "CRPS, growth law")),
+    MethodColumn(SizeMethod.PERSISTENCE, CRPS.called("crps", "CRPS, persistence")),
+    MethodColumn(SizeMethod.POOLED, COVERED),
+    MethodColumn(SizeMethod.MECHANISTIC, COVERED.called("covered", "the same, growth law")),
+    MethodColumn(SizeMethod.POOLED, WIDTH),
 )
-HEADS = ("forecasts", "patients", *(column.head for column in COLUMNS))
+HEADS = ("forecasts", "patients", *(column.metric.label for column in COLUMNS))
 NOTE = (
     "Of the pooled forecast unless another is named. A patient is the unit: its forecasts in a line are averaged "
     "first. log: of size + 100 mm³. Less CRPS is better."
@@ -198,8 +206,9 @@ def scores_of(patients: Patients, group: Group, method: SizeMethod, name: str) -
 
     NaN for a patient without any.
     """
+    magnitude = np.abs if name == ERROR.name else np.asarray
     values = [of_method(filter(group, forecasts), method, name) for forecasts in patients]
-    return np.array([patient_mean((np.abs(one) if name == "error" else one).tolist()) for one in values])
+    return np.array([patient_mean(magnitude(of_patient).tolist()) for of_patient in values])
 
 
 def _crps(patients: Patients, group: Group) -> Floats:
@@ -212,12 +221,12 @@ def _count(patients: Patients, group: Group) -> int:
 
 def _means(patients: Patients, group: Group) -> list[Estimate]:
     """Of each of COLUMNS over patients."""
-    return [mean_of(scores_of(patients, group, column.method, column.score)) for column in COLUMNS]
+    return [mean_of(scores_of(patients, group, column.method, column.metric.name)) for column in COLUMNS]
 
 
 def _group_figures(patients: Patients, group: Group) -> dict[str, Any]:
     """The number of forecasts, and the mean of each of COLUMNS."""
-    names = [f"{column.score}_{column.method}" for column in COLUMNS]
+    names = [f"{column.metric.name}_{column.method}" for column in COLUMNS]
     return {"forecasts": _count(patients, group)} | dict(zip(names, _means(patients, group), strict=True))
 
 
@@ -268,7 +277,7 @@ def tables_of(patients: Patients) -> list[Table]:
 
 def _cells(patients: Patients, group: Group) -> tuple[str, ...]:
     means = _means(patients, group)
-    cells = (estimate_cell(mean, column.digits) for mean, column in zip(means, COLUMNS, strict=True))
+    cells = (estimate_cell(mean, column.metric.digits) for mean, column in zip(means, COLUMNS, strict=True))
     return (str(_count(patients, group)), str(means[0].patients), *cells)
 
 

@@ -16,7 +16,7 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.experiments.base import Findings, Row
 from tumorcast.evaluation.experiments.followup_source import by_unit, check_levels, followed_units
-from tumorcast.evaluation.experiments.forecast_measures import mean_measures, measure_forecasts
+from tumorcast.evaluation.experiments.forecast_scores import mean_scores, score_forecasts
 from tumorcast.evaluation.experiments.settings_selection_report import (
     BEST,
     BLIND,
@@ -187,7 +187,7 @@ class _Trial:
         """Means over slices and seeds of figures against the later scan, and the score they make."""
         runs = [self.case.forecast(settings.model_copy(update={"seed": settings.seed + k})) for k in range(seeds)]
         engine, batch = self.case.engine, settings.batch
-        figures = mean_measures([measure_forecasts(self.followups, run, engine, batch=batch) for run in runs])
+        figures = mean_scores([score_forecasts(self.followups, run, engine, batch=batch) for run in runs])
         return figures | {"score": true_score(figures)}
 
     def _draw(self, grid: list[Row]) -> None:

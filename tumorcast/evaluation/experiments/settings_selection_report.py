@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table
-from tumorcast.evaluation.experiments.forecast_measures import MEASURES, NOTE, mean_measures
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table
+from tumorcast.evaluation.experiments.forecast_scores import METRICS, NOTE, mean_scores
 from tumorcast.evaluation.experiments.plots import draw_by_patient, draw_centred
 from tumorcast.evaluation.experiments.report_tables import (
     as_figures,
@@ -21,16 +21,24 @@ from tumorcast.evaluation.experiments.report_tables import (
 )
 from tumorcast.evaluation.experiments.slice_plots import examples_picture
 from tumorcast.evaluation.followup import TargetSize
-from tumorcast.evaluation.metrics import Floats
+from tumorcast.evaluation.metrics import SHARE, Floats, Metric
 from tumorcast.evaluation.statistics import Estimate, difference, mean_of
+
+
+def true_score(figures: Mapping[str, float]) -> float:
+    """The score of a forecast against the later scan, see SCORE_NOTE; NaN where nothing has a value."""
+    parts = [figures["ap_images"], 1 - figures["size_error"], figures["ssim_outside"], figures["ssim_changed"]]
+    known = [max(part, 0.0) for part in parts if not np.isnan(part)]
+    return float(np.mean(known)) if known else float("nan")
+
 
 BEST, BLIND, WITH_MEMBERS = "best with hindsight", "blind choice", "blind choice, with its members"
 DEFAULT, OTHERS, RANDOM, PAPER = "default", "best for the others", "random choice", "the paper's"
-SCORE = Measure("score", "worth")  # the word that users see
+SCORE = Metric("score", "worth", 3, True, SHARE, true_score)  # the word that users see
 LOST = (0.01, 0.05)  # of the best point's worth: a choice that loses no more is near it
 BLIND_PARTS = ("score", "size", "preservation", "agreement", "past")
 PREDICTED = tuple(
-    measure for measure in (SCORE, *MEASURES) if measure.name in {"score", "ap_images", "ssim_outside", "ssim_changed"}
+    metric for metric in (SCORE, *METRICS) if metric.name in {"score", "ap_images", "ssim_outside", "ssim_changed"}
 )
 SCORE_NOTE = (
     "Worth: mean of four figures in [0, 1], fixed before any of it was measured: AP of the segmented images, 1 − size "
@@ -39,13 +47,6 @@ SCORE_NOTE = (
     "points of one grid at its fewest members; best for the others: the point of highest mean worth over all other "
     "patients, which is what one fixed setting, tuned on a cohort, can do; random choice: the mean over the grid."
 )
-
-
-def true_score(figures: Mapping[str, float]) -> float:
-    """The score of a forecast against the later scan, see SCORE_NOTE; NaN where nothing has a value."""
-    parts = [figures["ap_images"], 1 - figures["size_error"], figures["ssim_outside"], figures["ssim_changed"]]
-    known = [max(part, 0.0) for part in parts if not np.isnan(part)]
-    return float(np.mean(known)) if known else float("nan")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Choices:
         return np.stack([numbers(point[side][name] for point in row["grid"]) for row in self.rows.values()])
 
     def values(self) -> dict[str, dict[str, Floats]]:
-        """(P,) by choice and measure."""
+        """(P,) by choice and metric."""
         rows, picks = list(self.rows.values()), self.picks
         chosen: dict[str, list[Any]] = {
             name: [row["grid"][k]["true"] for row, k in zip(rows, indices, strict=True)]
@@ -96,7 +97,7 @@ class Choices:
         if any(row["paper"] for row in rows):
             chosen[PAPER] = [row["paper"] for row in rows]
         order = (BEST, BLIND, WITH_MEMBERS, DEFAULT, OTHERS, RANDOM, PAPER)
-        return {name: values_of(chosen[name], (SCORE, *MEASURES)) for name in order if name in chosen}
+        return {name: values_of(chosen[name], (SCORE, *METRICS)) for name in order if name in chosen}
 
     def highest(self, name: str) -> Floats:
         """(P,) the highest that any point of the grid has of a figure, NaN where none has it."""
@@ -106,7 +107,7 @@ class Choices:
     def correlations(self) -> dict[str, dict[str, Floats]]:
         """(P,) by part of the blind score and true figure, Spearman's ρ over the points of each patient's grid."""
         return {
-            part: {measure.name: self._rank_correlations(part, measure.name) for measure in PREDICTED}
+            part: {metric.name: self._rank_correlations(part, metric.name) for metric in PREDICTED}
             for part in BLIND_PARTS
             if any(row["grid"][0]["blind"][part] is not None for row in self.rows.values())
         }
@@ -122,8 +123,8 @@ def _chosen(row: Row) -> Row:
 
 
 def _mean_of_grid(row: Row) -> Row:
-    names = (SCORE.name, *(measure.name for measure in MEASURES))
-    return mean_measures(
+    names = (SCORE.name, *(metric.name for metric in METRICS))
+    return mean_scores(
         [dict(zip(names, numbers(point["true"][n] for n in names), strict=True)) for point in row["grid"]]
     )
 
@@ -139,19 +140,19 @@ def findings(rows: dict[str, Row], pictures: Path, target: TargetSize) -> Findin
     """The tables, the pictures and the answer. target: what all forecasts aimed at."""
     choices = Choices(rows)
     values, correlations = choices.values(), choices.correlations()
-    measures = (SCORE, *MEASURES)
+    metrics = (SCORE, *METRICS)
     regrets = {name: values[BEST]["score"] - chosen["score"] for name, chosen in values.items()}
     precision = {name: choices.highest("ap_images") - chosen["ap_images"] for name, chosen in values.items()}
     tables = [
-        means_table("What each choice was worth", values, measures, f"{SCORE_NOTE} {NOTE}"),
-        differences_table("Against the blind choice", values, BLIND, measures),
+        means_table("What each choice was worth", values, metrics, f"{SCORE_NOTE} {NOTE}"),
+        differences_table("Against the blind choice", values, BLIND, metrics),
         _regret_table(regrets, precision, choices),
         _correlation_table(correlations),
         _points_table(choices),
         _patients_table(choices, values),
     ]
     figures = {
-        "choices": as_figures(values, BLIND, measures),
+        "choices": as_figures(values, BLIND, metrics),
         "regret": {name: mean_of(lost) for name, lost in regrets.items()},
         "regret_of_ap_images": {name: mean_of(lost) for name, lost in precision.items()},
         "near_the_best": {name: {str(most): _near(lost, most) for most in LOST} for name, lost in regrets.items()},
@@ -220,14 +221,14 @@ def _share_that_is_better(name: str, choices: Choices) -> str:
 
 def _correlation_table(correlations: Mapping[str, Mapping[str, Floats]]) -> Table:
     rows = [
-        (part, *(mean_of(of_part[measure.name]).text(2, signed=True) for measure in PREDICTED))
+        (part, *(mean_of(of_part[metric.name]).text(2, signed=True) for metric in PREDICTED))
         for part, of_part in correlations.items()
     ]
     note = (
         "Spearman's ρ over the points of a patient's grid, mean over patients. Rows: the blind score and its parts, "
         "see docs/commands/select.md. 0: it tells nothing of which settings are better for this patient."
     )
-    return Table("What the blind score foretells", ("", *(measure.label for measure in PREDICTED)), rows, note)
+    return Table("What the blind score foretells", ("", *(metric.label for metric in PREDICTED)), rows, note)
 
 
 def _points_table(choices: Choices) -> Table:

@@ -9,18 +9,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tumorcast.evaluation.experiments.base import Findings, Measure, ReportPicture, Row, Table
+from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, spread_by_value
 from tumorcast.evaluation.experiments.plots import GrowthPanel, SizePanel, draw_against_truth, draw_growth
 from tumorcast.evaluation.experiments.report_tables import estimate_cell, numbers
 from tumorcast.evaluation.experiments.size_methods import (
+    COVERED,
+    CRPS,
+    ERROR,
+    INTERVAL_SCORE,
+    WIDTH,
     SizeData,
     SizeMethod,
     forecast_by,
     of_method,
     scored,
 )
-from tumorcast.evaluation.experiments.slice_plots import spread_by_value
-from tumorcast.evaluation.metrics import Floats, nrmse, r_squared, relative_error
+from tumorcast.evaluation.metrics import MEDIAN_ERROR, NRMSE, R2, Floats, Metric, nrmse, r_squared, relative_error
 from tumorcast.evaluation.statistics import Difference, Estimate, difference, estimate, mean_of, median_of, not_nan
 from tumorcast.forecasting.targets import growth_curve
 from tumorcast.growth.model import GrowthModel
@@ -31,19 +35,19 @@ CURVES = "curve.npz"
 PATIENTS_SHOWN = 8  # in the picture of curves
 METHODS = tuple(method for method in SizeMethod if method is not SizeMethod.PAPER)
 ACCURACY = (
-    Measure("r2", "R² of size", 2),
-    Measure("r2_log", "R² of log size", 2),
-    Measure("nrmse", "nRMSE", 2),
-    Measure("median_relative_error", "median relative error"),
-    Measure("error", "mean error, log"),
+    R2.called("r2", "R² of size"),
+    R2.called("r2_log", "R² of log size"),
+    NRMSE,
+    MEDIAN_ERROR.called("median_relative_error", "median relative error"),
+    ERROR.called("error", "mean error, log"),
 )
 CALIBRATION = (
-    Measure("coverage90", "truth in the 90 % interval", 2),
-    Measure("width90", "its median width, log", 2),
-    Measure("interval_score", "interval score", 2),
-    Measure("crps", "CRPS"),
+    COVERED.called("coverage90", "truth in the 90 % interval"),
+    WIDTH.called("width90", "its median width, log"),
+    INTERVAL_SCORE,
+    CRPS,
 )
-COMPARED = (Measure("error", "error, log"), Measure("interval_score", "interval score"), Measure("crps", "CRPS"))
+COMPARED = (ERROR, INTERVAL_SCORE.rounded(3), CRPS)
 NOTE = (
     "A patient is the unit. log: of size + 100 mm³, areas as the volumes of spheres of that section. nRMSE: root of "
     "the mean squared error over the mean true size. Relative error: of patients with tumour left. Interval score: "
@@ -101,7 +105,7 @@ class SizeForecastExperiment:
         every = list(rows.values())
         summaries = {method: summary_of(every, method) for method in self.methods}
         pairs = {
-            f"{a} minus {b}": {one.name: _difference(every, a, b, one) for one in COMPARED}
+            f"{a} minus {b}": {metric.name: _difference(every, a, b, metric) for metric in COMPARED}
             for a, b in combinations(self.methods, 2)
         }
         return Findings(
@@ -139,27 +143,30 @@ def _loss(rows: Sequence[Row], method: SizeMethod, name: str) -> Floats:
     return np.abs(of_method(rows, method, name))
 
 
-def _difference(rows: Sequence[Row], ours: SizeMethod, other: SizeMethod, measure: Measure) -> Difference:
-    return difference(_loss(rows, ours, measure.name), _loss(rows, other, measure.name))
+def _difference(rows: Sequence[Row], ours: SizeMethod, other: SizeMethod, metric: Metric) -> Difference:
+    return difference(_loss(rows, ours, metric.name), _loss(rows, other, metric.name))
 
 
-def _table(title: str, measures: Sequence[Measure], summaries: Summaries, note: str) -> Table:
+def _table(title: str, metrics: Sequence[Metric], summaries: Summaries, note: str) -> Table:
     rows = [
-        (method.label, *(estimate_cell(summary[measure.name], measure.digits) for measure in measures))
+        (method.label, *(estimate_cell(summary[metric.name], metric.digits) for metric in metrics))
         for method, summary in summaries.items()
     ]
-    return Table(title, ("method", *(measure.label for measure in measures)), rows, note)
+    return Table(title, ("method", *(metric.label for metric in metrics)), rows, note)
 
 
 def _paired_table(rows: Sequence[Row], methods: Sequence[SizeMethod]) -> Table:
     lines = [
         (
             f"{ours.label} minus {other.label}",
-            *(_difference(rows, ours, other, one).text(one.digits, higher_is_better=False) for one in COMPARED),
+            *(
+                _difference(rows, ours, other, metric).text(metric.digits, higher_is_better=metric.higher_is_better)
+                for metric in COMPARED
+            ),
         )
         for ours, other in combinations(methods, 2)
     ]
-    return Table("Paired differences", ("difference", *(measure.label for measure in COMPARED)), lines, PAIRED_NOTE)
+    return Table("Paired differences", ("difference", *(metric.label for metric in COMPARED)), lines, PAIRED_NOTE)
 
 
 def _answer(rows: Sequence[Row], summaries: Summaries) -> str:

@@ -16,11 +16,12 @@ import numpy.typing as npt
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.base import Row, Table, spread_evenly, unit_name
 from tumorcast.evaluation.experiments.report_tables import numbers
+from tumorcast.evaluation.metrics import COVERAGE_90, DISTANCE, Metric
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import INTERVAL_90, HeldOutForecast, forecast_scan
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.population.history import from_log, log_sizes, to_log
-from tumorcast.growth.scores import crps
+from tumorcast.growth.scores import absolute_errors, crps, median_width
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, PatientOutcome, SizeSeries
 
@@ -29,6 +30,26 @@ Floats = npt.NDArray[np.float64]
 LARGEST_MM3 = 1.5e6  # a brain: a straight line is followed no further
 FEWEST_SCANS = 3  # two to forecast from, and the one that is held out
 OUTSIDE_90 = 0.1  # the share that a 90 % interval leaves out
+
+
+def interval_score(low: float, high: float, truth: float) -> float:
+    """Score of the 90 % interval, less is better.
+
+    Formula: its width, and 20 times by how much the truth lies outside, in y.
+    Reference: [Gneiting & Raftery 2007](https://doi.org/10.1198/016214506000001437), eq. 43.
+    Missing: no value of a point forecast.
+
+    >>> interval_score(1.0, 3.0, 3.5)
+    12.0
+    """
+    return high - low + 2 / OUTSIDE_90 * max(low - truth, truth - high, 0.0)
+
+
+ERROR = Metric("error", "error, log", 3, False, DISTANCE, absolute_errors)
+CRPS = Metric("crps", "CRPS", 3, False, DISTANCE, crps)
+COVERED = COVERAGE_90.called("covered", "truth in the 90 % interval")
+WIDTH = Metric("width", "width, log", 2, None, DISTANCE, median_width)
+INTERVAL_SCORE = Metric("interval_score", "interval score", 2, False, DISTANCE, interval_score)
 
 
 class SizeMethod(StrEnum):
@@ -79,10 +100,10 @@ class SizeForecasts:
 
 
 def forecast_by(
-    methods: Sequence[SizeMethod], model: GrowthModel, series: SizeSeries, place: int, first: int = 0
+    methods: Sequence[SizeMethod], model: GrowthModel, series: SizeSeries, target: int, first: int = 0
 ) -> SizeForecasts:
-    """The scan at `place` forecast from those of `first` … place - 1. model: its settings and prior are used."""
-    scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, place, first)
+    """The scan number `target` forecast from those of `first` … target - 1. model: its settings and prior are used."""
+    scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, target, first)
     assert scan.persistence_log_quantiles is not None, "a model with a prior"
     quantiles: dict[SizeMethod, Floats] = {}
     for method in methods:
@@ -92,9 +113,9 @@ def forecast_by(
             case SizeMethod.PERSISTENCE:
                 quantiles[method] = scan.persistence_log_quantiles
             case SizeMethod.LINE:
-                quantiles[method] = np.array([straight_line(series.part(first, place), scan.day)])
+                quantiles[method] = np.array([straight_line(series.part(first, target), scan.day)])
             case SizeMethod.MECHANISTIC | SizeMethod.ALONE | SizeMethod.PAPER:
-                quantiles[method] = forecast_scan(_growth_law(method, model), series, place, first).log_quantiles
+                quantiles[method] = forecast_scan(_growth_law(method, model), series, target, first).log_quantiles
             case _:
                 assert_never(method)
     return SizeForecasts(scan, quantiles)
@@ -165,24 +186,19 @@ def scored(forecasts: SizeForecasts) -> dict[str, Row]:
 
 
 def _scored(quantiles: Floats, truth: float, size_name: str) -> Row:
-    """low, median, high: sizes of the 5, 50 and 95 % quantiles. error: y of the median less the true one.
-
-    interval_score: of the 90 % interval (Gneiting & Raftery 2007, eq. 43): its width, and 20 times by how much the
-    truth lies outside. A point has no interval, and its CRPS is its error.
-    """
+    """low, median, high: sizes of the 5, 50 and 95 % quantiles; a point has no interval, and its CRPS is its error."""
     if quantiles.size == 1:
         (point,) = quantiles.tolist()
         return {"median": float(from_log(quantiles, size_name)[0]), "error": point - truth, "crps": abs(point - truth)}
-    low, median, high = np.interp(INTERVAL_90, LEVELS, quantiles)
-    outside = max(low - truth, truth - high, 0.0)
+    low, median, high = np.interp(INTERVAL_90, LEVELS, quantiles).tolist()
     sizes = from_log(np.array([low, median, high]), size_name).tolist()
     return {
         **dict(zip(("low", "median", "high"), sizes, strict=True)),
-        "error": float(median - truth),
+        "error": median - truth,
         "crps": float(crps(quantiles[None], LEVELS, np.array([truth]))[0]),
-        "covered": float(outside == 0.0),
-        "width": float(high - low),
-        "interval_score": float(high - low + 2 / OUTSIDE_90 * outside),
+        "covered": float(low <= truth <= high),
+        "width": high - low,
+        "interval_score": interval_score(low, high, truth),
     }
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tumorcast.durable import written_whole
-from tumorcast.evaluation.experiments.base import ReportPicture, spread_evenly
+from tumorcast.evaluation.experiments.base import ReportPicture, spread_by_value
 from tumorcast.evaluation.experiments.plots import save_png
 from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.metrics import Floats
@@ -81,18 +81,12 @@ def channel_shown(contrasts: Sequence[Contrast]) -> int:
     return next((contrasts.index(name) for name in CONTRASTS_SHOWN if name in contrasts), 0)
 
 
-def spread_by_value(units: Sequence[str], values: Floats, count: int = MOST_SHOWN) -> list[str]:
-    """At most `count` units from the lowest value (U,) to the highest, the ends among them."""
-    order = np.argsort(np.nan_to_num(values), kind="stable")
-    return spread_evenly([units[k] for k in order], count)
-
-
 def examples_picture(name: str, caption: str, rows: Path, titles: Mapping[str, str], values: Floats) -> ReportPicture:
     """A picture of some units, from the lowest of `values` (U,) to the highest.
 
     rows: the folder that holds theirs; titles: by unit.
     """
-    chosen = {titles[unit]: rows / unit for unit in spread_by_value(list(titles), values)}
+    chosen = {titles[unit]: rows / unit for unit in spread_by_value(list(titles), values, MOST_SHOWN)}
     return ReportPicture(name, f"{caption} {CAPTION}", partial(draw_examples, chosen))
 
 

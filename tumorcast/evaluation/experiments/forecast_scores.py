@@ -1,4 +1,4 @@
-"""Measures of forecasts against the later scan, for experiments that compare ways of making them."""
+"""Scores of forecasts against the later scan, for experiments that compare ways of making them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,9 +6,8 @@ from dataclasses import replace
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.engines.protocol import Engine
 from tumorcast.evaluation.baselines import Method, slice_maps
-from tumorcast.evaluation.experiments.base import Measure
 from tumorcast.evaluation.followup import FollowUp
-from tumorcast.evaluation.metrics import ssim
+from tumorcast.evaluation.metrics import AP, DICE, DISTANCE, HD95, PSNR, SSIM, Metric, ssim
 from tumorcast.evaluation.score import (
     FORECAST,
     by_metric,
@@ -24,20 +23,20 @@ Channels = Sequence[int] | slice
 EVERY_CONTRAST = slice(None)
 
 
-MEASURES = (
-    Measure("ap", "AP, growth map"),
-    Measure("ap_images", "AP, images segmented"),
-    Measure("ap_changed", "AP, images' change"),
-    Measure("dice", "Dice, growth map"),
-    Measure("dice_images", "Dice, images"),
-    Measure("hd95_mm", "HD95 mm, growth map", 1),
-    Measure("hd95_images_mm", "HD95 mm, images", 1),
-    Measure("size_error", "size error"),
-    Measure("ssim_outside", "SSIM outside"),
-    Measure("ssim_changed", "SSIM to later, changed"),
-    Measure("ssim_unchanged", "SSIM to later, unchanged"),
-    Measure("ssim_later", "SSIM to later, brain"),
-    Measure("psnr_later_db", "PSNR to later, dB", 2),
+METRICS = (
+    AP.called("ap", "AP, growth map"),
+    AP.called("ap_images", "AP, images segmented"),
+    AP.called("ap_changed", "AP, images' change"),
+    DICE.called("dice", "Dice, growth map"),
+    DICE.called("dice_images", "Dice, images"),
+    HD95.called("hd95_mm", "HD95 mm, growth map", 1),
+    HD95.called("hd95_images_mm", "HD95 mm, images", 1),
+    Metric("size_error", "size error", 3, False, DISTANCE, size_error),
+    SSIM.called("ssim_outside", "SSIM outside"),
+    SSIM.called("ssim_changed", "SSIM to later, changed"),
+    SSIM.called("ssim_unchanged", "SSIM to later, unchanged"),
+    SSIM.called("ssim_later", "SSIM to later, brain"),
+    PSNR.called("psnr_later_db", "PSNR to later, dB", 2),
 )
 NOTE = (
     "AP: for new tumour, in the brain outside the present outline. Dice, HD95: of the outline that the map has at the "
@@ -49,7 +48,7 @@ NOTE = (
 )
 
 
-def measure_forecasts(
+def score_forecasts(
     followups: Sequence[FollowUp],
     forecasts: Sequence[SliceForecast],
     engine: Engine,
@@ -57,21 +56,21 @@ def measure_forecasts(
     batch: int,
     channels: Channels = EVERY_CONTRAST,
 ) -> dict[str, float]:
-    """The MEASURES of a patient: means over the slices that have a value."""
-    return mean_measures(
+    """The METRICS of a patient: means over the slices that have a value."""
+    return mean_scores(
         [
-            measure_slice(followup, forecast, engine, batch=batch, channels=channels)
+            score_forecast(followup, forecast, engine, batch=batch, channels=channels)
             for followup, forecast in zip(followups, forecasts, strict=True)
         ]
     )
 
 
-def mean_measures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each measure over the rows that have it, NaN where none has."""
+def mean_scores(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the rows that have it, NaN where none has."""
     return {name: patient_mean([row[name] for row in rows]) for name in rows[0]}
 
 
-def measure_slice(
+def score_forecast(
     followup: FollowUp,
     forecast: SliceForecast,
     engine: Engine,
@@ -79,7 +78,7 @@ def measure_slice(
     batch: int,
     channels: Channels = EVERY_CONTRAST,
 ) -> dict[str, float]:
-    """The MEASURES of a slice, NaN for those that have no value here; see NOTE and docs/evaluation.md.
+    """The METRICS of a slice, NaN for those that have no value here; see NOTE and docs/evaluation.md.
 
     forecast: made with keep_members. channels: of the contrasts that images are compared in.
     """
