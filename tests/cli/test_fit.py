@@ -57,8 +57,8 @@ def test_a_fault_in_a_patients_rows(tmp_path: Path, rows: str, message: str) -> 
     assert message in refused(3, "fit", table(tmp_path, HEADER + rows), "--out", tmp_path / "growth.h5")
     assert not (tmp_path / "growth.h5").exists()
     result = run("fit", table(tmp_path, HEADER + rows + GOOD), "--out", tmp_path / "growth.h5", *FAST, "--json")
-    told = last_json(result, code=1)
-    assert (told["patients"], told["ok"], told["failed"]) == (2, 1, 1)
+    record = last_json(result, code=1)
+    assert (record["patients"], record["ok"], record["failed"]) == (2, 1, 1)
     assert message in result.stderr and "A: failed: " in result.stderr
     assert list(read_growth(tmp_path / "growth.h5")) == ["Z"]
     status = (tmp_path / "growth.status.tsv").read_text().splitlines()
@@ -80,8 +80,8 @@ def test_a_fault_of_the_table(tmp_path: Path, text: str, message: str) -> None:
 def test_what_is_odd_and_valid(tmp_path: Path) -> None:
     """One scan, complete responses, no radiotherapy, rows in any order, days before zero."""
     rows = "one,-500,300,,\ngone,90,0,,\ngone,-30,200,,\ngone,30,0,,\nzero,0,0,,\nzero,9,0,,\n"
-    told = last_json(run("fit", table(tmp_path, HEADER + rows), "--out", tmp_path / "growth.h5", *FAST, "--json"))
-    assert (told["patients"], told["ok"], told["failed"]) == (3, 3, 0)
+    record = last_json(run("fit", table(tmp_path, HEADER + rows), "--out", tmp_path / "growth.h5", *FAST, "--json"))
+    assert (record["patients"], record["ok"], record["failed"]) == (3, 3, 0)
     fits = read_growth(tmp_path / "growth.h5")
     assert list(fits) == ["one", "gone", "zero"] and fits["gone"].series.days.tolist() == [-30.0, 30.0, 90.0]
     for name in fits:
@@ -99,12 +99,12 @@ def test_a_name_that_cannot_stand_in_a_table_fails_its_patient(tmp_path: Path) -
 def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
     """Most are of the patient with the fault, who is read and not fitted."""
     rows = "".join(f"P{k // 95_000},{k},{100 + k % 7},,\n" for k in range(100_000))
-    told = last_json(
+    record = last_json(
         run("fit", table(tmp_path, HEADER + rows.replace("P0,7,", "P0,7,-") + GOOD), "--held-out", "last",
             "--forecaster", "persistence", "--prior", "shipped", "--preset", "paper", "--method", "native", "--search",
             "quick", "--replicates", "1", "--json"), code=1,
     )  # fmt: skip
-    assert (told["patients"], told["ok"], told["failed"], told["scans_scored"]) == (3, 2, 1, 2)
+    assert (record["patients"], record["ok"], record["failed"], record["scans_scored"]) == (3, 2, 1, 2)
 
 
 def test_columns_can_be_named_and_must_then_be_there(tmp_path: Path) -> None:
@@ -150,18 +150,18 @@ def test_options_that_contradict_each_other(
 
 def test_a_prior_that_is_none(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + GOOD)
-    told = refused(3, "fit", path, "--held-out", "last", "--prior", tmp_path / "no.json")
-    assert "no.json: cannot be read" in told and "tumorcast fit-prior" in told
+    message = refused(3, "fit", path, "--held-out", "last", "--prior", tmp_path / "no.json")
+    assert "no.json: cannot be read" in message and "tumorcast fit-prior" in message
     (tmp_path / "no.json").write_text("{}")
-    told = refused(3, "fit", path, "--out", tmp_path / "g.h5", "--prior", tmp_path / "no.json")
-    assert "no.json: not a prior of this version (source: Field required)" in told
+    message = refused(3, "fit", path, "--out", tmp_path / "g.h5", "--prior", tmp_path / "no.json")
+    assert "no.json: not a prior of this version (source: Field required)" in message
 
 
 def test_without_a_prior_persistence_has_no_score(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + GOOD)
-    told = last_json(run("fit", path, "--held-out", "last", "--prior", "none", *FAST, "--json"))
-    assert told["forecaster"] == "mechanistic" and told["crps"] > 0
-    assert told["crps_persistence"] is told["mae_persistence"] is told["coverage90_persistence"] is None
+    record = last_json(run("fit", path, "--held-out", "last", "--prior", "none", *FAST, "--json"))
+    assert record["forecaster"] == "mechanistic" and record["crps"] > 0
+    assert record["crps_persistence"] is record["mae_persistence"] is record["coverage90_persistence"] is None
 
 
 @pytest.mark.slow
@@ -169,8 +169,8 @@ def test_the_sizes_of_a_cohort_file(blob_cohort: Path, tmp_path: Path) -> None:
     """All that a table can be asked for."""
     asked = ("--out", tmp_path / "g.h5", "--held-out", "last", "--held-out-csv", tmp_path / "f.csv")
     shown = ("--plots", tmp_path / "plots", "--min-scans", tmp_path / "study")
-    told = last_json(run("fit", blob_cohort, "--size-column", "volume_mm3", *asked, *shown, *FAST, "--json"))
-    assert (told["patients"], told["failed"], told["size"]) == (3, 0, "volume_mm3")
+    record = last_json(run("fit", blob_cohort, "--size-column", "volume_mm3", *asked, *shown, *FAST, "--json"))
+    assert (record["patients"], record["failed"], record["size"]) == (3, 0, "volume_mm3")
     growth = read_growth(tmp_path / "g.h5")
     assert growth["B"].series.size_name == "volume_mm3" and growth["B"].series.treatment.radiotherapy
     with (tmp_path / "f.csv").open(newline="") as file:
@@ -182,16 +182,16 @@ def test_the_sizes_of_a_cohort_file(blob_cohort: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_score_and_nothing_to_study(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + "A,0,5,,\nB,0,7,,\n")
-    told = last_json(run("fit", path, "--held-out", "rolling", "--min-scans", tmp_path, *FAST, "--json"))
-    assert (told["scans_scored"], told["crps"]) == (0, None)
+    record = last_json(run("fit", path, "--held-out", "rolling", "--min-scans", tmp_path, *FAST, "--json"))
+    assert (record["scans_scored"], record["crps"]) == (0, None)
     assert len((tmp_path / "min_scans.csv").read_text().splitlines()) == 1
 
 
 def test_held_out_scans_are_forecast_and_scored(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + GOOD + "B,0,300,,\nB,50,0,,\nB,90,200,,\n")
-    told = last_json(run("fit", path, "--held-out", "rolling", "--held-out-csv", tmp_path / "f.csv", *FAST, "--json"))
-    assert {"crps", "crps_persistence", "mae", "mae_persistence", "coverage90"} < set(told)
-    assert (told["patients"], told["ok"], told["failed"], told["scans_scored"]) == (2, 2, 0, 3)
+    record = last_json(run("fit", path, "--held-out", "rolling", "--held-out-csv", tmp_path / "f.csv", *FAST, "--json"))
+    assert {"crps", "crps_persistence", "mae", "mae_persistence", "coverage90"} < set(record)
+    assert (record["patients"], record["ok"], record["failed"], record["scans_scored"]) == (2, 2, 0, 3)
     with (tmp_path / "f.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["patient_id"], row["day"]) for row in rows] == [("Z", "120"), ("Z", "200"), ("B", "90")]
@@ -201,8 +201,8 @@ def test_held_out_scans_are_forecast_and_scored(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_papers_fit_and_the_study(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + GOOD)
-    told = last_json(run("fit", path, "--preset", "paper", "--replicates", 2, "--out", tmp_path / "g.h5", "--json"))
-    assert told["forecaster"] == "mechanistic"
+    record = last_json(run("fit", path, "--preset", "paper", "--replicates", 2, "--out", tmp_path / "g.h5", "--json"))
+    assert record["forecaster"] == "mechanistic"
     assert read_growth(tmp_path / "g.h5")["Z"].loss_name == "paper"
     last_json(run("fit", path, "--min-scans", tmp_path / "study", "--plots", tmp_path / "plots", *FAST, "--json"))
     assert sorted(one.name for one in (tmp_path / "study").iterdir()) == ["min_scans.csv", "min_scans.png"]
@@ -219,8 +219,8 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     )
     path = table(tmp_path, "patient_id,day,core_mm3,rim_mm3\n" + rows)
     sizes = ("--size-column", "core_mm3", "--companion", "core_mm3=rim_mm3")
-    told = last_json(run("fit-prior", path, *sizes, "--out", tmp_path / "prior.json", "--json"))
-    assert told["sizes"]["core_mm3"]["patients"] == 11
+    record = last_json(run("fit-prior", path, *sizes, "--out", tmp_path / "prior.json", "--json"))
+    assert record["sizes"]["core_mm3"]["patients"] == 11
     assert read_prior(tmp_path / "prior.json").companion_of("core_mm3") == "rim_mm3"
     fitted = ("--size-column", "core_mm3", "--prior", tmp_path / "prior.json", "--out", tmp_path / "g.h5")
     last_json(run("fit", path, *fitted, *FAST, "--json"))
@@ -245,10 +245,10 @@ def test_a_growth_file_of_other_settings_or_another_table_is_not_overwritten(tmp
         ("--forecaster", "mechanistic"): "forecaster = 'pooled' there, but 'mechanistic' now",
         ("--prior", "none"): "there, but 'mechanistic' now",
     }.items():
-        told = refused(2, "fit", path, "--out", out, *FAST, *options)
-        assert named in told and "remove it or give another --out" in told
-    told = last_json(run("fit", path, "--out", out, *FAST, "--held-out", "last", "--json"))
-    assert {name: told[name] for name in first} == first and told["scans_scored"] == 1
+        message = refused(2, "fit", path, "--out", out, *FAST, *options)
+        assert named in message and "remove it or give another --out" in message
+    record = last_json(run("fit", path, "--out", out, *FAST, "--held-out", "last", "--json"))
+    assert {name: record[name] for name in first} == first and record["scans_scored"] == 1
     table(tmp_path, HEADER + GOOD)
     assert "source_sha256 = " in refused(2, "fit", path, "--out", out, *FAST)
     assert out.read_bytes() == written
@@ -257,7 +257,7 @@ def test_a_growth_file_of_other_settings_or_another_table_is_not_overwritten(tmp
 def test_what_is_no_growth_file_is_not_overwritten(tmp_path: Path, blob_cohort: Path) -> None:
     path, out = table(tmp_path, HEADER + GOOD), tmp_path / "thesis.txt"
     out.write_text("years of work")
-    assert "thesis.txt" in (told := refused(2, "fit", path, "--out", out, *FAST)) and "not overwritten" in told
+    assert "thesis.txt" in (message := refused(2, "fit", path, "--out", out, *FAST)) and "not overwritten" in message
     assert out.read_text() == "years of work"
     before = blob_cohort.read_bytes()
     assert "not overwritten" in refused(2, "fit", path, "--out", blob_cohort, *FAST)
@@ -302,7 +302,7 @@ def test_columns_that_look_like_treatment_are_told(tmp_path: Path) -> None:
 
 
 def test_the_balance_of_a_cohort_file(blob_cohort: Path, tmp_path: Path) -> None:
-    told = last_json(run("fit", blob_cohort, "--out", tmp_path / "g.h5", *FAST, "--json"))
-    balance = told["balance"]
+    record = last_json(run("fit", blob_cohort, "--out", tmp_path / "g.h5", *FAST, "--json"))
+    balance = record["balance"]
     assert (balance["rows"], balance["patients"], balance["scans"], balance["scans_used"]) == (None, 3, 7, 7)
     assert balance["known"]["radiotherapy"] == 1 and balance["left_out"] == {} and balance["hints"] == []

@@ -94,10 +94,10 @@ def test_chemotherapy_is_fitted_where_asked() -> None:
 
     treatment = Treatment(chemotherapy=(ChemotherapyCourse(90.0, 190.0),))
     law = Exponential(0.01, Response(chemo_rate_per_day=0.02))
-    told = series(size_after(law, DAYS, 2000.0, treatment=treatment), treatment)
-    with_rate = fit_growth(told, QUICK.model_copy(update={"chemotherapy": True}))
+    patient = series(size_after(law, DAYS, 2000.0, treatment=treatment), treatment)
+    with_rate = fit_growth(patient, QUICK.model_copy(update={"chemotherapy": True}))
     assert with_rate.parameters[[0, 5]] == pytest.approx([0.01, 0.02], rel=1e-2)
-    assert fit_growth(told, QUICK).loss > 0.1 and with_rate.loss < 1e-6
+    assert fit_growth(patient, QUICK).loss > 0.1 and with_rate.loss < 1e-6
 
 
 def test_rate_beyond_its_bound_is_told() -> None:
@@ -135,8 +135,10 @@ def test_odd_sizes_with_a_prior_end_with_a_status(sizes: list[float], law: LawNa
 def test_many_scans_and_much_treatment() -> None:
     days = np.arange(60) * 14.0
     courses = tuple(RadiotherapyCourse(100.0 * k, 100.0 * k + 20.0, 30.0, 10) for k in range(8))
-    told = series(2000.0 * np.exp(0.3 * np.sin(days / 90.0)), Treatment(courses, resection_days=(200.0, 400.0)), days)
-    for fit in (fit_growth(told, QUICK), fit_growth(told, QUICK, prior())):
+    patient = series(
+        2000.0 * np.exp(0.3 * np.sin(days / 90.0)), Treatment(courses, resection_days=(200.0, 400.0)), days
+    )
+    for fit in (fit_growth(patient, QUICK), fit_growth(patient, QUICK, prior())):
         check_shapes(fit)
 
 
@@ -148,8 +150,8 @@ def test_no_scan_is_misuse() -> None:
 @pytest.mark.parametrize("bootstrap", list(Bootstrap))
 def test_every_bootstrap_spreads_the_forecast(bootstrap: Bootstrap) -> None:
     noise = np.exp(np.random.default_rng(0).normal(0, 0.1, DAYS.size))
-    told = series(2000.0 * np.exp(0.005 * DAYS) * noise)
-    fit = fit_growth(told, QUICK.model_copy(update={"bootstrap": bootstrap, "replicates": 200}))
+    patient = series(2000.0 * np.exp(0.005 * DAYS) * noise)
+    fit = fit_growth(patient, QUICK.model_copy(update={"bootstrap": bootstrap, "replicates": 200}))
     low, high = np.quantile(fit.replicates[:, kernels.RATE], [0.05, 0.95])
     assert low < 0.005 < high and high - low < 0.004
 
@@ -165,9 +167,11 @@ def test_seed_and_patient_decide_the_replicates() -> None:
 
 @pytest.mark.parametrize("hierarchical", [False, True])
 def test_the_first_replicates_stay_when_more_are_asked_for(hierarchical: bool) -> None:
-    told = series([4000.0, 5000.0, 3000.0, 6000.0], TREATED)
+    patient = series([4000.0, 5000.0, 3000.0, 6000.0], TREATED)
     few, many = (
-        fit_growth(told, QUICK.model_copy(update={"replicates": count}), prior() if hierarchical else None).replicates
+        fit_growth(
+            patient, QUICK.model_copy(update={"replicates": count}), prior() if hierarchical else None
+        ).replicates
         for count in (5, 20)
     )
     np.testing.assert_array_equal(many[:5], few)
@@ -176,9 +180,10 @@ def test_the_first_replicates_stay_when_more_are_asked_for(hierarchical: bool) -
 def test_blocks_of_replicates_are_drawn_alike() -> None:
     """More blocks change none of the first; each block has draws of its own."""
     settings = FitSettings(starts=4, pilots=2).quick.model_copy(update={"pilots": 2})
-    told = series([2000.0, 2300.0, 2500.0])
+    patient = series([2000.0, 2300.0, 2500.0])
     one, two = (
-        fit_growth(told, settings.model_copy(update={"replicates": count})).replicates for count in (BLOCK, BLOCK + 50)
+        fit_growth(patient, settings.model_copy(update={"replicates": count})).replicates
+        for count in (BLOCK, BLOCK + 50)
     )
     np.testing.assert_array_equal(two[:BLOCK], one)
     assert not np.isin(two[BLOCK:, kernels.RATE], one[:, kernels.RATE]).any()
@@ -195,9 +200,9 @@ def test_unit_of_size_only_scales() -> None:
 @pytest.mark.parametrize("hierarchical", [False, True])
 def test_the_zero_of_days_changes_nothing(shift: float, hierarchical: bool) -> None:
     treatment = Treatment((RadiotherapyCourse(28.0 + shift, 70.0 + shift),))
-    told = prior() if hierarchical else None
-    here = GrowthForecast(fit_growth(series([4000.0, 5000, 3000, 6000], TREATED), QUICK, told))
-    there = GrowthForecast(fit_growth(series([4000.0, 5000, 3000, 6000], treatment, DAYS + shift), QUICK, told))
+    patient = prior() if hierarchical else None
+    here = GrowthForecast(fit_growth(series([4000.0, 5000, 3000, 6000], TREATED), QUICK, patient))
+    there = GrowthForecast(fit_growth(series([4000.0, 5000, 3000, 6000], treatment, DAYS + shift), QUICK, patient))
     days = np.array([10.0, 100.0, 200.0])
     np.testing.assert_allclose(there.trajectories(days + shift), here.trajectories(days), rtol=1e-6)
 
@@ -213,17 +218,17 @@ def test_one_scan_is_enough_with_a_prior(law: LawName) -> None:
 
 
 def test_a_prior_draws_parameters_to_the_population() -> None:
-    told = series(2000.0 * np.exp(0.05 * DAYS[:3]))
-    alone, with_prior = fit_growth(told, QUICK), fit_growth(told, QUICK, prior())
+    patient = series(2000.0 * np.exp(0.05 * DAYS[:3]))
+    alone, with_prior = fit_growth(patient, QUICK), fit_growth(patient, QUICK, prior())
     mean = prior().parameters["rate_per_day"].mean
     assert mean < with_prior.parameters[kernels.RATE] < alone.parameters[kernels.RATE]
     assert with_prior.errors == prior().errors and alone.errors is None
 
 
 def test_replicates_can_be_given() -> None:
-    told = series(size_after(LAWS[LawName.EXPONENTIAL], DAYS, 37_500.0, treatment=TREATED), TREATED)
-    observed = told.sizes * np.exp(np.random.default_rng(1).normal(0, 0.1, (5, DAYS.size)))
-    problem = PatientProblem(told, LawName.EXPONENTIAL, BoundsPreset.DEFAULT, Noise.LOGNORMAL)
+    patient = series(size_after(LAWS[LawName.EXPONENTIAL], DAYS, 37_500.0, treatment=TREATED), TREATED)
+    observed = patient.sizes * np.exp(np.random.default_rng(1).normal(0, 0.1, (5, DAYS.size)))
+    problem = PatientProblem(patient, LawName.EXPONENTIAL, BoundsPreset.DEFAULT, Noise.LOGNORMAL)
     sample = Sample(observed, np.ones_like(observed), np.tile(problem.prior_on_coordinates[0], (5, 1)))
     fits = ReplicateFitter.of(problem, QUICK).fit(sample)
     assert fits.rows.shape == (5, 8) and (fits.losses < 0.3).all()

@@ -1,4 +1,4 @@
-"""Sudden drops are operations that the table does not tell; they are inferred, told, and never doubled."""
+"""Sudden drops are operations that the table does not record; they are inferred, noted, and never doubled."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def series(sizes: list[float], resections: tuple[float, ...] = (), days: np.ndar
     return SizeSeries("P", "volume_mm3", days[: len(sizes)], np.array(sizes), Treatment(resection_days=resections))
 
 
-def found(told: SizeSeries, ratio: float | None = RATIO) -> tuple[float, ...]:
-    return with_sudden_drops(told, ratio)[0].treatment.resection_days
+def found(measured: SizeSeries, ratio: float | None = RATIO) -> tuple[float, ...]:
+    return with_sudden_drops(measured, ratio)[0].treatment.resection_days
 
 
 def test_it_lies_midway_and_is_told() -> None:
@@ -30,7 +30,7 @@ def test_it_lies_midway_and_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "measured",
     [
         series([20_000.0, 25_000, 2000], days=np.array([0.0, 30.0, 31.0 + DROP_DAYS])),  # a response may be that slow
         series([20_000.0, 25_000, 0.0]),  # gone: a complete response
@@ -39,8 +39,8 @@ def test_it_lies_midway_and_is_told() -> None:
         series([500.0]),
     ],
 )
-def test_what_is_none(told: SizeSeries) -> None:
-    assert with_sudden_drops(told, RATIO) == (told, ())
+def test_what_is_none(measured: SizeSeries) -> None:
+    assert with_sudden_drops(measured, RATIO) == (measured, ())
 
 
 def test_the_bounds_of_a_drop() -> None:
@@ -57,8 +57,8 @@ def test_a_known_resection_explains_the_drop_it_lies_in(day: float, days: tuple[
 
 
 def test_every_drop_counts() -> None:
-    told = series([25_000.0, 2000, 30_000, 1000], (500.0,))
-    assert found(told) == (15.0, 75.0, 500.0)
+    measured = series([25_000.0, 2000, 30_000, 1000], (500.0,))
+    assert found(measured) == (15.0, 75.0, 500.0)
 
 
 def test_the_fit_resets_the_size_there() -> None:
@@ -74,7 +74,7 @@ def test_the_fit_resets_the_size_there() -> None:
 def test_a_drop_that_is_explained_leaves_the_rate_alone() -> None:
     """Two exponential pieces at one rate: with the reset the law goes through all points."""
     grown = 20_000.0 * np.exp(0.01 * DAYS)
-    told = series([*grown[:2], *(0.1 * grown[2:])])
-    fit = fit_growth(told, QUICK)
+    measured = series([*grown[:2], *(0.1 * grown[2:])])
+    fit = fit_growth(measured, QUICK)
     assert fit.loss < 1e-6 and fit.parameters[0] == pytest.approx(0.01, rel=1e-3)
     assert fit.parameters[-1] == pytest.approx(0.1, rel=1e-2)

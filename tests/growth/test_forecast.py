@@ -71,7 +71,7 @@ def test_a_later_day_has_the_forecasters_distribution_and_the_laws_order(
 
 
 def test_the_band_of_the_pool_is_what_its_members_say(forecasts: dict[Forecaster, GrowthForecast]) -> None:
-    """Mean of quantiles, weighted: told by the contributions alone."""
+    """Mean of quantiles, weighted: from the contributions alone."""
     forecast = forecasts[Forecaster.POOLED]
     mean = sum(one.weight * one.quantiles for one in forecast.contributions(366.0))
     np.testing.assert_allclose(to_log(forecast.predicted(366.0, LEVELS), "area_mm2"), mean, rtol=1e-9)

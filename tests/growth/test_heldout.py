@@ -1,4 +1,4 @@
-"""Forecasts of scans that were held out: made from the past alone, and scored as told."""
+"""Forecasts of scans that were held out: made from the past alone, and scored as defined."""
 
 import csv
 import json
@@ -26,8 +26,8 @@ def model(forecaster: Forecaster = Forecaster.POOLED) -> GrowthModel:
 
 
 def series(sizes: list[float], companion: list[float] | None = None) -> SizeSeries:
-    told = None if companion is None else np.array(companion)
-    return SizeSeries("P", "enhancing_mm3", DAYS[: len(sizes)], np.array(sizes), TREATED, told)
+    measured = None if companion is None else np.array(companion)
+    return SizeSeries("P", "enhancing_mm3", DAYS[: len(sizes)], np.array(sizes), TREATED, measured)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_which_scans_are_held_out(which: str, scans: int, targets: list[int]) ->
 def test_a_forecast_knows_nothing_of_what_came_later(forecaster: Forecaster) -> None:
     one = series([9000.0, 12_000, 7000, 8000, 20_000], [30_000.0, 40_000, 50_000, 20_000, np.nan])
     other = series([9000.0, 12_000, 7000, 500, 90_000], [30_000.0, 40_000, 50_000, 9.0, 7.0])
-    first, second = (forecast_scan(model(forecaster), told, 3) for told in (one, other))
+    first, second = (forecast_scan(model(forecaster), measured, 3) for measured in (one, other))
     np.testing.assert_array_equal(first.log_quantiles, second.log_quantiles)
     np.testing.assert_array_equal(first.persistence_log_quantiles, second.persistence_log_quantiles)
     assert (first.observed, second.observed, first.persistence) == (8000.0, 500.0, 7000.0)
@@ -51,9 +51,9 @@ def test_a_forecast_knows_nothing_of_what_came_later(forecaster: Forecaster) -> 
 
 def test_what_is_planned_after_the_last_scan_is_known() -> None:
     """A course to come is part of what is given: the law foresees it, and others see what was begun."""
-    told = series([9000.0, 12_000, 14_000, 15_000])
+    measured = series([9000.0, 12_000, 14_000, 15_000])
     planned, not_planned = (
-        replace(told, treatment=Treatment(courses)) for courses in ((RadiotherapyCourse(135.0, 140.0),), ())
+        replace(measured, treatment=Treatment(courses)) for courses in ((RadiotherapyCourse(135.0, 140.0),), ())
     )
     first, second = (forecast_scan(model(Forecaster.MECHANISTIC), one, 3) for one in (planned, not_planned))
     assert not np.array_equal(first.log_quantiles, second.log_quantiles)
@@ -62,19 +62,19 @@ def test_what_is_planned_after_the_last_scan_is_known() -> None:
 
 def test_sudden_drops_to_come_are_not_seen() -> None:
     one, other = series([9000.0, 12_000, 13_000, 100.0]), series([9000.0, 12_000, 13_000, 13_000.0])
-    first, second = (forecast_scan(model(Forecaster.MECHANISTIC), told, 3) for told in (one, other))
+    first, second = (forecast_scan(model(Forecaster.MECHANISTIC), measured, 3) for measured in (one, other))
     np.testing.assert_array_equal(first.log_quantiles, second.log_quantiles)
 
 
 @pytest.mark.parametrize("forecaster", list(Forecaster))
 @pytest.mark.parametrize("shift", [-1000.0, 700.0])
 def test_the_zero_of_days_changes_nothing(forecaster: Forecaster, shift: float) -> None:
-    told = series([9000.0, 12_000, 1000, 8000], [30_000.0, 40_000, 50_000, 20_000])
+    measured = series([9000.0, 12_000, 1000, 8000], [30_000.0, 40_000, 50_000, 20_000])
     courses = tuple(
         RadiotherapyCourse(course.start_days + shift, course.end_days + shift) for course in TREATED.radiotherapy
     )
-    moved = replace(told, days=told.days + shift, treatment=Treatment(courses))
-    here, there = (forecast_scan(model(forecaster), one, 3) for one in (told, moved))
+    moved = replace(measured, days=measured.days + shift, treatment=Treatment(courses))
+    here, there = (forecast_scan(model(forecaster), one, 3) for one in (measured, moved))
     np.testing.assert_allclose(there.log_quantiles, here.log_quantiles, rtol=1e-7)
     assert (there.scans_given, there.irregularity, there.day) == (3, pytest.approx(here.irregularity), here.day + shift)
 

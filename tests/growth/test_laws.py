@@ -75,23 +75,23 @@ def test_bounds_are_in_the_order_of_the_names(bounds) -> None:  # type: ignore[n
 @pytest.mark.parametrize("name", LawName)
 def test_a_row_holds_the_law(name: LawName) -> None:
     law = EACH_LAW[name]
-    told = dict(zip(parameter_names(2), row_of(law, 7.0, (0.2, 0.6)), strict=True))
+    measured = dict(zip(parameter_names(2), row_of(law, 7.0, (0.2, 0.6)), strict=True))
     for response in ("decay_rate_per_day", "delay_days", "slope_per_day", "survival", "chemo_rate_per_day"):
-        assert told[response] == getattr(RESPONSE, response)
-    assert (told["rate_per_day"], told["initial_size"]) == (0.01, 7.0)
-    assert (told["residual_1"], told["residual_2"]) == (0.2, 0.6)
-    assert told["capacity_ratio"] == getattr(law, "capacity_ratio", told["capacity_ratio"])
+        assert measured[response] == getattr(RESPONSE, response)
+    assert (measured["rate_per_day"], measured["initial_size"]) == (0.01, 7.0)
+    assert (measured["residual_1"], measured["residual_2"]) == (0.2, 0.6)
+    assert measured["capacity_ratio"] == getattr(law, "capacity_ratio", measured["capacity_ratio"])
 
 
 # Bounds.
 
 
 def test_paper_bounds_are_the_papers() -> None:
-    told = PAPER_BOUNDS.columns(0)
-    fitted = [told[j] for j in (*range(kernels.SURVIVAL + 1), kernels.INITIAL_SIZE)]
+    measured = PAPER_BOUNDS.columns(0)
+    fitted = [measured[j] for j in (*range(kernels.SURVIVAL + 1), kernels.INITIAL_SIZE)]
     assert [bound.lower for bound in fitted] == [0.001, 0.001, 0.001, 0.001, 0.001, 0.9]
     assert [bound.upper for bound in fitted] == [2.0, 100.0, 300.0, 600.0, 0.2, 1.1]
-    assert told[kernels.CHEMO_RATE] == (0.0, 0.0)  # the paper has none
+    assert measured[kernels.CHEMO_RATE] == (0.0, 0.0)  # the paper has none
     assert BoundsPreset("paper").of(LawName.EXPONENTIAL) is PAPER_BOUNDS
 
 
@@ -125,7 +125,7 @@ def test_the_middle_is_geometric_where_all_is_positive() -> None:
         (40.0, 15, 0.7037),  # 40 (1 + 2.667 / 10) / 72
         (35.0, 10, 0.65625),  # re-irradiation: 35 (1 + 3.5 / 10) / 72
         (24.0, 1, 1.1333),  # radiosurgery
-        (30.0, None, 0.5),  # fractions of 2 Gy where they are not told
+        (30.0, None, 0.5),  # fractions of 2 Gy where they are not known
         (None, 30, 1.0),
         (None, None, 1.0),
         (0.0, 0, 1.0),  # a dose of zero stands for one that is not known

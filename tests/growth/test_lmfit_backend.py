@@ -48,10 +48,10 @@ def test_the_loss_is_what_it_is_called(noise: Noise, method: FitMethod) -> None:
 
 @pytest.mark.parametrize("noise", list(Noise))
 def test_both_methods_agree_where_there_is_one_minimum(noise: Noise) -> None:
-    told = series(noisy(), Treatment())
+    measured = series(noisy(), Treatment())
     settings = FitSettings(noise=noise, replicates=1, pilots=4)
     native, reference = (
-        fit_growth(told, settings.model_copy(update={"method": method}))
+        fit_growth(measured, settings.model_copy(update={"method": method}))
         for method in (FitMethod.NATIVE, FitMethod.LMFIT)
     )
     assert native.status is reference.status is FitStatus.CONVERGED
@@ -63,10 +63,10 @@ def test_both_methods_agree_where_there_is_one_minimum(noise: Noise) -> None:
 @pytest.mark.parametrize("noise", [Noise.LOGNORMAL, Noise.ADDITIVE])
 def test_lmfit_is_never_better_than_our_search(noise: Noise) -> None:
     sizes = size_after(LAW, DAYS, 37_500.0, treatment=TREATED)
-    told = series(sizes * np.exp(np.random.default_rng(2).normal(0, 0.05, DAYS.size)))
+    measured = series(sizes * np.exp(np.random.default_rng(2).normal(0, 0.05, DAYS.size)))
     settings = FitSettings(noise=noise, replicates=1, pilots=4)
-    native = fit_growth(told, settings)
-    reference = fit_growth(told, settings.model_copy(update={"method": FitMethod.LMFIT}))
+    native = fit_growth(measured, settings)
+    reference = fit_growth(measured, settings.model_copy(update={"method": FitMethod.LMFIT}))
     assert native.loss <= reference.loss * (1 + 1e-4)
     assert reference.loss < 4 * native.loss
 
@@ -125,6 +125,6 @@ def test_the_papers_preset() -> None:
 
 def test_the_papers_day_zero_is_radiotherapy_before_the_first_scan() -> None:
     treatment = Treatment((RadiotherapyCourse(-40.0, 2.0),))
-    told = series([4000.0, 5000, 3000, 6000], treatment)
-    assert fit_growth(told, FitSettings.paper().model_copy(update={"replicates": 1})).origin_day == -40.0
-    assert fit_growth(told, LMFIT).origin_day == 0.0
+    measured = series([4000.0, 5000, 3000, 6000], treatment)
+    assert fit_growth(measured, FitSettings.paper().model_copy(update={"replicates": 1})).origin_day == -40.0
+    assert fit_growth(measured, LMFIT).origin_day == 0.0

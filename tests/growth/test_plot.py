@@ -48,8 +48,8 @@ def test_treatment_is_drawn_and_stands_once_in_the_legend(axes: Axes) -> None:
     assert axes.get_xlim() == (-2.0, 102.0)  # chemotherapy without an end does not widen it
     legend = axes.get_legend()
     assert legend is not None
-    told = [text.get_text() for text in legend.get_texts()]
-    assert len(told) == len(set(told)) == 8
+    measured = [text.get_text() for text in legend.get_texts()]
+    assert len(measured) == len(set(measured)) == 8
 
 
 def test_the_axis_shows_medians_up_to_the_marked_day_and_bands_within_reason(axes: Axes) -> None:

@@ -175,13 +175,13 @@ def test_the_shipped_prior_holds_parameters_only() -> None:
 
 
 def test_sizes_to_a_power_have_one_hierarchical_forecast(learnt: SizePrior) -> None:
-    """A tumour told as v, or as v to 2/3 with the prior that is scaled so, has the same growth ahead."""
-    told = simulated(100)
+    """A tumour given as v, or as v to 2/3 with the prior that is scaled so, has the same growth ahead."""
+    measured = simulated(100)
     quick = FitSettings(replicates=300, starts=16, scouts=4, finalists=2, pilots=8)
-    day = told.days[-1:] + 90.0
+    day = measured.days[-1:] + 90.0
     ends = []
     for name, power in (("x_mm3", 1.0), ("x_mm2", 2 / 3)):
-        series = replace(told, size_name=name, sizes=told.sizes**power)
+        series = replace(measured, size_name=name, sizes=measured.sizes**power)
         forecast = GrowthForecast(fit_growth(series, quick, learnt.law_for(LawName.EXPONENTIAL, name)))
         ends.append(np.log(forecast.quantiles(day, np.array([0.05, 0.5, 0.95])).ravel()) / power)
     np.testing.assert_allclose(ends[0], ends[1], atol=0.05)

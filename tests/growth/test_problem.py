@@ -109,8 +109,8 @@ def test_bounds_are_the_presets() -> None:
         law=LawName.LOGISTIC, treatment=Treatment((COURSE,), MEDICATED.chemotherapy), chemotherapy=True
     )
     columns = dict(zip(problem.names, problem.columns, strict=True))
-    told = BoundsPreset.DEFAULT.of(LawName.LOGISTIC)
-    assert all(columns[name] == getattr(told, name) for name in ("rate_per_day", *RADIATED))
+    measured = BoundsPreset.DEFAULT.of(LawName.LOGISTIC)
+    assert all(columns[name] == getattr(measured, name) for name in ("rate_per_day", *RADIATED))
     assert (columns["capacity_ratio"], columns["chemo_rate_per_day"]) == (SATURATING_CAPACITY, CHEMO_RATE)
 
 
@@ -129,8 +129,8 @@ def test_where_nothing_was_seen_at_first_the_initial_size_is_below_the_first_pos
     for noise in (Noise.ADDITIVE, Noise.PAPER):
         problem = problem_of(sizes, noise=noise)
         assert problem.scale == 200.0 and problem.columns[7] == UNDETECTED
-    told = BoundsPreset.DEFAULT.of(LawName.EXPONENTIAL).initial_size  # of logarithms round the detection limit
-    np.testing.assert_allclose(problem_of(sizes).columns[7], np.array(told) * 20.0 / 200.0)
+    measured = BoundsPreset.DEFAULT.of(LawName.EXPONENTIAL).initial_size  # of logarithms round the detection limit
+    np.testing.assert_allclose(problem_of(sizes).columns[7], np.array(measured) * 20.0 / 200.0)
 
 
 def test_where_sizes_may_depart_from_the_law_the_first_may_too() -> None:
@@ -220,11 +220,11 @@ def prior_of(parameters: dict[str, NormalPrior]) -> LawPrior:
 
 
 def test_a_prior_is_told_in_coordinates() -> None:
-    told = {
+    measured = {
         "rate_per_day": NormalPrior(mean=0.01, sd=0.002, log=False),
         "survival": NormalPrior(mean=np.log(0.1), sd=0.7, log=True),
     }
-    problem = problem_of(prior=prior_of(told))
+    problem = problem_of(prior=prior_of(measured))
     centre, precision = (dict(zip(free_names(problem), values, strict=True)) for values in problem.prior_on_coordinates)
     width = np.log(0.95 / 0.001)
     assert centre["rate_per_day"] == pytest.approx(0.03 / 0.22)
@@ -235,8 +235,8 @@ def test_a_prior_is_told_in_coordinates() -> None:
 
 
 def test_a_prior_of_what_is_not_fitted_is_not_asked() -> None:
-    told = {"survival": NormalPrior(mean=np.log(0.1), sd=0.7, log=True)}
-    assert not np.any(problem_of(treatment=Treatment(), prior=prior_of(told)).prior_on_coordinates[1])
+    measured = {"survival": NormalPrior(mean=np.log(0.1), sd=0.7, log=True)}
+    assert not np.any(problem_of(treatment=Treatment(), prior=prior_of(measured)).prior_on_coordinates[1])
 
 
 def test_without_a_prior_nothing_is_drawn_anywhere() -> None:

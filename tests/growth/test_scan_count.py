@@ -26,12 +26,12 @@ def series(sizes: list[float]) -> SizeSeries:
 
 
 def test_the_study_forecasts_from_fewer_scans(tmp_path: Path) -> None:
-    told = series([9000.0, 12_000, 7000, 8000, 20_000])
-    forecasts = forecast_from_fewer(PERSISTENCE, told)
+    measured = series([9000.0, 12_000, 7000, 8000, 20_000])
+    forecasts = forecast_from_fewer(PERSISTENCE, measured)
     assert [(one.day, one.scans_given) for one in forecasts] == [
         (day, given) for place, day in enumerate(DAYS) for given in range(1, place + 1)
     ]
-    alone = forecast_scan(PERSISTENCE, replace(told.part(2, 5)), 1)
+    alone = forecast_scan(PERSISTENCE, replace(measured.part(2, 5)), 1)
     same = next(one for one in forecasts if one.day == 180.0 and one.scans_given == 1)
     np.testing.assert_array_equal(same.log_quantiles, alone.log_quantiles)
     tables = scan_count_tables(forecasts)
