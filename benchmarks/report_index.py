@@ -20,7 +20,7 @@ from tests.report.chromium import Chromium
 from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.records import Status
 from tumorcast.report.pages.index import index_page
-from tumorcast.report.pages.patient import IndexRow, PatientAreas, Spread
+from tumorcast.report.pages.patient import IndexRow, PatientSummary, Spread
 from tumorcast.report.pages.words import page_name
 
 LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
@@ -46,7 +46,7 @@ def row_of(number: int, rng: np.random.Generator) -> IndexRow:
         return IndexRow(name, Status.FAILED, "3 of 4 contrasts found (no t2f); add it, or train a model without it")
     growth = Spread.of(rng.lognormal(0.1, 0.4, 16))
     size = Spread.of(rng.uniform(200, 4000, 16))
-    sizes = PatientAreas(float(rng.uniform(200, 4000)), size, size, growth, 16)
+    sizes = PatientSummary(float(rng.uniform(200, 4000)), size, size, growth, 16)
     flags = tuple(str(flag) for flag in Failure if rng.random() < 0.1)
     return IndexRow(name, Status.OK, "", page_name(name), sizes, 20, 90.0, flags)
 

@@ -4,7 +4,8 @@ from importlib.util import find_spec
 
 from tumorcast.errors import EngineError
 
-PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}  # those of tumorcast[evaluate], as imported
+# Those of tumorcast[evaluate], as they are imported.
+PACKAGES = {"pandas": "pandas", "skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 def check_extra(*names: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fakes import WindowEngine
+from tests.fakes import RecordingGrowth, WindowEngine
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.errors import InputError
 from tumorcast.evaluation.followup import (
@@ -25,7 +25,7 @@ from tumorcast.evaluation.followup import (
 from tumorcast.evaluation.targets import TargetSource, targets_from_past
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
-from tumorcast.records import Contrast, Forecaster, GrowthFit, Session, SizeSeries
+from tumorcast.records import Contrast, Forecaster, Session
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
 GROWTH = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
@@ -124,19 +124,12 @@ def test_true_and_forecast_sizes(cohort: Cohort) -> None:
 
 
 def test_sizes_are_forecast_from_no_later_scan(cohort: Cohort) -> None:
-    seen: list[SizeSeries] = []
-
-    class Noting(GrowthModel):
-        def fit(self, series: SizeSeries) -> GrowthFit:
-            seen.append(series)
-            return super().fit(series)
-
-    growth = Noting(GROWTH.settings, GROWTH.forecaster, GROWTH.prior_for)
+    growth = RecordingGrowth(GROWTH.settings, GROWTH.forecaster, GROWTH.prior_for)
     found = last_followups(cohort, "A", 1)
     TargetSource(TargetSize.FORECAST, growth).of(cohort, found, BASE)
     series = cohort.size_series("A", TargetSource(TargetSize.FORECAST, growth).size)
     targets_from_past(growth, series, BASE, day=found[0].day, later_day=found[0].later_day)
-    assert [one.days.tolist() for one in seen] == 2 * [[0.0, 60.0]]  # of 0, 60, 120
+    assert [one.days.tolist() for one in growth.seen] == 2 * [[0.0, 60.0]]  # of 0, 60, 120
 
 
 def test_every_slice_is_forecast(cohort: Cohort) -> None:

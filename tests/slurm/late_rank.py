@@ -8,10 +8,16 @@ from mpi4py import MPI
 
 from tumorcast.running.ranks import await_all_started
 
-come, world = Path(sys.argv[1]), MPI.COMM_WORLD
-if world.rank == world.size - 1:
-    time.sleep(1)
-    come.touch()
-await_all_started(MPI)
-print("waited" if come.exists() else "went on", flush=True)
-MPI.Finalize()
+
+def main() -> None:
+    come, world = Path(sys.argv[1]), MPI.COMM_WORLD
+    if world.rank == world.size - 1:
+        time.sleep(1)
+        come.touch()
+    await_all_started(MPI)
+    print("waited" if come.exists() else "went on", flush=True)
+    MPI.Finalize()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,10 +6,9 @@ sizes, first; then a patient counts once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import pandas as pd
 
 from tumorcast.evaluation.baselines import Method
 from tumorcast.evaluation.evaluate import PatientScores
@@ -45,6 +44,9 @@ from tumorcast.evaluation.metrics import (
 from tumorcast.evaluation.score import FORECAST, NEAR_RELIABILITY, PRESENT, RELIABILITY, UNGUIDED
 from tumorcast.evaluation.statistics import Difference, Estimate, difference, estimate, mean_of, not_nan, patient_mean
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 COLUMNS = ("patient_id", "slice", "method", "metric", "value")
 MAP_METRICS = (
     AP,
@@ -62,8 +64,10 @@ MAP_METRICS = (
 CALIBRATION = {ECE: RELIABILITY, NEAR_ECE: NEAR_RELIABILITY}
 
 
-def long_table(patients: Iterable[PatientScores]) -> pd.DataFrame:
+def long_table(patients: Iterable[PatientScores]) -> "pd.DataFrame":
     """Every score of every slice, with COLUMNS; a metric that a method does not have has no line."""
+    import pandas as pd  # noqa: PLC0415 - an extra
+
     lines = [
         (patient.patient_id, scores.source_slice, *score)
         for patient in patients
@@ -77,10 +81,10 @@ def long_table(patients: Iterable[PatientScores]) -> pd.DataFrame:
 class PatientValues:
     """Each patient's mean over its slices. means: by (method, metric), a column a patient, NaN where it has none."""
 
-    means: pd.DataFrame
+    means: "pd.DataFrame"
 
     @classmethod
-    def of(cls, table: pd.DataFrame) -> Self:
+    def of(cls, table: "pd.DataFrame") -> Self:
         """Of a long table, the patients in its order."""
         keys = ["method", "metric", "patient_id"]
         means = table.groupby(keys, sort=False)["value"].agg(lambda values: patient_mean(values.tolist()))

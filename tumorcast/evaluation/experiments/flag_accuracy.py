@@ -89,10 +89,11 @@ class FlagAccuracyExperiment:
             "brain": followup.now.brain,
             "outline": followup.now.labels > 0,
             "later": followup.later.labels > 0,
-            **{f"{k}.{name}": values for k, of in enumerate(induced) for name, values in _arrays(of, channel).items()},
         }
+        for number, case in enumerate(induced):
+            arrays |= {f"{number}.{name}": values for name, values in _arrays(case, channel).items()}
         np.savez_compressed(pictures / ARRAYS, **arrays)
-        return self.source.row(followup) | {"cases": [_case_row(made, rules) for made in induced]}
+        return self.source.row(followup) | {"cases": [_case_row(case, rules) for case in induced]}
 
     def report(self, rows: dict[str, Row], pictures: Path) -> Findings:
         """Precision and recall of every flag, and what was hit and missed."""

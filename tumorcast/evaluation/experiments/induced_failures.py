@@ -133,7 +133,7 @@ def _forecast(followup: FollowUp, engine: Engine, settings: ForecastSettings, ra
 def _under_wrong_setting(
     how: WrongSetting, followup: FollowUp, engine: Engine, settings: ForecastSettings
 ) -> SliceForecast:
-    everywhere: Any = Everywhere(engine)
+    everywhere = Everywhere(engine)
     strong = _with(settings, guidance=Guidance.NORMALISED, gain=WRONG_GAIN)
     strongest = _with(settings, guidance=Guidance.PAPER, scale=STRONG_SCALE)
     match how:

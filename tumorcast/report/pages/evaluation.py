@@ -63,18 +63,18 @@ class EvaluationFile:
         """
         path = folder / FILE
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as fault:
             raise InputError(f"{path}: cannot be read ({fault}); give the --out of `tumorcast evaluate`") from None
         try:
-            if told["archive"]["provenance"] != provenance:
+            if record["archive"]["provenance"] != provenance:
                 raise InputError(f"{path}: judges another archive; evaluate this one with `tumorcast evaluate`")
             return cls(
-                size=told["settings"]["size"],
-                notes=[words.without_paths(note).replace("`", "") for note in told["notes"]],
-                lines=[_line_of_all(one) for one in told["methods"]],
-                rows={row["patient_id"]: row for row in told["patients"]},
-                reasons={one["patient_id"]: words.without_paths(one["reason"]) for one in told["outcomes"]},
+                size=record["settings"]["size"],
+                notes=[words.without_paths(note).replace("`", "") for note in record["notes"]],
+                lines=[_line_of_all(method) for method in record["methods"]],
+                rows={row["patient_id"]: row for row in record["patients"]},
+                reasons={row["patient_id"]: words.without_paths(row["reason"]) for row in record["outcomes"]},
             )
         except (KeyError, TypeError) as fault:
             raise InputError(f"{path}: is no evaluation of this version (no {fault}); evaluate again") from None
@@ -85,25 +85,25 @@ class EvaluationFile:
         if row is None:
             return None
         slices = row["slices"]
-        names = list(dict.fromkeys(name for one in slices for name in one["methods"]))
-        areas = [one["areas"] for one in slices]
+        names = list(dict.fromkeys(name for slice_ in slices for name in slice_["methods"]))
+        areas = [slice_["areas"] for slice_ in slices]
         return PatientEvaluation(
             days=row["days"],
             days_off=row["days_off"],
             slices=len(slices),
             left_out=row["slices_left_out"],
-            present=sum(one["present_mm2"] for one in areas),
-            true=sum(one["true_mm2"] for one in areas),
-            aimed=float(np.median(np.sum([one["aimed_mm2"] for one in areas], axis=0))),
+            present=sum(area["present_mm2"] for area in areas),
+            true=sum(area["true_mm2"] for area in areas),
+            aimed=float(np.median(np.sum([area["aimed_mm2"] for area in areas], axis=0))),
             dice=_mean(slices, PRODUCT, "dice"),
             lines=[_line(name, slices) for name in names],
         )
 
 
-def _mean(slices: list[dict[str, Any]], method: str, figure: str) -> float:
-    """Over the slices that have the figure; NaN where none has."""
-    found = [one["methods"].get(method, {}).get(figure) for one in slices]
-    known = [value for value in found if value is not None]
+def _mean(slices: list[dict[str, Any]], method: str, metric: str) -> float:
+    """Over the slices that have the metric; NaN where none has."""
+    values = [slice_["methods"].get(method, {}).get(metric) for slice_ in slices]
+    known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else float("nan")
 
 
@@ -112,18 +112,18 @@ def _line(method: str, slices: list[dict[str, Any]]) -> MethodLine:
     return MethodLine(_label(method), method == PRODUCT, cells)
 
 
-def _line_of_all(one: Mapping[str, Any]) -> MethodLine:
-    cells = [_estimate(one["means"].get(metric.name), metric.digits) for metric in COLUMNS]
-    return MethodLine(_label(one["method"]), one["method"] == PRODUCT, cells)
+def _line_of_all(record: Mapping[str, Any]) -> MethodLine:
+    cells = [_estimate(record["means"].get(metric.name), metric.digits) for metric in COLUMNS]
+    return MethodLine(_label(record["method"]), record["method"] == PRODUCT, cells)
 
 
-def _estimate(one: Mapping[str, Any] | None, digits: int) -> str:
+def _estimate(mean: Mapping[str, Any] | None, digits: int) -> str:
     """A mean over patients with its interval, where there are any."""
-    if one is None or one["value"] is None:
+    if mean is None or mean["value"] is None:
         return words.UNKNOWN
-    if one["low"] is None:
-        return words.fixed(one["value"], digits)
-    return f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+    if mean["low"] is None:
+        return words.fixed(mean["value"], digits)
+    return f"{mean['value']:.{digits}f} [{mean['low']:.{digits}f}, {mean['high']:.{digits}f}]"
 
 
 def _label(method: str) -> str:

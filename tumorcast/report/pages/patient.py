@@ -39,7 +39,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class SliceAreas:
+class SliceSummary:
     """Areas of a slice in mm²: now, of the mask; aimed at and reached, of members.
 
     reach: the area gained over the area wanted, NaN where too little was wanted (evaluation/failures.py).
@@ -66,7 +66,7 @@ class SliceAreas:
 
 
 @dataclass(frozen=True)
-class PatientAreas:
+class PatientSummary:
     """The areas of all slices together, in mm²; a member follows one trajectory over all slices of a patient.
 
     growth: the area aimed at over the present one; None where there is no tumour now.
@@ -110,7 +110,7 @@ class IndexRow:
     status: Status
     reason: str = ""
     page: str | None = None
-    sizes: PatientAreas | None = None
+    sizes: PatientSummary | None = None
     slices: int = 0
     days_ahead: float | None = None
     flags: tuple[str, ...] = ()
@@ -131,8 +131,8 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     """The page, and its row. Raises InputError if the archive is damaged there."""
     patient = source.archive.patient(patient_id)
     forecasts = source.archive.slices(patient_id)
-    sizes = [SliceAreas.of(forecast) for forecast in forecasts]
-    row = _row(source, patient, PatientAreas.of(forecasts), sizes)
+    sizes = [SliceSummary.of(forecast) for forecast in forecasts]
+    row = _row(source, patient, PatientSummary.of(forecasts), sizes)
     provenance = source.archive.provenance
     contrasts = provenance["contrasts"]
     html = render(
@@ -156,7 +156,7 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     return html, row
 
 
-def _row(source: Source, patient: PatientForecast, sizes: PatientAreas, slices: Sequence[SliceAreas]) -> IndexRow:
+def _row(source: Source, patient: PatientForecast, sizes: PatientSummary, slices: Sequence[SliceSummary]) -> IndexRow:
     flags = {flag for areas in slices for flag in areas.flags}
     evaluation = None if source.evaluation is None else source.evaluation.of(patient.patient_id)
     return IndexRow(
@@ -171,7 +171,7 @@ def _row(source: Source, patient: PatientForecast, sizes: PatientAreas, slices: 
     )
 
 
-def _areas_chart(sizes: Sequence[SliceAreas]) -> Markup:
+def _areas_chart(sizes: Sequence[SliceSummary]) -> Markup:
     aimed = np.array([(areas.aimed.median, areas.aimed.low, areas.aimed.high) for areas in sizes]).T
     columns = np.array([(areas.source_slice, areas.present, areas.reached.median) for areas in sizes], np.float64).T
     slices, present, reached = columns
@@ -183,7 +183,7 @@ def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], numbers:
     return [SlicePictures.of(forecasts[number], contrasts, box) for number in numbers]
 
 
-def _caption(areas: SliceAreas) -> str:
+def _caption(areas: SliceSummary) -> str:
     """A slice's areas in a sentence, for the viewer."""
     flags = ", ".join(words.FLAG_TEXTS[flag][0] for flag in areas.flags)
     present, aimed, reached = map(words.area, (areas.present, areas.aimed.median, areas.reached.median))
@@ -191,7 +191,7 @@ def _caption(areas: SliceAreas) -> str:
     return text + (f"; flagged: {flags}" if flags else "")
 
 
-def flag_rows(flags: Sequence[str], sizes: Sequence[SliceAreas]) -> list[tuple[str, str, str]]:
+def flag_rows(flags: Sequence[str], sizes: Sequence[SliceSummary]) -> list[tuple[str, str, str]]:
     """Each flag's name, what it means, and the slices that show it."""
     return [
         (*words.FLAG_TEXTS[flag], ", ".join(str(areas.source_slice) for areas in sizes if flag in areas.flags))
