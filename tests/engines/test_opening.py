@@ -7,18 +7,9 @@ import pytest
 
 from tumorcast.cli.forecast_options import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
+from tumorcast.engines.locating import MODELS, images_of, locate, locate_all, runs_in, shipped_names
 from tumorcast.engines.onnx_engine import OnnxEngine
-from tumorcast.engines.opening import (
-    MODELS,
-    EngineChoice,
-    device_index,
-    images_of,
-    locate,
-    locate_all,
-    open_engine,
-    runs_in,
-    shipped_names,
-)
+from tumorcast.engines.opening import EngineChoice, device_index, open_engine
 from tumorcast.engines.protocol import ModelImages
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError, UsageError

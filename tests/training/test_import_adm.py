@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.durable import sha256_of
+from tumorcast.engines.locating import runs_in
 from tumorcast.engines.model import load_model_set
-from tumorcast.engines.opening import runs_in
 from tumorcast.engines.protocol import EngineWrapper
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import InputError, TumorcastError, UsageError

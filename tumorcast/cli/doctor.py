@@ -22,7 +22,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine: packages, GPUs, MPI, SLURM, and whether a provider gives what torch gives, and how fast."""
-    from tumorcast.engines.opening import resolve
+    from tumorcast.engines.locating import resolve
     from tumorcast.running.doctor import SHIPPED, EngineRequest, examine, failed
     from tumorcast.settings import Provider
 

@@ -33,7 +33,7 @@ def export(
         raise UsageError(f"--build {build}: only tensorrt is built ahead")
     if (out is None) != (check or bool(build)) and not (out is not None and build):
         raise UsageError("give --out BUNDLE to export RUN folders, or --check or --build tensorrt with a BUNDLE")
-    from tumorcast.engines.opening import locate
+    from tumorcast.engines.locating import locate
 
     folders = [locate(model) for model in models]
     result: dict[str, object] = {}

@@ -109,7 +109,7 @@ def _images_of_model(options: dict[str, Any]) -> tuple[int | None, Any]:
     asked_size, asked = options["image_size"], contrasts_of(options["contrasts"]) or None
     if options["model"] is None:
         return asked_size, asked
-    from tumorcast.engines.opening import images_of, locate
+    from tumorcast.engines.locating import images_of, locate
 
     model = options["model"]
     images = images_of(locate(Path(model)))

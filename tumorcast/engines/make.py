@@ -10,9 +10,9 @@ from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, Manifest, TensorParity, is_bundle, write_manifest
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
+from tumorcast.engines.locating import locate_all
 from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
-from tumorcast.engines.opening import locate_all
 from tumorcast.engines.protocol import check_same_images
 from tumorcast.engines.providers import onnxruntime
 from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine

@@ -16,7 +16,7 @@ from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import PROGRESSION, Bundle
-from tumorcast.engines.opening import locate, runs_in
+from tumorcast.engines.locating import locate, runs_in
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.errors import InputError
 from tumorcast.settings import NetworkKind

@@ -27,8 +27,9 @@ from tumorcast.diffusion.sampler import StepGuidance
 from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, TensorParity, is_bundle
+from tumorcast.engines.locating import MODELS, locate
 from tumorcast.engines.onnx_engine import OnnxEngine, first_line, threads
-from tumorcast.engines.opening import MODELS, EngineChoice, device_index, locate, open_engine
+from tumorcast.engines.opening import EngineChoice, device_index, open_engine
 from tumorcast.engines.protocol import Engine
 from tumorcast.engines.providers import TENSORRT_PACKAGES, Gpu, gpus, onnxruntime
 from tumorcast.errors import InputError, TumorcastError

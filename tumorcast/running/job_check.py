@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tumorcast.engines.opening import images_of, locate_all
+from tumorcast.engines.locating import images_of, locate_all
 from tumorcast.engines.protocol import ModelImages, check_same_images
 from tumorcast.errors import TumorcastError, UsageError
 
