@@ -185,6 +185,7 @@ def test_maps_of_other_pixels_are_interpolated_in_the_plane_alone(archive_of: Ma
     assert set(np.unique(found["desc-present_dseg"])) <= {0, 2}
 
 
+@pytest.mark.slow
 def test_a_registered_scan_goes_home_to_the_scanners_voxels(archive_of: Maker, tmp_path: Path) -> None:
     """It was acquired two pixels to the left and one slice higher, on a larger grid: its map is shifted by as much.
 

@@ -77,6 +77,7 @@ def test_without_a_model_there_is_no_unguided_diffusion_and_it_is_said(
     assert "D: skipped: not in" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_patient_that_fails_is_told_and_ends_with_1(maps: Path, blob: Callable[..., Session], tmp_path: Path) -> None:
     sessions = [blob("A", "002", 120.0, 6.0), blob("B", "002", 120.0, 8.0)]
     sessions[1] = replace(sessions[1], affine=np.diag([-4.0, -4.0, 3.0, 1.0]))
@@ -96,6 +97,7 @@ def test_chosen_baselines_alone(maps: Path, blob_cohort: Path, tmp_path: Path) -
     assert set(run(*asked, "none")["methods"]) == {"product", "changed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -48,6 +48,7 @@ def test_labels_return_to_their_scan(registered: Path, contrast: Contrast | None
             assert 2 * (mine & true).sum() / (mine.sum() + true.sum()) > (0.88 if name == "001" else 0.93)
 
 
+@pytest.mark.slow
 def test_a_smooth_map_returns_where_it_belongs(registered: Path) -> None:
     """A map that is made from places in the scan itself: every value must be that of its own place."""
     with Cohort.open(registered / "c.h5") as cohort:

@@ -451,6 +451,7 @@ def test_real_lower_grade_gliomas(shared_data: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(prepared_mm2, session.brain_mm2, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_real_single_slices(shared_data: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(image_size=256, slices=SliceChoice.ALL)
     report = prepare_cohort(shared_data / "seed_layout", tmp_path / "c.h5", settings)

@@ -132,6 +132,7 @@ def test_the_weights_come_back_as_they_were(dense_bundle: Path, dense_runs: Path
             assert torch.equal(stored[f"{name}.{key}"].float(), value), key
 
 
+@pytest.mark.slow
 def test_bf16_has_bfloat16_convolutions_and_float32_norms(least_runs: Path) -> None:
     """Nothing here runs them: the graph alone is looked at."""
     settings, model = ExportSettings(Precision.BF16), load_model_set([least_runs])
@@ -202,6 +203,7 @@ def test_the_manifest_tells_what_is_in_the_bundle(shaken_bundle: Path) -> None:
     assert min(manifest.activation_bytes.values()) > 4 * 32 * 32 * 32  # a feature map of 32 channels at least
 
 
+@pytest.mark.slow
 def test_fp16_runs_on_a_cpu_and_is_as_near_as_its_limit(least_runs: Path, tmp_path: Path) -> None:
     settings, model = ExportSettings(Precision.FP16), load_model_set([least_runs])
     lowered = lower(model, settings.precision)
@@ -229,6 +231,7 @@ class GraphAlone(GraphEngine):
         return list(self.session.run(None, rows | {name: np.array(v, np.float32) for name, v in scalars.items()}))
 
 
+@pytest.mark.slow
 def test_bf16_is_compared_in_torch_and_the_manifest_says_so(
     least_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

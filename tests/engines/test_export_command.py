@@ -104,6 +104,7 @@ def test_what_was_checked_is_told(
     assert again == {"bundle": str(dense_bundle), "provider": "cpu", "parity": dense_told["parity"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 2])
 def test_the_smallest_batches_are_exported_and_run(most: int, least_runs: Path, tmp_path: Path) -> None:
     """Any number of images goes through a bundle, cut into the batches that its graphs take."""

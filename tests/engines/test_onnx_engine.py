@@ -19,6 +19,7 @@ from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine
 from tumorcast.errors import EngineError, InputError
 from tumorcast.settings import Precision, Provider, SamplerSettings
 
+pytestmark = pytest.mark.slow  # exports
 SIDE = 32
 
 

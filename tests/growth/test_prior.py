@@ -51,6 +51,7 @@ def test_the_population_is_recovered(learnt: SizePrior) -> None:
     assert abs(law.parameters["slope_per_day"].mean - untold.mean) < untold.sd  # no scan tells of it
 
 
+@pytest.mark.slow
 def test_where_tumours_follow_the_law_it_weighs(learnt: SizePrior) -> None:
     assert learnt.mechanistic_weights[LawName.EXPONENTIAL] >= 0.3
     pool = learnt.pool_for(LawName.EXPONENTIAL)
@@ -78,6 +79,7 @@ def test_leaving_out_never_looks_at_the_patient(cohort: list[SizeSeries]) -> Non
     assert one is not None and one.patients == 13
 
 
+@pytest.mark.slow
 def test_areas_have_the_rates_of_a_power(learnt: SizePrior) -> None:
     volume, area = (learnt.law_for(LawName.EXPONENTIAL, name) for name in ("x_mm3", "x_mm2"))
     for name, power in {"rate_per_day": 2 / 3, "survival": 2 / 3}.items():

@@ -32,6 +32,8 @@ from tumorcast.running.status import run_status
 from tumorcast.running.work_queue import Tally
 from tumorcast.settings import ForecastSettings, Provider, SamplerSettings
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ForecastSettings(relative_change=0.25, members=3, batch=2, sampler=SamplerSettings(steps=2, noise_level=10))
 
 
@@ -79,7 +81,6 @@ def assert_alike(one: Path, other: Path, *, rtol: float = 0.0) -> None:
             np.testing.assert_array_equal(values, wanted[name], err_msg=name)
 
 
-@pytest.mark.slow
 def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple[Path, ForecastResult]) -> None:
     maps, result = whole
     assert [(o.patient_id, o.status, o.reason) for o in result.outcomes] == [
@@ -97,7 +98,6 @@ def test_patients_with_tumour_are_forecast_and_the_other_is_skipped(whole: tuple
     assert not maps.with_name("maps.h5.parts").exists()
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_archive(
     inputs: ForecastInputs, whole: tuple[Path, ForecastResult], tmp_path: Path
 ) -> None:
@@ -119,7 +119,6 @@ def test_an_interrupted_run_resumes_to_the_same_archive(
     assert_alike(tmp_path / "maps.h5", whole[0])
 
 
-@pytest.mark.slow
 def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path) -> None:
     def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
@@ -131,7 +130,6 @@ def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path)
     assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes[0].status is Status.OK
 
 
-@pytest.mark.slow
 def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_path: Path) -> None:
     def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
@@ -142,7 +140,6 @@ def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_
         forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS.model_copy(update={"members": 4}))
 
 
-@pytest.mark.slow
 def test_a_run_that_finished_nothing_is_begun_anew(
     inputs: ForecastInputs, whole: tuple[Path, ForecastResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

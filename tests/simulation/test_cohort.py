@@ -118,6 +118,7 @@ def test_every_session_has_its_five_files_on_the_brats_field(cohort):
             assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
+@pytest.mark.slow
 def test_images_are_skull_stripped_int16_and_labels_are_of_brats_2023(cohort):
     every = volumes(cohort)
     for name in session_names(cohort):
@@ -151,6 +152,7 @@ def test_another_seed_gives_another_head(cohort, tmp_path):
     assert not np.array_equal(volumes(tmp_path / "other")[name] > 0, volumes(cohort)[name] > 0)
 
 
+@pytest.mark.slow
 def test_the_truth_names_the_seed_and_the_volumes_of_the_masks(cohort):
     truth, every = json.loads((cohort / "simulation.json").read_text()), volumes(cohort)
     assert (truth["seed"], truth["voxel_mm"], len(truth["patients"])) == (5, COARSE_MM, 2)
@@ -538,6 +540,7 @@ def test_a_folder_in_use_is_not_written_into(tmp_path):
         simulate_cohort(tmp_path, patients=1, seed=0, voxel_mm=8.0)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_input_error(tmp_path, monkeypatch):
     def fail(*_args, **_settings):
         raise RuntimeError("ITK: no space left")

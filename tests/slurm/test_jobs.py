@@ -73,6 +73,7 @@ def test_a_job_finds_the_project_by_its_own_command_whatever_the_path(fake_slurm
     assert "a\\ project/.venv/bin/python -m mpi4py -m tumorcast fit" in log_of(job, at, "tumorcast-fit")
 
 
+@pytest.mark.slow
 def test_a_chain_goes_on_past_patients_that_failed_and_its_last_job_tells(
     fake_slurm: "FakeSlurm", tmp_path: Path
 ) -> None:
@@ -82,6 +83,11 @@ def test_a_chain_goes_on_past_patients_that_failed_and_its_last_job_tells(
     assert list(jobs) == [*TO_MAPS, "evaluate", "report"]
     assert fake_slurm.ended(jobs["report"], 90).code == 1
     assert [fake_slurm.job(job).state for job in jobs.values()] == ["COMPLETED"] * 6 + ["FAILED"]
+    submitted = [call for call in fake_slurm.calls if call.startswith("sbatch")]
+    assert [re.findall(r"afterok:(\d+)", call) for call in submitted[-7:]] == [
+        [],
+        *([job] for job in [*jobs.values()][:-1]),
+    ]
     logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
     assert logs == {f"tumorcast-{step}-{job}.out" for step, job in jobs.items()}
     assert planned(fake_slurm, tmp_path, **wanted) == ["forecast"]  # the others stand; forecast looks for itself
@@ -154,6 +160,7 @@ def stop_at_fit(fake_slurm: "FakeSlurm", job: str, at: Path) -> None:
     fake_slurm.ask("scancel", "--batch", "--signal=USR1", job)
 
 
+@pytest.mark.slow
 def test_other_options_for_a_step_that_is_done_are_refused(fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
     first = cohort_job(fake_slurm, tmp_path, *SMALL)
     assert fake_slurm.ended(first, 60).code == 0, log_of(first, tmp_path)

@@ -89,6 +89,7 @@ def test_the_surroundings_are_bent_back(
     assert bend.kept and bend.nmi_deformed > bend.nmi_rigid and bend.least_jacobian > 0.3
 
 
+@pytest.mark.slow
 def test_the_tumour_keeps_its_growth(
     bent: tuple[RegistrationImage, RegistrationImage, Displacement, Displacement],
 ) -> None:
