@@ -51,6 +51,7 @@ LEAST_FORECAST = LEAST_PIXELS // 2  # pixels of a present outline that is foreca
 STEPS, ENCODINGS = 8, 2  # fewer than a forecast takes, since two cores need half a minute for a slice as it is
 SHOWN = (Method.PRODUCT, Method.DILATION, Method.FISHER_KOLMOGOROV, Method.SEGMENTER_DISTANCE, Method.UNGUIDED_CHANGE)
 COMPARED = (AP, DICE, HD95)
+INTERVAL_DRAWS = 400
 
 
 def arguments() -> argparse.Namespace:
@@ -108,8 +109,19 @@ class LeavePatientOut:
         return PixelModelEngine(self.engine, PixelModel.fit(known, self.engine)) if known else self.engine
 
 
-def measure(options: argparse.Namespace, rows: Path) -> tuple[dict[TargetSize, Evaluation], dict[str, float]]:
-    """The evaluation by target size, and by patient the volume of the tumour that is forecast from, in mm³."""
+@dataclass(frozen=True)
+class Study:
+    """What was measured. first_mm3: by patient, the tumour that is forecast from; intervals: of the area's ratio, the 5
+    and 95 % quantiles of INTERVAL_DRAWS forecast sizes, of which the members are few.
+    """
+
+    evaluations: dict[TargetSize, Evaluation]
+    first_mm3: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+def measure(options: argparse.Namespace, rows: Path) -> Study:
+    """Forecast and judge every patient, by target size."""
     engine, settings = open_engine(EngineChoice((options.model,))), settings_of(options)
     with Cohort.open(prepared(options, rows, engine.info.image_size)) as cohort:
         check_same_images(cohort, engine.info.images)
@@ -123,7 +135,18 @@ def measure(options: argparse.Namespace, rows: Path) -> tuple[dict[TargetSize, E
             record = record_of(options, cohort, engine, settings)
             path = scans.archive(rows / f"{folder_of(target)}.h5", TargetSource.shipped(target), record)
             evaluations[target] = evaluated(path, scans, target, maps)
-        return evaluations, {name: float(cohort.sessions(name)[-2].volume_mm3) for name in names}
+        first_mm3 = {name: float(cohort.sessions(name)[-2].volume_mm3) for name in names}
+        judged = [patient.patient_id for patient in evaluations[TargetSize.FORECAST].patients]
+        return Study(evaluations, first_mm3, {name: interval(scans, name) for name in judged})
+
+
+def interval(scans: LastScans, patient_id: str) -> tuple[float, float]:
+    """See Study.intervals."""
+    source = TargetSource.shipped(TargetSize.FORECAST)
+    targets = source.of(scans.cohort, scans.followups(patient_id), scans.settings)
+    drawn = targets.draw(targets.settings.model_copy(update={"members": INTERVAL_DRAWS}))
+    low, high = np.quantile(drawn.target_ratio, INTERVAL).tolist()
+    return low, high
 
 
 def record_of(
@@ -142,11 +165,11 @@ def record_of(
     }
 
 
-def line(patient: PatientScores, target: TargetSize, values: PatientValues) -> tuple[str, ...]:
-    """A patient in the table of all."""
+def line(patient: PatientScores, values: PatientValues, aimed_90: tuple[float, float] | None) -> tuple[str, ...]:
+    """A patient in the table of all. aimed_90: of Study.intervals, where sizes were forecast."""
     sizes = PatientSizes.of([patient])
-    low, median, high = np.quantile(sizes.aimed[0], [INTERVAL[0], 0.5, INTERVAL[1]]) / sizes.present[0]
-    size = f"{median:.2f}" + (f" [{low:.2f}, {high:.2f}]" if target is TargetSize.FORECAST else "")
+    size = f"{np.median(sizes.aimed[0]) / sizes.present[0]:.2f}"
+    size += "" if aimed_90 is None else f" [{aimed_90[0]:.2f}, {aimed_90[1]:.2f}]"
     column = list(values.means.columns).index(patient.patient_id)
     found = [values.of_metric(method, metric)[column] for metric in (AP, DICE) for method in SHOWN]
     figures = [f"{value:.3f}" if np.isfinite(value) else "–" for value in found]
@@ -154,13 +177,11 @@ def line(patient: PatientScores, target: TargetSize, values: PatientValues) -> t
     return (patient.patient_id, f"{patient.days:g}", str(len(patient.slices)), ratio, size, *figures)
 
 
-def page(
-    options: argparse.Namespace, evaluations: Mapping[TargetSize, Evaluation], first_mm3: Mapping[str, float]
-) -> str:
+def page(options: argparse.Namespace, study: Study) -> str:
     """README.md: every patient, tiny ones last, and the means of the others with intervals."""
     of_methods = (f"{metric.label} {method.value}" for metric in (AP, DICE) for method in SHOWN)
     heads = ("patient", "days", "slices", "true area ×", "aimed at ×", *of_methods)
-    record = evaluations[TargetSize.TRUE].record
+    record = study.evaluations[TargetSize.TRUE].record
     parts = [
         f"# {options.data.name}: the last scan, forecast from the one before\n",
         f"`benchmarks/real_longitudinal.py`, tumorcast {record['version']}, commit {record['commit'] or 'unknown'}. "
@@ -168,15 +189,20 @@ def page(
         f"medical device.** Tumours below {options.tiny_mm3:g} mm³ at the first date stand apart. A patient's figure "
         "is the mean over its slices. What each figure is: docs/evaluation.md.\n",
     ]
-    for target, evaluation in evaluations.items():
+    for target, evaluation in study.evaluations.items():
         values = PatientValues.of(long_table(evaluation.patients))
-        large, tiny = split(evaluation.patients, first_mm3, options.tiny_mm3)
+        large, tiny = split(evaluation.patients, study.first_mm3, options.tiny_mm3)
         is_true = target is TargetSize.TRUE
+        aimed_90 = {} if is_true else study.intervals
         title = "The true size is aimed at (an upper bound)" if is_true else "The size is a population forecast"
-        parts += [f"## {title}\n", markdown_table(heads, [line(patient, target, values) for patient in large])]
-        parts += [means_table(PatientValues.of(long_table(large or evaluation.patients)))]
-        if tiny:
-            parts += ["Tiny:\n", markdown_table(heads, [line(patient, target, values) for patient in tiny])]
+        lines, tiny_lines = (
+            [line(patient, values, aimed_90.get(patient.patient_id)) for patient in patients]
+            for patients in (large, tiny)
+        )
+        parts += [f"## {title}\n", markdown_table(heads, lines)]
+        parts.append(means_table(PatientValues.of(long_table(large or evaluation.patients))))
+        if tiny_lines:
+            parts += ["Tiny:\n", markdown_table(heads, tiny_lines)]
     return "\n".join(parts)
 
 
@@ -201,11 +227,11 @@ def split(
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, write, and return what is printed."""
     machine = describe(threads=int(os.environ.get("OMP_NUM_THREADS", "2")))
-    evaluations, first_mm3 = measure(options, options.rows or options.out.with_name(options.out.name + ".rows"))
+    study = measure(options, options.rows or options.out.with_name(options.out.name + ".rows"))
     means: dict[str, float] = {}
-    for target, evaluation in evaluations.items():
+    for target, evaluation in study.evaluations.items():
         write_evaluation(options.out / folder_of(target), evaluation)
-        large, _ = split(evaluation.patients, first_mm3, options.tiny_mm3)
+        large, _ = split(evaluation.patients, study.first_mm3, options.tiny_mm3)
         values = PatientValues.of(long_table(large or evaluation.patients))
         means |= {
             f"{folder_of(target)}_{metric.name}_{method}": mean_of(values.of_metric(method, metric)).value
@@ -213,12 +239,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for method in SHOWN
         }
     with written_whole(options.out / "README.md") as temporary:
-        temporary.write_text(page(options, evaluations, first_mm3), encoding="utf-8")
-    record = evaluations[TargetSize.TRUE].record | {"machine": machine, "means": means, "first_mm3": first_mm3}
+        temporary.write_text(page(options, study), encoding="utf-8")
+    true = study.evaluations[TargetSize.TRUE]
+    record = true.record | {"machine": machine, "means": means, "first_mm3": study.first_mm3}
     with written_whole(options.out / "real_longitudinal.json") as temporary:
         temporary.write_text(json.dumps(jsonable(record), indent=1) + "\n", encoding="utf-8")
-    patients = len(evaluations[TargetSize.TRUE].patients)
-    return {"out": str(options.out), "patients": patients, **jsonable(means)}
+    return {"out": str(options.out), "patients": len(true.patients), **jsonable(means)}
 
 
 if __name__ == "__main__":
