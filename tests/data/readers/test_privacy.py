@@ -191,6 +191,7 @@ def test_nothing_that_is_printed_tells_it(outputs: tuple[Path, str]) -> None:
     assert not found_in(outputs[1].encode(), (*IN_HEADERS, *IN_FILE_NAMES))
 
 
+@pytest.mark.slow
 def test_dates_become_days_and_folders_patients(outputs: tuple[Path, str]) -> None:
     with Cohort.open(outputs[0] / "dicom.h5") as cohort:
         assert cohort.patient_ids() == ["A"]
