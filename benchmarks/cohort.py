@@ -118,7 +118,7 @@ def through_a_window(ranks: Ranks, units: int) -> None:
     window = mpi.Win.Allocate(8 if ranks.is_root else 0, 8, comm=mpi.COMM_WORLD)
     if ranks.is_root:
         window.tomemory()[:] = bytes(8)
-    ranks.barrier()
+    ranks.all_of(None)
     one, number = np.ones(1, np.int64), np.zeros(1, np.int64)
     window.Lock_all()
     while number[0] < units:
@@ -133,10 +133,10 @@ def dispatch_rank(units: int) -> None:
     with open_ranks() as ranks:
         microseconds = {}
         for way in (through_the_queue, through_a_window):
-            ranks.barrier()
+            ranks.all_of(None)
             began = time.perf_counter()
             way(ranks, units)
-            ranks.barrier()
+            ranks.all_of(None)
             microseconds[way.__name__] = 1e6 * (time.perf_counter() - began) / units
         if ranks.is_root:
             print(json.dumps(microseconds))

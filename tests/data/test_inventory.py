@@ -57,7 +57,7 @@ def test_what_is_wanted_decides_what_is_usable(tmp_path: Path, scan: Callable, m
         "registered": ScanRequirements(mask=False, one_grid=False),
     }
     usable = {
-        name: [one.usable for one in take_inventory(tmp_path, wanted=wanted).scans] for name, wanted in asked.items()
+        name: [one.usable for one in take_inventory(tmp_path, required=wanted).scans] for name, wanted in asked.items()
     }
     assert usable == {
         "default": [False, False],

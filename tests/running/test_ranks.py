@@ -24,7 +24,7 @@ def test_one_process_is_one_rank_and_mpi_is_not_loaded() -> None:
     script = (
         "import sys\n"
         "from tumorcast.running.ranks import open_ranks\n"
-        "with open_ranks() as ranks: ranks.barrier(); print(ranks.rank, ranks.size, ranks.is_root, ranks.poll())\n"
+        "with open_ranks() as ranks: ranks.all_of(None); print(ranks.rank, ranks.size, ranks.is_root, ranks.poll())\n"
         "print([name for name in ('mpi4py', 'numba') if name in sys.modules])"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

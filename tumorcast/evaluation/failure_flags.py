@@ -29,7 +29,7 @@ LEAST_REACH, MOST_REACH = 0.5, 1.5
 LEAST_NEW_MM2 = 40.0  # of new tumour in map or images: of less, or of a band about the outline that is
 LEAST_NEW_PIXELS = 0.5  # narrower than this, how they overlap means nothing
 NEW_NEAR_MM = 20.0  # of the present outline: what the images show beyond is for SEPARATE_BLOB
-LEAST_TOLD = 0.2  # a lower probability is no new tumour
+LEAST_PROBABILITY = 0.2  # a lower probability is no new tumour
 LEAST_OVERLAP = 0.5
 EVERY_NEIGHBOUR = np.ones((3, 3))
 
@@ -139,19 +139,19 @@ def _overlap_of_new(forecast: SliceForecast) -> float:
         return float("nan")
     outline, pixel_mm = forecast.labels > 0, _pixel_mm(forecast)
     near = ~outline & (_distance_mm(outline, forecast) <= NEW_NEAR_MM)
-    told, seen = _surer(forecast.growth) * ~outline, _surer(forecast.tumour) * near
-    told_mm2, seen_mm2, seen_now_mm2 = (
-        float(one.sum(dtype=np.float64)) * pixel_mm**2 for one in (told, seen, _surer(forecast.tumour_now) * near)
+    mapped, seen = _surer(forecast.growth) * ~outline, _surer(forecast.tumour) * near
+    mapped_mm2, seen_mm2, seen_now_mm2 = (
+        float(plane.sum(dtype=np.float64)) * pixel_mm**2 for plane in (mapped, seen, _surer(forecast.tumour_now) * near)
     )
     round_mm = 2 * np.sqrt(np.pi * outline.sum()) * pixel_mm  # about a disc as large
-    if max(told_mm2, seen_mm2 - seen_now_mm2) < max(LEAST_NEW_MM2, LEAST_NEW_PIXELS * pixel_mm * round_mm):
+    if max(mapped_mm2, seen_mm2 - seen_now_mm2) < max(LEAST_NEW_MM2, LEAST_NEW_PIXELS * pixel_mm * round_mm):
         return float("nan")
-    return 2 * float(np.minimum(told, seen).sum(dtype=np.float64)) * pixel_mm**2 / (told_mm2 + seen_mm2)
+    return 2 * float(np.minimum(mapped, seen).sum(dtype=np.float64)) * pixel_mm**2 / (mapped_mm2 + seen_mm2)
 
 
 def _surer(probability: Map) -> Map:
     """Without what is too unlikely to count, over however wide an area."""
-    return np.where(probability > LEAST_TOLD, probability, 0.0)
+    return np.where(probability > LEAST_PROBABILITY, probability, 0.0)
 
 
 def _largest_mm2(mask: Mask, forecast: SliceForecast) -> float:

@@ -1,4 +1,4 @@
-"""Fisher-Kolmogorov growth in one slice, from its outline and what its own T1 tells of tissue; no learning in it.
+"""Fisher-Kolmogorov growth in one slice, from its outline and tissue classes of its own T1; no learning in it.
 
 The rule for tissue: T1 (t1n, else t1c) of the brain outside the tumour is cut by Otsu's two thresholds; the darkest
 class is CSF, where nothing grows, the middle one grey, the brightest white matter. Under the tumour, whose T1 is not

@@ -59,13 +59,8 @@ class Ranks:
         """Whether this is rank 0, which alone reports, merges and prints."""
         return self.rank == 0
 
-    def barrier(self) -> None:
-        """Wait for every rank."""
-        if self._world is not None:
-            self._world.Barrier()
-
     def all_of(self, value: Any) -> list[Any]:
-        """The value of every rank, by rank, on each of them; all must call it."""
+        """The value of every rank, by rank, on each of them; all must call it, and wait for each other."""
         return [value] if self._world is None else list(self._world.allgather(value))
 
     def from_root(self, value: Any) -> Any:
