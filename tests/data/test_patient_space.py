@@ -64,6 +64,7 @@ def brain_points(session: Session) -> np.ndarray:
     return places[::11, :3]
 
 
+@pytest.mark.slow
 def test_the_mask_and_the_grid_follow(moved_cohort, registered: tuple[CohortReport, Path]) -> None:
     """Each scan's labels lie where the unmoved mask lies in the space; the volume is that of the scan's own voxels."""
     _, path = registered

@@ -106,6 +106,7 @@ def test_a_layer_without_reverse_pass_is_refused() -> None:
         through_layer(nn.Linear(2, 2), torch.ones(1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [SMALL, DENSE, DENSE.model_copy(update={"classes": 2})])
 def test_the_unet_with_and_without_classes(arch: Architecture) -> None:
     network = shaken(UNet(arch))

@@ -79,6 +79,7 @@ def test_output_has_the_size_of_the_input(updown: bool) -> None:
     assert UNet(arch)(x, torch.tensor([3, 4]), torch.tensor([0, 1])).shape == (2, 3, 16, 16)
 
 
+@pytest.mark.slow
 def test_class_changes_the_output_once_the_last_layer_is_not_zero() -> None:
     torch.manual_seed(0)
     unet = UNet(SMALL)

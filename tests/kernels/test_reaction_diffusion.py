@@ -40,6 +40,7 @@ def test_diffusion_alone_keeps_the_mass_and_the_bounds(seed, share):
     assert after.max() <= before.max() + 1e-12
 
 
+@pytest.mark.slow
 def test_nothing_enters_where_the_diffusivity_is_zero():
     diffusivity = np.ones(SHAPE)
     diffusivity[:, :, 3] = 0.0

@@ -185,11 +185,13 @@ def test_no_file_tells_whose_scans_they_are(outputs: tuple[Path, str], sources: 
         assert not found_in(str(path).encode(), (*IN_HEADERS, *IN_FILE_NAMES))
 
 
+@pytest.mark.slow
 def test_nothing_that_is_printed_tells_it(outputs: tuple[Path, str]) -> None:
     assert "truth.h5" in outputs[1]
     assert not found_in(outputs[1].encode(), (*IN_HEADERS, *IN_FILE_NAMES))
 
 
+@pytest.mark.slow
 def test_dates_become_days_and_folders_patients(outputs: tuple[Path, str]) -> None:
     with Cohort.open(outputs[0] / "dicom.h5") as cohort:
         assert cohort.patient_ids() == ["A"]
