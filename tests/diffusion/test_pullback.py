@@ -120,6 +120,7 @@ def test_the_unet_with_and_without_classes(arch: Architecture) -> None:
     close(pullback(g), gradient(expected, x, g))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("count", [1, 3, 8])
 @pytest.mark.parametrize("kind", [DenseRegressor, AttentionPoolRegressor])
@@ -137,6 +138,7 @@ def test_size_and_gradient(kind: type[SizeRegressor], count: int, dtype: torch.d
         assert not slope[0].any()
 
 
+@pytest.mark.slow
 def test_a_regressor_with_learned_resampling_has_its_gradient_too() -> None:
     regressor = shaken(DenseRegressor(SMALL))
     assert isinstance(regressor, DenseRegressor)

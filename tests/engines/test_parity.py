@@ -16,6 +16,8 @@ from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
 from tumorcast.settings import Precision
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = {"size.size", "encode.x_next", "encode.eps", "guided.x_next", "guided.eps", "segment.probability"}
 OUTPUTS |= {"progress.probability"}
 

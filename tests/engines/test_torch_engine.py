@@ -20,6 +20,8 @@ from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.networks import build
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, read_run_info
 
+pytestmark = pytest.mark.slow
+
 STEP = Step(50, 0.8, 0.85)
 
 
