@@ -26,7 +26,8 @@ import hdf5plugin  # noqa: F401  registers the filters
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "mu_glioma_post" / "volumes.csv"
 CHANGES = re.compile(
-    r"second|rate$|_s$|_gb$|_mb$|hours|version|commit|time|host|bytes|sha256|path|digest_of|device|python"
+    r"second|rate$|_s$|_gb$|_mb$|hours|version|commit|time|host|bytes|sha256|path|digest_of|device|python|a_minute|salt|^told$|provenance",
+    re.IGNORECASE,
 )
 COMMANDS = """
 simulate scans --patients 3 --voxel-mm 2 --seed 5 --sessions 4
@@ -71,6 +72,7 @@ experiment failures cohort.h5 {images} --members 2 --out failures
 experiment hindsight cohort.h5 {images} --grid points.toml --paper-members 0 --out hindsight
 select early.h5 --model demo128 --patient {patient} --grid points.toml --steps 2 --relative-change 0.25 --out select
 """
+UNLIKE = "tfevents"  # named by the second
 PARTS = {
     "table": str(TABLE),
     "small": "--members 2 --max-slices 1 --steps 3 --seed 1",
@@ -141,7 +143,9 @@ def record(tumorcast: Path) -> dict[str, Any]:
             done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             lines = done.stdout.strip().splitlines()
             printed = lasting(json.loads(lines[-1])) if done.returncode in (0, 1) and lines else done.stderr[-2000:]
-            made = sorted(path for path in folder.rglob("*") if path not in known and path.is_file())
+            made = sorted(
+                path for path in folder.rglob("*") if path not in known and path.is_file() and UNLIKE not in path.name
+            )
             files = {str(path.relative_to(folder)): content(path) for path in made}
             recorded["commands"][command] = {"code": done.returncode, "json": printed, "files": files}
             if "--table" in words:

@@ -86,7 +86,7 @@ def test_the_command_answers_and_completes(installed: Path, tmp_path: Path) -> N
 
 
 def test_shipped_models_answer_to_their_names(installed: Path, tmp_path: Path) -> None:
-    asked = "from tumorcast.engines.opening import *; print(*(images_of(locate(MODELS / n)) for n in shipped_names()))"
+    asked = "from tumorcast.engines.locating import *; print(*(images_of(locate(MODELS / n)) for n in shipped_names()))"
     assert "at 128 px" in run(installed / "python", "-c", asked, cwd=tmp_path).stdout
     told = run(installed / "tumorcast", "doctor", "--model", "demo128", "--provider", "torch", cwd=tmp_path).stdout
     assert "128 px, t1n, t1c, t2w, t2f" in told

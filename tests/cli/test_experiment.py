@@ -139,7 +139,7 @@ def test_what_measures_is_looked_for_before_the_model(
     monkeypatch.setattr("tumorcast.extra.find_spec", lambda name: None)
     result = invoke("grid", blob_cohort, "--model", "none", "--out", tmp_path / "out")
     assert isinstance(result.exception, EngineError)
-    assert "scikit-image is not installed" in str(result.exception)
+    assert "tumorcast[evaluate]" in str(result.exception)
     with pytest.raises(typer.Exit):  # sizes need none of it
         launch(Halves(), tmp_path / "out", True, so_far=False)
 

@@ -99,9 +99,14 @@ def test_what_was_exported_is_told(dense_bundle: Path, dense_told: dict[str, Any
 def test_what_was_checked_is_told(
     dense_bundle: Path, dense_told: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The same outputs within the same limits; the differences themselves hang on torch's threads."""
     app(["export", str(dense_bundle), "--check", "--json"], standalone_mode=False)
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert again == {"bundle": str(dense_bundle), "provider": "cpu", "parity": dense_told["parity"]}
+    assert (again["bundle"], again["provider"]) == (str(dense_bundle), "cpu")
+    assert {name: found["limit"] for name, found in again["parity"].items()} == {
+        name: found["limit"] for name, found in dense_told["parity"].items()
+    }
+    assert all(found["difference"] <= found["limit"] for found in again["parity"].values())
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def _bytes(mib: str) -> int:
 def visible(listed: list[Gpu], shown: str | None) -> list[Gpu]:
     """Those that CUDA_VISIBLE_DEVICES leaves, which nvidia-smi does not heed; the first unknown one ends the list.
 
-    >>> [gpu.name for gpu in visible(parse("A, 9.0, 5, 1, 1, GPU-1f\\nB, 9.0, 5, 1, 1, GPU-2e"), "GPU-2,0,7")]
+    >>> [gpu.name for gpu in visible(parse_gpus("A, 9.0, 5, 1, 1, GPU-1f\\nB, 9.0, 5, 1, 1, GPU-2e"), "GPU-2,0,7")]
     ['B', 'A']
     """
     if shown is None:
