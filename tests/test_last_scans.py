@@ -37,6 +37,7 @@ def cohort(blob_cohort: Path) -> Iterator[Cohort]:
         yield opened
 
 
+@pytest.mark.slow
 def test_last_scans_are_forecast_once_and_judged(cohort: Cohort, tmp_path: Path) -> None:
     from last_scans import LastScans, OtherMaps, evaluated, largest_slices
 

@@ -262,6 +262,7 @@ PLANTS: dict[Failure, Plant] = {
 CASES = 60  # of each fault, and twice as many without
 
 
+@pytest.mark.slow
 def test_precision_and_recall_on_planted_faults() -> None:
     """`pytest -s` prints the figures; the bounds below them guard against a loss and claim nothing.
 

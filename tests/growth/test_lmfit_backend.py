@@ -36,6 +36,7 @@ def loss_of(settings: FitSettings, sizes: np.ndarray, model: np.ndarray) -> floa
             return float(np.sum(((model - sizes) / sizes[0]) ** 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", list(Noise))
 @pytest.mark.parametrize("method", list(FitMethod))
 def test_the_loss_is_what_it_is_called(noise: Noise, method: FitMethod) -> None:

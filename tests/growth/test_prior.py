@@ -17,6 +17,8 @@ from tumorcast.growth.prior import PopulationPrior, SizePrior, covariance, read_
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import LawName, RadiotherapyCourse, SizeSeries, Treatment
 
+pytestmark = pytest.mark.slow
+
 RATE, RATE_SD, ERROR = 0.006, 0.002, 0.1
 
 

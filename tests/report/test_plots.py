@@ -61,6 +61,7 @@ def test_an_archive_becomes_a_picture_a_slice(tmp_path: Path) -> None:
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forecaster", list(Forecaster))
 def test_a_picture_a_patient(forecaster: Forecaster, tmp_path: Path) -> None:
     sizes = {"A": [9000.0, 12_000, 900, 8000], "one": [500.0], "gone": [0.0, 0.0], "again": [0.0, 800.0, 0.0]}

@@ -41,6 +41,8 @@ from tumorcast.simulation.tumour import (
     state_after,
 )
 
+pytestmark = pytest.mark.slow
+
 COARSE_MM = 6.0
 BALL_MM = 3.0
 SUFFIXES = [*Contrast, "seg"]

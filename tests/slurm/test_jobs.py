@@ -120,6 +120,7 @@ def planned(fake_slurm: "FakeSlurm", at: Path, **variables: str) -> list[str]:
     return re.findall(r"--job-name=tumorcast-(\w+)", told)
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_is_not_requeued_and_the_next_goes_on(fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
     first = cohort_job(fake_slurm, tmp_path, *SMALL, STAND_IN_UNITS="30")
     fake_slurm.await_that((tmp_path / "out" / "maps.h5.parts" / "0-1").exists, 60)
@@ -133,6 +134,7 @@ def test_a_cancelled_job_is_not_requeued_and_the_next_goes_on(fake_slurm: "FakeS
     assert len(seen(tmp_path / "out")["fit"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", ["0", "2"])
 def test_a_job_is_requeued_so_many_times_at_most(most: str, fake_slurm: "FakeSlurm", tmp_path: Path) -> None:
     job = cohort_job(fake_slurm, tmp_path, *SMALL, TUMORCAST_MAX_REQUEUES=most, STAND_IN_FORECAST="75")

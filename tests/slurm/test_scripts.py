@@ -210,6 +210,7 @@ def test_every_script_finds_the_project_in_the_same_way() -> None:
     assert len(blocks) == 1
 
 
+@pytest.mark.slow
 def test_shellcheck_finds_nothing() -> None:
     beside = Path(sys.executable).with_name("shellcheck")
     shellcheck = str(beside) if beside.exists() else shutil.which("shellcheck")

@@ -31,6 +31,8 @@ from tumorcast.training.import_adm import ImportSettings, expected_shapes, impor
 from tumorcast.training.networks import build, default_architecture, load_network
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo, read_run_info
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[1] / "reference" / "adm.py"
 TIMES = torch.tensor([3, 151])
 CLASSES = torch.tensor([1, 0])

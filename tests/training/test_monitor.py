@@ -43,6 +43,7 @@ def test_no_patient_is_in_both_pools(small_slices: Path) -> None:
     assert sum(map(len, numbers)) == len(arrays.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in NetworkKind if kind is not NetworkKind.DENSE_REGRESSOR])
 def test_every_kind_is_validated_by_band_and_drawn(kind: NetworkKind, small_slices: Path, tmp_path: Path) -> None:
     train(kind, small_slices, tmp_path, SETTINGS, architecture=TINY)

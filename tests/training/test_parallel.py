@@ -20,6 +20,8 @@ from tumorcast.training.parallel import Team
 from tumorcast.training.run_info import read_run_info
 from tumorcast.training.train import train
 
+pytestmark = pytest.mark.slow
+
 TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 SETTINGS = TrainSettings(steps=4, batch=6, warmup_steps=1, checkpoint_every=2, learning_rate=1e-3, validate_every=2)
 KINDS = (NetworkKind.DENOISER, NetworkKind.SEGMENTER, NetworkKind.PROGRESSION)

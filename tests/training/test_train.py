@@ -40,6 +40,7 @@ def draw(arrays: SliceArrays, settings: TrainSettings, seed: int = 0) -> SliceBa
     return pool.draw(Draws(generator_of(CPU, seed), settings.batch), augmented=settings.augment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.PROGRESSION])
 def test_a_resumed_run_is_the_uninterrupted_one(kind: NetworkKind, small_slices: Path, tmp_path: Path) -> None:
     train(kind, small_slices, tmp_path / "whole", SETTINGS, architecture=TINY)
@@ -148,12 +149,14 @@ def test_weights_that_do_not_fit_their_description_are_refused(small_slices: Pat
         load_network(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(NetworkKind))
 def test_every_kind_trains_and_loads_in_its_default_size(kind: NetworkKind, blob_cohort: Path, tmp_path: Path) -> None:
     train(kind, blob_cohort, tmp_path, SETTINGS.model_copy(update={"steps": 1}))
     assert load_network(tmp_path).info.kind is kind
 
 
+@pytest.mark.slow
 def test_a_dense_regressor_learns_the_size_of_blobs(small_slices: Path, tmp_path: Path) -> None:
     settings = TrainSettings(steps=60, batch=4, noise_levels=20, learning_rate=3e-3, warmup_steps=5, ema_decay=0.8)
     train(NetworkKind.DENSE_REGRESSOR, small_slices, tmp_path, settings, architecture=TINY)

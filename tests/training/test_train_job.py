@@ -19,6 +19,8 @@ from tumorcast.training.job import Device
 from tumorcast.training.log import read_log
 from tumorcast.training.train import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do

@@ -107,6 +107,7 @@ def test_seeds_that_are_alike_and_seeds_that_are_not(source: LatestFollowUps) ->
     assert after["sd_inside"] > 1.5 * before["sd_inside"] and after["sd_outside"] == pytest.approx(before["sd_outside"])
 
 
+@pytest.mark.slow
 def test_on_a_cohort(asked: ConsistencyExperiment, tmp_path: Path) -> None:
     result = run_experiment(asked, tmp_path / "out")
     assert (result.done, result.failed) == (2, {})

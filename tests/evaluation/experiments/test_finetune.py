@@ -36,6 +36,8 @@ from tumorcast.training.job import Draws, generator_of
 from tumorcast.training.losses import batch_loss
 from tumorcast.training.networks import build, default_architecture
 
+pytestmark = pytest.mark.slow
+
 TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 FEW = TrainSettings(steps=2, batch=1, learning_rate=1e-3, warmup_steps=1, augment=False)
 FORECAST = ForecastSettings(

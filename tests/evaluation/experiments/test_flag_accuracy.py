@@ -310,6 +310,7 @@ def test_a_cohort_without_growth_is_refused(
         FlagAccuracyExperiment(replace(source, cohort=cohort)).units()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_pictures")
 def test_the_command_runs_a_real_model(textured: Path, tiny_model: Path, tmp_path: Path) -> None:
     asked = ["failures", str(textured), "--model", str(tiny_model), "--out", str(tmp_path / "out"), "--patients", "1"]

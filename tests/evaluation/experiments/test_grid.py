@@ -64,6 +64,7 @@ def test_patients_are_spread_evenly() -> None:
     assert spread_evenly([*range(3)], 9) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_grid_on_a_cohort(source: LatestFollowUps, tmp_path: Path) -> None:
     result = run_experiment(GridExperiment(source, CELLS), tmp_path / "grid")
     assert (result.done, result.failed) == (8, {})
