@@ -40,21 +40,21 @@ BENT_MM, FREE_MM = 8.0, 24.0
 
 
 @dataclass(frozen=True)
-class Scan:
+class BenchmarkScan:
     """A scan of one patient in LPS order. volumes: by contrast, all with the mask's tumour."""
 
     name: str
     volumes: dict[str, RegistrationImage]
 
 
-def read(folder: Path) -> Scan:
+def read(folder: Path) -> BenchmarkScan:
     """A folder in BraTS layout."""
     images = {kind: _read_lps(folder / f"{folder.name}-{kind}.nii.gz") for kind in (*KINDS, "seg")}
     tumour = sitk.GetArrayFromImage(images.pop("seg")) > 0
     volumes = {
         kind: RegistrationImage(image, sitk.GetArrayFromImage(image) > 0, tumour) for kind, image in images.items()
     }
-    return Scan(folder.name, volumes)
+    return BenchmarkScan(folder.name, volumes)
 
 
 def _read_lps(path: Path) -> sitk.Image:
@@ -94,7 +94,9 @@ def off_voxels(found: Affine, true: Affine, volume: RegistrationImage) -> float:
     return float((~true @ found).distances_mm(volume.brain_points()).max() / min(volume.grid.spacing))
 
 
-def rigid_figures(scans: list[Scan], count: int, rng: np.random.Generator, *, real: bool) -> list[dict[str, Any]]:
+def rigid_figures(
+    scans: list[BenchmarkScan], count: int, rng: np.random.Generator, *, real: bool
+) -> list[dict[str, Any]]:
     """A record a transform: every scan and contrast onto T1c of the first scan."""
     fixed, records = scans[0].volumes["t1c"], []
     for scan in scans:
@@ -121,7 +123,7 @@ def rigid_figures(scans: list[Scan], count: int, rng: np.random.Generator, *, re
     return records
 
 
-def deformation_figures(first: Scan, second: Scan, rng: np.random.Generator) -> dict[str, Any]:
+def deformation_figures(first: BenchmarkScan, second: BenchmarkScan, rng: np.random.Generator) -> dict[str, Any]:
     """One deformation of a simulated scan."""
     fixed, grown = first.volumes["t1c"], second.volumes["t1c"]
     grid = grown.grid

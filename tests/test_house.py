@@ -1,6 +1,7 @@
 """The house rules that no tool checks: short functions, one name for a class, a quick --help, nothing unfit."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -8,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 60
+NAMED_PATH = re.compile(r"(?<![\w./{-])((?:[\w-]+/)+[\w-]+\.py)\b")
 SOURCES = sorted(path for folder in ("tumorcast", "kernels", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 HEAVY = ("torch", "onnxruntime", "SimpleITK", "mpi4py", "matplotlib", "numba", "scipy", "h5py", "nilearn")
 
@@ -52,6 +54,20 @@ def test_nothing_unpickles() -> None:
             assert "torch.load" not in text
     (call,) = (node for node in calls if isinstance(node, ast.Call))
     assert "weights_only=True" in [ast.unparse(keyword) for keyword in call.keywords]
+
+
+def test_paths_in_prose_are_there() -> None:
+    """A module that moves takes the sentences along that name it: documents, docstrings and comments."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = listed.stdout.split()
+    missing = [
+        (name, path)
+        for name in tracked
+        if name.endswith((".py", ".md", ".toml", ".cfg", ".sh", ".bash"))
+        for path in NAMED_PATH.findall((ROOT / name).read_text(encoding="utf-8"))
+        if not any(f"/{there}".endswith(f"/{path}") for there in tracked)
+    ]
+    assert missing == []
 
 
 def test_package_list_is_complete() -> None:

@@ -149,11 +149,6 @@ class Chromium:
         logged = [one["text"] for one in entries if one["level"] in ("error", "warning")]
         return logged + [json.dumps(one["args"]) for one in calls if one["type"] in ("error", "assert")] + thrown
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """A PNG of what the window shows, or of the whole page."""
-        told = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(told["data"]))
-
     def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
         """Give the page another window."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)

@@ -1,0 +1,1 @@
+"""maps.h5 and growth.h5: their layout, shards, merge, sums and exports."""

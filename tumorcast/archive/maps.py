@@ -77,8 +77,8 @@ class PatientForecast:
     """What holds for all slices of a patient: the scan forecast from, and the growth curve behind the targets.
 
     curve: None, or days (T,) with quantiles q05, q50, q95 (T,) and the observed days and sizes, on the patient's clock.
-    source_grid: size, spacing, origin and direction of the grid that the slices are of (data/geometry.py), and of a
-        registered scan the way to its own voxels (data/native.py, grid_record).
+    source_grid: size, spacing, origin and direction of the grid that the slices are of (data/imaging/geometry.py), and
+        of a registered scan the way to its own voxels (data/native.py, grid_record).
     """
 
     patient_id: str

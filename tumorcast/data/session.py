@@ -1,4 +1,4 @@
-"""From the files of one scan to slices of one size and scale."""
+"""The one reader of a scan, registered or not: from its files to slices of one size and scale."""
 
 from dataclasses import replace
 from typing import Any, assert_never

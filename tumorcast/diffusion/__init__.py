@@ -1,0 +1,1 @@
+"""Noise schedule, networks and sampler of the diffusion model."""

@@ -1,0 +1,1 @@
+"""What computes the networks: torch and ONNX Runtime; bundles and their export."""

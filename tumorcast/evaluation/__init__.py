@@ -1,1 +1,1 @@
-"""What forecasts are worth: metrics, baselines without the method, and their comparison over patients."""
+"""Metrics, baselines, scores and statistics of forecasts against the later scans."""

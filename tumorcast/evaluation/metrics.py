@@ -2,7 +2,7 @@
 
 Masks and maps are (H, W), images (C, H, W) in [-1, 1], distances in mm; what has no value is NaN. METRICS are those of
 `tumorcast evaluate`, with what a table needs of them; docs/evaluation.md's tables of definitions are generated from
-these docstrings by docs/evaluation/generate.py, which reads the paragraphs that begin with one of PARTS.
+these docstrings by docs/evaluation_tables.py, which reads the paragraphs that begin with one of PARTS.
 scipy measures distances, scikit-learn ranks, scikit-image compares images.
 """
 

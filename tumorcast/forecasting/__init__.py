@@ -1,0 +1,1 @@
+"""From a unit of work to its ensemble: inputs, targets, guidance, members, maps."""

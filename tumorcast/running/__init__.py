@@ -1,0 +1,1 @@
+"""Runs over a cohort: MPI ranks, work queue, resume, merging."""

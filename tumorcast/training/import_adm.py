@@ -34,7 +34,10 @@ State = dict[str, Tensor]
 
 
 class ImportSettings(Settings):
-    """What shapes cannot tell. image_size: None takes it from the regressor. head_channels: None is one head."""
+    """What shapes cannot tell.
+
+    image_size: None takes it from the regressor. denoiser_head_channels: None is one head.
+    """
 
     image_size: int | None = Field(None, ge=8)
     denoiser_head_channels: int | None = Field(None, ge=1)

@@ -42,7 +42,7 @@ class Spread:
 class SliceSummary:
     """Areas of a slice in mm²: now, of the mask; aimed at and reached, of members.
 
-    reach: the area gained over the area wanted, NaN where too little was wanted (evaluation/failures.py).
+    reach: the area gained over the area wanted, NaN where too little was wanted (evaluation/failure_flags.py).
     """
 
     source_slice: int
