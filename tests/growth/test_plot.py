@@ -1,8 +1,11 @@
 """The growth curve on axes: what is drawn of fit, forecast, treatment and later scan, and how far the axes go."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tumorcast.growth.model import GrowthModel, fixed_prior
@@ -50,6 +53,17 @@ def test_treatment_is_drawn_and_stands_once_in_the_legend(axes: Axes) -> None:
     assert legend is not None
     measured = [text.get_text() for text in legend.get_texts()]
     assert len(measured) == len(set(measured)) == 8
+
+
+def test_chemotherapy_after_the_last_day_is_not_drawn(axes: Axes) -> None:
+    plot_growth(axes, curve_of(treatment=Treatment((), (ChemotherapyCourse(300.0, 400.0),))))
+    assert "chemotherapy" not in labels(axes)
+
+
+def test_any_name_of_a_column_is_drawn(axes: Axes) -> None:
+    plot_growth(axes, replace(curve_of(), size_name="vol $a^$ x"))
+    FigureCanvasAgg(axes.get_figure(root=True)).draw()
+    assert axes.get_ylabel() == "vol $a^$ x"
 
 
 def test_the_axis_shows_medians_up_to_the_marked_day_and_bands_within_reason(axes: Axes) -> None:

@@ -22,6 +22,7 @@ from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.report.html import write_report
 from tumorcast.report.pages import words
+from tumorcast.report.pages.charts import ChartText, inline_svg
 from tumorcast.report.pages.render import HERE
 from tumorcast.report.pages.volumes import viewer_volumes
 from tumorcast.running.ranks import Ranks
@@ -270,3 +271,9 @@ def test_the_vendored_viewer_is_the_one_that_its_readme_tells() -> None:
     viewer = HERE / "static" / "niivue.umd.js"
     assert told is not None and told[1] == sha256_of(viewer)
     assert viewer.stat().st_size < 3_000_000
+
+
+def test_a_chart_takes_any_name_of_a_column() -> None:
+    svg = inline_svg(ChartText("sizes", "Sizes", "Of a table."), lambda axes: axes.set_title("vol $a^$ x"), {})
+    assert "vol $a^$ x" in svg
+    assert "<style" not in svg

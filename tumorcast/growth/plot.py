@@ -110,7 +110,8 @@ def plot_growth(
         axes.axvline(day, color=INK_COLOUR, linestyle="--", linewidth=1, gid="marked_day")
         side = "center" if day == max(marks) else "right"  # lest texts overlap
         axes.text(day, 1.01, text, ha=side, va="bottom", transform=axes.get_xaxis_transform())
-    axes.set(xlabel="day", ylabel=size_label(curve.size_name))
+    axes.set_xlabel("day")
+    axes.set_ylabel(size_label(curve.size_name), parse_math=False)  # the column of a table may have any name
     axes.set(xlim=_day_limits(curve, marks, held_out), ylim=(0, _highest_shown(curve, marks, held_out)))
 
 
@@ -133,6 +134,8 @@ def _plot_treatment(axes: Axes, curve: GrowthCurve) -> None:
         span = (course.start_days, course.end_days)
         axes.axvspan(*span, color=RADIOTHERAPY_COLOUR, alpha=0.16, label="radiotherapy", gid="radiotherapy")
     for drug in treatment.chemotherapy:
+        if drug.start_days >= curve.days[-1]:
+            continue
         span = (drug.start_days, min(drug.end_days, float(curve.days[-1])))
         axes.plot(span, (0, 0), color=CHEMOTHERAPY_COLOUR, linewidth=5, label="chemotherapy", gid="chemotherapy")
     for day in treatment.resection_days:

@@ -188,9 +188,8 @@ def _draw_components(axes: Axes, forecast: GrowthForecast) -> None:
     axes.axvline(float(series.sizes[-1]), color="black", linewidth=0.8, linestyle="--")
     axes.set_yticks(-np.arange(len(rows)), [name for name, _ in rows], fontsize=8)
     axes.set_xscale("symlog", linthresh=SYMLOG_FROM)
-    axes.set(
-        xlabel=size_label(series.size_name), xlim=(0, None), title=f"{COMPARED_AFTER_DAYS:g} days after the last scan"
-    )
+    axes.set_xlabel(size_label(series.size_name), parse_math=False)
+    axes.set(xlim=(0, None), title=f"{COMPARED_AFTER_DAYS:g} days after the last scan")
 
 
 def draw_study(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:

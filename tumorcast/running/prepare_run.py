@@ -68,6 +68,7 @@ def _write_scans(shard: Path, plan: CohortPlan, results: Iterator[list[Result]])
         for piece in results:
             failures.append([result if isinstance(result, FailedScan) else None for result in piece])
             yield from (result for result in piece if not isinstance(result, FailedScan))
+            del piece  # before the next one is made
 
     size, contrasts = plan.task.settings.image_size, plan.contrasts
     write_cohort(shard, sessions(), {}, image_size=size, contrasts=contrasts, config=plan.recorded)

@@ -147,7 +147,7 @@ def draw_against_truth(truth: Floats, panels: Sequence[SizePanel], size_name: st
         axes.set_title(panel.title, fontsize=9)
         axes.set(xlim=(least, 2 * truth.max()), ylim=(least, 4 * truth.max()))
         axes.set_xlabel("true", fontsize=9)
-    every[0].set_ylabel(f"forecast: {size_label(size_name)}")
+    every[0].set_ylabel(f"forecast: {size_label(size_name)}", parse_math=False)
     save_png(figure, path)
 
 

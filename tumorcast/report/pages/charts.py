@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from matplotlib import rc_context
+from matplotlib import rc_context, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -42,6 +42,7 @@ CSS_COLOURS = {  # of the style sheet, by what is drawn with
     GRID_COLOUR: "grid",
 }
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a column of sizes may have any name
     "svg.fonttype": "none",
     "font.size": 12.5,
     "axes.labelsize": 13.5,
@@ -83,7 +84,7 @@ class ChartText:
 def inline_svg(text: ChartText, draw: Callable[[Axes], None], tooltips: Mapping[str, Sequence[str]]) -> Markup:
     """A chart as an SVG element of a page. tooltips: by an artist's gid, a text for each of its shapes, in order."""
     buffer = io.StringIO()
-    with rc_context(STYLE | {"svg.hashsalt": text.name}):
+    with style.context("default"), rc_context(STYLE | {"svg.hashsalt": text.name}):  # whatever a matplotlibrc says
         figure = Figure(figsize=(WIDTH / POINTS_AN_INCH, HEIGHT / POINTS_AN_INCH), layout="constrained")
         draw(figure.subplots())
         figure.savefig(buffer, format="svg", metadata=NO_METADATA, transparent=True)
@@ -132,7 +133,8 @@ def _name(root: ElementTree.Element, text: ChartText) -> None:
             group.set("class", gid)
     for unwanted in ("width", "height", "version"):
         del root.attrib[unwanted]
-    root.remove(root[0])  # a style sheet, which would be one of the whole page
+    for part in [part for part in root if part.find(f"{{{SVG}}}style") is not None]:
+        root.remove(part)  # a style sheet, which would be one of the whole page
     root.set("role", "img")
     root.set("style", "stroke-linejoin: round")
     root.set("aria-labelledby", f"{text.name}-title {text.name}-desc")
