@@ -21,9 +21,8 @@ Table = list[dict[str, Any]]
 
 MOST_SCANS = 5
 ALWAYS = 3  # scans before a target from which it is forecast with one, two and three, so that rows compare the same
-REGULAR = 0.25  # coefficient of variation of the intervals below which scans count as regular
-IRREGULAR = 0.5
-SPACINGS = ("regular", "uneven", "irregular")
+# Coefficients of variation of the intervals between scans, from and below.
+SPACINGS = {"regular": (0.0, 0.25), "uneven": (0.25, 0.5), "irregular": (0.5, float("inf"))}
 
 
 def forecast_from_fewer(model: GrowthModel, series: SizeSeries) -> list[HeldOutForecast]:
@@ -45,7 +44,7 @@ def scan_count_tables(forecasts: Sequence[HeldOutForecast]) -> dict[str, Table]:
     return {
         "all targets": _by(forecasts, "scans_given", lambda forecast: forecast.scans_given),
         f"targets with {ALWAYS} scans before them": _by(from_few, "scans_given", lambda forecast: forecast.scans_given),
-        "spacing": sorted(_by(longest, "spacing", _spacing), key=lambda row: SPACINGS.index(row["spacing"])),
+        "spacing": sorted(_by(longest, "spacing", _spacing), key=lambda row: list(SPACINGS).index(row["spacing"])),
     }
 
 
@@ -54,9 +53,7 @@ def _target(forecast: HeldOutForecast) -> tuple[str, float]:
 
 
 def _spacing(forecast: HeldOutForecast) -> str:
-    if forecast.irregularity < REGULAR:
-        return "regular"
-    return "uneven" if forecast.irregularity < IRREGULAR else "irregular"
+    return next(name for name, (low, high) in SPACINGS.items() if low <= forecast.irregularity < high)
 
 
 def _by(forecasts: Sequence[HeldOutForecast], name: str, key: Callable[[HeldOutForecast], Any]) -> Table:

@@ -17,7 +17,7 @@ from tumorcast.cli.experiment.launch import (
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.forecast_options import A_BUNDLE, engine_choice
+from tumorcast.cli.forecast_options import A_BUNDLE
 from tumorcast.cli.option_groups import grouped_options
 from tumorcast.cli.options import Json, Out
 from tumorcast.errors import UsageError
@@ -55,10 +55,7 @@ def contrasts(
         raise UsageError(
             f"{len(cohort)} --cohort and {len(model)} --model: give two models or more, and a cohort for each"
         )
-    engines = [
-        engine_choice([path], sampling.provider, sampling.device, cache=sampling.engine_cache, rows=settings.batch)
-        for path in model
-    ]
+    engines = [sampling.engine_choice([path], settings.batch) for path in model]
 
     @contextmanager
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":

@@ -18,7 +18,6 @@ from tumorcast.cli.experiment.launch import (
     experiment_settings,
     launch_opened,
 )
-from tumorcast.cli.forecast_options import engine_choice
 from tumorcast.cli.option_groups import grouped_options
 from tumorcast.cli.options import Json, Out
 
@@ -52,7 +51,7 @@ def hindsight(
 
     settings, targets = experiment_settings(context.params), target_source(target)
     wanted = SelectGrid.of(read_toml(grid) if grid else {}, str(grid or "tumorcast experiment hindsight"))
-    engine = engine_choice(model, sampling.provider, sampling.device, cache=sampling.engine_cache, rows=settings.batch)
+    engine = sampling.engine_choice(model, settings.batch)
 
     @contextmanager
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":

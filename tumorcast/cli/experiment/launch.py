@@ -66,6 +66,10 @@ class SamplingOptions:
     engine_cache: EngineCache = None
     config: ConfigFile = None
 
+    def engine_choice(self, model_paths: list[Path], rows: int) -> "EngineChoice":
+        """The engine asked for, for batches of so many rows."""
+        return engine_choice(model_paths, self.provider, self.device, cache=self.engine_cache, rows=rows)
+
 
 def launch(experiment: "Experiment", out: Path, as_json: bool, *, so_far: bool) -> None:
     """Run an experiment of sizes alone, without an engine; print the result, end with 1 where units failed."""

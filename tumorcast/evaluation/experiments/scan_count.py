@@ -30,7 +30,7 @@ from tumorcast.evaluation.experiments.size_methods import (
 from tumorcast.evaluation.metrics import Floats, Metric
 from tumorcast.evaluation.statistics import Estimate, difference, mean_of, patient_mean
 from tumorcast.growth.model import GrowthModel
-from tumorcast.growth.scan_count import IRREGULAR, REGULAR
+from tumorcast.growth.scan_count import SPACINGS
 from tumorcast.random_keys import patient_key
 from tumorcast.records import SizeSeries
 
@@ -45,7 +45,6 @@ MOST_GIVEN = 6  # scans; and all there are
 DRAWS, TRIES = 3, 30  # thinned sets of each size
 DRAWS_KEY = 3  # a key of two numbers, which no other draw of a patient has
 DAY_BINS = (0.0, 60.0, 120.0, 240.0, float("inf"))
-SPACINGS = {"regular": (0.0, REGULAR), "uneven": (REGULAR, IRREGULAR), "irregular": (IRREGULAR, float("inf"))}
 
 
 class GivenScans(StrEnum):
