@@ -292,6 +292,17 @@ def fill_derivatives(law: int, timeline: Timeline, row: Array, out: Array, jacob
 
 
 @compiled
+def fill_log_growths(law: int, timeline: Timeline, rows: Array, growth: Array, by_rate: Array) -> None:
+    """log(size / A0) for each of rows: (B, P), into growth: (B, T), and its derivative by λ into by_rate: (B, T)."""
+    state = new_state(int(np.sum(timeline.kinds == RADIOTHERAPY)), rows.shape[1])
+    jacobian = np.empty((growth.shape[1], rows.shape[1]))
+    for b in range(rows.shape[0]):
+        fill_log_growth(law, timeline, rows[b], state, growth[b], jacobian)
+        for i in range(growth.shape[1]):
+            by_rate[b, i] = jacobian[i, RATE]
+
+
+@compiled
 def fill_sizes(law: int, timeline: Timeline, rows: Array, out: Array) -> None:
     """Sizes on the days of the timeline's scans for each of rows: (B, P), into out: (B, T), in the unit of A0."""
     courses = int(np.sum(timeline.kinds == RADIOTHERAPY))

@@ -118,10 +118,16 @@ class LawName(StrEnum):
 
 
 class Forecaster(StrEnum):
-    """Who forecasts sizes: the growth law alone, it with members that share information, or the last size."""
+    """Who forecasts sizes.
 
-    MECHANISTIC = "mechanistic"
+    COMBINED: the state-space mixture and the pool. STATE_SPACE: that mixture alone. POOLED: models that share
+    information, and the law where that was measured to help. MECHANISTIC: the growth law. PERSISTENCE: the last size.
+    """
+
+    COMBINED = "combined"
+    STATE_SPACE = "state-space"
     POOLED = "pooled"
+    MECHANISTIC = "mechanistic"
     PERSISTENCE = "persistence"
 
 
@@ -181,6 +187,7 @@ class GrowthFit:
     errors: how sizes depart from the law, where a population has shown it; None for a patient fitted alone.
     notes: what a reader of the forecast should know, as a drop taken for a resection.
     intervals: by parameter, its (2.5 %, 97.5 %) confidence limits, where the method gives them (lmfit).
+    inferred_resections: those of the series' resections that were inferred.
     """
 
     series: SizeSeries
@@ -198,3 +205,11 @@ class GrowthFit:
     errors: ErrorModel | None = None
     notes: tuple[str, ...] = ()
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    inferred_resections: tuple[float, ...] = ()
+
+    @property
+    def told(self) -> SizeSeries:
+        """The series with the resections alone that the source tells of."""
+        treatment = self.series.treatment
+        days = tuple(day for day in treatment.resection_days if day not in self.inferred_resections)
+        return replace(self.series, treatment=replace(treatment, resection_days=days))

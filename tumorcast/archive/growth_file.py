@@ -89,6 +89,7 @@ def _fill(group: h5py.Group, fit: GrowthFit) -> None:
         "interval_names": np.array(list(fit.intervals), dtype=TEXT),
         "intervals": np.array(list(fit.intervals.values()), dtype=np.float64).reshape(-1, 2),
         "size_name": series.size_name,
+        "inferred_resection_days": np.array(fit.inferred_resections, dtype=np.float64),
     }
     errors = {} if fit.errors is None else asdict(fit.errors)
     group.attrs.update(attributes | errors | treatment_attributes(series.treatment))
@@ -208,6 +209,7 @@ def _read(patient_id: str, group: h5py.Group) -> GrowthFit:
         errors=_read_errors(attributes),
         notes=tuple(attributes["notes"]),
         intervals={name: (lower, upper) for name, (lower, upper) in limits},
+        inferred_resections=tuple(map(float, attributes.get("inferred_resection_days", ()))),
     )
 
 

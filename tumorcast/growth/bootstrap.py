@@ -25,6 +25,7 @@ class Stream(IntEnum):
     STARTS = 1
     PILOT = 2
     PRIOR = 3
+    PATHS = 4
 
 
 class Noise(StrEnum):

@@ -20,6 +20,7 @@ from tumorcast.growth.laws import log_derivatives, parameter_names, timeline_of
 from tumorcast.growth.population.autoregression import Persistence
 from tumorcast.growth.population.history import History, to_log
 from tumorcast.growth.population.pool import Pool
+from tumorcast.growth.population.state_space import StateSpaceMixture
 from tumorcast.growth.prior import LawPrior, NormalPrior, SizePrior, covariance
 from tumorcast.growth.problem import detection_limit
 from tumorcast.growth.scores import crps
@@ -89,6 +90,7 @@ def estimate_prior(
         mechanistic_weights={law: mechanistic_weight(followed, law, seed=seed) for law in laws},
         persistence=Persistence.fitted(histories),
         pool=Pool.fitted(histories),
+        state_space=StateSpaceMixture.fitted(histories),
     )
 
 

@@ -74,14 +74,17 @@ def fit_growth(
         raise InputError(f"patient {series.patient_id}: no {series.size_name} was measured; leave the patient out")
     if not np.any(series.sizes > 0) or (prior is None and series.days.size < MINIMUM_POINTS):
         return persist(series, settings)
+    told = set(series.treatment.resection_days)
     series, notes = with_sudden_drops(series, settings.drop_ratio)
+    inferred = tuple(day for day in series.treatment.resection_days if day not in told)
     problem = PatientProblem(series, settings.law, settings.bounds, settings.noise, settings.chemotherapy, prior)
     if settings.method is FitMethod.LMFIT:
         from tumorcast.growth.lmfit_backend import fit_by_lmfit  # noqa: PLC0415 - lmfit is heavy, and seldom asked for
 
         fit = fit_by_lmfit(problem, settings.resampling, settings.replicates, settings.seed)
-        return replace(fit, notes=notes + fit.notes)
-    return replace(_fit_natively(problem, settings), notes=notes)
+    else:
+        fit = _fit_natively(problem, settings)
+    return replace(fit, notes=notes + fit.notes, inferred_resections=inferred)
 
 
 def _fit_natively(problem: PatientProblem, settings: FitSettings) -> GrowthFit:

@@ -13,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from tumorcast.growth.bootstrap import Stream, patient_rng
 from tumorcast.growth.laws import sizes_of, timeline_of
+from tumorcast.growth.population.combined import CombinedForecast
 from tumorcast.growth.population.history import History, from_log, to_log
 from tumorcast.growth.population.pool import Contribution, pooled
+from tumorcast.growth.population.state_space import StateSpaceForecast
 from tumorcast.growth.prior import SizePrior, covariance, departures
 from tumorcast.growth.problem import detection_limit
 from tumorcast.growth.scores import dense_levels
@@ -42,11 +45,31 @@ class GrowthForecast:
         """(B, T) sizes on days: (T,), in the unit of the fitted series; finite and not negative."""
         days = np.asarray(days, dtype=np.float64)
         sizes = self._replicates(days)
-        if self.forecaster is not Forecaster.MECHANISTIC:
-            for column in np.flatnonzero(days > self._last_day):
-                ranks = np.argsort(np.argsort(sizes[:, column], kind="stable"), kind="stable")
-                sizes[:, column] = self.predicted(float(days[column]), (ranks + 0.5) / len(ranks))
+        if self.forecaster is Forecaster.MECHANISTIC:
+            return sizes
+        columns = np.flatnonzero(days >= self._last_day if self._holds_to_last else days > self._last_day)
+        for column, log_quantiles in zip(columns, self._log_quantiles(days[columns]), strict=True):
+            ranks = np.argsort(np.argsort(sizes[:, column], kind="stable"), kind="stable")
+            log_sizes = np.interp((ranks + 0.5) / len(ranks), LEVELS, log_quantiles)
+            sizes[:, column] = from_log(log_sizes, self.fit.series.size_name)
         return sizes
+
+    def paths(self, days: Array, count: int, seed: int = 0) -> Array:
+        """(count, T) sizes that scans on days: (T,) would measure, along courses that may be: for what hangs on several
+        days together, as the first day beyond a size. days: increasing, none before the last scan.
+
+        Each day has the forecaster's distribution; courses have the mixture's order from day to day (ensemble copula
+        coupling), of other forecasters the law's, which hardly cross.
+        """
+        if not self._holds_to_last:
+            return self.trajectories(days)[np.arange(count) % len(self.fit.replicates)]
+        rng = patient_rng(seed, self.fit.series.patient_id, Stream.PATHS)
+        drawn = self._mixture.paths(np.asarray(days, dtype=np.float64) - self._last_day, count, rng)
+        drawn += 1e-6 * rng.random(drawn.shape)  # an order also among those in which nothing is seen
+        levels = (np.argsort(np.argsort(drawn, axis=0), axis=0) + 0.5) / count
+        columns = zip(levels.T, self._log_quantiles(days), strict=True)
+        log_sizes = np.stack([np.interp(level, LEVELS, row) for level, row in columns], axis=1)
+        return from_log(log_sizes, self.fit.series.size_name)
 
     def best(self, days: Array) -> Array:
         """(T,) sizes of the best fit of the law on days: (T,)."""
@@ -58,23 +81,68 @@ class GrowthForecast:
 
     def predicted(self, day: float, levels: Array) -> Array:
         """(Q,) quantiles, at levels: (Q,) in (0, 1), of the size that a scan on `day`, after the last, will measure."""
-        log_quantiles = pooled(self.contributions(day))
+        (log_quantiles,) = self._log_quantiles(np.array([day]))
         return from_log(np.interp(levels, LEVELS, log_quantiles), self.fit.series.size_name)
+
+    def _log_quantiles(self, days: Array) -> Array:
+        """(T, Q) y at LEVELS on days: (T,), none before the last scan."""
+        if self.forecaster is Forecaster.STATE_SPACE:
+            return self._mixture.quantiles(days - self._last_day, LEVELS)
+        if self.forecaster is not Forecaster.COMBINED:
+            return np.array([pooled(self.contributions(float(day))) for day in days]).reshape(-1, LEVELS.size)
+        weights = self._combined.pool_weights(days - self._last_day)[:, None]
+        by_pool = [pooled(self._of_pool(float(day))) for day in days]
+        by_mixture = self._mixture.quantiles(days - self._last_day, LEVELS)
+        return np.asarray((1 - weights) * by_mixture + weights * np.array(by_pool).reshape(-1, LEVELS.size))
 
     def contributions(self, day: float) -> tuple[Contribution, ...]:
         """What each component forecasts of a scan on that day, and its weight: y = log(v + 100 mm³) at LEVELS."""
         if self.forecaster is Forecaster.MECHANISTIC:
             return (Contribution(str(self.forecaster), 1.0, self.measured(day)),)
         assert self.prior is not None, "the fit was read with its prior"
-        history, horizon = History.of(self.fit.series), day - self._last_day
+        horizon = day - self._last_day
         match self.forecaster:
             case Forecaster.PERSISTENCE:
-                log_quantiles = self.prior.persistence.quantiles(history, horizon, LEVELS)
+                log_quantiles = self.prior.persistence.quantiles(self._history, horizon, LEVELS)
                 return (Contribution(str(self.forecaster), 1.0, log_quantiles),)
             case Forecaster.POOLED:
-                return self.prior.pool_for(self.fit.law).contributions(history, horizon, LEVELS, self.measured(day))
+                return self._of_pool(day)
+            case Forecaster.STATE_SPACE:
+                return (self._of_mixture(horizon),)
+            case Forecaster.COMBINED:
+                (weight,) = self._combined.pool_weights(np.array([horizon])).tolist()
+                pool = (part._replace(weight=weight * part.weight) for part in self._of_pool(day))
+                return (self._of_mixture(horizon)._replace(weight=1 - weight), *pool)
             case _:
                 assert_never(self.forecaster)
+
+    def _of_pool(self, day: float) -> tuple[Contribution, ...]:
+        assert self.prior is not None, "the fit was read with its prior"
+        pool, horizon = self.prior.pool_for(self.fit.law), day - self._last_day
+        return pool.contributions(self._history, horizon, LEVELS, self.measured(day))
+
+    def _of_mixture(self, horizon_days: float) -> Contribution:
+        (log_quantiles,) = self._mixture.quantiles(np.array([horizon_days]), LEVELS)
+        return Contribution(self._mixture.mixture.name, 1.0, log_quantiles)
+
+    @cached_property
+    def _history(self) -> History:
+        return History.of(self.fit.told)
+
+    @cached_property
+    def _mixture(self) -> StateSpaceForecast:
+        assert self.prior is not None and self.prior.state_space is not None, "checked when the forecaster was chosen"
+        return self.prior.state_space.given(self._history)
+
+    @cached_property
+    def _combined(self) -> CombinedForecast:
+        assert self.prior is not None, "the fit was read with its prior"
+        return CombinedForecast(self._mixture, self.prior.pool)
+
+    @property
+    def _holds_to_last(self) -> bool:
+        """Whether the forecast begins at the last scan itself, with its measurement and what that may be off."""
+        return self.forecaster in {Forecaster.COMBINED, Forecaster.STATE_SPACE}
 
     def relative_change(self, day_from: float, day_to: float) -> Array:
         """(B,) size on day_to over size on day_from along each trajectory: finite, not negative.

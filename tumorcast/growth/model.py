@@ -93,17 +93,14 @@ class GrowthModelSpec:
         """Of what was asked for, None standing for what is usual.
 
         prior: a PriorSource or a file; usually the shipped one, but none where the fit takes none and no forecaster is
-        named. forecaster: usually pooled, mechanistic without a prior. companion: a column, or `none`; usually the
-        prior's.
+        named. forecaster: usually combined, pooled of an older prior, mechanistic without one. companion: a column, or
+        `none`; usually the prior's.
         Raises UsageError for a forecaster without the prior it needs, InputError for a file that is no prior of `law`.
         """
         usual = PriorSource.SHIPPED if settings.takes_prior or forecaster is not None else PriorSource.NONE
         source = prior or usual
-        if forecaster is None:
-            forecaster = Forecaster.MECHANISTIC if source == PriorSource.NONE else Forecaster.POOLED
-        if source == PriorSource.NONE and forecaster is not Forecaster.MECHANISTIC:
-            raise UsageError(f"--forecaster {forecaster} needs a prior; leave out --prior none, or take mechanistic")
         population = _population_prior(source, settings, size_name)
+        forecaster = _forecaster(forecaster, population, source, size_name)
         if companion is None:
             companion = population.companion_of(size_name) if population else ""
         leave_one_out = source == PriorSource.LEAVE_ONE_OUT
@@ -119,6 +116,25 @@ class GrowthModelSpec:
         """The growth model of the cohort."""
         prior_for = leave_one_out_prior(cohort, self.settings) if self.leave_one_out else fixed_prior(self.prior)
         return GrowthModel(self.settings, self.forecaster, prior_for)
+
+
+def _forecaster(
+    wanted: Forecaster | None, population: PopulationPrior | None, source: str, size_name: str
+) -> Forecaster:
+    """The one wanted, or the usual one of the prior. Raises UsageError where the prior has not what it needs."""
+    if population is None:
+        if wanted not in {None, Forecaster.MECHANISTIC}:
+            raise UsageError(f"--forecaster {wanted} needs a prior; leave out --prior none, or take mechanistic")
+        return Forecaster.MECHANISTIC
+    has_mixture = population.for_size(size_name).state_space is not None
+    if wanted is None:
+        return Forecaster.COMBINED if has_mixture else Forecaster.POOLED
+    if wanted in {Forecaster.COMBINED, Forecaster.STATE_SPACE} and not has_mixture:
+        raise UsageError(
+            f"--forecaster {wanted}: {source} is of an older tumorcast and has no state-space mixture; "
+            "make it again with `tumorcast fit-prior`, or take pooled"
+        )
+    return wanted
 
 
 def _population_prior(source: str, settings: FitSettings, size_name: str) -> PopulationPrior | None:

@@ -22,6 +22,7 @@ from tumorcast.growth.laws import parameter_names
 from tumorcast.growth.population.autoregression import Persistence
 from tumorcast.growth.population.history import AREA_POWER, is_area
 from tumorcast.growth.population.pool import Pool
+from tumorcast.growth.population.state_space import StateSpaceMixture
 from tumorcast.records import ErrorModel, LawName
 from tumorcast.settings import Settings
 
@@ -107,6 +108,7 @@ class SizePrior(Settings):
 
     companion: the column of another compartment that the pool's models look at, if any.
     mechanistic_weights: what the forecast of each growth law counts in the pool (measured: estimate_prior.py).
+    state_space: the mixture over kinds of patients; priors of format 1 have none.
     """
 
     size_name: str
@@ -117,6 +119,7 @@ class SizePrior(Settings):
     mechanistic_weights: dict[LawName, Weight]
     persistence: Persistence
     pool: Pool
+    state_space: StateSpaceMixture | None = None
 
     @model_validator(mode="after")
     def _check_laws(self) -> Self:
@@ -148,7 +151,7 @@ class PopulationPrior(Settings):
     """
 
     format: Literal["tumorcast-prior"] = "tumorcast-prior"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     source: str
     default_size: str
     sizes: dict[str, SizePrior]

@@ -10,7 +10,7 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.records import SizeSeries
+from tumorcast.records import SizeSeries, Treatment
 from tumorcast.settings import Settings
 
 Array = npt.NDArray[np.float64]
@@ -72,6 +72,7 @@ class History:
     rt_end_day: end of the last radiotherapy course begun by the last scan; None where none is known.
     rt_start_day: its start, so that an earlier part of the history knows nothing of a course yet to begin.
     companion: (T,) y of another compartment of the tumour, NaN where it was not measured; see CompanionScale.
+    treatment: all that is known of it, courses to come included.
     Raises ValueError if T = 0, if the days do not increase or if a day or size is not finite.
     """
 
@@ -80,6 +81,7 @@ class History:
     rt_end_day: float | None = None
     rt_start_day: float | None = None
     companion: Array | None = None
+    treatment: Treatment = Treatment()
 
     def __post_init__(self) -> None:
         if self.days.size == 0 or self.days.shape != self.log_sizes.shape:
@@ -104,6 +106,7 @@ class History:
             None if last is None else last.end_days,
             None if last is None else last.start_days,
             None if series.companion is None else to_log(series.companion, series.size_name),
+            series.treatment,
         )
 
     def first(self, scans: int) -> "History":
