@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,22 +163,58 @@ MARKS_OF_FIXTURES = {
     "launch": "mpi",
     "browser": "browser",
     "dense_bundle": "slow",  # exports take a minute
+    "single_bundle": "slow",
     "pool_bundle": "slow",
     "shaken_bundle": "slow",
     "shaken_graph": "slow",
 }
 
 
+ON_THE_CLUSTER = tuple(
+    f"tests/slurm/test_{name}"
+    for name in (
+        "cohort.py",
+        "ranks.py",
+        "train.py",
+        "jobs.py::test_one_job_runs_every_step_over_the_ranks_it_has_room_for[cluster]",
+        "jobs.py::test_a_job_that_hits_its_limit",
+    )
+)
+
+
+def group_of(nodeid: str) -> str:
+    """The tests that one process runs: those of a file, and all on the cluster, of which there is one."""
+    return "cluster" if nodeid.startswith(ON_THE_CLUSTER) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Groups of ours for --dist loadgroup.
+
+    Those that are marked xdist_group are lost without a word by pytest 9.2 with pytest-xdist 3.8 (its issue 1386): each
+    process then makes the fixtures of every file, and a cluster.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need, keep a file's tests in one process, and begin with those that take longest."""
+    """Mark tests by what they need, and begin with the files that take longest."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         for fixture, mark in MARKS_OF_FIXTURES.items():
             if fixture in fixtures:
                 item.add_marker(mark)
-        is_cluster = item.get_closest_marker("cluster") is not None
-        item.add_marker(pytest.mark.xdist_group("cluster" if is_cluster else str(item.path)))
+        if item.get_closest_marker("cluster") and group_of(item.nodeid) != "cluster":
+            raise pytest.UsageError(f"{item.nodeid} needs the cluster: add it to ON_THE_CLUSTER in tests/conftest.py")
     weights: Counter[Path] = Counter()
     for item in items:
         weights[item.path] += 2 * bool(item.get_closest_marker("cluster")) + bool(item.get_closest_marker("slow"))
