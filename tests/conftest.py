@@ -158,6 +158,41 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     return made
 
 
+@pytest.fixture(scope="session", autouse=True)
+def threads_as_told() -> None:
+    """As many threads as OMP_NUM_THREADS says, in numba and in torch.
+
+    numba does not look at it, and when it starts its threads it makes OpenMP's number that of the cores, for torch too:
+    processes side by side then wait for each other, and torch is twenty times slower.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if not told.isdecimal():
+        return
+    import numba
+    import torch
+    from numba.np.ufunc.parallel import _launch_threads
+
+    _launch_threads()
+    numba.set_num_threads(min(int(told), numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(int(told))
+
+
+@pytest.fixture(scope="session")
+def machine_code(make_once: Callable[[str, Callable[[Path], object]], Path]) -> None:
+    """The kernels of a fit are compiled by one process, for half a minute of a new checkout, and not by each."""
+    from tumorcast.growth.fit import fit_growth
+    from tumorcast.growth.settings import FitSettings
+    from tumorcast.records import SizeSeries
+
+    def fit(_: Path) -> None:
+        series = SizeSeries("P", "area_mm2", np.arange(4) * 30.0, np.array([400.0, 500, 550, 700]), Treatment())
+        fit_growth(series, FitSettings(replicates=1, pilots=1))
+
+    make_once("machine-code", fit)
+
+
+FITTING = {"cli", "evaluation", "growth", "mpi", "report", "running", "slurm"}  # folders with tests that fit
+FITTING |= {"test_home.py", "test_messages.py", "test_paper_baseline.py", "test_readme.py", "test_wheel.py"}
 MARKS_OF_FIXTURES = {
     "cluster": "cluster",
     "launch": "mpi",
@@ -213,6 +248,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, mark in MARKS_OF_FIXTURES.items():
             if fixture in fixtures:
                 item.add_marker(mark)
+        if FITTING & set(item.path.parts) and isinstance(item, pytest.Function) and "machine_code" not in fixtures:
+            item.fixturenames.insert(0, "machine_code")
         if item.get_closest_marker("cluster") and group_of(item.nodeid) != "cluster":
             raise pytest.UsageError(f"{item.nodeid} needs the cluster: add it to ON_THE_CLUSTER in tests/conftest.py")
     weights: Counter[Path] = Counter()

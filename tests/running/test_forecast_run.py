@@ -262,7 +262,18 @@ def test_a_killed_process_loses_only_the_unit_in_hand(
 ) -> None:
     command = [
         *(sys.executable, "-m", "tumorcast.cli.main", "forecast", str(blob_cohort), "--model", str(random_bundle)),
-        *("--relative-change", "0.25", "--members", "3", "--steps", "5", "--out", str(tmp_path / "maps.h5")),
+        *(
+            "--relative-change",
+            "0.25",
+            "--members",
+            "3",
+            "--max-slices",
+            "2",
+            "--steps",
+            "3",
+            "--out",
+            str(tmp_path / "maps.h5"),
+        ),
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     parts = tmp_path / "maps.h5.parts"
@@ -271,7 +282,7 @@ def test_a_killed_process_loses_only_the_unit_in_hand(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "maps.h5").exists()
-    settings = ForecastSettings(relative_change=0.25, members=3, sampler=SamplerSettings(steps=5))
+    settings = ForecastSettings(relative_change=0.25, members=3, max_slices=2, sampler=SamplerSettings(steps=3))
     kept = {shard: shard.stat().st_mtime_ns for shard in parts.glob("shards/*/*.h5")}
     (parts / "shards" / "A" / ".0012.000.h5.1.partial").touch()  # what a kill within a write leaves
     forecast_cohort(
