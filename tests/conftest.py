@@ -205,6 +205,8 @@ MARKS_OF_FIXTURES = {
 }
 
 
+# The longest, each of which another process can run: what waits for the bundles of test_onnx_engine.py comes later.
+FIRST = ("slurm/test_cohort.py", "engines/test_onnx_engine.py", "running/test_forecast_run.py", "tests/test_home.py")
 ON_THE_CLUSTER = tuple(
     f"tests/slurm/test_{name}"
     for name in (
@@ -255,4 +257,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     weights: Counter[Path] = Counter()
     for item in items:
         weights[item.path] += 2 * bool(item.get_closest_marker("cluster")) + bool(item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -weights[item.path])
+    places = {name: place for place, name in enumerate(FIRST, -len(FIRST))}
+    items.sort(key=lambda item: (places.get("/".join(item.path.parts[-2:]), 0), -weights[item.path]))
