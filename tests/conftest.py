@@ -206,7 +206,16 @@ MARKS_OF_FIXTURES = {
 
 
 # The longest, each of which another process can run: what waits for the bundles of test_onnx_engine.py comes later.
-FIRST = ("slurm/test_cohort.py", "engines/test_onnx_engine.py", "running/test_forecast_run.py", "tests/test_home.py")
+FIRST = (
+    "slurm/test_cohort.py",
+    "engines/test_onnx_engine.py",
+    "faults/test_kill_matrix.py",
+    "tests/test_home.py",
+    "running/test_forecast_run.py",
+    "tests/test_wheel.py",
+    "mpi/test_fit_ranks.py",
+    "tests/test_readme.py",
+)
 ON_THE_CLUSTER = tuple(
     f"tests/slurm/test_{name}"
     for name in (

@@ -85,8 +85,8 @@ def test_one_process_runs_the_tests_of_a_file_and_one_those_on_the_cluster(pytes
     groups = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
     asked = argparse.Namespace(getvalue={"dist": "loadgroup", "tx": ["popen"]}.__getitem__)
     scheduler = groups.pytest_xdist_make_scheduler(asked, None)
-    found = {scheduler._split_scope(f"tests/test_a.py::test_b[{case}]") for case in ("1", "x::y", "z@c")}
-    assert found == {"tests/test_a.py"}
+    found = {scheduler._split_scope(f"tests/test_tables.py::test_b[{case}]") for case in ("1", "x::y", "z@c")}
+    assert found == {"tests/test_tables.py"}
     assert {scheduler._split_scope(name) for name in groups.ON_THE_CLUSTER} == {"cluster"}
     assert scheduler._split_scope("tests/slurm/test_jobs.py::test_a_step_that_fails") == "tests/slurm/test_jobs.py"
     files = [name.partition("::")[0] for name in groups.ON_THE_CLUSTER] + [f"tests/{name}" for name in groups.FIRST]

@@ -120,14 +120,16 @@ def test_an_interrupted_run_resumes_to_the_same_archive(
 
 
 def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"max_slices": 1})
+
     def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
+        forecast_cohort(inputs, tmp_path / "maps.h5", settings, report=interrupt)
     shard = min((tmp_path / "maps.h5.parts").glob("shards/*/*.h5"))
     shard.write_bytes(shard.read_bytes()[:500])
-    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes[0].status is Status.OK
+    assert forecast_cohort(inputs, tmp_path / "maps.h5", settings).outcomes[0].status is Status.OK
 
 
 def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_one_patient_that_fails_does_not_stop_the_others(inputs: ForecastInputs,
 
 
 def test_members_do_not_depend_on_how_many_there_are(inputs: ForecastInputs, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"keep_members": True})
+    settings = SETTINGS.model_copy(update={"keep_members": True, "max_slices": 1})
     forecast_cohort(inputs, tmp_path / "three.h5", settings)
     forecast_cohort(inputs, tmp_path / "two.h5", settings.model_copy(update={"members": 2}))
     with MapArchive.open(tmp_path / "three.h5") as three, MapArchive.open(tmp_path / "two.h5") as two:
