@@ -226,7 +226,7 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     last_json(run("fit", path, *fitted, *FAST, "--json"))
     growth = read_growth(tmp_path / "g.h5")
     assert growth.forecaster == "combined" and growth["P0"].series.companion is not None
-    assert len(growth.forecast("P0").contributions(1000.0)) == 5
+    assert len(growth.forecast("P0").contributions(1000.0)) == 6
     assert "is read; give another file" in refused(2, "fit-prior", path, *sizes, "--out", path)
     assert "SIZE=COLUMN" in refused(2, "fit-prior", path, "--size-column", "core_mm3", "--companion", "x", "--out", "p")
     few = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")

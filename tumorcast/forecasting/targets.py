@@ -124,7 +124,7 @@ def area_power(size_name: str) -> float:
 def growth_curve(forecast: GrowthForecast, end: float) -> dict[str, Array]:
     """Quantiles of size from the first scan to `end`, and the observed sizes."""
     series = forecast.fit.series
-    days = np.linspace(series.days[0], end, CURVE_POINTS)
+    days = np.union1d(np.linspace(series.days[0], end, CURVE_POINTS), series.days[-1:])
     q05, q50, q95 = forecast.quantiles(days, np.array([0.05, 0.5, 0.95]))
     observed = {"observed_days": series.days, "observed_sizes": series.sizes}
     return {"days": days, "q05": q05, "q50": q50, "q95": q95, **observed}
