@@ -1,0 +1,237 @@
+"""Forecasts of RANO progression and response judged on scans that experts rated: calibration, Brier score, AUC.
+
+Rolling: every scan that an expert rated CR, PR, SD or PD and that has two earlier ones is forecast from those, and the
+probability is that of its day (growth/response.py). It stands beside the rate of the event among the rated scans of the
+other folds' patients. Patients are dealt to folds in the table's order; Brier scores are means over scans, and patients
+are drawn with all their scans for the intervals.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tumorcast.evaluation.metrics import roc_auc
+from tumorcast.evaluation.statistics import Estimate, estimate
+from tumorcast.growth.model import GrowthModel
+from tumorcast.growth.population.autoregression import Persistence
+from tumorcast.growth.population.history import History
+from tumorcast.growth.population.pool import Pool
+from tumorcast.growth.population.state_space import StateSpaceMixture
+from tumorcast.growth.prior import SizePrior
+from tumorcast.growth.response import PATHS, Reference, outlook_of
+from tumorcast.growth.settings import FitSettings
+from tumorcast.records import Forecaster, SizeSeries
+from tumorcast.tables import read_table
+
+Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
+
+FOLDS, BINS, FEWEST_EARLIER = 5, 5, 2
+
+
+class Rating(StrEnum):
+    """What an expert calls a scan: complete response, partial response, stable disease, progressive disease."""
+
+    COMPLETE = "CR"
+    PARTIAL = "PR"
+    STABLE = "SD"
+    PROGRESSIVE = "PD"
+
+
+class Event(StrEnum):
+    """What is forecast of a scan."""
+
+    PROGRESSION = "progression"
+    RESPONSE = "response"
+
+    def is_rated(self, rating: Rating) -> bool:
+        """Whether the expert saw it."""
+        wanted = {Event.PROGRESSION: {Rating.PROGRESSIVE}, Event.RESPONSE: {Rating.COMPLETE, Rating.PARTIAL}}
+        return rating in wanted[self]
+
+
+@dataclass(frozen=True)
+class RatedScan:
+    """A scan to forecast: the index of its patient and of itself in the patient's series, and what the expert said."""
+
+    patient: int
+    scan: int
+    rating: Rating
+
+
+def read_ratings(path: Path, column: str = "rano") -> dict[tuple[str, float], Rating]:
+    """By patient and day the expert's rating, of rows that have one of the four; other words are no rating.
+
+    path: a CSV table with patient_id, day and the column. Raises InputError if it is none, or a column is missing.
+    """
+    known = {str(rating): rating for rating in Rating}
+    rows = read_table(path, ["patient_id", "day", column], [], remedy="name the column of ratings that is there")
+    found = {}
+    for row in rows:
+        day = row.day("day")
+        if day is not None and row.text(column) in known:
+            found[(row.identifier("patient_id"), day)] = known[row.text(column)]
+    return found
+
+
+def rated_scans(cohort: Sequence[SizeSeries], ratings: Mapping[tuple[str, float], Rating]) -> list[RatedScan]:
+    """Every rated scan that has two earlier ones, in the order of patients and days."""
+    return [
+        RatedScan(patient, scan, ratings[(series.patient_id, float(series.days[scan]))])
+        for patient, series in enumerate(cohort)
+        for scan in range(FEWEST_EARLIER, series.days.size)
+        if (series.patient_id, float(series.days[scan])) in ratings
+    ]
+
+
+def fold_of(patient: int) -> int:
+    """The fold of a patient, by the place in the table.
+
+    >>> [fold_of(patient) for patient in (0, 4, 5)]
+    [0, 4, 0]
+    """
+    return patient % FOLDS
+
+
+@dataclass(frozen=True)
+class Chances:
+    """(C,) probabilities of each event, forecast for each rated scan; and what the size measured there says, 0 or 1."""
+
+    forecast: Mapping[Event, Floats]
+    measured: Mapping[Event, Floats]
+
+
+def forecast_chances(
+    cohort: Sequence[SizeSeries], scans: Sequence[RatedScan], model_of: Callable[[int], GrowthModel]
+) -> Chances:
+    """For every scan, from the scans before it, by the model of its patient; which must not know the patient."""
+    forecast: dict[Event, list[float]] = {event: [] for event in Event}
+    measured: dict[Event, list[float]] = {event: [] for event in Event}
+    for each in scans:
+        series, model = cohort[each.patient], model_of(each.patient)
+        found = model.forecast(series.part(0, each.scan))
+        reference, day = Reference.of(found.fit.told), series.days[each.scan : each.scan + 1]
+        paths = found.paths(day, PATHS, model.settings.seed)
+        outlook = outlook_of(paths, day - found.fit.series.days[-1], reference)
+        forecast[Event.PROGRESSION].append(outlook.progression_at)
+        forecast[Event.RESPONSE].append(outlook.response)
+        size = series.sizes[each.scan : each.scan + 1]
+        measured[Event.PROGRESSION].append(float(reference.progressed(size)[0]))
+        measured[Event.RESPONSE].append(float(reference.responded(size)[0]))
+    return Chances(*({event: np.array(part[event]) for event in Event} for part in (forecast, measured)))
+
+
+def fold_priors(cohort: Sequence[SizeSeries], prior: SizePrior) -> list[SizePrior]:
+    """For each fold, what the other folds' patients tell: pool, mixture and persistence; growth laws from `prior`."""
+    priors = []
+    for fold in range(FOLDS):
+        others = [History.of(series) for patient, series in enumerate(cohort) if fold_of(patient) != fold]
+        learnt = {
+            "pool": Pool.fitted(others),
+            "state_space": StateSpaceMixture.fitted(others),
+            "persistence": Persistence.fitted(others),
+        }
+        counts = {"patients": len(others), "scans": sum(history.days.size for history in others)}
+        priors.append(prior.model_copy(update=learnt | counts))
+    return priors
+
+
+def fold_models(cohort: Sequence[SizeSeries], prior: SizePrior) -> Callable[[int], GrowthModel]:
+    """The model of each patient, learnt from the other folds."""
+    priors = fold_priors(cohort, prior)
+
+    def model_of(patient: int) -> GrowthModel:
+        return GrowthModel(FitSettings(), Forecaster.COMBINED, lambda series: priors[fold_of(patient)])
+
+    return model_of
+
+
+def base_rates(scans: Sequence[RatedScan], event: Event) -> Floats:
+    """(C,) for each scan, how frequent the event is among the rated scans of the other folds' patients."""
+    seen = _seen(scans, event)
+    folds = np.array([fold_of(each.patient) for each in scans])
+    return np.array([np.mean(seen[folds != fold]) for fold in folds])
+
+
+def _seen(scans: Sequence[RatedScan], event: Event) -> Floats:
+    return np.array([float(event.is_rated(each.rating)) for each in scans])
+
+
+def mean_over_scans(values: Floats, patients: Sequence[int]) -> Estimate:
+    """The mean of values: (C,), one a scan; patients: (C,), drawn with all their scans for the interval.
+
+    >>> mean_over_scans(np.array([1.0, 0.0, 0.5]), [0, 0, 1]).value
+    0.5
+    """
+    _, index = np.unique(np.asarray(patients), return_inverse=True)
+    table = np.stack([np.bincount(index, values), np.bincount(index)], axis=1)
+
+    def mean(rows: Floats, axis: int) -> Floats:
+        sums = rows.sum(axis=axis)
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+    return estimate(table, mean)
+
+
+def reliability(chances: Floats, seen: Floats) -> list[dict[str, Any]]:
+    """Of five equal bins of the probability: how many scans, the mean probability, and the share that came true.
+
+    >>> reliability(np.array([0.1, 0.15, 1.0]), np.array([0.0, 1.0, 1.0]))[-1]
+    {'from': 0.8, 'to': 1.0, 'scans': 1, 'forecast': 1.0, 'observed': 1.0}
+    """
+    places = np.minimum((chances * BINS).astype(np.int64), BINS - 1)
+    table: list[dict[str, Any]] = []
+    for place in range(BINS):
+        inside = places == place
+        row: dict[str, Any] = {"from": place / BINS, "to": (place + 1) / BINS, "scans": int(inside.sum())}
+        means = [round(float(part[inside].mean()), 3) if inside.any() else None for part in (chances, seen)]
+        table.append(row | dict(zip(("forecast", "observed"), means, strict=True)))
+    return table
+
+
+def verdict(difference: Estimate) -> str:
+    """In words, what the difference of Brier scores, forecast less base rate, says.
+
+    >>> verdict(Estimate(-0.01, -0.05, 0.03, 30))
+    'not shown to be better than the base rate'
+    """
+    if difference.high < 0:
+        return "better than the base rate"
+    return "worse than the base rate" if difference.low > 0 else "not shown to be better than the base rate"
+
+
+def judged(chances: Floats, scans: Sequence[RatedScan], event: Event) -> dict[str, Any]:
+    """The scores of chances: (C,) beside the base rate; a Brier difference below zero is in the forecast's favour."""
+    seen, base = _seen(scans, event), base_rates(scans, event)
+    patients = [each.patient for each in scans]
+    ours, theirs = (chances - seen) ** 2, (base - seen) ** 2
+    difference = mean_over_scans(ours - theirs, patients)
+    return {
+        "brier": round(float(ours.mean()), 4),
+        "brier_base_rate": round(float(theirs.mean()), 4),
+        "brier_difference": round(difference.value, 4),
+        "brier_difference_95": [round(difference.low, 4), round(difference.high, 4)],
+        "verdict": verdict(difference),
+        "auc": round(roc_auc(seen > 0, chances, np.full(len(scans), True)), 3),
+        "mean_forecast": round(float(chances.mean()), 3),
+        "observed": round(float(seen.mean()), 3),
+        "reliability": reliability(chances, seen),
+    }
+
+
+def report(cohort: Sequence[SizeSeries], scans: Sequence[RatedScan], models: Mapping[str, Any]) -> dict[str, Any]:
+    """For each model, by name a function from a patient's place to a GrowthModel, and each event, what `judged` says.
+
+    size_rule: the same of the size that was measured, as if it were known: what the size alone can tell of the rating.
+    """
+    figures: dict[str, Any] = {"scans": len(scans), "patients": len({each.patient for each in scans})}
+    for name, model_of in models.items():
+        chances = forecast_chances(cohort, scans, model_of)
+        figures[name] = {str(event): judged(chances.forecast[event], scans, event) for event in Event}
+        figures["size_rule"] = {str(event): judged(chances.measured[event], scans, event) for event in Event}
+    return figures
