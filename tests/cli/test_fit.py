@@ -122,7 +122,7 @@ def test_columns_can_be_named_and_must_then_be_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "nothing to do; give --out growth.h5, --held-out, --min-scans or --plots"),
+        ((), "nothing to do; give --out growth.h5, --answers, --held-out, --min-scans or --plots"),
         (("--out", "g.h5", "--held-out-csv", "f.csv"), "--held-out-csv needs --held-out"),
         (("--held-out", "first"), "--held-out first: allowed are rolling, last"),
         (("--out", "g.h5", "--preset", "mine"), "--preset mine: allowed are default, paper"),

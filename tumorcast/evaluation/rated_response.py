@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.evaluation.metrics import roc_auc
 from tumorcast.evaluation.statistics import Estimate, estimate
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.population.autoregression import Persistence
@@ -151,14 +150,14 @@ def fold_models(cohort: Sequence[SizeSeries], prior: SizePrior) -> Callable[[int
     return model_of
 
 
-def base_rates(scans: Sequence[RatedScan], event: Event) -> Floats:
-    """(C,) for each scan, how frequent the event is among the rated scans of the other folds' patients."""
-    seen = _seen(scans, event)
+def base_rates(scans: Sequence[RatedScan], seen: Floats) -> Floats:
+    """(C,) for each scan, the mean of seen: (C,) among the scans of the other folds' patients."""
     folds = np.array([fold_of(each.patient) for each in scans])
     return np.array([np.mean(seen[folds != fold]) for fold in folds])
 
 
-def _seen(scans: Sequence[RatedScan], event: Event) -> Floats:
+def seen_by_experts(scans: Sequence[RatedScan], event: Event) -> Floats:
+    """(C,) 1 where the expert saw the event, 0 elsewhere."""
     return np.array([float(event.is_rated(each.rating)) for each in scans])
 
 
@@ -176,6 +175,30 @@ def mean_over_scans(values: Floats, patients: Sequence[int]) -> Estimate:
         return np.asarray(sums[..., 0] / sums[..., 1])
 
     return estimate(table, mean)
+
+
+def auc_over_scans(chances: Floats, seen: Floats, patients: Sequence[int]) -> Estimate:
+    """The area under the ROC curve of chances: (C,) for seen: (C,), 0 or 1; patients: (C,), drawn with all their scans.
+
+    Equal chances count half. NaN where all was seen or nothing.
+
+    >>> auc_over_scans(np.array([0.9, 0.2, 0.5, 0.5]), np.array([1.0, 0.0, 1.0, 0.0]), [0, 0, 1, 1]).value
+    0.875
+    """
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    is_seen, everyone = seen > 0, np.arange(names.size)
+    high, low = chances[is_seen][:, None], chances[~is_seen][None, :]
+    places = np.ix_(index[is_seen], index[~is_seen])
+    won, pairs = np.zeros((2, names.size, names.size))
+    np.add.at(won, places, (high > low) + 0.5 * (high == low))
+    np.add.at(pairs, places, 1.0)
+
+    def auc(rows: npt.NDArray[np.int64], axis: int) -> Floats:
+        counts = (rows[..., None] == everyone).sum(axis=axis).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.sum(counts @ won * counts, axis=-1) / np.sum(counts @ pairs * counts, axis=-1))
+
+    return estimate(everyone, auc)
 
 
 def reliability(chances: Floats, seen: Floats) -> list[dict[str, Any]]:
@@ -205,33 +228,49 @@ def verdict(difference: Estimate) -> str:
     return "worse than the base rate" if difference.low > 0 else "not shown to be better than the base rate"
 
 
-def judged(chances: Floats, scans: Sequence[RatedScan], event: Event) -> dict[str, Any]:
-    """The scores of chances: (C,) beside the base rate; a Brier difference below zero is in the forecast's favour."""
-    seen, base = _seen(scans, event), base_rates(scans, event)
-    patients = [each.patient for each in scans]
+def judged(chances: Floats, seen: Floats, scans: Sequence[RatedScan]) -> dict[str, Any]:
+    """The scores of chances: (C,) of what was seen: (C,), 0 or 1, beside the base rate.
+
+    A Brier difference below zero is in the forecast's favour. AUC: chance that a scan with the event was given more
+    than one without.
+    """
+    base, patients = base_rates(scans, seen), [each.patient for each in scans]
     ours, theirs = (chances - seen) ** 2, (base - seen) ** 2
-    difference = mean_over_scans(ours - theirs, patients)
+    difference, auc = mean_over_scans(ours - theirs, patients), auc_over_scans(chances, seen, patients)
     return {
         "brier": round(float(ours.mean()), 4),
         "brier_base_rate": round(float(theirs.mean()), 4),
-        "brier_difference": round(difference.value, 4),
-        "brier_difference_95": [round(difference.low, 4), round(difference.high, 4)],
+        "brier_difference": _rounded(difference, 4),
         "verdict": verdict(difference),
-        "auc": round(roc_auc(seen > 0, chances, np.full(len(scans), True)), 3),
+        "auc": _rounded(auc, 3),
         "mean_forecast": round(float(chances.mean()), 3),
         "observed": round(float(seen.mean()), 3),
         "reliability": reliability(chances, seen),
     }
 
 
+def _rounded(found: Estimate, digits: int) -> list[float | None]:
+    """Value, low and high; None where there is none, as JSON has no NaN."""
+    return [None if np.isnan(each) else round(each, digits) for each in (found.value, found.low, found.high)]
+
+
 def report(cohort: Sequence[SizeSeries], scans: Sequence[RatedScan], models: Mapping[str, Any]) -> dict[str, Any]:
     """For each model, by name a function from a patient's place to a GrowthModel, and each event, what `judged` says.
 
-    size_rule: the same of the size that was measured, as if it were known: what the size alone can tell of the rating.
+    of_rating: of what the expert says of the scan; of_size: of what the size measured there says by the same rule,
+    which is what the forecast tells of. size_rule: of the rating by that measured size, as if it were known: what the
+    size alone can tell of the rating.
     """
     figures: dict[str, Any] = {"scans": len(scans), "patients": len({each.patient for each in scans})}
+    rated = {event: seen_by_experts(scans, event) for event in Event}
     for name, model_of in models.items():
-        chances = forecast_chances(cohort, scans, model_of)
-        figures[name] = {str(event): judged(chances.forecast[event], scans, event) for event in Event}
-        figures["size_rule"] = {str(event): judged(chances.measured[event], scans, event) for event in Event}
+        found = forecast_chances(cohort, scans, model_of)
+        figures[name] = {
+            str(event): {
+                "of_rating": judged(found.forecast[event], rated[event], scans),
+                "of_size": judged(found.forecast[event], found.measured[event], scans),
+            }
+            for event in Event
+        }
+        figures["size_rule"] = {str(event): judged(found.measured[event], rated[event], scans) for event in Event}
     return figures

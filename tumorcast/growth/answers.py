@@ -16,7 +16,7 @@ LEVELS = (0.5, 0.05, 0.95)
 
 COLUMNS = (
     "patient_id", "horizon_days", "p_progression_by", "p_progression_at", "p_response", "p_complete_response",
-    "p_exceeds_by", "p_exceeds_at", "q05", "q50", "q95", "days_to_progression", "days_to_progression_q05",
+    "p_nothing_left", "p_exceeds_by", "p_exceeds_at", "q05", "q50", "q95", "days_to_progression", "days_to_progression_q05",
     "days_to_progression_q25", "days_to_progression_q75", "days_to_progression_q95", "p_never_progresses",
     "days_gained", "days_gained_q05", "days_gained_q95", "days_gained_why_not", "baseline_day", "baseline", "nadir",
 )  # fmt: skip
@@ -55,7 +55,7 @@ class PatientAnswers:
 
 
 def _cells(outlook: Outlook) -> list[str]:
-    shares = (outlook.progression_by, outlook.progression_at, outlook.response, outlook.complete)
+    shares = (outlook.progression_by, outlook.progression_at, outlook.response, outlook.complete, outlook.nothing_left)
     exceeds = (outlook.exceeds_by, outlook.exceeds_at)
     told = [f"{share:.4g}" for share in shares] + ["" if share is None else f"{share:.4g}" for share in exceeds]
     return [f"{outlook.horizon_days:g}", *told, *map(_size, outlook.sizes)]

@@ -11,8 +11,9 @@ new lesions, lesions that cannot be measured, clinical state and steroids are no
 An area changes as the product of its perpendicular diameters does while it keeps its proportions, and takes the first
 column. Checked on 30 November 2026: all eight entries as the open RANO 2.0 tool of King's College London has them
 (github.com/cai4cai/rano2.0-assist, RANO/utils/response_classification_utils.py); 25 and 50 %, and that measurable is
-10 by 10 mm or more, in the table of criteria of doi 10.1093/noajnl/vdad118 (of RANO 2010); that the scan after
-radiotherapy is the baseline, in the abstract of Ellingson et al. 2017 (doi 10.1007/s13311-016-0507-6). The text of Wen
+10 by 10 mm or more, in the table of criteria of doi 10.1093/noajnl/vdad118 (of RANO 2010); that no complete response is
+told of disease that was not measurable, in that of doi 10.1093/nop/npw021; that the scan after radiotherapy is the
+baseline, in the abstract of Ellingson et al. 2017 (doi 10.1007/s13311-016-0507-6). The text of Wen
 et al. itself could not be read. The rules of `Reference` for what RANO leaves to a reader are ours.
 """
 
@@ -73,9 +74,10 @@ class Reference:
     """What later sizes of a patient are compared with, all in the unit of the sizes.
 
     baseline: of the baseline_scan, on baseline_day; nadir: the least since then, the baseline included.
-    measurable: below it a tumour cannot have progressed, however small the nadir was, nor respond in part from it: what
-    is 10 mm across, and in units other than mm² and mm³ what can be seen. visible: below it nothing is left: 100 mm³,
-    20 mm² or a hundredth of the patient's largest (growth/problem.py), for smaller ones differ at random.
+    measurable: below it a tumour cannot have progressed, however small the nadir was, nor respond from such a baseline
+    (RANO: then it is stable at best): what is 10 mm across, and in units other than mm² and mm³ what can be seen.
+    visible: below it nothing is left: 100 mm³, 20 mm² or a hundredth of the patient's largest (growth/problem.py), for
+    smaller ones differ at random.
     """
 
     baseline: float
@@ -112,18 +114,24 @@ class Reference:
         limit = np.maximum(self.thresholds.progression * least, self.measurable)
         return np.asarray(sizes >= limit * (1 - ROUNDING))
 
-    def complete(self, sizes: Array) -> Flags:
-        """(…,) whether of sizes: (…,) nothing is left."""
+    @property
+    def is_measurable(self) -> bool:
+        """Whether there was enough at the baseline for a response from it, partial or complete, to mean anything."""
+        return self.baseline >= self.measurable
+
+    def nothing_left(self, sizes: Array) -> Flags:
+        """(…,) whether of sizes: (…,) nothing is left that can be seen for sure."""
         return np.asarray(sizes < self.visible)
 
-    def responded(self, sizes: Array) -> Flags:
-        """(…,) whether sizes: (…,) are a response, partial or complete. Progression over the nadir is none.
+    def complete(self, sizes: Array) -> Flags:
+        """(…,) whether sizes: (…,) are a complete response: nothing left of what was measurable."""
+        return self.is_measurable & self.nothing_left(sizes)
 
-        Where the baseline was not measurable no response is partial.
-        """
+    def responded(self, sizes: Array) -> Flags:
+        """(…,) whether sizes: (…,) are a response, partial or complete. Progression over the nadir is none."""
         limit = self.thresholds.partial_response * self.baseline * (1 + ROUNDING)
-        is_partial = (self.baseline >= self.measurable) & (sizes <= limit) & ~self.progressed(sizes)
-        return is_partial | self.complete(sizes)
+        is_partial = self.is_measurable & (sizes <= limit) & ~self.progressed(sizes)
+        return np.asarray(is_partial | self.complete(sizes))
 
 
 def visits(horizon_days: float) -> Array:
@@ -164,8 +172,8 @@ class Outlook:
 
     progression_by: that a scan on one of the `visits` until then shows progression over the least size seen before it;
     progression_at: that a scan on that day does, were it the next one. response: partial or complete, at the day;
-    complete: nothing left. exceeds_by, exceeds_at: more than the size asked for, on a visit or at the day; None where
-    none was. sizes: its 5, 50 and 95 % quantiles at the day.
+    complete: of these, nothing left; nothing_left: the same whatever the baseline was. exceeds_by, exceeds_at: more than
+    the size asked for, on a visit or at the day; None where none was. sizes: 5, 50 and 95 % quantiles at the day.
     """
 
     horizon_days: float
@@ -173,6 +181,7 @@ class Outlook:
     progression_at: float
     response: float
     complete: float
+    nothing_left: float
     sizes: tuple[float, float, float]
     exceeds_by: float | None = None
     exceeds_at: float | None = None
@@ -217,6 +226,7 @@ def outlook_of(paths: Array, days: Array, reference: Reference, exceeds: float |
         progression_at=float(np.mean(reference.progressed(last))),
         response=float(np.mean(reference.responded(last))),
         complete=float(np.mean(reference.complete(last))),
+        nothing_left=float(np.mean(reference.nothing_left(last))),
         sizes=(low, median, high),
         exceeds_by=None if exceeds is None else float(np.mean((paths > exceeds).any(axis=1))),
         exceeds_at=None if exceeds is None else float(np.mean(last > exceeds)),
