@@ -16,8 +16,9 @@ LEVELS = (0.5, 0.05, 0.95)
 
 COLUMNS = (
     "patient_id", "horizon_days", "p_progression_by", "p_progression_at", "p_response", "p_complete_response",
-    "p_nothing_left", "p_exceeds_by", "p_exceeds_at", "q05", "q50", "q95", "days_to_progression", "days_to_progression_q05",
-    "days_to_progression_q25", "days_to_progression_q75", "days_to_progression_q95", "p_never_progresses",
+    "p_nothing_left", "p_exceeds_by", "p_exceeds_at", "q05", "q50", "q95",
+    "days_to_progression", "days_to_progression_q05", "days_to_progression_q25", "days_to_progression_q75",
+    "days_to_progression_q95", "p_never_progresses",
     "days_gained", "days_gained_q05", "days_gained_q95", "days_gained_why_not", "baseline_day", "baseline", "nadir",
 )  # fmt: skip
 

@@ -172,8 +172,8 @@ class Outlook:
 
     progression_by: that a scan on one of the `visits` until then shows progression over the least size seen before it;
     progression_at: that a scan on that day does, were it the next one. response: partial or complete, at the day;
-    complete: of these, nothing left; nothing_left: the same whatever the baseline was. exceeds_by, exceeds_at: more than
-    the size asked for, on a visit or at the day; None where none was. sizes: 5, 50 and 95 % quantiles at the day.
+    complete: of these, nothing left; nothing_left: the same whatever the baseline was. exceeds_by, exceeds_at: more
+    than the size asked for, on a visit or at the day; None where none was. sizes: 5, 50 and 95 % quantiles at the day.
     """
 
     horizon_days: float
