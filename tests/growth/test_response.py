@@ -19,6 +19,7 @@ from tumorcast.growth.response import (
     first_passage,
     outlook_of,
     outlooks,
+    reference_of,
     time_quantiles,
     visits,
 )
@@ -42,6 +43,12 @@ def test_a_threshold_is_reached_at_equality(name: str, least: float, most: float
     reference = Reference.of(series([2000.0, 1000.0], name))
     assert reference.progressed(of(least * 0.999, least, least * 1.001)).tolist() == [False, True, True]
     assert reference.responded(of(most * 0.999, most, most * 1.001)).tolist() == [True, True, False]
+
+
+def test_a_threshold_is_reached_at_equality_whatever_the_rounding() -> None:
+    """In floating point 1.4 times a nadir may be a little over the threshold, 0.35 times a baseline a little under."""
+    assert 1.4 * 1039.9 > 1455.86 and Reference.of(series([1039.9])).progressed(of(1455.86)).all()
+    assert 0.35 * 2600.0 < 910.0 and Reference.of(series([2600.0])).responded(of(910.0)).all()
 
 
 def test_progression_over_the_nadir_is_no_response_however_small() -> None:
@@ -85,6 +92,13 @@ def test_the_baseline_follows_the_last_course_or_resection(treatment: Treatment,
     sizes = [9000.0, 4000.0, 3000.0, 2000.0]
     assert baseline_scan(series(sizes, treatment=treatment)) == scan
     assert Reference.of(series(sizes, treatment=treatment)).baseline == sizes[scan]
+
+
+def test_a_resection_that_was_inferred_makes_no_baseline() -> None:
+    operated = Treatment(resection_days=(30.0, 90.0))
+    fit = exact_fit(LAWS[0], [0.0, 60.0, 120.0], [9000.0, 5000.0, 700.0], operated)
+    assert reference_of(fit).baseline == 700.0
+    assert reference_of(replace(fit, inferred_resections=(90.0,))).baseline == 5000.0
 
 
 def test_the_nadir_is_the_least_since_the_baseline() -> None:

@@ -9,12 +9,12 @@ new lesions, lesions that cannot be measured, clinical state and steroids are no
     complete response        nothing left                   nothing left
 
 An area changes as the product of its perpendicular diameters does while it keeps its proportions, and takes the first
-column. Checked on 30 November 2026: all eight entries as the open RANO 2.0 tool of King's College London has them
-(github.com/cai4cai/rano2.0-assist, RANO/utils/response_classification_utils.py); 25 and 50 %, and that measurable is
-10 by 10 mm or more, in the table of criteria of doi 10.1093/noajnl/vdad118 (of RANO 2010); that no complete response is
-told of disease that was not measurable, in that of doi 10.1093/nop/npw021; that the scan after radiotherapy is the
-baseline, in the abstract of Ellingson et al. 2017 (doi 10.1007/s13311-016-0507-6). The text of Wen
-et al. itself could not be read. The rules of `Reference` for what RANO leaves to a reader are ours.
+column. Checked on 30 November 2026: all eight entries as the open RANO 2.0 tool of King's College London computes them
+(github.com/cai4cai/rano2.0-assist, its response_classification_utils); 25 and 50 %, and that measurable is 10 by 10 mm
+or more, in the table of criteria of doi 10.1093/noajnl/vdad118 (of RANO 2010); that no complete response is told of
+disease that was not measurable, in that of doi 10.1093/nop/npw021; that the scan after radiotherapy is the baseline, in
+the abstract of Ellingson et al. 2017 (doi 10.1007/s13311-016-0507-6). The text of Wen et al. itself could not be read.
+The rules of `Reference` for what RANO leaves to a reader are ours.
 """
 
 from collections.abc import Sequence
