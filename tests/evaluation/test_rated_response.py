@@ -114,8 +114,17 @@ def test_chances_are_forecast_from_the_scans_before_alone() -> None:
     )
     for event in Event:
         assert grown.forecast[event] == gone.forecast[event] and 0 < grown.forecast[event][0] < 1
+    assert not grown.had_progressed[0]
     assert (grown.measured[Event.PROGRESSION], gone.measured[Event.PROGRESSION]) == (1.0, 0.0)
     assert (grown.measured[Event.RESPONSE], gone.measured[Event.RESPONSE]) == (0.0, 1.0)
+
+
+def test_who_has_progressed_by_the_last_scan_known() -> None:
+    """From 5000 to 8000 a tumour has; what the scan to forecast shows is not asked."""
+    shipped = GrowthModel(QUICK, Forecaster.COMBINED, fixed_prior(shipped_prior()))
+    scans = [RatedScan(patient, 2, Rating.STABLE) for patient in (0, 1)]
+    cohort = [series("A", [5000.0, 8000.0, 0.0]), series("B", [5000.0, 4000.0, 9000.0])]
+    assert forecast_chances(cohort, scans, lambda patient: shipped).had_progressed.tolist() == [True, False]
 
 
 @pytest.mark.slow
@@ -128,7 +137,9 @@ def test_models_of_folds_know_no_patient_of_theirs() -> None:
     assert prior is not None and prior.patients == 12 and prior.pool == Pool.fitted(others)
     scans = [RatedScan(k, 3, Rating.PROGRESSIVE if k % 2 else Rating.COMPLETE) for k in range(15)]
     figures = report(cohort, scans, {"folds": model_of})
-    assert (figures["scans"], figures["patients"], set(figures["folds"])) == (15, 15, {"progression", "response"})
+    assert (figures["scans"], figures["patients"]) == (15, 15)
+    assert set(figures["folds"]) == {"progression", "response", "new_progression"}
+    assert 0 < figures["folds"]["new_progression"]["scans"] < 15
     assert set(figures["folds"]["response"]) == {"of_rating", "of_size"}
 
 

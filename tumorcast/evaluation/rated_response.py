@@ -99,10 +99,14 @@ def fold_of(patient: int) -> int:
 
 @dataclass(frozen=True)
 class Chances:
-    """(C,) probabilities of each event, forecast for each rated scan; and what the size measured there says, 0 or 1."""
+    """(C,) probabilities of each event, forecast for each rated scan; and what the size measured there says, 0 or 1.
+
+    had_progressed: (C,) whether the last scan known shows progression already, by its size.
+    """
 
     forecast: Mapping[Event, Floats]
     measured: Mapping[Event, Floats]
+    had_progressed: Booleans
 
 
 def forecast_chances(
@@ -111,6 +115,7 @@ def forecast_chances(
     """For every scan, from the scans before it, by the model of its patient; which must not know the patient."""
     forecast: dict[Event, list[float]] = {event: [] for event in Event}
     measured: dict[Event, list[float]] = {event: [] for event in Event}
+    had_progressed = []
     for each in scans:
         series, model = cohort[each.patient], model_of(each.patient)
         found = model.forecast(series.part(0, each.scan))
@@ -122,7 +127,9 @@ def forecast_chances(
         size = series.sizes[each.scan : each.scan + 1]
         measured[Event.PROGRESSION].append(float(reference.progressed(size)[0]))
         measured[Event.RESPONSE].append(float(reference.responded(size)[0]))
-    return Chances(*({event: np.array(part[event]) for event in Event} for part in (forecast, measured)))
+        had_progressed.append(bool(reference.progressed(series.sizes[each.scan - 1 : each.scan])[0]))
+    by_event = [{event: np.array(part[event]) for event in Event} for part in (forecast, measured)]
+    return Chances(by_event[0], by_event[1], np.array(had_progressed))
 
 
 def fold_priors(cohort: Sequence[SizeSeries], prior: SizePrior) -> list[SizePrior]:
@@ -238,6 +245,7 @@ def judged(chances: Floats, seen: Floats, scans: Sequence[RatedScan]) -> dict[st
     ours, theirs = (chances - seen) ** 2, (base - seen) ** 2
     difference, auc = mean_over_scans(ours - theirs, patients), auc_over_scans(chances, seen, patients)
     return {
+        "scans": len(scans),
         "brier": round(float(ours.mean()), 4),
         "brier_base_rate": round(float(theirs.mean()), 4),
         "brier_difference": _rounded(difference, 4),
@@ -258,8 +266,9 @@ def report(cohort: Sequence[SizeSeries], scans: Sequence[RatedScan], models: Map
     """For each model, by name a function from a patient's place to a GrowthModel, and each event, what `judged` says.
 
     of_rating: of what the expert says of the scan; of_size: of what the size measured there says by the same rule,
-    which is what the forecast tells of. size_rule: of the rating by that measured size, as if it were known: what the
-    size alone can tell of the rating.
+    which is what the forecast tells of; new_progression: that, of patients whose last scan known shows no progression,
+    since one that has progressed mostly stays so. size_rule: of the rating by that measured size, as if it were known:
+    what the size alone can tell of the rating.
     """
     figures: dict[str, Any] = {"scans": len(scans), "patients": len({each.patient for each in scans})}
     rated = {event: seen_by_experts(scans, event) for event in Event}
@@ -272,5 +281,8 @@ def report(cohort: Sequence[SizeSeries], scans: Sequence[RatedScan], models: Map
             }
             for event in Event
         }
+        is_new = np.flatnonzero(~found.had_progressed)
+        chances, seen = (part[Event.PROGRESSION][is_new] for part in (found.forecast, found.measured))
+        figures[name]["new_progression"] = judged(chances, seen, [scans[int(place)] for place in is_new])
         figures["size_rule"] = {str(event): judged(found.measured[event], rated[event], scans) for event in Event}
     return figures
