@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tumorcast.evaluation.rated_response import fold_models, rated_scans, read_ratings, report
+from tumorcast.evaluation.rated_response import fold_models, read_ratings, report
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
@@ -25,11 +25,10 @@ SIZES = {"enhancing_mm3": "edema_infiltration_mm3", "enhancing_oedema_mm3": ""} 
 def figures(table: Path, size: str, companion: str) -> dict[str, Any]:
     """Of one column of sizes."""
     cohort = read_sizes(table, SizeColumns(size=size, companion=companion)).series
-    scans = rated_scans(cohort, read_ratings(table))
     population = shipped_prior()
     shipped = GrowthModel(FitSettings(), Forecaster.COMBINED, fixed_prior(population))
     models = {"shipped": lambda patient: shipped, "folds": fold_models(cohort, population.for_size(size))}
-    return report(cohort, scans, models)
+    return report(cohort, read_ratings(table), models)
 
 
 def main() -> None:

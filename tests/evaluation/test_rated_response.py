@@ -16,6 +16,7 @@ from tumorcast.evaluation.rated_response import (
     forecast_chances,
     judged,
     mean_over_scans,
+    progression_within,
     rated_scans,
     read_ratings,
     reliability,
@@ -127,6 +128,18 @@ def test_who_has_progressed_by_the_last_scan_known() -> None:
     assert forecast_chances(cohort, scans, lambda patient: shipped).had_progressed.tolist() == [True, False]
 
 
+def test_progression_by_a_date_is_over_the_least_size_on_the_way() -> None:
+    """Of scans on days 0, 60 …: B falls to 2000 on the way, and 3000 is progression; A has progressed on day 60."""
+    shipped = GrowthModel(QUICK, Forecaster.COMBINED, fixed_prior(shipped_prior()))
+    cohort = [series("A", [3000.0, 5000.0, 1.0]), series("B", [9000.0, 2900.0, 2000.0, 3000.0])]
+    ratings = {("A", 120.0): Rating.PROGRESSIVE, ("B", 120.0): Rating.STABLE, ("B", 180.0): Rating.PROGRESSIVE}
+    known, chances, seen = progression_within(cohort, ratings, lambda patient: shipped, days=120.0)
+    assert known == [RatedScan(1, 1, Rating.PROGRESSIVE), RatedScan(1, 2, Rating.PROGRESSIVE)]
+    assert seen.tolist() == [1.0, 1.0] and np.all((chances > 0) & (chances < 1))
+    known, _, seen = progression_within(cohort, ratings, lambda patient: shipped, days=60.0)
+    assert [each.rating for each in known] == [Rating.STABLE, Rating.PROGRESSIVE] and seen.tolist() == [0.0, 1.0]
+
+
 @pytest.mark.slow
 def test_models_of_folds_know_no_patient_of_theirs() -> None:
     rng = np.random.default_rng(0)
@@ -135,10 +148,10 @@ def test_models_of_folds_know_no_patient_of_theirs() -> None:
     prior = model_of(1).prior_for(cohort[1])
     others = [History.of(one) for k, one in enumerate(cohort) if k % 5 != 1]
     assert prior is not None and prior.patients == 12 and prior.pool == Pool.fitted(others)
-    scans = [RatedScan(k, 3, Rating.PROGRESSIVE if k % 2 else Rating.COMPLETE) for k in range(15)]
-    figures = report(cohort, scans, {"folds": model_of})
+    ratings = {(f"P{k}", 180.0): Rating.PROGRESSIVE if k % 2 else Rating.COMPLETE for k in range(15)}
+    figures = report(cohort, ratings, {"folds": model_of})
     assert (figures["scans"], figures["patients"]) == (15, 15)
-    assert set(figures["folds"]) == {"progression", "response", "new_progression"}
+    assert set(figures["folds"]) == {"progression", "response", "new_progression", "within"}
     assert 0 < figures["folds"]["new_progression"]["scans"] < 15
     assert set(figures["folds"]["response"]) == {"of_rating", "of_size"}
 

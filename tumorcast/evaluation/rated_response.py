@@ -22,7 +22,7 @@ from tumorcast.growth.population.history import History
 from tumorcast.growth.population.pool import Pool
 from tumorcast.growth.population.state_space import StateSpaceMixture
 from tumorcast.growth.prior import SizePrior
-from tumorcast.growth.response import PATHS, Reference, outlook_of
+from tumorcast.growth.response import PATHS, Reference, first_passage, outlook_of
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, SizeSeries
 from tumorcast.tables import read_table
@@ -31,6 +31,7 @@ Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
 FOLDS, BINS, FEWEST_EARLIER = 5, 5, 2
+WINDOW_DAYS = 180.0  # in which progression is to be foreseen
 
 
 class Rating(StrEnum):
@@ -130,6 +131,40 @@ def forecast_chances(
         had_progressed.append(bool(reference.progressed(series.sizes[each.scan - 1 : each.scan])[0]))
     by_event = [{event: np.array(part[event]) for event in Event} for part in (forecast, measured)]
     return Chances(by_event[0], by_event[1], np.array(had_progressed))
+
+
+def progression_within(
+    cohort: Sequence[SizeSeries],
+    ratings: Mapping[tuple[str, float], Rating],
+    model_of: Callable[[int], GrowthModel],
+    days: float = WINDOW_DAYS,
+) -> tuple[list[RatedScan], Floats, Floats]:
+    """Progression by a date: what is forecast from every scan but the first, on the scans of the `days` after it.
+
+    Returns (L) the last scans known, with PD where an expert rated a scan in the window so, SD elsewhere; and of each
+    (L,) the probability that a scan in the window shows progression over the least size before it, and 1 where one did.
+    Those count whose last scan shows no progression by its size, and that have a rated scan in the window.
+    """
+    known: list[RatedScan] = []
+    chances, seen = [], []
+    for patient, series in enumerate(cohort):
+        for last in range(FEWEST_EARLIER - 1, series.days.size - 1):
+            ahead = series.days - series.days[last]
+            later = (ahead > 0) & (ahead <= days)
+            said = {ratings.get((series.patient_id, float(day))) for day in series.days[later]} - {None}
+            reference = Reference.of(series.part(0, last + 1))
+            if not said or reference.progressed(series.sizes[last : last + 1])[0]:
+                continue
+            model = model_of(patient)
+            found = model.forecast(series.part(0, last + 1))
+            reference = Reference.of(found.fit.told)
+            paths = found.paths(series.days[later], PATHS, model.settings.seed)
+            times = (first_passage(sizes, ahead[later], reference) for sizes in (paths, series.sizes[None, later]))
+            forecast, observed = (float(np.mean(np.isfinite(found))) for found in times)
+            chances.append(forecast)
+            seen.append(observed)
+            known.append(RatedScan(patient, last, Rating.PROGRESSIVE if Rating.PROGRESSIVE in said else Rating.STABLE))
+    return known, np.array(chances), np.array(seen)
 
 
 def fold_priors(cohort: Sequence[SizeSeries], prior: SizePrior) -> list[SizePrior]:
@@ -262,14 +297,17 @@ def _rounded(found: Estimate, digits: int) -> list[float | None]:
     return [None if np.isnan(each) else round(each, digits) for each in (found.value, found.low, found.high)]
 
 
-def report(cohort: Sequence[SizeSeries], scans: Sequence[RatedScan], models: Mapping[str, Any]) -> dict[str, Any]:
+def report(
+    cohort: Sequence[SizeSeries], ratings: Mapping[tuple[str, float], Rating], models: Mapping[str, Any]
+) -> dict[str, Any]:
     """For each model, by name a function from a patient's place to a GrowthModel, and each event, what `judged` says.
 
     of_rating: of what the expert says of the scan; of_size: of what the size measured there says by the same rule,
     which is what the forecast tells of; new_progression: that, of patients whose last scan known shows no progression,
     since one that has progressed mostly stays so. size_rule: of the rating by that measured size, as if it were known:
-    what the size alone can tell of the rating.
+    what the size alone can tell of the rating. within: progression by a date (`progression_within`).
     """
+    scans = rated_scans(cohort, ratings)
     figures: dict[str, Any] = {"scans": len(scans), "patients": len({each.patient for each in scans})}
     rated = {event: seen_by_experts(scans, event) for event in Event}
     for name, model_of in models.items():
@@ -284,5 +322,12 @@ def report(cohort: Sequence[SizeSeries], scans: Sequence[RatedScan], models: Map
         is_new = np.flatnonzero(~found.had_progressed)
         chances, seen = (part[Event.PROGRESSION][is_new] for part in (found.forecast, found.measured))
         figures[name]["new_progression"] = judged(chances, seen, [scans[int(place)] for place in is_new])
+        known, by_date, seen = progression_within(cohort, ratings, model_of)
+        experts = seen_by_experts(known, Event.PROGRESSION)
+        figures[name]["within"] = {
+            "days": WINDOW_DAYS,
+            "of_rating": judged(by_date, experts, known),
+            "of_size": judged(by_date, seen, known),
+        }
         figures["size_rule"] = {str(event): judged(found.measured[event], rated[event], scans) for event in Event}
     return figures
