@@ -1,9 +1,9 @@
 """Forecasts of RANO progression and response judged on scans that experts rated: calibration, Brier score, AUC.
 
 Rolling: every scan that an expert rated CR, PR, SD or PD and that has two earlier ones is forecast from those, and the
-probability is that of its day (growth/response.py). It stands beside the rate of the event among the rated scans of the
-other folds' patients. Patients are dealt to folds in the table's order; Brier scores are means over scans, and patients
-are drawn with all their scans for the intervals.
+probability is that of its day (growth/response.py); and from every scan but the first, that of progression by a date.
+Each stands beside the rate of the event among the other folds' patients, who are dealt to folds in the table's order.
+Brier scores are means over scans, and patients are drawn with all their scans for the intervals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
