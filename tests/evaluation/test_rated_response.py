@@ -144,6 +144,7 @@ def test_progression_by_a_date_is_over_the_least_size_on_the_way() -> None:
 def test_models_of_folds_know_no_patient_of_theirs() -> None:
     rng = np.random.default_rng(0)
     cohort = [series(f"P{k}", rng.lognormal(9, 0.7, 4).round().tolist()) for k in range(15)]
+    cohort[0] = series("P0", [200.0, 900.0, 900.0, 900.0])
     model_of = fold_models(cohort, shipped_prior().for_size("enhancing_mm3"))
     prior = model_of(1).prior_for(cohort[1])
     others = [History.of(one) for k, one in enumerate(cohort) if k % 5 != 1]
@@ -151,6 +152,7 @@ def test_models_of_folds_know_no_patient_of_theirs() -> None:
     ratings = {(f"P{k}", 180.0): Rating.PROGRESSIVE if k % 2 else Rating.COMPLETE for k in range(15)}
     figures = report(cohort, ratings, {"folds": model_of})
     assert (figures["scans"], figures["patients"]) == (15, 15)
+    assert figures["baseline_not_measurable"] == {"CR": 1, "PR": 0, "SD": 0, "PD": 0}  # patient 0's is made so
     assert set(figures["folds"]) == {"progression", "response", "new_progression", "within"}
     assert 0 < figures["folds"]["new_progression"]["scans"] < 15
     assert set(figures["folds"]["response"]) == {"of_rating", "of_size"}

@@ -292,6 +292,12 @@ def judged(chances: Floats, seen: Floats, scans: Sequence[RatedScan]) -> dict[st
     }
 
 
+def _not_measurable(cohort: Sequence[SizeSeries], scans: Sequence[RatedScan]) -> dict[str, int]:
+    """By rating, how many scans are of patients from whose baseline the rule has no response."""
+    found = [each for each in scans if not Reference.of(cohort[each.patient].part(0, each.scan)).is_measurable]
+    return {str(rating): sum(each.rating is rating for each in found) for rating in Rating}
+
+
 def _rounded(found: Estimate, digits: int) -> list[float | None]:
     """Value, low and high; None where there is none, as JSON has no NaN."""
     return [None if np.isnan(each) else round(each, digits) for each in (found.value, found.low, found.high)]
@@ -305,10 +311,12 @@ def report(
     of_rating: of what the expert says of the scan; of_size: of what the size measured there says by the same rule,
     which is what the forecast tells of; new_progression: that, of patients whose last scan known shows no progression,
     since one that has progressed mostly stays so. size_rule: of the rating by that measured size, as if it were known:
-    what the size alone can tell of the rating. within: progression by a date (`progression_within`).
+    what the size alone can tell of the rating. baseline_not_measurable: scans by rating. within: progression by a date
+    (`progression_within`).
     """
     scans = rated_scans(cohort, ratings)
     figures: dict[str, Any] = {"scans": len(scans), "patients": len({each.patient for each in scans})}
+    figures["baseline_not_measurable"] = _not_measurable(cohort, scans)
     rated = {event: seen_by_experts(scans, event) for event in Event}
     for name, model_of in models.items():
         found = forecast_chances(cohort, scans, model_of)
