@@ -7,6 +7,7 @@ scans over those that the mixture gave, at most 1. So the pool, which looks at n
 most for irregular patients some weeks ahead, and nothing tomorrow or where the mixture foresaw this patient better.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,7 +66,7 @@ def log_density(quantiles: Array, y: float) -> float:
     chance of that.
 
     >>> flat = np.linspace(9.0, 11.0, 200)
-    >>> round(np.exp(log_density(flat, 10.0)), 2)
+    >>> round(math.exp(log_density(flat, 10.0)), 2)
     0.5
     """
     if y <= FLOOR + 1e-9:
