@@ -19,6 +19,7 @@ from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.laws import log_derivatives, parameter_names, timeline_of
 from tumorcast.growth.population.autoregression import Persistence
 from tumorcast.growth.population.history import History, to_log
+from tumorcast.growth.population.kinds import floored
 from tumorcast.growth.population.pool import Pool
 from tumorcast.growth.population.state_space import StateSpaceMixture
 from tumorcast.growth.prior import LawPrior, NormalPrior, SizePrior, covariance
@@ -107,7 +108,7 @@ def mechanistic_weight(cohort: Sequence[SizeSeries], law: LawName, *, seed: int 
         return EQUAL_WEIGHT
     pooled, mechanistic = (np.stack([getattr(each, part) for each in forecasts]) for part in ("pooled", "mechanistic"))
     truth = np.array([each.truth for each in forecasts])
-    errors = [np.mean(crps((1 - w) * pooled + w * mechanistic, LEVELS, truth)) for w in WEIGHTS]
+    errors = [np.mean(crps(floored((1 - w) * pooled + w * mechanistic), LEVELS, truth)) for w in WEIGHTS]
     return WEIGHTS[int(np.argmin(errors))]
 
 

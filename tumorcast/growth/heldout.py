@@ -14,6 +14,7 @@ from tumorcast.durable import written_whole
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.population.history import from_log, to_log
+from tumorcast.growth.population.kinds import floored
 from tumorcast.growth.population.pool import pooled
 from tumorcast.growth.scores import absolute_errors, coverage, crps, median_width
 from tumorcast.records import FitStatus, Forecaster, SizeSeries
@@ -45,7 +46,7 @@ class HeldOutForecast:
 
     scans_given: from how many; irregularity: coefficient of variation of the intervals between them and to the target.
     log_quantiles, persistence_log_quantiles: (200,) y = log(v + 100 mm³) at forecast.LEVELS, of the forecaster and of
-    calibrated persistence, which is not known without a prior.
+    calibrated persistence, which is not known without a prior. None is below log(100 mm³), that of no tumour.
     """
 
     patient_id: str
@@ -84,8 +85,8 @@ def forecast_scan(model: GrowthModel, series: SizeSeries, scan: int, first: int 
         status=forecast.fit.status,
         scans_given=scan - first,
         irregularity=_irregularity(series.days[first : scan + 1]),
-        log_quantiles=pooled(forecast.contributions(day)),
-        persistence_log_quantiles=pooled(reference.contributions(day)) if reference else None,
+        log_quantiles=floored(pooled(forecast.contributions(day))),
+        persistence_log_quantiles=floored(pooled(reference.contributions(day))) if reference else None,
     )
 
 
