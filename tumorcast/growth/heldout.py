@@ -104,18 +104,21 @@ def scores(forecasts: Sequence[HeldOutForecast]) -> dict[str, Any]:
     """Scores over forecasts, in y = log(v + 100 mm³); persistence is the calibrated one. None where there is none."""
     truth = np.array([forecast.truth for forecast in forecasts])
     persistence = [forecast.persistence_log_quantiles for forecast in forecasts]
-    own = _mean_scores([forecast.log_quantiles for forecast in forecasts], truth)
-    other = _mean_scores([quantiles for quantiles in persistence if quantiles is not None], truth)
+    own = mean_scores(np.array([forecast.log_quantiles for forecast in forecasts]), truth)
+    other = mean_scores(np.array([quantiles for quantiles in persistence if quantiles is not None]), truth)
     table: dict[str, Any] = {"scans_scored": len(forecasts)}
     for name, value in own.items():
         table |= {name: value, f"{name}_persistence": other[name]}
     return table
 
 
-def _mean_scores(forecasts: Sequence[Array], truth: Array) -> dict[str, float | None]:
-    if not forecasts:
+def mean_scores(quantiles: Array, truth: Array) -> dict[str, float | None]:
+    """crps, mae, coverage90 and width90 over C forecasts, quantiles: (C, 200) y at forecast.LEVELS, of truth: (C,).
+
+    mae is of the medians, width90 the median of the 90 % intervals'. None where C = 0.
+    """
+    if not len(quantiles):
         return dict.fromkeys(("crps", "mae", "coverage90", "width90"))
-    quantiles = np.stack(forecasts)
     low, middle, high = (np.array([np.interp(level, LEVELS, row) for row in quantiles]) for level in INTERVAL_90)
     return {
         "crps": float(np.mean(crps(quantiles, LEVELS, truth))),
