@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,28 +158,113 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     return made
 
 
+@pytest.fixture(scope="session", autouse=True)
+def threads_as_told() -> None:
+    """As many threads as OMP_NUM_THREADS says, in numba and in torch.
+
+    numba does not look at it, and when it starts its threads it makes OpenMP's number that of the cores, for torch too:
+    processes side by side then wait for each other, and torch is twenty times slower.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if not told.isdecimal():
+        return
+    import numba
+    import torch
+    from numba.np.ufunc.parallel import _launch_threads
+
+    _launch_threads()
+    numba.set_num_threads(min(int(told), numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(int(told))
+
+
+@pytest.fixture(scope="session")
+def machine_code(make_once: Callable[[str, Callable[[Path], object]], Path]) -> None:
+    """The kernels of a fit are compiled by one process, for half a minute of a new checkout, and not by each."""
+    from tumorcast.growth.fit import fit_growth
+    from tumorcast.growth.settings import FitSettings
+    from tumorcast.records import SizeSeries
+
+    def fit(_: Path) -> None:
+        series = SizeSeries("P", "area_mm2", np.arange(4) * 30.0, np.array([400.0, 500, 550, 700]), Treatment())
+        fit_growth(series, FitSettings(replicates=1, pilots=1))
+
+    make_once("machine-code", fit)
+
+
+FITTING = {"cli", "evaluation", "growth", "mpi", "report", "running", "slurm"}  # folders with tests that fit
+FITTING |= {"test_home.py", "test_messages.py", "test_paper_baseline.py", "test_readme.py", "test_wheel.py"}
 MARKS_OF_FIXTURES = {
     "cluster": "cluster",
     "launch": "mpi",
     "browser": "browser",
     "dense_bundle": "slow",  # exports take a minute
+    "single_bundle": "slow",
     "pool_bundle": "slow",
     "shaken_bundle": "slow",
     "shaken_graph": "slow",
 }
 
 
+# The longest, each of which another process can run: what waits for the bundles of test_onnx_engine.py comes later.
+FIRST = (
+    "slurm/test_cohort.py",
+    "engines/test_onnx_engine.py",
+    "faults/test_kill_matrix.py",
+    "tests/test_home.py",
+    "running/test_forecast_run.py",
+    "tests/test_wheel.py",
+    "mpi/test_fit_ranks.py",
+    "tests/test_readme.py",
+)
+ON_THE_CLUSTER = tuple(
+    f"tests/slurm/test_{name}"
+    for name in (
+        "cohort.py",
+        "ranks.py",
+        "train.py",
+        "jobs.py::test_one_job_runs_every_step_over_the_ranks_it_has_room_for[cluster]",
+        "jobs.py::test_a_job_that_hits_its_limit",
+    )
+)
+
+
+def group_of(nodeid: str) -> str:
+    """The tests that one process runs: those of a file, and all on the cluster, of which there is one."""
+    return "cluster" if nodeid.startswith(ON_THE_CLUSTER) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Groups of ours for --dist loadgroup.
+
+    Those that are marked xdist_group are lost without a word by pytest 9.2 with pytest-xdist 3.8 (its issue 1386): each
+    process then makes the fixtures of every file, and a cluster.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need, keep a file's tests in one process, and begin with those that take longest."""
+    """Mark tests by what they need, and begin with the files that take longest."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         for fixture, mark in MARKS_OF_FIXTURES.items():
             if fixture in fixtures:
                 item.add_marker(mark)
-        is_cluster = item.get_closest_marker("cluster") is not None
-        item.add_marker(pytest.mark.xdist_group("cluster" if is_cluster else str(item.path)))
+        if FITTING & set(item.path.parts) and isinstance(item, pytest.Function) and "machine_code" not in fixtures:
+            item.fixturenames.insert(0, "machine_code")
+        if item.get_closest_marker("cluster") and group_of(item.nodeid) != "cluster":
+            raise pytest.UsageError(f"{item.nodeid} needs the cluster: add it to ON_THE_CLUSTER in tests/conftest.py")
     weights: Counter[Path] = Counter()
     for item in items:
         weights[item.path] += 2 * bool(item.get_closest_marker("cluster")) + bool(item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -weights[item.path])
+    places = {name: place for place, name in enumerate(FIRST, -len(FIRST))}
+    items.sort(key=lambda item: (places.get("/".join(item.path.parts[-2:]), 0), -weights[item.path]))

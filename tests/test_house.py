@@ -1,11 +1,14 @@
 """The house rules that no tool checks: short functions, one name for a class, a quick --help, nothing unfit."""
 
+import argparse
 import ast
 import re
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 60
@@ -75,3 +78,16 @@ def test_package_list_is_complete() -> None:
     named = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     for init in (ROOT / "tumorcast").rglob("__init__.py"):
         assert f"    {'.'.join(init.parent.relative_to(ROOT).parts)}\n" in named
+
+
+def test_one_process_runs_the_tests_of_a_file_and_one_those_on_the_cluster(pytestconfig: pytest.Config) -> None:
+    """pytest-xdist's own groups were lost by an update without a word, and a run took twice as long."""
+    groups = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    asked = argparse.Namespace(getvalue={"dist": "loadgroup", "tx": ["popen"]}.__getitem__)
+    scheduler = groups.pytest_xdist_make_scheduler(asked, None)
+    found = {scheduler._split_scope(f"tests/test_tables.py::test_b[{case}]") for case in ("1", "x::y", "z@c")}
+    assert found == {"tests/test_tables.py"}
+    assert {scheduler._split_scope(name) for name in groups.ON_THE_CLUSTER} == {"cluster"}
+    assert scheduler._split_scope("tests/slurm/test_jobs.py::test_a_step_that_fails") == "tests/slurm/test_jobs.py"
+    files = [name.partition("::")[0] for name in groups.ON_THE_CLUSTER] + [f"tests/{name}" for name in groups.FIRST]
+    assert [name for name in files if not (ROOT / name.replace("tests/tests", "tests")).is_file()] == []

@@ -58,6 +58,7 @@ def full_fit() -> GrowthFit:
         errors=ErrorModel(measurement_sd=0.1, departure_sd=0.5, departure_days=np.inf),
         notes=notes,
         intervals={"survival": (0.1, np.nan), "rate_per_day": (-1, 1)},
+        inferred_resections=(95.0,),
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tumorcast.engines.bundle import Graph
-from tumorcast.engines.export import ExportSettings
-from tumorcast.engines.make import make_bundle
+from tumorcast.engines.bundle import Graph, read_manifest, write_manifest
 from tumorcast.engines.providers import Gpu, SessionTarget
 from tumorcast.settings import Architecture, NetworkKind, Provider
 from tumorcast.training.checkpoint import save_tensors
@@ -73,18 +72,24 @@ def least_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_runs(NetworkKind.DENSE_REGRESSOR, folder, LEAST, NetworkKind.PROGRESSION)
 
 
-@pytest.fixture(scope="session")
-def dense_told(dense_runs: Path, make_once: Callable[..., Path]) -> dict[str, Any]:
+def export_told(runs: Path, out: Path, max_batch: int) -> str:
     """What `tumorcast export --json` printed of the bundle it made."""
     from tumorcast.cli.main import app
 
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        arguments = ["export", str(runs), "--out", str(out), "--max-batch", str(max_batch), "--json"]
+        app(arguments, standalone_mode=False)
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def dense_told(dense_runs: Path, make_once: Callable[..., Path]) -> dict[str, Any]:
+    """What was printed of the bundle for batches of 16."""
+
     def export(folder: Path) -> None:
-        out, printed = folder / "dense", io.StringIO()
         folder.mkdir()
-        with contextlib.redirect_stdout(printed):
-            arguments = ["export", str(dense_runs), "--out", str(out), "--max-batch", "16", "--json"]
-            app(arguments, standalone_mode=False)
-        (folder / "printed").write_text(printed.getvalue(), encoding="utf-8")
+        printed = export_told(dense_runs, folder / "dense", 16)
+        (folder / "printed").write_text(printed, encoding="utf-8")
 
     printed = (make_once("exported", export) / "printed").read_text(encoding="utf-8")
     record: dict[str, Any] = json.loads(printed.splitlines()[-1])
@@ -97,8 +102,21 @@ def dense_bundle(dense_told: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pool_bundle(pool_runs: Path, make_once: Callable[..., Path]) -> Path:
-    return make_once("pool", lambda out: make_bundle([pool_runs], out, ExportSettings(max_batch=16), None))
+def single_bundle(pool_runs: Path, make_once: Callable[..., Path]) -> Path:
+    """Exported for batches of one, the least there is."""
+    return make_once("single", lambda out: export_told(pool_runs, out, 1))
+
+
+def declared(bundle: Path, max_batch: int, out: Path) -> Path:
+    """A copy whose manifest declares another largest batch; its graphs take any (test_export.py)."""
+    shutil.copytree(bundle, out)
+    write_manifest(out, read_manifest(out).model_copy(update={"max_batch": max_batch}))
+    return out
+
+
+@pytest.fixture(scope="session")
+def pool_bundle(single_bundle: Path, make_once: Callable[..., Path]) -> Path:
+    return make_once("pool", lambda out: declared(single_bundle, 16, out))
 
 
 @pytest.fixture(scope="session", params=["dense", "attention pool"])

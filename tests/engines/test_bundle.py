@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tumorcast.durable import sha256_of
+from tumorcast.engines import parity
 from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, is_bundle, read_manifest
 from tumorcast.engines.make import check_bundle
 from tumorcast.engines.model import load_bundle, load_model_set
@@ -21,6 +22,12 @@ from tumorcast.settings import Precision, Provider
 
 SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
 FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph if graph is not Graph.PROGRESS)]
+
+
+@pytest.fixture
+def few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parity at the first noise level, the last and one between; an export of the fixtures looks at twelve."""
+    monkeypatch.setattr(parity, "TIMES", 3)
 
 
 @pytest.fixture
@@ -154,6 +161,7 @@ def scaled(bundle: Path, name: str, factor: float) -> None:
     rehash(bundle)
 
 
+@pytest.mark.usefixtures("few_times")
 def test_graphs_of_other_weights_do_not_pass(copied: Path, dense_bundle: Path) -> None:
     """The engine with one tensor a thousandth off, against the networks as they were."""
     scaled(copied, "regressor.out.2.weight", 1.001)
@@ -163,6 +171,7 @@ def test_graphs_of_other_weights_do_not_pass(copied: Path, dense_bundle: Path) -
     assert beyond == {"size.size", "guided.x_next"}
 
 
+@pytest.mark.usefixtures("few_times")
 def test_a_graph_that_does_not_use_its_weights_is_refused(copied: Path) -> None:
     """A graph that reads one tensor where another is: all sums fit, and only the comparison can tell."""
     import onnx
@@ -180,6 +189,7 @@ def test_a_graph_that_does_not_use_its_weights_is_refused(copied: Path) -> None:
 SAME = [32, 32, 3, 3]
 
 
+@pytest.mark.usefixtures("few_times")
 def test_a_bundle_is_checked_again(pool_bundle: Path) -> None:
     told: list[tuple[int, int]] = []
     found = check_bundle(pool_bundle, None, Provider.CPU, report=lambda *progress: told.append(progress))

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from tests.engines.conftest import declared
 from tumorcast.cli.main import app, export_main, main
-from tumorcast.engines import parity
+from tumorcast.engines import export, parity
 from tumorcast.engines.bundle import Bundle, read_manifest
-from tumorcast.engines.model import load_model_set
+from tumorcast.engines.model import ModelSet, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.settings import Precision
@@ -97,9 +97,13 @@ def test_what_was_exported_is_told(dense_bundle: Path, dense_told: dict[str, Any
 
 
 def test_what_was_checked_is_told(
-    dense_bundle: Path, dense_told: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    dense_bundle: Path,
+    dense_told: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same outputs within the same limits; the differences themselves hang on torch's threads."""
+    monkeypatch.setattr(parity, "TIMES", 2)
     app(["export", str(dense_bundle), "--check", "--json"], standalone_mode=False)
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (again["bundle"], again["provider"]) == (str(dense_bundle), "cpu")
@@ -109,19 +113,32 @@ def test_what_was_checked_is_told(
     assert all(found["difference"] <= found["limit"] for found in again["parity"].values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 2])
-def test_the_smallest_batches_are_exported_and_run(most: int, least_runs: Path, tmp_path: Path) -> None:
-    """Any number of images goes through a bundle, cut into the batches that its graphs take."""
-    out = tmp_path / "bundle"
-    command = ["export", str(least_runs), "--out", str(out), "--max-batch", str(most)]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    bundle = Bundle.open(out)
+def test_the_smallest_batches_are_exported_and_run(
+    most: int, single_bundle: Path, pool_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any number of images goes through a bundle, cut into the batches that its graphs take.
+
+    For batches of two the same is exported as for one, but for what the manifest says.
+    """
+    model = load_model_set([pool_runs])
+    assert rows_declared(model, most) == rows_declared(model, 1)
+    bundle = Bundle.open(single_bundle if most == 1 else declared(single_bundle, most, tmp_path / "two"))
     assert bundle.manifest.max_batch == most
-    engine, reference = OnnxEngine(bundle), TorchEngine(load_model_set([least_runs]))
+    engine, reference = OnnxEngine(bundle), TorchEngine(model)
     assert engine.target.rows == most
     channels, side = len(engine.info.contrasts), engine.info.image_size
+    monkeypatch.setattr(parity, "TIMES", 2)
     found = parity.compare(engine, reference, Precision.FP32, [parity.noise(channels, side)])
-    parity.check(found, str(out))
+    parity.check(found, str(bundle.folder))
     three = np.random.default_rng(0).standard_normal((3, channels, side, side), np.float32)
     assert np.abs(engine.segment(three) - reference.segment(three)).max() < 1e-4
+
+
+def rows_declared(model: ModelSet, max_batch: int) -> dict[str, object]:
+    """All that an export is told of batches, by graph and input: rows of the example, and the least and the most."""
+    return {
+        f"{graph}.{name}": [tuple(example[name].shape), *((at, dim.min, dim.max) for at, dim in dims.items())]
+        for graph, (_, example, dynamic) in export._exported(model, max_batch).items()
+        for name, dims in dynamic.items()
+    }

@@ -148,15 +148,71 @@ def test_every_forecast_is_finite(sizes: list[float], forecaster: Forecaster) ->
         assert np.isfinite(values).all() and (values >= 0).all()
 
 
-def test_scans_before_the_forecast_narrow_it() -> None:
+@pytest.mark.parametrize("forecaster", [Forecaster.COMBINED, Forecaster.STATE_SPACE])
+def test_scans_before_the_forecast_narrow_it(forecaster: Forecaster) -> None:
     widths = []
     for count in (1, 6):
         series = SizeSeries("P", "area_mm2", DAYS[:count], SIZES[:count], TREATED)
-        low, high = forecast_of(series, Forecaster.MECHANISTIC).quantiles(
-            series.days[-1:] + 60.0, np.array([0.05, 0.95])
-        )
+        low, high = forecast_of(series, forecaster).quantiles(series.days[-1:] + 60.0, np.array([0.05, 0.95]))
         widths.append(float(np.log(high / low)[0]))
-    assert widths[1] < widths[0]
+    assert widths[1] < 0.9 * widths[0]
+
+
+@pytest.mark.parametrize("forecaster", [Forecaster.COMBINED, Forecaster.STATE_SPACE])
+def test_the_forecast_begins_at_the_last_scan(
+    forecasts: dict[Forecaster, GrowthForecast], forecaster: Forecaster
+) -> None:
+    """Without a jump the day after it, and round the size measured there; the pool jumps."""
+    low, middle, high = forecasts[forecaster].quantiles(np.array([296.0, 296.01, 297.0]), np.array([0.05, 0.5, 0.95]))
+    for band in (low, middle, high):
+        np.testing.assert_allclose(band[1], band[0], rtol=1e-3)
+        np.testing.assert_allclose(band[2], band[0], rtol=0.05)
+    assert low[0] < SIZES[-1] < high[0]
+    pooled = forecasts[Forecaster.POOLED].quantiles(np.array([296.0, 297.0]), np.array([0.95]))
+    assert pooled[0, 1] > 1.2 * pooled[0, 0]
+
+
+def test_the_combined_forecast_is_what_its_components_say(forecasts: dict[Forecaster, GrowthForecast]) -> None:
+    forecast = forecasts[Forecaster.COMBINED]
+    components = forecast.contributions(366.0)
+    assert sum(one.weight for one in components) == pytest.approx(1.0)
+    assert components[0].name == "state_space" and len(components) == 6
+    mean = sum(one.weight * one.quantiles for one in components)
+    np.testing.assert_allclose(to_log(forecast.predicted(366.0, LEVELS), "area_mm2"), mean, rtol=1e-9)
+    assert forecast.contributions(296.0)[0].weight == 1.0
+
+
+@pytest.mark.parametrize("forecaster", list(Forecaster))
+def test_paths_have_the_forecasters_distribution_on_every_day(
+    forecasts: dict[Forecaster, GrowthForecast], forecaster: Forecaster
+) -> None:
+    forecast, days, levels = forecasts[forecaster], np.array([310.0, 366.0, 500.0]), np.array([0.1, 0.5, 0.9])
+    paths = forecast.paths(days, 1000)
+    assert paths.shape == (1000, 3) and (paths >= 0).all()
+    np.testing.assert_array_equal(paths, forecast.paths(days, 1000))
+    wanted = forecast.quantiles(days, levels)
+    np.testing.assert_allclose(np.quantile(paths, levels, axis=0), wanted, rtol=0.05)
+
+
+def test_paths_cross(forecasts: dict[Forecaster, GrowthForecast]) -> None:
+    """What is large on one day need not be on the next, or a first day beyond a size would mean nothing."""
+    paths = forecasts[Forecaster.COMBINED].paths(np.array([310.0, 366.0, 500.0, 506.0]), 2000)
+    ranks = np.argsort(np.argsort(paths, axis=0), axis=0)
+    near, far = np.corrcoef(ranks[:, 2], ranks[:, 3])[0, 1], np.corrcoef(ranks[:, 0], ranks[:, 2])[0, 1]
+    assert 0.1 < far < near < 0.999
+    assert forecasts[Forecaster.COMBINED].paths(np.array([366.0]), 5, seed=1).std() > 0
+
+
+def test_resections_that_were_inferred_are_no_news_to_the_mixture() -> None:
+    """The sizes themselves tell of them; a known one makes the level after it uncertain."""
+    days, sizes = np.array([0.0, 60.0, 120.0]), np.array([20_000.0, 22_000.0, 2000.0])
+    inferred = forecast_of(SizeSeries("P", "v_mm3", days, sizes), Forecaster.STATE_SPACE, QUICK)
+    assert inferred.fit.series.treatment.resection_days == inferred.fit.inferred_resections == (90.0,)
+    assert inferred.fit.told.treatment.resection_days == ()
+    known = SizeSeries("P", "v_mm3", days, sizes, Treatment(resection_days=(90.0,)))
+    told = forecast_of(known, Forecaster.STATE_SPACE, QUICK)
+    assert told.fit.inferred_resections == () and told.fit.told.treatment.resection_days == (90.0,)
+    assert told.predicted(150.0, np.array([0.5])) != pytest.approx(inferred.predicted(150.0, np.array([0.5])), rel=0.01)
 
 
 def test_areas_are_compared_as_spheres() -> None:

@@ -81,7 +81,7 @@ def test_the_zero_of_days_changes_nothing(forecaster: Forecaster, shift: float) 
 
 def test_a_companion_is_looked_at() -> None:
     plain = forecast_scan(model(), series([9000.0, 12_000, 7000]), 2)
-    swollen = forecast_scan(model(), series([9000.0, 12_000, 7000], [9000.0, 90_000, 1.0]), 2)
+    swollen = forecast_scan(model(), series([9000.0, 12_000, 7000], [9000.0, 900_000, 1.0]), 2)
     assert np.median(swollen.log_quantiles) > np.median(plain.log_quantiles)
 
 

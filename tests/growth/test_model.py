@@ -1,5 +1,6 @@
 """What growth model is made of what was asked for."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,12 @@ ENHANCING = "enhancing_mm3"
 @pytest.mark.parametrize(
     ("settings", "options", "forecaster", "has_prior"),
     [
-        (FitSettings(), {}, Forecaster.POOLED, True),
+        (FitSettings(), {}, Forecaster.COMBINED, True),
         (FitSettings(), {"prior": "none"}, Forecaster.MECHANISTIC, False),
         (FitSettings(), {"forecaster": Forecaster.PERSISTENCE}, Forecaster.PERSISTENCE, True),
         (FitSettings.paper(), {}, Forecaster.MECHANISTIC, False),  # a fit that takes no prior forecasts by itself
         (FitSettings.paper(), {"forecaster": Forecaster.POOLED}, Forecaster.POOLED, True),
-        (FitSettings(), {"prior": "leave-one-out"}, Forecaster.POOLED, False),
+        (FitSettings(), {"prior": "leave-one-out"}, Forecaster.COMBINED, False),
     ],
 )
 def test_what_is_usual(
@@ -71,3 +72,17 @@ def test_options_overrule_a_preset() -> None:
     assert FitSettings().searched(SearchEffort.QUICK) == FitSettings().quick
     with pytest.raises(UsageError, match="lmfit"):
         FitSettings(method=FitMethod.LMFIT).searched(SearchEffort.THOROUGH)
+
+
+def test_a_prior_of_an_older_tumorcast_is_read_and_forecasts_as_it_did(tmp_path: Path) -> None:
+    """Format 1 had no mixture."""
+    record = json.loads(shipped_prior().to_json()) | {"format_version": 1}
+    for size in record["sizes"].values():
+        del size["state_space"]
+    path = tmp_path / "prior.json"
+    path.write_text(json.dumps(record))
+    spec = GrowthModelSpec.of(FitSettings(), ENHANCING, prior=str(path))
+    assert spec.forecaster is Forecaster.POOLED
+    for forecaster in (Forecaster.COMBINED, Forecaster.STATE_SPACE):
+        with pytest.raises(UsageError, match=r"older tumorcast .*make it again with `tumorcast fit-prior`"):
+            GrowthModelSpec.of(FitSettings(), ENHANCING, prior=str(path), forecaster=forecaster)

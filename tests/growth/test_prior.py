@@ -120,7 +120,7 @@ LAW = ("sizes", "enhancing_mm3", "laws", "exponential")
     [
         (("default_size",), "other_mm3", "(default_size 'other_mm3' is not among sizes)"),
         (("sizes",), {}, "is not among sizes"),
-        (("format_version",), 2, "format_version: Input should be 1"),
+        (("format_version",), 3, "format_version: Input should be 1 or 2"),
         (("size",), {}, "size: Extra inputs are not permitted"),
         (LAW, None, "laws.exponential: Input should be"),
         ((*LAW, "measurement_sd"), 0.0, "measurement_sd: Input should be greater than 0"),
@@ -171,7 +171,7 @@ def test_the_shipped_prior_holds_parameters_only() -> None:
     assert prior.companion_of("enhancing_mm3") == "edema_infiltration_mm3"
     assert "PatientID" not in prior.to_json()
     for one in prior.sizes.values():
-        assert set(one.laws) == set(one.mechanistic_weights) == set(LawName) and one.patients == 40
+        assert set(one.laws) == set(one.mechanistic_weights) == set(LawName) and one.patients == 88
         for law in LawName:
             names = {"decay_rate_per_day", "delay_days", "rate_per_day", "slope_per_day", "survival"}
             saturating = set() if law is LawName.EXPONENTIAL else {"capacity_ratio"}

@@ -120,14 +120,16 @@ def test_an_interrupted_run_resumes_to_the_same_archive(
 
 
 def test_a_shard_cut_short_is_made_again(inputs: ForecastInputs, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"max_slices": 1})
+
     def interrupt(tally: Tally) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS, report=interrupt)
+        forecast_cohort(inputs, tmp_path / "maps.h5", settings, report=interrupt)
     shard = min((tmp_path / "maps.h5.parts").glob("shards/*/*.h5"))
     shard.write_bytes(shard.read_bytes()[:500])
-    assert forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes[0].status is Status.OK
+    assert forecast_cohort(inputs, tmp_path / "maps.h5", settings).outcomes[0].status is Status.OK
 
 
 def test_a_changed_configuration_is_refused_by_name(inputs: ForecastInputs, tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_one_patient_that_fails_does_not_stop_the_others(inputs: ForecastInputs,
 
 
 def test_members_do_not_depend_on_how_many_there_are(inputs: ForecastInputs, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"keep_members": True})
+    settings = SETTINGS.model_copy(update={"keep_members": True, "max_slices": 1})
     forecast_cohort(inputs, tmp_path / "three.h5", settings)
     forecast_cohort(inputs, tmp_path / "two.h5", settings.model_copy(update={"members": 2}))
     with MapArchive.open(tmp_path / "three.h5") as three, MapArchive.open(tmp_path / "two.h5") as two:
@@ -262,7 +264,18 @@ def test_a_killed_process_loses_only_the_unit_in_hand(
 ) -> None:
     command = [
         *(sys.executable, "-m", "tumorcast.cli.main", "forecast", str(blob_cohort), "--model", str(random_bundle)),
-        *("--relative-change", "0.25", "--members", "3", "--steps", "5", "--out", str(tmp_path / "maps.h5")),
+        *(
+            "--relative-change",
+            "0.25",
+            "--members",
+            "3",
+            "--max-slices",
+            "2",
+            "--steps",
+            "3",
+            "--out",
+            str(tmp_path / "maps.h5"),
+        ),
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     parts = tmp_path / "maps.h5.parts"
@@ -271,7 +284,7 @@ def test_a_killed_process_loses_only_the_unit_in_hand(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "maps.h5").exists()
-    settings = ForecastSettings(relative_change=0.25, members=3, sampler=SamplerSettings(steps=5))
+    settings = ForecastSettings(relative_change=0.25, members=3, max_slices=2, sampler=SamplerSettings(steps=3))
     kept = {shard: shard.stat().st_mtime_ns for shard in parts.glob("shards/*/*.h5")}
     (parts / "shards" / "A" / ".0012.000.h5.1.partial").touch()  # what a kill within a write leaves
     forecast_cohort(

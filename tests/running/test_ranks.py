@@ -88,14 +88,15 @@ def test_processes_that_do_not_see_each_other_are_refused(environment: dict[str,
 
 
 def test_threads_are_limited_to_the_ranks_cores() -> None:
-    before = numba.get_num_threads()
+    before, most = numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS
+    numba.set_num_threads(most)
     try:
+        limit_threads(Ranks(threads_per_rank=10_000))
+        assert numba.get_num_threads() == most
         limit_threads(Ranks(threads_per_rank=1))
         assert numba.get_num_threads() == 1
     finally:
         numba.set_num_threads(before)
-    limit_threads(Ranks(threads_per_rank=10_000))
-    assert numba.get_num_threads() == before
     with open_ranks() as ranks:
         assert ranks.threads_per_rank == len(os.sched_getaffinity(0))
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,8 @@ from tests.fakes import write_growth
 from tumorcast.archive.growth_file import read_growth
 from tumorcast.archive.maps import MapArchive
 from tumorcast.archive.verify import digest
+from tumorcast.data.prepare import PrepareSettings, SliceChoice, prepare_cohort
+from tumorcast.simulation.cohort import simulate_cohort
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import Cluster, FakeSlurm, Slurm
@@ -26,11 +26,8 @@ SETTINGS = {
     "TUMORCAST_FIT_OPTIONS": "--replicates 10",
     "TUMORCAST_FORECAST_OPTIONS": "--steps 10 --noise-level 50 --max-slices 1 --block 1",
 }
-MEMBERS = "12"  # on one core some 20 s for the three patients, in which a job is told to stop after a few shards
-
-
-def tumorcast(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "tumorcast", *map(str, arguments)], check=True, capture_output=True)
+MEMBERS = "8"  # on one core some 10 s for the two patients, in which a job is told to stop after a few shards
+PATIENTS = ["SIM-00001", "SIM-00002"]
 
 
 def submit(
@@ -56,16 +53,14 @@ def shards_of(at: Path) -> list[Path]:
 def uninterrupted(
     cluster: "Cluster", limited: tuple[str, Path], random_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The results of a job on three nodes with two GPUs each, submitted from a folder that is not the project's.
+    """The results of a job on two nodes with two GPUs each, submitted from a folder that is not the project's.
 
-    There are scans of three patients, and a cohort file with a later scan of each, which is the truth.
+    There are scans of two patients, and a cohort file with a later scan of each, which is the truth.
     """
     scans, at = tmp_path_factory.mktemp("simulated") / "scans", tmp_path_factory.mktemp("elsewhere")
-    tumorcast("simulate", scans, "--patients", 3, "--seed", 1, "--sessions", 3, "--voxel-mm", 4)
-    later = scans.with_name("later.h5")
-    tumorcast(
-        "prepare", scans, "--clinical", scans / "clinical.csv", "--image-size", "64", "--slices", "all", "--out", later
-    )
+    simulate_cohort(scans, patients=len(PATIENTS), seed=1, sessions=3, voxel_mm=4.0)
+    later, settings = scans.with_name("later.h5"), PrepareSettings(image_size=64, slices=SliceChoice.ALL)
+    prepare_cohort(scans, later, settings, clinical=scans / "clinical.csv")
     for scan in scans.glob(f"*-{LATER}"):
         shutil.rmtree(scan)
     wanted = {
@@ -75,19 +70,19 @@ def uninterrupted(
         "TUMORCAST_REPORT": "1",
         "TUMORCAST_REPORT_RANKS_PER_NODE": "1",
     }
-    job = submit(cluster, at, scans, random_bundle, "--nodes=3", "--gres=gpu:2", "--cpus-per-task=2", **wanted)
+    job = submit(cluster, at, scans, random_bundle, "--nodes=2", "--gres=gpu:2", "--cpus-per-task=2", **wanted)
     assert cluster.ended(job, 300).code == 0, log_of(job, at)
     return at / "out"
 
 
 def test_a_job_from_another_folder_finishes_over_all_its_gpus(uninterrupted: Path) -> None:
     with MapArchive.open(uninterrupted / "maps.h5") as maps:
-        assert list(maps.patient_ids()) == ["SIM-00001", "SIM-00002", "SIM-00003"]
+        assert list(maps.patient_ids()) == PATIENTS
     opened = [
         json.loads(path.read_text().splitlines()[0]) for path in sorted((uninterrupted / "maps.events").iterdir())
     ]
-    assert [(event["ranks"], event["local_rank"]) for event in opened] == [(6, 0), (6, 1)] * 3
-    assert [len(event["visible_gpus"].split(",")) for event in opened] == [2] * 6
+    assert [(event["ranks"], event["local_rank"]) for event in opened] == [(4, 0), (4, 1)] * 2
+    assert [len(event["visible_gpus"].split(",")) for event in opened] == [2] * 4
     assert not (uninterrupted / "maps.h5.parts").exists()
 
 
@@ -95,7 +90,7 @@ def test_its_maps_are_evaluated_and_the_report_tells_of_it(uninterrupted: Path) 
     told = json.loads((uninterrupted / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     assert {row["later_session"] for row in told["patients"]} == {LATER}
     pages = sorted((uninterrupted / "report" / "patients").glob("*.html"))
-    assert [page.stem for page in pages] == ["SIM-00001", "SIM-00002", "SIM-00003"]
+    assert [page.stem for page in pages] == PATIENTS
     judged = [row["patient_id"] for row in told["patients"]]
     assert [page.stem for page in pages if "Dice" in page.read_text(encoding="utf-8")] == judged
 
@@ -138,12 +133,12 @@ def test_a_job_that_is_told_to_stop_requeues_itself_and_gives_the_same_maps(
 def test_a_patient_that_fails_gives_exit_1_and_the_others_their_maps(
     fake_slurm: "FakeSlurm", uninterrupted: Path, random_bundle: Path, tmp_path: Path
 ) -> None:
-    """Growth was fitted for two of the three."""
+    """Growth was fitted for one of the two."""
     growth = read_growth(uninterrupted / "growth.h5")
     (tmp_path / "out").mkdir()
-    write_growth(tmp_path / "out" / "growth.h5", [growth[name] for name in ("SIM-00001", "SIM-00003")], {})
+    write_growth(tmp_path / "out" / "growth.h5", [growth[PATIENTS[0]]], {})
     job = submit(fake_slurm, tmp_path, uninterrupted / "cohort.h5", random_bundle, *ONE_RANK, members="1")
     assert fake_slurm.ended(job, 300).code == 1, log_of(job, tmp_path)
     assert "SIM-00002: failed: SIM-00002: not in the growth file" in log_of(job, tmp_path)
     with MapArchive.open(tmp_path / "out" / "maps.h5") as maps:
-        assert list(maps.patient_ids()) == ["SIM-00001", "SIM-00003"]
+        assert list(maps.patient_ids()) == PATIENTS[:1]

@@ -107,7 +107,7 @@ def test_a_signal_to_stop_saves_the_step_reached(small_slices: Path, tmp_path: P
     """Long before a checkpoint is due; and the weights at the end are those of a run that nothing disturbed."""
     config = tmp_path / "t.toml"
     config.write_text("batch = 2\ncheckpoint_every = 1000\nnoise_levels = 20\n[architecture]\nchannel_mult = [1]\n")
-    words = ("segmenter", small_slices, "--config", config, "--steps", 400, "--device", "cpu")
+    words = ("segmenter", small_slices, "--config", config, "--steps", 100, "--device", "cpu")
     command = [sys.executable, "-m", "tumorcast", "train", *map(str, words), "--out"]
     variables = os.environ | {"OMP_NUM_THREADS": "1"}
     run, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
@@ -118,13 +118,13 @@ def test_a_signal_to_stop_saves_the_step_reached(small_slices: Path, tmp_path: P
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 75, told
     step = checkpoint_step(run / "checkpoint.safetensors")
-    assert step is not None and 5 <= step < 400
+    assert step is not None and 5 <= step < 100
     assert f"the checkpoint of step {step} is kept" in told
     for out in (run, tmp_path / "whole"):
         subprocess.run([*command, out], env=variables, capture_output=True, check=True)
     stopped, whole = (load_file(out / "weights.safetensors") for out in (run, tmp_path / "whole"))
     assert all(torch.equal(stopped[name], whole[name]) for name in whole)
-    assert [row["step"] for row in read_log(log) if "loss" in row] == [*range(1, 401)]
+    assert [row["step"] for row in read_log(log) if "loss" in row] == [*range(1, 101)]
 
 
 def test_a_signal_before_the_first_step_says_that_nothing_is_saved(

@@ -4,6 +4,7 @@ The walks follow the modules' own `forward`, which autograd and training use; te
 form that is exported: nothing in it needs autograd.
 """
 
+from collections.abc import Callable
 from typing import assert_never
 
 import torch
@@ -182,14 +183,22 @@ def through_encoder(network: EncoderRegressor, x: Tensor, t: Tensor) -> tuple[Te
 
 def size_and_gradient(regressor: SizeRegressor, x: Tensor, t: Tensor, brain: Tensor) -> tuple[Tensor, Tensor]:
     """R(x, t) (N,), tumour over brain pixels, and ∇_x R (N, C, H, W). brain is (N, H, W), 1 inside."""
+    size, gradient = size_before_gradient(regressor, x, t, brain)
+    return size, gradient()
+
+
+def size_before_gradient(
+    regressor: SizeRegressor, x: Tensor, t: Tensor, brain: Tensor
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """R(x, t), and what gives ∇_x R when it is asked."""
     match regressor:
         case DenseRegressor():
             logits, back = through_unet(regressor, x, t)
             probability = torch.sigmoid(logits)
             share = (brain / brain.sum(dim=(1, 2), keepdim=True).clamp(min=1.0))[:, None]
-            return (probability * share).sum(dim=(1, 2, 3)), back(share * probability * (1 - probability))
+            return (probability * share).sum(dim=(1, 2, 3)), lambda: back(share * probability * (1 - probability))
         case AttentionPoolRegressor():
             y, back = through_encoder(regressor, x, t)
-            return y[:, 0], back(torch.ones_like(y))
+            return y[:, 0], lambda: back(torch.ones_like(y))
         case _:
             assert_never(regressor)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tumorcast.diffusion.progression import ProgressionNetwork, planes_of
-from tumorcast.diffusion.pullback import size_and_gradient, through_unet
+from tumorcast.diffusion.pullback import size_and_gradient, size_before_gradient, through_unet
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import Graph
@@ -136,7 +136,7 @@ class SizeGraph(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:
         """(N,) for x (N, C, H, W) and brain (N, H, W)."""
-        size, _ = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
+        size, _ = size_before_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
         return size
 
 

@@ -1,6 +1,5 @@
 """Target sizes of members: the present area times a ratio, from a growth forecast or from the user."""
 
-import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,14 +9,12 @@ import numpy.typing as npt
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.errors import InputError
 from tumorcast.growth.forecast import GrowthForecast
-from tumorcast.random_keys import patient_key
+from tumorcast.growth.scores import dense_levels
 from tumorcast.records import SizeSeries
 from tumorcast.settings import ForecastSettings
 
 LARGEST_BRAIN_FRACTION = 0.5
-TARGET_SPAWN_KEY = 2**32 - 1  # no slice has this number, so targets and image noise never share a key
 CURVE_POINTS = 80
-GOLDEN = (math.sqrt(5) - 1) / 2
 SAME_DAY = 0.5  # dates are whole days
 
 Array = npt.NDArray[np.float64]
@@ -68,36 +65,23 @@ class PatientTargets:
 
     @classmethod
     def drawn(cls, forecast: GrowthForecast, day: float, settings: ForecastSettings) -> Self:
-        """Members take trajectories of the forecast, spread evenly over the ratio size(day + horizon) / size(day).
+        """Members take quantiles of the ratio size(day + horizon) / size(day) at fixed levels: 1/16, 3/16 … of eight.
 
-        A volume's ratio is taken to the power 2/3: a shape that keeps its proportions changes so in area.
+        So few members carry the distribution, and none is left to chance. A volume's ratio is taken to the power 2/3: a
+        shape that keeps its proportions changes so in area.
         """
         assert settings.horizon_days is not None
         series = forecast.fit.series
         nearest, power = fitted_day(series, day), area_power(series.size_name)
-        ratios = forecast.relative_change(nearest, nearest + settings.horizon_days) ** power
-        key = (patient_key(series.patient_id), TARGET_SPAWN_KEY)
-        start = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key)).random()
-        picks = spread_picks(ratios, settings.members, start)
-        return cls(ratios[picks], growth_curve(forecast, nearest + settings.horizon_days), series.size_name)
+        then = nearest + settings.horizon_days
+        ratios = forecast.relative_quantiles(nearest, then, dense_levels(settings.members)) ** power
+        return cls(ratios, growth_curve(forecast, then), series.size_name)
 
     def of_slice(self, present: CohortSlice) -> SliceTargets:
         """Those of one slice, held below half of its brain."""
         fraction = present.brain_fraction
         target = np.minimum(fraction * self.target_ratio, max(LARGEST_BRAIN_FRACTION, fraction))
         return SliceTargets(present, target - fraction)
-
-
-def spread_picks(values: Array, count: int, start: float) -> npt.NDArray[np.int64]:
-    """(count,) indices that sample `values` evenly by rank: the golden-ratio sequence from `start` in [0, 1).
-
-    A few picks already have the spread of all, and the first ones stay when more are asked for.
-
-    >>> spread_picks(np.array([10.0, 40.0, 20.0, 30.0]), 4, 0.0)
-    array([0, 3, 0, 1])
-    """
-    quantiles = (start + GOLDEN * np.arange(count)) % 1.0
-    return np.asarray(np.argsort(values, kind="stable")[(quantiles * len(values)).astype(np.int64)])
 
 
 def fitted_day(series: SizeSeries, day: float) -> float:

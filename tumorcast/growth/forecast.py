@@ -158,6 +158,15 @@ class GrowthForecast:
             sizes[:, 0] = self.fit.series.sizes[-1]
         return np.asarray(sizes[:, 1] / np.maximum(sizes[:, 0], self._limit))
 
+    def relative_quantiles(self, day_from: float, day_to: float, levels: Array) -> Array:
+        """(Q,) quantiles, at levels: (Q,) in (0, 1), of the change that `relative_change` is of: not negative.
+
+        From the last scan, of a forecaster that holds to it, they are the forecast's own and no trajectories'.
+        """
+        if self.forecaster is Forecaster.MECHANISTIC or day_from != self._last_day:
+            return np.asarray(np.quantile(self.relative_change(day_from, day_to), levels))
+        return np.asarray(self.predicted(day_to, levels) / max(float(self.fit.series.sizes[-1]), self._limit))
+
     def measured(self, day: float) -> Array:
         """y of the law's replicates at LEVELS, errors of measurement included."""
         sizes = self._replicates(np.array([day])).ravel()

@@ -42,7 +42,7 @@ REDRAWS = (0.1, 1.0)
 # Of those that follow a law: noise, departures that wane in 150 days, and how far the rate is off its curve's.
 LAWFUL_NOISE = (0.02, 0.06, 0.15)
 LAWFUL_DEPARTURE = (0.02, 0.15)
-LAWFUL_REDRAWS = (0.03, 0.8)
+LAWFUL_REDRAWS = (0.03, 0.3)
 LAWFUL_DEPARTURE_DAYS, LAWFUL_RATE = 150.0, 0.15
 CURVES = 128
 # Mean and sd over law-abiding patients, before any is seen: rate per day, logs of decay rate per day, delay in days,
