@@ -26,6 +26,7 @@ from tumorcast.growth.prior import LawPrior, NormalPrior, SizePrior, covariance
 from tumorcast.growth.problem import detection_limit
 from tumorcast.growth.scores import crps
 from tumorcast.growth.settings import FitSettings
+from tumorcast.growth.unlike import usual_surprise
 from tumorcast.records import ErrorModel, GrowthFit, LawName, SizeSeries
 
 Array = npt.NDArray[np.float64]
@@ -70,8 +71,11 @@ def estimate_prior(
     *,
     companion: str | None = None,
     seed: int = 0,
+    to_compare: bool = True,
 ) -> SizePrior:
     """The prior of a cohort whose sizes have one name; companion: the name of their companions, if they have any.
+
+    to_compare: whether it should tell later which cohorts are unlike this one, which costs five more mixtures.
 
     Raises InputError if the cohort is too small to tell anything.
     """
@@ -92,6 +96,7 @@ def estimate_prior(
         persistence=Persistence.fitted(histories),
         pool=Pool.fitted(histories),
         state_space=StateSpaceMixture.fitted(histories),
+        usual_surprise=usual_surprise(histories) if to_compare else None,
     )
 
 

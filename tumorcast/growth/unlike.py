@@ -36,7 +36,7 @@ FEWEST_LEARNT = 20  # patients with two scans or more, to measure what is usual 
 
 @dataclass(frozen=True)
 class Surprise:
-    """Of a cohort under a prior. mean: of the patients' mean surprises, nats a scan; usual: of the prior's own patients.
+    """Of a cohort under a prior. mean, usual: of the patients' mean surprises, nats a scan, and of those of the prior.
 
     p: that patients like the prior's surprise it so much or more; coverage90: share of the scans within the mixture's
     90 % intervals.
@@ -62,9 +62,9 @@ class Surprise:
         """What is found, what is usual, and what to do."""
         return (
             f"this cohort looks unlike the patients of the prior: {self.scans} scans of {self.patients} patients "
-            f"surprise it by {self.mean:.2f} nats a scan, usual is {self.usual:.2f} (p {self.p:.1g}; its 90 % intervals "
-            f"hold {self.coverage90:.0%}). Learn a prior from the cohort itself with `tumorcast fit-prior`; how well that "
-            "forecasts patients left out, `tumorcast fit --prior leave-one-out --held-out rolling` says"
+            f"surprise it by {self.mean:.2f} nats a scan, usual is {self.usual:.2f} (p {self.p:.1g}; 90 % intervals "
+            f"hold {self.coverage90:.0%}). Learn a prior from the cohort itself with `tumorcast fit-prior`; how well "
+            "that forecasts patients left out, `tumorcast fit --prior leave-one-out --held-out rolling` says"
         )
 
 

@@ -6,7 +6,7 @@ growth.h5 is the same on any number of ranks, to the last bit: a patient's numbe
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from tumorcast.archive.growth_file import growth_writer, merge_growth, read_grow
 from tumorcast.durable import sha256_of
 from tumorcast.growth.heldout import HeldOut, HeldOutForecast, forecast_held_out, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel
+from tumorcast.growth.prior import SizePrior
 from tumorcast.growth.scan_count import Table, forecast_from_fewer, scan_count_tables, write_scan_counts
+from tumorcast.growth.unlike import Surprise, surprise_of
 from tumorcast.provenance import commit, is_made_already
 from tumorcast.records import FitStatus, GrowthFit, PatientOutcome, SizeSeries, Status
 from tumorcast.running.map_over_ranks import RankShards, Report, deal, map_over_ranks
@@ -33,7 +35,8 @@ class GrowthJob:
     """What is asked for.
 
     prior: the text of the model's prior file; left_out: patients who could not be read; draw: a patient's picture;
-    columns: what of the source is read.
+    columns: what of the source is read. compared_with: the prior that the cohort may be unlike; None where it is
+    learnt from the cohort itself, or is none.
     """
 
     source: Path
@@ -47,6 +50,7 @@ class GrowthJob:
     min_scans: Path | None = None
     draw: Callable[[SizeSeries], object] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    compared_with: SizePrior | None = None
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -63,11 +67,15 @@ class GrowthJob:
 
 @dataclass(frozen=True)
 class GrowthJobResult:
-    """How each patient fared, the figures to print, and the tables of the study. Of rank 0; the others know less."""
+    """How each patient fared, the figures to print, and the tables of the study. Of rank 0; the others know less.
+
+    surprise: how much the cohort surprises the prior; None where that is not known.
+    """
 
     outcomes: Sequence[PatientOutcome]
     figures: dict[str, Any]
     tables: dict[str, Table]
+    surprise: Surprise | None = None
 
 
 def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> GrowthJobResult:
@@ -85,7 +93,8 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> GrowthJobRes
             write_scan_counts(job.min_scans, tables)
     if job.draw is not None:
         _forecasts(job, ranks, partial(_drawn, job.draw), fates)
-    return _closing(job, fates, figures, tables)
+    compared = None if job.compared_with is None or not ranks.is_root else surprise_of(job.patients, job.compared_with)
+    return replace(_closing(job, fates, figures, tables), surprise=compared)
 
 
 def _fit(job: GrowthJob, out: Path, ranks: Ranks, report: Report, fates: dict[str, PatientOutcome]) -> dict[str, Any]:
