@@ -225,8 +225,8 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     fitted = ("--size-column", "core_mm3", "--prior", tmp_path / "prior.json", "--out", tmp_path / "g.h5")
     last_json(run("fit", path, *fitted, *FAST, "--json"))
     growth = read_growth(tmp_path / "g.h5")
-    assert growth.forecaster == "pooled" and growth["P0"].series.companion is not None
-    assert len(growth.forecast("P0").contributions(1000.0)) == 5
+    assert growth.forecaster == "combined" and growth["P0"].series.companion is not None
+    assert len(growth.forecast("P0").contributions(1000.0)) == 6
     assert "is read; give another file" in refused(2, "fit-prior", path, *sizes, "--out", path)
     assert "SIZE=COLUMN" in refused(2, "fit-prior", path, "--size-column", "core_mm3", "--companion", "x", "--out", "p")
     few = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")
@@ -242,7 +242,7 @@ def test_a_growth_file_of_other_settings_or_another_table_is_not_overwritten(tmp
     for options, named in {
         ("--seed", "1"): "settings.seed = 0 there, but 1 now",
         ("--size-column", "other_mm2"): "columns.size = 'area_mm2' there, but 'other_mm2' now",
-        ("--forecaster", "mechanistic"): "forecaster = 'pooled' there, but 'mechanistic' now",
+        ("--forecaster", "mechanistic"): "forecaster = 'combined' there, but 'mechanistic' now",
         ("--prior", "none"): "there, but 'mechanistic' now",
     }.items():
         message = refused(2, "fit", path, "--out", out, *FAST, *options)

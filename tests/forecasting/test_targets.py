@@ -5,7 +5,7 @@ import pytest
 
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.errors import InputError
-from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.forecasting.targets import PatientTargets, spread_levels
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.prior import shipped_prior
@@ -58,9 +58,10 @@ def test_members_stand_at_fixed_levels_of_the_forecast(forecaster: Forecaster) -
     series = growing()
     forecast = GrowthForecast(fit_growth(series, FIT, prior.law_for(FIT.law, "area_mm2")), prior, forecaster)
     levels = np.array([1.0, 3, 5, 7, 9, 11, 13, 15]) / 16
+    assert sorted(spread_levels(8)) == levels.tolist()
     for seed in (0, 1):
         settings = AHEAD.model_copy(update={"members": 8, "seed": seed})
-        found = PatientTargets.drawn(forecast, 90.0, settings).target_ratio
+        found = np.sort(PatientTargets.drawn(forecast, 90.0, settings).target_ratio)
         if forecaster is Forecaster.MECHANISTIC:
             np.testing.assert_allclose(found, np.quantile(forecast.relative_change(90.0, 150.0), levels))
         else:
@@ -70,7 +71,19 @@ def test_members_stand_at_fixed_levels_of_the_forecast(forecaster: Forecaster) -
 def test_targets_from_before_the_last_scan_are_of_the_trajectories() -> None:
     forecast = GrowthForecast(fit_growth(growing()))
     found = PatientTargets.drawn(forecast, 60.0, AHEAD.model_copy(update={"members": 3})).target_ratio
-    np.testing.assert_allclose(found, np.quantile(forecast.relative_change(60.0, 120.0), [1 / 6, 1 / 2, 5 / 6]))
+    np.testing.assert_allclose(
+        np.sort(found), np.quantile(forecast.relative_change(60.0, 120.0), [1 / 6, 1 / 2, 5 / 6])
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 50, 128])
+def test_members_that_follow_each_other_are_spread_too(count: int) -> None:
+    """So a block of them, or half an ensemble, is one of its own."""
+    levels = spread_levels(count)
+    np.testing.assert_allclose(np.sort(levels), (np.arange(count) + 0.5) / count)
+    for part in (levels[: count // 2], levels[count // 2 :]):
+        if part.size > 3:
+            assert abs(part.mean() - 0.5) < 0.07 and np.ptp(part) > 0.6
 
 
 def test_targets_and_curve_are_the_pooled_forecasts() -> None:

@@ -38,8 +38,8 @@ def test_the_fit_ends_and_the_forecast_begins_with_the_last_scan(axes: Axes) -> 
     plot_growth(axes, curve_of())
     assert labels(axes) == ["fit, 5–95 %", "fit, median", "forecast, 5–95 %", "forecast, median", "measured"]
     fit, forecast = (line.get_xdata() for line in axes.lines if line.get_gid() == "median")
-    np.testing.assert_array_equal(fit, DAYS[:6])
-    np.testing.assert_array_equal(forecast, DAYS[6:])
+    np.testing.assert_array_equal(fit, DAYS[:5])
+    np.testing.assert_array_equal(forecast, DAYS[5:])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("day", "area (mm²)")
 
 

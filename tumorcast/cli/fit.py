@@ -98,7 +98,7 @@ def fit(
     companion_column: Companion = None,
     fitting: FitOptions,
     prior: Prior = None,
-    forecaster: Annotated[str | None, option("pooled, mechanistic or persistence.")] = None,
+    forecaster: Annotated[str | None, option("combined, state-space, pooled, mechanistic or persistence.")] = None,
     tasks: Tasks,
     columns: ColumnOptions,
     as_json: Json = False,

@@ -1,5 +1,6 @@
 """Target sizes of members: the present area times a ratio, from a growth forecast or from the user."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,7 @@ from tumorcast.settings import ForecastSettings
 
 LARGEST_BRAIN_FRACTION = 0.5
 CURVE_POINTS = 80
+GOLDEN = (math.sqrt(5) - 1) / 2
 SAME_DAY = 0.5  # dates are whole days
 
 Array = npt.NDArray[np.float64]
@@ -67,14 +69,15 @@ class PatientTargets:
     def drawn(cls, forecast: GrowthForecast, day: float, settings: ForecastSettings) -> Self:
         """Members take quantiles of the ratio size(day + horizon) / size(day) at fixed levels: 1/16, 3/16 … of eight.
 
-        So few members carry the distribution, and none is left to chance. A volume's ratio is taken to the power 2/3: a
+        So few members carry the distribution, and none is left to chance; their order is such that any that follow each
+        other are spread over it as well. A volume's ratio is taken to the power 2/3: a
         shape that keeps its proportions changes so in area.
         """
         assert settings.horizon_days is not None
         series = forecast.fit.series
         nearest, power = fitted_day(series, day), area_power(series.size_name)
         then = nearest + settings.horizon_days
-        ratios = forecast.relative_quantiles(nearest, then, dense_levels(settings.members)) ** power
+        ratios = forecast.relative_quantiles(nearest, then, spread_levels(settings.members)) ** power
         return cls(ratios, growth_curve(forecast, then), series.size_name)
 
     def of_slice(self, present: CohortSlice) -> SliceTargets:
@@ -82,6 +85,16 @@ class PatientTargets:
         fraction = present.brain_fraction
         target = np.minimum(fraction * self.target_ratio, max(LARGEST_BRAIN_FRACTION, fraction))
         return SliceTargets(present, target - fraction)
+
+
+def spread_levels(count: int) -> Array:
+    """(count,) the middles of as many equal parts of 0 … 1, in the order of the multiples of the golden ratio.
+
+    >>> spread_levels(4)
+    array([0.125, 0.625, 0.375, 0.875])
+    """
+    order = np.argsort(GOLDEN * np.arange(count) % 1.0)
+    return np.asarray(dense_levels(count)[np.argsort(order)])
 
 
 def fitted_day(series: SizeSeries, day: float) -> float:
@@ -111,7 +124,7 @@ def area_power(size_name: str) -> float:
 def growth_curve(forecast: GrowthForecast, end: float) -> dict[str, Array]:
     """Quantiles of size from the first scan to `end`, and the observed sizes."""
     series = forecast.fit.series
-    days = np.linspace(series.days[0], end, CURVE_POINTS)
+    days = np.union1d(np.linspace(series.days[0], end, CURVE_POINTS), series.days[-1:])
     q05, q50, q95 = forecast.quantiles(days, np.array([0.05, 0.5, 0.95]))
     observed = {"observed_days": series.days, "observed_sizes": series.sizes}
     return {"days": days, "q05": q05, "q50": q50, "q95": q95, **observed}

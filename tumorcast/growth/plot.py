@@ -92,12 +92,12 @@ def plot_growth(
 ) -> None:
     """Draw the growth of a patient on `axes`; the caller adds title and legend.
 
-    Grey up to the last scan, where the growth law was fitted; orange after it, where it is a forecast. marked_days:
+    Grey up to the last scan, where the growth law was fitted; orange from it on, where it is a forecast. marked_days:
     dashed lines by their text, e.g. the day aimed at. held_out: (day, size) of a later scan that the forecast did not
     know. Artists have a gid (median, band, measured, radiotherapy, …), by which they are found in an SVG.
     """
     _plot_treatment(axes, curve)
-    past = curve.days <= curve.observed_days[-1]
+    past = curve.days < curve.observed_days[-1]
     _plot_quantiles(axes, curve, past, FIT_COLOUR, "fit")
     _plot_quantiles(axes, curve, ~past, FORECAST_COLOUR, "forecast")
     points: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "zorder": 5, "clip_on": False}

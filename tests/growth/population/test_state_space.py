@@ -76,6 +76,12 @@ def test_what_vanished_mostly_stays_away_and_nothing_is_below_it() -> None:
     assert quantiles[1, -1] > np.log(1000.0)
 
 
+def test_no_tumour_outgrows_the_brain() -> None:
+    assert band(history(DOUBLING), 800.0).max() == pytest.approx(1e6, rel=1e-3)
+    paths = mixture().given(history(DOUBLING)).paths(np.array([800.0]), 100, np.random.default_rng(0))
+    assert volumes(paths).max() == pytest.approx(1e6, rel=1e-3)
+
+
 def test_a_course_to_come_turns_a_growing_tumour() -> None:
     """The law's answer to a course begun after the last scan is known before any scan shows it."""
     without = band(history(DOUBLING), 150.0)

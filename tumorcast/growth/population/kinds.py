@@ -20,6 +20,7 @@ from tumorcast.records import Treatment
 Array = npt.NDArray[np.float64]
 
 FLOOR = math.log(SIZE_OFFSET_MM3)  # y where nothing is seen
+CEILING = math.log(1e6)  # most of a brain: no tumour is larger, however long a law goes on
 
 
 def floored(log_sizes: Array) -> Array:

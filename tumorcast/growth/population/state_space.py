@@ -20,6 +20,7 @@ from scipy import optimize, special
 
 from tumorcast.growth.population.history import CompanionScale, History, companion_gaps, size_changes
 from tumorcast.growth.population.kinds import (
+    CEILING,
     FLOOR,
     first_weights,
     grid_of_kinds,
@@ -207,7 +208,8 @@ class StateSpaceForecast:
     def quantiles(self, ahead_days: Array, levels: Array) -> Array:
         """(H, Q) quantiles of y on ahead_days: (H,) ≥ 0 after the last scan, at levels: (Q,) increasing in (0, 1).
 
-        None is below log(100 mm³), that of no tumour. At 0 days they are of the same scan made once more.
+        None is below log(100 mm³), that of no tumour, or above log(10⁶ mm³), that of most of a brain. At 0 days they
+        are of the same scan made once more.
         """
         heavy, weights = self._heavy
         scans = self._scans(np.asarray(ahead_days, dtype=np.float64))
@@ -218,10 +220,13 @@ class StateSpaceForecast:
         out, grid = np.empty((len(ahead_days), levels.size)), np.empty(GRID)
         for row, each, count in zip(out, normals, counts, strict=True):
             kernels.fill_quantiles(kernels.condense(each, int(count)), levels, grid, row)
-        return np.maximum(out, FLOOR)
+        return np.clip(out, FLOOR, CEILING)
 
     def paths(self, ahead_days: Array, count: int, rng: np.random.Generator) -> Array:
-        """(count, H) courses of y as scans on ahead_days: (H,) ≥ 0, not decreasing, would measure it."""
+        """(count, H) courses of y as scans on ahead_days: (H,) ≥ 0, not decreasing, would measure it.
+
+        Within the limits of `quantiles`.
+        """
         heavy, weights = self._heavy
         drawn = np.sort(rng.choice(heavy.size, count, p=weights))
         shape = (count, len(ahead_days) + 1)
@@ -229,7 +234,7 @@ class StateSpaceForecast:
         out = np.empty((count, len(ahead_days)))
         scans = self._scans(np.asarray(ahead_days, dtype=np.float64), step_by_step=True)
         kernels.fill_paths(grid_of_kinds()[heavy], drawn, self.mixture.shared, scans, numbers, out)
-        return np.maximum(out[rng.permutation(count)], FLOOR)
+        return np.clip(out[rng.permutation(count)], FLOOR, CEILING)
 
     @cached_property
     def _heavy(self) -> tuple[npt.NDArray[np.int64], Array]:
