@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numba  # before our kernels: where OMP_NUM_THREADS is 1 they would give it one thread, and tests ask for two
 import numpy as np
 import pytest
 
@@ -160,19 +161,14 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.fixture(scope="session", autouse=True)
 def threads_as_told() -> None:
-    """As many threads as OMP_NUM_THREADS says, in numba and in torch.
-
-    numba does not look at it, and when it starts its threads it makes OpenMP's number that of the cores, for torch too:
-    processes side by side then wait for each other, and torch is twenty times slower.
-    """
+    """As many threads as OMP_NUM_THREADS says, in numba and in torch, though numba may have more where a test asks."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     if not told.isdecimal():
         return
-    import numba
     import torch
     from numba.np.ufunc.parallel import _launch_threads
 
-    _launch_threads()
+    _launch_threads()  # which gives torch as many (findings/threads_of_a_neighbour.sh)
     numba.set_num_threads(min(int(told), numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(int(told))
 

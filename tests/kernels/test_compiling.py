@@ -110,3 +110,19 @@ def test_a_place_that_takes_a_file_but_no_byte_is_no_place(installed: Path, tmp_
     """A home over its quota; here by a limit of the process."""
     (line,) = call(installed, tmp_path, "prlimit", "--fsize=1000").splitlines()
     assert "set NUMBA_CACHE_DIR" in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"), [({"OMP_NUM_THREADS": "1"}, 1), ({"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}, 2)]
+)
+def test_threads_of_openmp_are_not_more_than_it_was_told(variables: dict[str, str], threads: int) -> None:
+    """Unless numba is told of its own: what it starts, torch uses too."""
+    script = (
+        "import torch\nfrom tumorcast.kernels import compiling\nimport numba\n"
+        "numba.get_num_threads(), numba.set_num_threads(1), numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)\n"
+        "print(numba.config.NUMBA_NUM_THREADS, torch.get_num_threads())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(threads)] * 2
