@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from tumorcast.archive.growth_file import read_growth
 from tumorcast.cli.main import app
 from tumorcast.errors import TumorcastError
-from tumorcast.growth.prior import read_prior
+from tumorcast.growth.prior import SizePrior, read_prior, shipped_prior
 
 HEADER = "patient_id,day,area_mm2,rt_start_day,rt_end_day\n"
 GOOD = "".join(f"Z,{day},{size},10,52\n" for day, size in [(0, 400), (60, 700), (120, 500), (200, 600)])
@@ -225,6 +225,34 @@ def test_what_clinicians_ask_is_answered(tmp_path: Path) -> None:
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["horizon_days"] for row in rows[:3]] == ["30", "90", "180"] and rows[0]["p_exceeds_at"] == ""
+
+
+def cohort_rows(sizes: tuple[int, ...]) -> str:
+    return "".join(f"P{k},{60 * n},{size + k},,\n" for k in range(12) for n, size in enumerate(sizes))
+
+
+def test_a_cohort_unlike_the_prior_is_told_and_what_to_do(tmp_path: Path) -> None:
+    """Sizes that leap from scan to scan as no glioma of the shipped prior does; calm ones, as many do."""
+    asked = ("--held-out", "last", "--forecaster", "persistence", *FAST, "--json")
+    leaping = run("fit", table(tmp_path, HEADER + cohort_rows((20, 30_000, 15, 40_000))), *asked)
+    told = last_json(leaping)["surprise"]
+    assert told["looks_unlike"] is True and told["patients"] == 12 and told["mean"] > told["usual"]
+    (line,) = (line for line in leaping.stderr.splitlines() if "looks unlike" in line)
+    assert line.startswith("warning: ") and "tumorcast fit-prior" in line and f"{told['mean']:.2f} nats" in line
+    calm = run("fit", table(tmp_path, HEADER + cohort_rows((400, 430, 410, 450))), *asked)
+    assert last_json(calm)["surprise"]["looks_unlike"] is False and "looks unlike" not in calm.stderr
+
+
+def test_nothing_is_unlike_a_prior_of_its_own_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_the_others(*_: object, **options: object) -> SizePrior:
+        assert options["to_compare"] is False  # nothing would look at it
+        return shipped_prior().for_size("area_mm2")
+
+    monkeypatch.setattr("tumorcast.growth.model.estimate_prior", of_the_others)
+    path = table(tmp_path, HEADER + cohort_rows((20, 30_000, 15, 40_000)))
+    for prior in ("none", "leave-one-out"):
+        result = run("fit", path, "--held-out", "last", "--prior", prior, *FAST, "--json")
+        assert last_json(result)["surprise"] is None and "looks unlike" not in result.stderr
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOut, forecast_held_out, forecast_scan, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel, fixed_prior
-from tumorcast.growth.population.history import to_log
+from tumorcast.growth.population.history import History, to_log
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, RadiotherapyCourse, SizeSeries, Treatment
@@ -97,6 +97,26 @@ def test_scores_are_what_they_are_called() -> None:
     inside = [one.quantiles(np.array([0.05, 0.95])) for one in forecasts]
     held = [low <= size <= high for (low, high), size in zip(inside, [7000, 8000, 20_000], strict=True)]
     assert figures["coverage90"] == pytest.approx(np.mean(held))
+
+
+@pytest.mark.parametrize("forecaster", [Forecaster.POOLED, Forecaster.COMBINED, Forecaster.PERSISTENCE])
+def test_neither_side_is_scored_for_less_than_nothing(forecaster: Forecaster) -> None:
+    """No scan can measure less than 0 mm³, so quantiles below it must not cost a forecast anything."""
+    measured = series([9000.0, 300, 0, 0])
+    forecasts = forecast_held_out(model(forecaster), measured, HeldOut.ROLLING)
+    figures, prior = scores(forecasts), shipped_prior().for_size("enhancing_mm3")
+    sides = [np.stack([one.log_quantiles for one in forecasts])]
+    sides.append(
+        np.stack([one.persistence_log_quantiles for one in forecasts if one.persistence_log_quantiles is not None])
+    )
+    floor = to_log(np.array(0.0), "enhancing_mm3")
+    assert [side.min() for side in sides] == [floor, floor]
+    raw = [prior.persistence.quantiles(History.of(measured.part(0, scan)), 50.0, LEVELS) for scan in (2, 3)]
+    assert np.min(raw) < floor - 1
+    np.testing.assert_allclose(sides[1], np.maximum(raw, floor))
+    excess = np.stack([sides[1], sides[0]]) - floor  # truth is the floor: the score of what lies above it
+    persistence, own = (2 * np.mean((1 - LEVELS) * side) for side in excess)
+    assert (figures["crps_persistence"], figures["crps"]) == pytest.approx((persistence, own))
 
 
 def test_nothing_to_score() -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from tumorcast.errors import InputError
-from tumorcast.growth.estimate_prior import EQUAL_WEIGHT, estimate_law_prior, estimate_prior, first_prior
+from tumorcast.growth import estimate_prior as estimate_module
+from tumorcast.growth.estimate_prior import (
+    EQUAL_WEIGHT,
+    estimate_law_prior,
+    estimate_prior,
+    first_prior,
+    mechanistic_weight,
+)
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
 from tumorcast.growth.laws import sizes_of, timeline_of
@@ -61,10 +68,24 @@ def test_where_tumours_follow_the_law_it_weighs(learnt: SizePrior) -> None:
     assert (learnt.patients, learnt.scans) == (24, 144)
 
 
+def test_the_law_is_weighed_against_a_pool_floored_at_nothing(
+    cohort: list[SizeSeries], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that foresees nothing, with its usual share below it, leaves nothing for the law to better."""
+    floor, levels = np.log(100.0), np.zeros(200)
+    told = estimate_module._ScanForecast(levels + floor - 3.0, levels + floor + 0.5, floor)
+    monkeypatch.setattr(estimate_module, "_forecasts", lambda *_: [told] * 20)
+    assert mechanistic_weight(cohort, LawName.EXPONENTIAL) == 0.0
+
+
+def test_what_is_usual_is_measured_where_others_are_to_be_compared(learnt: SizePrior) -> None:
+    assert learnt.usual_surprise is not None and learnt.usual_surprise.patients == 24
+
+
 @pytest.mark.slow
 def test_a_small_cohort(cohort: list[SizeSeries]) -> None:
     few = estimate_prior(cohort[:12], [LawName.EXPONENTIAL])
-    assert few.mechanistic_weights[LawName.EXPONENTIAL] == EQUAL_WEIGHT
+    assert few.mechanistic_weights[LawName.EXPONENTIAL] == EQUAL_WEIGHT and few.usual_surprise is None
     with pytest.raises(InputError, match=r"9 patients .*'volume_mm3'.* 10"):
         estimate_prior(cohort[:9])
     with pytest.raises(InputError, match="0 patients"):

@@ -195,6 +195,7 @@ def _job(
         questions=tasks.questions(),
         draw=draw,
         columns=columns,
+        compared_with=None if spec.prior is None else spec.prior.for_size(columns["size"]),
     )
 
 
@@ -216,6 +217,9 @@ def _run(job: "GrowthJob", table: "SizeTable", hints: list[str], *, as_json: boo
         draw_study(result.tables, job.min_scans / "min_scans.png")
     balance = SizeBalance.of(table, result.outcomes, hints)
     tell_patients(job.source, result.outcomes, balance)
+    surprise = result.surprise
+    tell_hints(job.source, [surprise.warning()] if surprise is not None and surprise.looks_unlike else [])
     record = {"version": VERSION, "size": job.columns["size"]} | result.figures
-    print_result(as_json, record | ({"balance": balance.record()} if as_json else {}))
+    more = {"surprise": surprise and surprise.record(), "balance": balance.record()}
+    print_result(as_json, record | (more if as_json else {}))
     exit_if_failed(result.figures["failed"])

@@ -19,12 +19,14 @@ from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.laws import log_derivatives, parameter_names, timeline_of
 from tumorcast.growth.population.autoregression import Persistence
 from tumorcast.growth.population.history import History, to_log
+from tumorcast.growth.population.kinds import floored
 from tumorcast.growth.population.pool import Pool
 from tumorcast.growth.population.state_space import StateSpaceMixture
 from tumorcast.growth.prior import LawPrior, NormalPrior, SizePrior, covariance
 from tumorcast.growth.problem import detection_limit
 from tumorcast.growth.scores import crps
 from tumorcast.growth.settings import FitSettings
+from tumorcast.growth.unlike import usual_surprise
 from tumorcast.records import ErrorModel, GrowthFit, LawName, SizeSeries
 
 Array = npt.NDArray[np.float64]
@@ -69,8 +71,11 @@ def estimate_prior(
     *,
     companion: str | None = None,
     seed: int = 0,
+    to_compare: bool = True,
 ) -> SizePrior:
     """The prior of a cohort whose sizes have one name; companion: the name of their companions, if they have any.
+
+    to_compare: whether it should tell later which cohorts are unlike this one, which costs five more mixtures.
 
     Raises InputError if the cohort is too small to tell anything.
     """
@@ -91,6 +96,7 @@ def estimate_prior(
         persistence=Persistence.fitted(histories),
         pool=Pool.fitted(histories),
         state_space=StateSpaceMixture.fitted(histories),
+        usual_surprise=usual_surprise(histories) if to_compare else None,
     )
 
 
@@ -107,7 +113,7 @@ def mechanistic_weight(cohort: Sequence[SizeSeries], law: LawName, *, seed: int 
         return EQUAL_WEIGHT
     pooled, mechanistic = (np.stack([getattr(each, part) for each in forecasts]) for part in ("pooled", "mechanistic"))
     truth = np.array([each.truth for each in forecasts])
-    errors = [np.mean(crps((1 - w) * pooled + w * mechanistic, LEVELS, truth)) for w in WEIGHTS]
+    errors = [np.mean(crps(floored((1 - w) * pooled + w * mechanistic), LEVELS, truth)) for w in WEIGHTS]
     return WEIGHTS[int(np.argmin(errors))]
 
 

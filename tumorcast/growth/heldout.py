@@ -14,6 +14,7 @@ from tumorcast.durable import written_whole
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.population.history import from_log, to_log
+from tumorcast.growth.population.kinds import floored
 from tumorcast.growth.population.pool import pooled
 from tumorcast.growth.scores import absolute_errors, coverage, crps, median_width
 from tumorcast.records import FitStatus, Forecaster, SizeSeries
@@ -45,7 +46,7 @@ class HeldOutForecast:
 
     scans_given: from how many; irregularity: coefficient of variation of the intervals between them and to the target.
     log_quantiles, persistence_log_quantiles: (200,) y = log(v + 100 mm³) at forecast.LEVELS, of the forecaster and of
-    calibrated persistence, which is not known without a prior.
+    calibrated persistence, which is not known without a prior. None is below log(100 mm³), that of no tumour.
     """
 
     patient_id: str
@@ -84,8 +85,8 @@ def forecast_scan(model: GrowthModel, series: SizeSeries, scan: int, first: int 
         status=forecast.fit.status,
         scans_given=scan - first,
         irregularity=_irregularity(series.days[first : scan + 1]),
-        log_quantiles=pooled(forecast.contributions(day)),
-        persistence_log_quantiles=pooled(reference.contributions(day)) if reference else None,
+        log_quantiles=floored(pooled(forecast.contributions(day))),
+        persistence_log_quantiles=floored(pooled(reference.contributions(day))) if reference else None,
     )
 
 
@@ -103,18 +104,21 @@ def scores(forecasts: Sequence[HeldOutForecast]) -> dict[str, Any]:
     """Scores over forecasts, in y = log(v + 100 mm³); persistence is the calibrated one. None where there is none."""
     truth = np.array([forecast.truth for forecast in forecasts])
     persistence = [forecast.persistence_log_quantiles for forecast in forecasts]
-    own = _mean_scores([forecast.log_quantiles for forecast in forecasts], truth)
-    other = _mean_scores([quantiles for quantiles in persistence if quantiles is not None], truth)
+    own = mean_scores(np.array([forecast.log_quantiles for forecast in forecasts]), truth)
+    other = mean_scores(np.array([quantiles for quantiles in persistence if quantiles is not None]), truth)
     table: dict[str, Any] = {"scans_scored": len(forecasts)}
     for name, value in own.items():
         table |= {name: value, f"{name}_persistence": other[name]}
     return table
 
 
-def _mean_scores(forecasts: Sequence[Array], truth: Array) -> dict[str, float | None]:
-    if not forecasts:
+def mean_scores(quantiles: Array, truth: Array) -> dict[str, float | None]:
+    """crps, mae, coverage90 and width90 over C forecasts, quantiles: (C, 200) y at forecast.LEVELS, of truth: (C,).
+
+    mae is of the medians, width90 the median of the 90 % intervals'. None where C = 0.
+    """
+    if not len(quantiles):
         return dict.fromkeys(("crps", "mae", "coverage90", "width90"))
-    quantiles = np.stack(forecasts)
     low, middle, high = (np.array([np.interp(level, LEVELS, row) for row in quantiles]) for level in INTERVAL_90)
     return {
         "crps": float(np.mean(crps(quantiles, LEVELS, truth))),

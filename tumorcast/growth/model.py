@@ -53,7 +53,7 @@ def leave_one_out_prior(cohort: Sequence[SizeSeries], settings: FitSettings) -> 
     @cache
     def without(patient_id: str) -> SizePrior:
         others = [other for other in cohort if other.patient_id != patient_id]
-        return estimate_prior(others, [settings.law], seed=settings.seed)
+        return estimate_prior(others, [settings.law], seed=settings.seed, to_compare=False)
 
     return lambda series: without(series.patient_id)
 

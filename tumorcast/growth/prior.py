@@ -103,12 +103,22 @@ def covariance(errors: ErrorModel, days: Array) -> Array:
     return departures(errors, days, days) + errors.measurement_sd**2 * np.eye(days.size)
 
 
+class UsualSurprise(Settings):
+    """Mean and standard deviation over the prior's own patients of their mean surprise, nats a scan, each forecast by
+    what others teach (unlike.py)."""
+
+    mean: float
+    sd: Positive
+    patients: int = Field(ge=2)
+
+
 class SizePrior(Settings):
     """What a cohort tells of one kind of size. patients, scans: how many it was learnt from.
 
     companion: the column of another compartment that the pool's models look at, if any.
     mechanistic_weights: what the forecast of each growth law counts in the pool (measured: estimate_prior.py).
-    state_space: the mixture over kinds of patients; priors of format 1 have none.
+    state_space: the mixture over kinds of patients; priors of format 1 have none. usual_surprise: by which cohorts are
+    compared with this one; older priors have none, nor have those of few patients.
     """
 
     size_name: str
@@ -120,6 +130,7 @@ class SizePrior(Settings):
     persistence: Persistence
     pool: Pool
     state_space: StateSpaceMixture | None = None
+    usual_surprise: UsualSurprise | None = None
 
     @model_validator(mode="after")
     def _check_laws(self) -> Self:

@@ -7,7 +7,7 @@ growth.h5 is the same on any number of ranks, to the last bit: a patient's numbe
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,9 @@ from tumorcast.durable import sha256_of
 from tumorcast.growth.answers import Questions, answer, write_answers
 from tumorcast.growth.heldout import HeldOut, HeldOutForecast, forecast_held_out, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel
+from tumorcast.growth.prior import SizePrior
 from tumorcast.growth.scan_count import Table, forecast_from_fewer, scan_count_tables, write_scan_counts
+from tumorcast.growth.unlike import Surprise, surprise_of
 from tumorcast.provenance import commit, is_made_already
 from tumorcast.records import FitStatus, GrowthFit, PatientOutcome, SizeSeries, Status
 from tumorcast.running.map_over_ranks import RankShards, Report, deal, map_over_ranks
@@ -36,7 +38,8 @@ class GrowthJob:
     """What is asked for.
 
     prior: the text of the model's prior file; left_out: patients who could not be read; draw: a patient's picture;
-    columns: what of the source is read; answers: where what `questions` ask is written.
+    columns: what of the source is read; answers: where what `questions` ask is written. compared_with: the prior that
+    the cohort may be unlike; None where it is learnt from the cohort itself, or is none.
     """
 
     source: Path
@@ -52,6 +55,7 @@ class GrowthJob:
     answers: Path | None = None
     questions: Questions = Questions()
     columns: Mapping[str, Any] = field(default_factory=dict)
+    compared_with: SizePrior | None = None
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -68,11 +72,15 @@ class GrowthJob:
 
 @dataclass(frozen=True)
 class GrowthJobResult:
-    """How each patient fared, the figures to print, and the tables of the study. Of rank 0; the others know less."""
+    """How each patient fared, the figures to print, and the tables of the study. Of rank 0; the others know less.
+
+    surprise: how much the cohort surprises the prior; None where that is not known.
+    """
 
     outcomes: Sequence[PatientOutcome]
     figures: dict[str, Any]
     tables: dict[str, Table]
+    surprise: Surprise | None = None
 
 
 def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> GrowthJobResult:
@@ -95,7 +103,8 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> GrowthJobRes
             write_scan_counts(job.min_scans, tables)
     if job.draw is not None:
         _forecasts(job, ranks, partial(_drawn, job.draw), fates)
-    return _closing(job, fates, figures, tables)
+    compared = None if job.compared_with is None or not ranks.is_root else surprise_of(job.patients, job.compared_with)
+    return replace(_closing(job, fates, figures, tables), surprise=compared)
 
 
 def _fit(job: GrowthJob, out: Path, ranks: Ranks, report: Report, fates: dict[str, PatientOutcome]) -> dict[str, Any]:

@@ -103,6 +103,18 @@ def test_methods_are_the_forecasters_of_fit() -> None:
     assert found.scan.observed == 15_000.0
 
 
+def test_no_method_is_scored_for_less_than_nothing() -> None:
+    """A tumour that has vanished, forecast by all: what a forecast holds below 0 mm³ costs it nothing."""
+    gone = series("P", [9000.0, 300, 0, 0], "enhancing_mm3")
+    told = forecast_by((*tuple(SizeMethod)[:3], SizeMethod.PERSISTENCE, SizeMethod.LINE), MODEL, gone, 3)
+    floor = np.log(100.0)
+    assert all(rows.min() >= floor for rows in told.quantiles.values())
+    for method in ("pooled", "persistence"):
+        assert told.quantiles[SizeMethod(method)].min() == floor
+        above = told.quantiles[SizeMethod(method)] - floor
+        assert scored(told)[method]["crps"] == pytest.approx(2 * np.mean((1 - LEVELS) * above))
+
+
 def test_the_last_scan_is_not_seen(tmp_path: Path) -> None:
     told = []
     for last in (15_000.0, 150.0):

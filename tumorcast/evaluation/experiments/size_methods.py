@@ -20,14 +20,14 @@ from tumorcast.evaluation.metrics import COVERAGE_90, DISTANCE, Metric
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import INTERVAL_90, HeldOutForecast, forecast_scan
 from tumorcast.growth.model import GrowthModel, fixed_prior
-from tumorcast.growth.population.history import from_log, log_sizes, to_log
+from tumorcast.growth.population.baselines import line_through, within_a_brain
+from tumorcast.growth.population.history import from_log, to_log
 from tumorcast.growth.scores import absolute_errors, crps, median_width
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, PatientOutcome, SizeSeries
 
 Floats = npt.NDArray[np.float64]
 
-LARGEST_MM3 = 1.5e6  # a brain: a straight line is followed no further
 FEWEST_SCANS = 3  # two to forecast from, and the one that is held out
 OUTSIDE_90 = 0.1  # the share that a 90 % interval leaves out
 
@@ -133,16 +133,14 @@ def _growth_law(method: SizeMethod, model: GrowthModel) -> GrowthModel:
 
 
 def straight_line(known: SizeSeries, day: float) -> float:
-    """y on a day by the line through the last two y, at most that of LARGEST_MM3, at least of none; one scan persists.
+    """y on a day by the line through the last two y, at most that of a brain, at least of none; one scan persists.
 
     >>> y = straight_line(SizeSeries("P", "a_mm3", np.array([0.0, 10.0]), np.array([900.0, 1900.0])), 20.0)
     >>> round(float(np.exp(y)) - 100.0, 6)
     3900.0
     """
-    y = to_log(known.sizes, known.size_name)
-    slope = float(np.diff(y[-2:])[0] / np.diff(known.days[-2:])[0]) if known.days.size > 1 else 0.0
-    limits = log_sizes(np.array([0.0, LARGEST_MM3]))
-    return float(np.clip(y[-1] + slope * (day - known.days[-1]), *limits))
+    y = line_through(known.days[-2:], to_log(known.sizes, known.size_name)[-2:], day)
+    return float(within_a_brain(np.array(y)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ scans over those that the mixture gave, at most 1. So the pool, which looks at n
 most for irregular patients some weeks ahead, and nothing tomorrow or where the mixture foresaw this patient better.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.growth.population.history import History
-from tumorcast.growth.population.kinds import FLOOR
+from tumorcast.growth.population.kinds import FLOOR, floored
 from tumorcast.growth.population.pool import Pool
 from tumorcast.growth.population.state_space import StateSpaceForecast
 
@@ -40,6 +39,16 @@ class CombinedForecast:
     def pool_weights(self, ahead_days: Array) -> Array:
         """(H,) ω on ahead_days: (H,) ≥ 0 after the last scan."""
         return np.asarray(-np.expm1(-ahead_days / POOL_DAYS) * self._most)
+
+    def quantiles(self, ahead_days: Array, levels: Array) -> Array:
+        """(H, Q) quantiles of y on ahead_days: (H,) ≥ 0 after the last scan, at levels: (Q,) increasing in (0, 1).
+
+        Without the growth law, whose share the pool's other members have; none below log(100 mm³).
+        """
+        weights = self.pool_weights(ahead_days)[:, None]
+        by_pool = [self.pool.quantiles(self.mixture.history, day, levels) for day in ahead_days.tolist()]
+        by_mixture = self.mixture.quantiles(ahead_days, levels)
+        return floored((1 - weights) * by_mixture + weights * np.array(by_pool).reshape(-1, levels.size))
 
     @cached_property
     def _most(self) -> float:
@@ -66,7 +75,7 @@ def log_density(quantiles: Array, y: float) -> float:
     chance of that.
 
     >>> flat = np.linspace(9.0, 11.0, 200)
-    >>> round(math.exp(log_density(flat, 10.0)), 2)
+    >>> float(round(np.exp(log_density(flat, 10.0)), 2))
     0.5
     """
     if y <= FLOOR + 1e-9:

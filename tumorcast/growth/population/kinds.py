@@ -22,6 +22,16 @@ Array = npt.NDArray[np.float64]
 FLOOR = math.log(SIZE_OFFSET_MM3)  # y where nothing is seen
 CEILING = math.log(1e6)  # most of a brain: no tumour is larger, however long a law goes on
 
+
+def floored(log_sizes: Array) -> Array:
+    """(…,) y: (…,), none below that of 0 mm³, which no scan can measure: what any forecast is scored as.
+
+    >>> floored(np.array([3.0, 5.0])).round(3)
+    array([4.605, 5.   ])
+    """
+    return np.asarray(np.maximum(log_sizes, FLOOR), dtype=np.float64)
+
+
 # The grid of kinds: sd of noise; sd of departures and the days in which they wane; sd of the growth rate per 100 days
 # and the days in which it changes (a passing rate, a trend); redraws a year.
 NOISE = (0.03, 0.08, 0.2, 0.45, 1.0)
