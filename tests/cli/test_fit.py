@@ -122,8 +122,16 @@ def test_columns_can_be_named_and_must_then_be_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "nothing to do; give --out growth.h5, --held-out, --min-scans or --plots"),
+        ((), "nothing to do; give --out growth.h5, --answers, --held-out, --min-scans or --plots"),
         (("--out", "g.h5", "--held-out-csv", "f.csv"), "--held-out-csv needs --held-out"),
+        (("--out", "g.h5", "--by-days", "30"), "--by-days needs --answers FILE.csv"),
+        (("--out", "g.h5", "--exceeds", "30"), "--exceeds needs --answers FILE.csv"),
+        (("--answers", "a.csv", "--by-days", "30,soon"), "--by-days 30,soon: give days after the last scan"),
+        (("--answers", "a.csv", "--by-days", "0,30"), "--by-days 0,30: 0 is not over 0 and at most 3650 days"),
+        (("--answers", "a.csv", "--by-days", "nan"), "--by-days nan: nan is not over 0"),
+        (("--answers", "a.csv", "--exceeds", "-1"), "--exceeds -1: give a size, zero or more"),
+        (("--answers", "a.csv", "--prior", "leave-one-out"), "leave out --out, --plots and --answers"),
+        (("--answers", "sizes.csv"), "--answers sizes.csv: sizes.csv is read; give another file"),
         (("--held-out", "first"), "--held-out first: allowed are rolling, last"),
         (("--out", "g.h5", "--preset", "mine"), "--preset mine: allowed are default, paper"),
         (("--out", "g.h5", "--search", "slow"), "--search slow: allowed are thorough, quick"),
@@ -196,6 +204,27 @@ def test_held_out_scans_are_forecast_and_scored(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [(row["patient_id"], row["day"]) for row in rows] == [("Z", "120"), ("Z", "200"), ("B", "90")]
     assert {f"q{level:02d}" for level in range(5, 100, 5)} < set(rows[0])
+
+
+def test_what_clinicians_ask_is_answered(tmp_path: Path) -> None:
+    """A row a patient and horizon; the patient without radiotherapy has a reason for what is not known."""
+    path, out = table(tmp_path, HEADER + GOOD + "B,0,300,,\nB,50,0,,\n"), tmp_path / "answers.csv"
+    asked = ("--answers", out, "--by-days", "180,30", "--exceeds", "900")
+    record = last_json(run("fit", path, *asked, *FAST, "--json"))
+    assert (record["ok"], record["failed"], record["answers"]) == (2, 0, str(out))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["patient_id"], row["horizon_days"]) for row in rows] == [
+        ("Z", "30"), ("Z", "180"), ("B", "30"), ("B", "180"),
+    ]  # fmt: skip
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in row if name.startswith("p_"))
+    assert [(row["baseline"], row["nadir"]) for row in rows[::2]] == [("700", "500"), ("300", "0")]
+    assert rows[0]["days_gained"] != "" and rows[0]["days_gained_why_not"] == ""
+    assert rows[2]["days_gained"] == "" and rows[2]["days_gained_why_not"] == "no course of radiotherapy is known"
+    last_json(run("fit", path, "--answers", out, *FAST, "--json"))
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["horizon_days"] for row in rows[:3]] == ["30", "90", "180"] and rows[0]["p_exceeds_at"] == ""
 
 
 def cohort_rows(sizes: tuple[int, ...]) -> str:

@@ -168,13 +168,14 @@ def test_the_command_is_the_same_on_any_number_of_ranks(launch: Launch, tmp_path
     for count in (1, 3):
         out = tmp_path / f"on{count}.h5"
         options = ["--out", str(out), "--replicates", "20", "--search", "quick", "--held-out", "last", "--json"]
-        options += ["--plots", str(tmp_path / f"plots{count}")]
+        answers = tmp_path / f"answers{count}.csv"
+        options += ["--plots", str(tmp_path / f"plots{count}"), "--answers", str(answers)]
         command = [*launch(count), "-m", "tumorcast", "fit", str(table), *options]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 1, ended.stderr  # one patient's row cannot be
         (line,) = ended.stdout.splitlines()
-        records.append({key: value for key, value in json.loads(line).items() if key != "out"})
-        made.append(contents(out))
+        records.append({key: value for key, value in json.loads(line).items() if key not in {"out", "answers"}})
+        made.append((contents(out), answers.read_text()))
         assert sorted(path.name for path in (tmp_path / f"plots{count}").iterdir()) == [f"P{k}.png" for k in range(5)]
     assert records[0] == records[1]
     assert tuple(records[0][name] for name in ("ok", "failed", "scans_scored")) == (5, 1, 5)

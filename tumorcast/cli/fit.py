@@ -1,6 +1,7 @@
 """The command `fit`: parse, call, print."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ from tumorcast.errors import UsageError
 from tumorcast.version import VERSION
 
 if TYPE_CHECKING:
+    from tumorcast.growth.answers import Questions
     from tumorcast.growth.model import GrowthModelSpec
     from tumorcast.growth.settings import FitSettings
     from tumorcast.growth.size_table import SizeTable
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 Chemotherapy = Annotated[bool | None, option("Fit a rate that chemotherapy takes off growth.", "--chemotherapy")]
 DropRatio = Annotated[float | None, option("A fall below this share of the last size is a resection; 0: never.")]
+Answers = Annotated[Path | None, option("CSV of what is probable by some days: RANO progression and response, sizes.")]
+ByDays = Annotated[str | None, option("With --answers: days after the last scan; 30,90,180 unless told.")]
+Exceeds = Annotated[float | None, option("With --answers: a size that may be exceeded, in the column's unit.")]
 MinScans = Annotated[Path | None, option("Folder for a study of how many scans are needed: a table and a figure.")]
 
 
@@ -71,6 +76,9 @@ class Tasks:
 
     held_out: Annotated[str | None, option("Forecast and score known scans: rolling (with two before) or last.")] = None
     held_out_csv: Annotated[Path | None, option("Where the held-out forecasts go, a row each.")] = None
+    answers: Answers = None
+    by_days: ByDays = None
+    exceeds: Exceeds = None
     min_scans: MinScans = None
     plots: Annotated[Path | None, option("Folder for a plot a patient.")] = None
 
@@ -79,21 +87,55 @@ class Tasks:
         from tumorcast.growth.heldout import HeldOut
         from tumorcast.growth.model import PriorSource
 
-        if all(task is None for task in (out, self.held_out, self.min_scans, self.plots)):
-            raise UsageError("tumorcast fit: nothing to do; give --out growth.h5, --held-out, --min-scans or --plots")
+        if all(task is None for task in (out, self.answers, self.held_out, self.min_scans, self.plots)):
+            raise UsageError(
+                "tumorcast fit: nothing to do; give --out growth.h5, --answers, --held-out, --min-scans or --plots"
+            )
         if self.held_out_csv is not None and self.held_out is None:
             raise UsageError("--held-out-csv needs --held-out rolling or --held-out last")
         inputs = [source] if prior is None or prior in tuple(PriorSource) else [source, Path(prior)]
-        check_outputs({"--out": out, "--held-out-csv": self.held_out_csv}, inputs)
+        check_outputs({"--out": out, "--answers": self.answers, "--held-out-csv": self.held_out_csv}, inputs)
         if self.held_out is not None:
             choice(HeldOut, "--held-out", self.held_out)
+        self.questions()
+
+    def questions(self) -> "Questions":
+        """What --answers is to tell. Raises UsageError for days or a size that cannot be, or without --answers."""
+        from tumorcast.growth.answers import Questions
+
+        if self.answers is None and not (self.by_days is None and self.exceeds is None):
+            raise UsageError(f"--{'exceeds' if self.by_days is None else 'by-days'} needs --answers FILE.csv")
+        if self.exceeds is not None and not (math.isfinite(self.exceeds) and self.exceeds >= 0):
+            raise UsageError(f"--exceeds {self.exceeds:g}: give a size, zero or more, in the unit of the column")
+        usual = Questions(exceeds=self.exceeds)
+        return usual if self.by_days is None else replace(usual, horizons_days=days_ahead(self.by_days))
+
+
+def days_ahead(text: str) -> tuple[float, ...]:
+    """The days that `--by-days 30,90` names, in order. Raises UsageError for what is none.
+
+    >>> days_ahead("90, 30,90")
+    (30.0, 90.0)
+    """
+    from tumorcast.growth.answers import FARTHEST_DAYS
+
+    try:
+        days = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise UsageError(f"--by-days {text}: give days after the last scan, as 30,90,180") from None
+    wrong = [day for day in days if not 0 < day <= FARTHEST_DAYS]
+    if wrong:
+        raise UsageError(f"--by-days {text}: {wrong[0]:g} is not over 0 and at most {FARTHEST_DAYS:g} days")
+    return tuple(days)
 
 
 @grouped_options
 def fit(
     *,
     source: Source,
-    out: Annotated[Path | None, option("growth.h5; not needed with --held-out, --min-scans or --plots.")] = None,
+    out: Annotated[
+        Path | None, option("growth.h5; not needed with --answers, --held-out, --min-scans or --plots.")
+    ] = None,
     size_column: Annotated[str, option("area_mm2 or volume_mm3 of a cohort; any column of a table.")] = "area_mm2",
     companion_column: Companion = None,
     fitting: FitOptions,
@@ -118,8 +160,10 @@ def fit(
         forecaster=None if forecaster is None else choice(Forecaster, "--forecaster", forecaster),
         companion=companion_column,
     )
-    if spec.leave_one_out and not (out is None and tasks.plots is None):
-        raise UsageError("--prior leave-one-out is for --held-out and --min-scans; leave out --out and --plots")
+    if spec.leave_one_out and not (out is None and tasks.plots is None and tasks.answers is None):
+        raise UsageError(
+            "--prior leave-one-out is for --held-out and --min-scans; leave out --out, --plots and --answers"
+        )
     named = columns.of_size(size_column, spec.companion)
     table = read_size_source(source, named)
     job = _job(source, out, spec, tasks, table, vars(named) if is_table(source) else {"size": size_column})
@@ -147,6 +191,8 @@ def _job(
         held_out=None if tasks.held_out is None else HeldOut(tasks.held_out),
         held_out_csv=tasks.held_out_csv,
         min_scans=tasks.min_scans,
+        answers=tasks.answers,
+        questions=tasks.questions(),
         draw=draw,
         columns=columns,
         compared_with=None if spec.prior is None else spec.prior.for_size(columns["size"]),

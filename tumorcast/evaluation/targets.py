@@ -54,8 +54,8 @@ class TargetSource:
 
     @classmethod
     def shipped(cls, target: TargetSize) -> Self:
-        """Sizes are forecast by the pooled forecaster with the prior that tumorcast has with it."""
-        return cls(target, GrowthModel(FitSettings(), Forecaster.POOLED, fixed_prior(shipped_prior())))
+        """Sizes are forecast by the default forecaster with the prior that tumorcast has with it."""
+        return cls(target, GrowthModel(FitSettings(), Forecaster.COMBINED, fixed_prior(shipped_prior())))
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""

@@ -1,4 +1,5 @@
-"""What `tumorcast fit` does, over ranks: fit a cohort, forecast what was held out, study how many scans it takes.
+"""What `tumorcast fit` does, over ranks: fit a cohort, answer what is asked, forecast what was held out, study how many
+scans it takes.
 
 growth.h5 is the same on any number of ranks, to the last bit: a patient's numbers depend on nothing but the patient.
 """
@@ -9,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tumorcast.archive.growth_file import growth_writer, merge_growth, read_growth
 from tumorcast.durable import sha256_of
+from tumorcast.growth.answers import Questions, answer, write_answers
 from tumorcast.growth.heldout import HeldOut, HeldOutForecast, forecast_held_out, scores, write_forecasts
 from tumorcast.growth.model import GrowthModel
 from tumorcast.growth.prior import SizePrior
@@ -28,6 +30,7 @@ from tumorcast.version import VERSION
 log = logging.getLogger(__name__)
 FitPatient = Callable[[SizeSeries], GrowthFit]
 Forecasts = list[HeldOutForecast]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class GrowthJob:
     """What is asked for.
 
     prior: the text of the model's prior file; left_out: patients who could not be read; draw: a patient's picture;
-    columns: what of the source is read. compared_with: the prior that the cohort may be unlike; None where it is
-    learnt from the cohort itself, or is none.
+    columns: what of the source is read; answers: where what `questions` ask is written. compared_with: the prior that
+    the cohort may be unlike; None where it is learnt from the cohort itself, or is none.
     """
 
     source: Path
@@ -49,6 +52,8 @@ class GrowthJob:
     held_out_csv: Path | None = None
     min_scans: Path | None = None
     draw: Callable[[SizeSeries], object] | None = None
+    answers: Path | None = None
+    questions: Questions = Questions()
     columns: Mapping[str, Any] = field(default_factory=dict)
     compared_with: SizePrior | None = None
 
@@ -85,6 +90,11 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> GrowthJobRes
     tables: dict[str, Table] = {}
     if job.out is not None:
         figures |= _fit(job, job.out, ranks, report, fates)
+    if job.answers is not None:
+        answers = _forecasts(job, ranks, partial(answer, job.model, job.questions), fates)
+        if ranks.is_root:
+            write_answers(job.answers, answers)
+        figures |= {"answers": str(job.answers)}
     if job.held_out is not None:
         figures |= _hold_out(job, job.held_out, ranks, fates)
     if job.min_scans is not None:
@@ -204,14 +214,14 @@ def _drawn(draw: Callable[[SizeSeries], object], series: SizeSeries) -> Forecast
 
 
 def _forecasts(
-    job: GrowthJob, ranks: Ranks, work: Callable[[SizeSeries], Forecasts], fates: dict[str, PatientOutcome]
-) -> Forecasts:
-    """The forecasts of all patients, in their order, on every rank; why a patient failed is put into `fates`."""
+    job: GrowthJob, ranks: Ranks, work: Callable[[SizeSeries], list[Part]], fates: dict[str, PatientOutcome]
+) -> list[Part]:
+    """What is made of all patients, in their order, on every rank; why a patient failed is put into `fates`."""
 
-    def guarded(series: SizeSeries) -> Forecasts | PatientOutcome:
+    def guarded(series: SizeSeries) -> list[Part] | PatientOutcome:
         return attempt(series.patient_id, partial(work, series))
 
-    forecasts: Forecasts = []
+    forecasts: list[Part] = []
     for result in map_over_ranks(job.patients, guarded, ranks):
         if isinstance(result, PatientOutcome):
             fates[result.patient_id] = result

@@ -75,7 +75,7 @@ def log_density(quantiles: Array, y: float) -> float:
     chance of that.
 
     >>> flat = np.linspace(9.0, 11.0, 200)
-    >>> round(float(np.exp(log_density(flat, 10.0))), 2)
+    >>> float(round(np.exp(log_density(flat, 10.0)), 2))
     0.5
     """
     if y <= FLOOR + 1e-9:
