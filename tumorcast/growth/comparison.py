@@ -262,8 +262,9 @@ def diebold_mariano(ours: Array, theirs: Array, persons: Sequence[str]) -> tuple
     cluster-robust one; Cameron & Miller 2015) and p is Student's t of P - 1 degrees of freedom. None where nothing
     differs, or with fewer than two persons.
 
-    >>> diebold_mariano(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0]), ["a", "b", "c"])[0].round(3)
-    -1.732
+    >>> statistic, p = diebold_mariano(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0]), ["a", "b", "c"])
+    >>> round(statistic, 3), round(p, 3)
+    (-1.732, 0.225)
     """
     differences = ours - theirs
     _, index = np.unique(np.asarray(persons), return_inverse=True)
