@@ -215,5 +215,5 @@ def read_prior(path: Path) -> PopulationPrior:
 
 @cache
 def shipped_prior() -> PopulationPrior:
-    """The prior that comes with tumorcast, from 40 treated gliomas (docs/commands/fit-prior.md)."""
+    """The prior that comes with tumorcast, from 88 treated gliomas (docs/commands/fit-prior.md)."""
     return read_prior(SHIPPED)
