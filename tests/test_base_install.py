@@ -10,8 +10,14 @@ pytestmark = pytest.mark.slow
 
 EXTRAS = ("torch", "onnx", "onnxscript", "safetensors", "mpi4py", "nilearn", "skimage", "sklearn", "tensorrt_rtx")
 WITHOUT_EXTRAS = f"""
-import sys
-sys.modules.update(dict.fromkeys({EXTRAS!r}))  # as if they were not installed
+from importlib.machinery import PathFinder
+
+found = PathFinder.find_spec
+
+def find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] in {EXTRAS!r} else found(name, path, target)
+
+PathFinder.find_spec = find_spec  # None in sys.modules would not do: scipy takes what is there for a module
 from tumorcast.cli.main import main
 main()
 """

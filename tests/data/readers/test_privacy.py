@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 from tumorcast.cli.main import app
 from tumorcast.data.cohort import Cohort
 
-IN_HEADERS = ("Zwickelmann", "Ottokar", "ZZQ8812", "19410312", "ACC77123", "Rechtsufer", "19870", "1987-0", "Dr.Quast")
+IN_HEADERS = ("Zwickelmann", "Ottokar", "ZZQ8812", "19410312", "ACC77123", "Rechtsufer", "1987-0", "Dr.Quast")
 IN_FILE_NAMES = ("Nachname-Vorname", "19990909")
 SMALL = ("--min-tumour-mm2", "5", "--image-size", "64")
 KINDS = {"t1n": "AX T1", "t1c": "AX T1 POST", "t2w": "AX T2", "t2f": "T2 FLAIR"}
 DAYS = {"001": "19870423", "002": "19870623", "003": "19870823"}
+IN_HEADERS += tuple(DAYS.values())  # whole: five digits of a date are digits of some number too
 RADII = {"001": 6.0, "002": 7.0, "003": 8.5}
 PLANTED_TAGS = {
     "PatientName": "Zwickelmann^Ottokar",

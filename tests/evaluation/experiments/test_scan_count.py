@@ -34,7 +34,7 @@ from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster, SizeSeries
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
-MODEL = GrowthModel(QUICK, Forecaster.POOLED, fixed_prior(shipped_prior()))
+MODEL = GrowthModel(QUICK, Forecaster.COMBINED, fixed_prior(shipped_prior()))
 SIZES, COMPANION = np.array([9000.0, 12_000, 7000, 14_000, 15_000]), np.array([30_000.0, 40_000, np.nan, 50_000, 1.0])
 SERIES = SizeSeries("P", "enhancing_mm3", np.array([0.0, 60.0, 130.0, 180.0, 300.0]), SIZES, companion=COMPANION)
 
@@ -63,9 +63,9 @@ def test_they_are_drawn_by_the_patients_own_key() -> None:
 def test_scans_that_are_not_given_are_not_seen(tmp_path: Path) -> None:
     row = ScanCountExperiment(SizeData([SERIES], {}), MODEL).measure("P", tmp_path)
     (all_given,) = (one for one in row["forecasts"] if one["given"] == 4)
-    assert all_given["methods"]["pooled"]["median"] == forecast_scan(MODEL, SERIES, 4).quantiles(np.array([0.5]))[0]
+    assert all_given["methods"]["combined"]["median"] == forecast_scan(MODEL, SERIES, 4).quantiles(np.array([0.5]))[0]
     (two,) = (one for one in row["forecasts"] if one["kind"] == "last" and one["given"] == 2)
-    assert two["methods"]["pooled"]["median"] == forecast_scan(MODEL, SERIES, 4, 2).quantiles(np.array([0.5]))[0]
+    assert two["methods"]["combined"]["median"] == forecast_scan(MODEL, SERIES, 4, 2).quantiles(np.array([0.5]))[0]
     assert (two["horizon_days"], two["longest_gap_days"]) == (120.0, 50.0)
     (one,) = (one for one in row["forecasts"] if one["kind"] == "last" and one["given"] == 1)
     assert (one["longest_gap_days"], one["irregularity"]) == (None, None)
@@ -77,7 +77,7 @@ def test_scans_that_are_not_given_are_not_seen(tmp_path: Path) -> None:
 
 def made(kind: str, given: int, crps: float, **told: Any) -> dict[str, Any]:
     figures = {"error": -crps, "crps": crps, "covered": 1.0, "width": 2.0}
-    methods = {str(method): figures for method in (SizeMethod.POOLED, SizeMethod.MECHANISTIC, SizeMethod.PERSISTENCE)}
+    methods = {str(method): figures for method in (SizeMethod.COMBINED, SizeMethod.MECHANISTIC, SizeMethod.PERSISTENCE)}
     plain = {"horizon_days": 50.0, "longest_gap_days": None, "irregularity": None}
     return plain | told | {"kind": kind, "given": given, "methods": methods}
 
@@ -100,10 +100,10 @@ PATIENTS = [
 
 def test_a_patients_forecasts_are_averaged_first() -> None:
     older = by_choice(PATIENTS)[GivenScans.OLDER, 1]
-    np.testing.assert_array_equal(scores_of(PATIENTS, older, SizeMethod.POOLED, "crps"), [2.5, np.nan])
-    np.testing.assert_array_equal(scores_of(PATIENTS, older, SizeMethod.POOLED, "error"), [2.5, np.nan])
+    np.testing.assert_array_equal(scores_of(PATIENTS, older, SizeMethod.COMBINED, "crps"), [2.5, np.nan])
+    np.testing.assert_array_equal(scores_of(PATIENTS, older, SizeMethod.COMBINED, "error"), [2.5, np.nan])
     two = by_count(PATIENTS)[2]
-    np.testing.assert_array_equal(scores_of(PATIENTS, two, SizeMethod.POOLED, "crps"), [0.5, 0.2])
+    np.testing.assert_array_equal(scores_of(PATIENTS, two, SizeMethod.COMBINED, "crps"), [0.5, 0.2])
 
 
 def test_fewer_scans_are_compared_with_all_of_the_same_patient() -> None:
@@ -145,8 +145,8 @@ def test_a_report_of_real_forecasts(tmp_path: Path) -> None:
     result = run_experiment(ScanCountExperiment(data, MODEL), tmp_path / "out")
     assert result.findings is not None and result.done == 2
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())["figures"]
-    assert figures["last"]["1"]["crps_pooled"]["patients"] == 2
-    assert figures["last"]["4"]["crps_pooled"]["patients"] == 1
+    assert figures["last"]["1"]["crps_combined"]["patients"] == 2
+    assert figures["last"]["4"]["crps_combined"]["patients"] == 1
     for name in ("scans.png", "horizon.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
 

@@ -31,7 +31,7 @@ from tumorcast.growth.settings import FitSettings
 from tumorcast.records import FitStatus, Forecaster, PatientOutcome, SizeSeries, Status
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
-MODEL = GrowthModel(QUICK, Forecaster.POOLED, fixed_prior(shipped_prior()))
+MODEL = GrowthModel(QUICK, Forecaster.COMBINED, fixed_prior(shipped_prior()))
 DAYS = np.array([0.0, 60.0, 130.0, 180.0])
 
 
@@ -57,12 +57,12 @@ def test_scores_are_those_of_the_definitions() -> None:
     """Of a uniform distribution of y on [8, 10]: its CRPS is (x - 9)² / 2 + 1/6 inside (half-width 1)."""
     said, y = 8.0 + 2.0 * LEVELS, 9.5
     observed = float(np.exp(y) - 100.0)
-    (inside,) = scored(SizeForecasts(held_out(observed), {SizeMethod.POOLED: said})).values()
+    (inside,) = scored(SizeForecasts(held_out(observed), {SizeMethod.COMBINED: said})).values()
     assert inside["error"] == pytest.approx(-0.5)
     assert inside["width"] == inside["interval_score"] == pytest.approx(1.8)
     assert inside["crps"] == pytest.approx(0.5**2 / 2 + 1 / 6, abs=1e-4)
     assert (inside["covered"], inside["median"]) == (1.0, pytest.approx(np.exp(9.0) - 100.0))
-    above = scored(SizeForecasts(held_out(float(np.exp(10.4) - 100.0)), {SizeMethod.POOLED: said}))["pooled"]
+    above = scored(SizeForecasts(held_out(float(np.exp(10.4) - 100.0)), {SizeMethod.COMBINED: said}))["combined"]
     assert above["covered"] == 0.0
     assert above["interval_score"] == pytest.approx(1.8 + 20 * (10.4 - 9.9))
     assert inside["low"] < inside["median"] < inside["high"]
@@ -87,11 +87,13 @@ def test_the_straight_line_follows_the_last_two_scans_within_a_brain() -> None:
 
 def test_methods_are_the_forecasters_of_fit() -> None:
     told, place = PATIENTS[0], 3
-    found = forecast_by((*tuple(SizeMethod)[:3], SizeMethod.PERSISTENCE), MODEL, told, place)
-    pooled = forecast_scan(MODEL, told, place)
+    found = forecast_by((*tuple(SizeMethod)[:4], SizeMethod.PERSISTENCE), MODEL, told, place)
+    combined = forecast_scan(MODEL, told, place)
+    pooled = forecast_scan(replace(MODEL, forecaster=Forecaster.POOLED), told, place)
     law = forecast_scan(replace(MODEL, forecaster=Forecaster.MECHANISTIC), told, place)
     alone = forecast_scan(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None)), told, place)
     expected = {
+        "combined": combined.log_quantiles,
         "pooled": pooled.log_quantiles,
         "mechanistic": law.log_quantiles,
         "alone": alone.log_quantiles,
@@ -106,10 +108,10 @@ def test_methods_are_the_forecasters_of_fit() -> None:
 def test_no_method_is_scored_for_less_than_nothing() -> None:
     """A tumour that has vanished, forecast by all: what a forecast holds below 0 mm³ costs it nothing."""
     gone = series("P", [9000.0, 300, 0, 0], "enhancing_mm3")
-    told = forecast_by((*tuple(SizeMethod)[:3], SizeMethod.PERSISTENCE, SizeMethod.LINE), MODEL, gone, 3)
+    told = forecast_by((*tuple(SizeMethod)[:4], SizeMethod.PERSISTENCE, SizeMethod.LINE), MODEL, gone, 3)
     floor = np.log(100.0)
     assert all(rows.min() >= floor for rows in told.quantiles.values())
-    for method in ("pooled", "persistence"):
+    for method in ("combined", "pooled", "persistence"):
         assert told.quantiles[SizeMethod(method)].min() == floor
         above = told.quantiles[SizeMethod(method)] - floor
         assert scored(told)[method]["crps"] == pytest.approx(2 * np.mean((1 - LEVELS) * above))
@@ -134,14 +136,14 @@ def test_summaries_are_over_patients() -> None:
             "observed": true,
             "size_name": "volume_mm3",
             "methods": {
-                "pooled": {"median": told, "error": e, "covered": c, "width": w, "interval_score": s, "crps": s}
+                "combined": {"median": told, "error": e, "covered": c, "width": w, "interval_score": s, "crps": s}
             },
         }
         for true, told, e, c, w, s in zip(
             observed, medians, (0.7, 0.0, -0.4), (0.0, 1.0, 1.0), (1.0, 2.0, 6.0), (9.0, 2.0, 6.0), strict=True
         )
     ]
-    found = summary_of(rows, SizeMethod.POOLED)
+    found = summary_of(rows, SizeMethod.COMBINED)
     assert found["r2"].value == pytest.approx(r2_score(observed, medians))
     logs = np.log(np.array([observed, medians]) + 100)
     assert found["r2_log"].value == pytest.approx(r2_score(*logs))
@@ -153,7 +155,7 @@ def test_summaries_are_over_patients() -> None:
 
 
 def test_a_report_tells_methods_pairs_and_who_is_left_out(tmp_path: Path) -> None:
-    methods = (SizeMethod.POOLED, SizeMethod.PERSISTENCE, SizeMethod.LINE)
+    methods = (SizeMethod.COMBINED, SizeMethod.PERSISTENCE, SizeMethod.LINE)
     result = run_experiment(SizeForecastExperiment(DATA, MODEL, methods), tmp_path / "out")
     assert result.findings is not None and result.done == 3
     near, sure, paired, left_out = result.findings.tables
@@ -163,7 +165,7 @@ def test_a_report_tells_methods_pairs_and_who_is_left_out(tmp_path: Path) -> Non
     assert left_out.rows == [("P5", "line 7: bad"), ("P4", "fewer than 3 scans with a known size")]
     assert "In 3 patients" in result.findings.answer
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
-    assert figures["figures"]["methods"]["pooled"]["crps"]["patients"] == 3
+    assert figures["figures"]["methods"]["combined"]["crps"]["patients"] == 3
     assert set(figures["units"]) == {"P_201", "P2", "P3"}
     for name in ("told.png", "curves.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")

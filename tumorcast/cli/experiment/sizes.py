@@ -63,7 +63,7 @@ def sizes_and_model(
         FitSettings.of(given, "tumorcast experiment"),
         options.size_column,
         prior=options.prior,
-        forecaster=Forecaster.POOLED,
+        forecaster=Forecaster.COMBINED,
         companion=options.companion_column,
     )
     named = columns.of_size(options.size_column, spec.companion)

@@ -40,7 +40,7 @@ Patients = Sequence[list[Row]]
 Group = Callable[[Row], bool]
 """Whether a forecast belongs to it."""
 
-METHODS = (SizeMethod.POOLED, SizeMethod.MECHANISTIC, SizeMethod.PERSISTENCE)
+METHODS = (SizeMethod.COMBINED, SizeMethod.MECHANISTIC, SizeMethod.PERSISTENCE)
 MOST_GIVEN = 6  # scans; and all there are
 DRAWS, TRIES = 3, 30  # thinned sets of each size
 DRAWS_KEY = 3  # a key of two numbers, which no other draw of a patient has
@@ -70,17 +70,17 @@ class MethodColumn(NamedTuple):
 
 
 COLUMNS = (
-    MethodColumn(SizeMethod.POOLED, ERROR.rounded(2)),
-    MethodColumn(SizeMethod.POOLED, CRPS),
+    MethodColumn(SizeMethod.COMBINED, ERROR.rounded(2)),
+    MethodColumn(SizeMethod.COMBINED, CRPS),
     MethodColumn(SizeMethod.MECHANISTIC, CRPS.called("crps", "CRPS, growth law")),
     MethodColumn(SizeMethod.PERSISTENCE, CRPS.called("crps", "CRPS, persistence")),
-    MethodColumn(SizeMethod.POOLED, COVERED),
+    MethodColumn(SizeMethod.COMBINED, COVERED),
     MethodColumn(SizeMethod.MECHANISTIC, COVERED.called("covered", "the same, growth law")),
-    MethodColumn(SizeMethod.POOLED, WIDTH),
+    MethodColumn(SizeMethod.COMBINED, WIDTH),
 )
 HEADS = ("forecasts", "patients", *(column.metric.label for column in COLUMNS))
 NOTE = (
-    "Of the pooled forecast unless another is named. A patient is the unit: its forecasts in a line are averaged "
+    "Of the combined forecast unless another is named. A patient is the unit: its forecasts in a line are averaged "
     "first. log: of size + 100 mm³. Less CRPS is better."
 )
 PAIRED_NOTE = "✔ better and ✘ worse than the other, and the interval excludes zero; p: Wilcoxon's signed-rank test."
@@ -211,7 +211,7 @@ def scores_of(patients: Patients, group: Group, method: SizeMethod, name: str) -
 
 
 def _crps(patients: Patients, group: Group) -> Floats:
-    return scores_of(patients, group, SizeMethod.POOLED, "crps")
+    return scores_of(patients, group, SizeMethod.COMBINED, "crps")
 
 
 def _count(patients: Patients, group: Group) -> int:
@@ -319,7 +319,7 @@ def answer_of(patients: Patients) -> str:
     kept, without = _cost(patients, GivenScans.THINNED), _cost(patients, GivenScans.OLDER)
     return (
         f"How do forecasts of the last scan fare with few or irregular scans? {len(patients)} patients. CRPS of the "
-        f"pooled forecast by the number of last scans given: {by_number}. CRPS from one scan minus that from all: "
+        f"combined forecast by the number of last scans given: {by_number}. CRPS from one scan minus that from all: "
         f"{lost.estimate.text(3, signed=True)} (p {lost.p:.2g}). From other scans minus that from as many last "
         f"ones: {kept} where the latest is kept, {without} where it is not."
     )
@@ -333,7 +333,7 @@ def _cost(patients: Patients, kind: GivenScans) -> str:
 
 
 def _mean_cost(forecasts: list[Row], kind: GivenScans) -> float:
-    crps = of_method(forecasts, SizeMethod.POOLED, "crps").tolist()
+    crps = of_method(forecasts, SizeMethod.COMBINED, "crps").tolist()
     of_last = {
         row["given"]: value for row, value in zip(forecasts, crps, strict=True) if row["kind"] == GivenScans.LAST
     }
@@ -351,8 +351,8 @@ def _pictures(patients: Patients) -> list[ReportPicture]:
         ),
         ReportPicture(
             "horizon",
-            "Error of the pooled median by the days from the latest scan given, a point a forecast; filled: the last "
-            "scans are given, open: others.",
+            "Error of the combined forecast's median by the days from the latest scan given, a point a forecast; "
+            "filled: the last scans are given, open: others.",
             partial(draw_by_horizon, [_dots(patients, kind) for kind in GivenScans]),
         ),
     ]
@@ -378,6 +378,6 @@ def _dots(patients: Patients, kind: GivenScans) -> HorizonDots:
     return HorizonDots(
         filled=kind is GivenScans.LAST,
         horizon_days=[row["horizon_days"] for row in rows],
-        error=of_method(rows, SizeMethod.POOLED, "error").tolist(),
+        error=of_method(rows, SizeMethod.COMBINED, "error").tolist(),
         given=[row["given"] for row in rows],
     )

@@ -171,11 +171,11 @@ def _paired_table(rows: Sequence[Row], methods: Sequence[SizeMethod]) -> Table:
 
 def _answer(rows: Sequence[Row], summaries: Summaries) -> str:
     best = min(summaries, key=lambda method: summaries[method]["crps"].value)
-    ours, ahead = summaries[SizeMethod.POOLED], np.median([row["days_ahead"] for row in rows])
-    against = difference(_loss(rows, SizeMethod.POOLED, "crps"), _loss(rows, SizeMethod.PERSISTENCE, "crps"))
+    ours, ahead = summaries[SizeMethod.COMBINED], np.median([row["days_ahead"] for row in rows])
+    against = difference(_loss(rows, SizeMethod.COMBINED, "crps"), _loss(rows, SizeMethod.PERSISTENCE, "crps"))
     return (
         f"How near does a forecast come to the last scan, {ahead:g} days ahead in the median, that was fitted without "
-        f"it? In {len(rows)} patients the pooled forecast has R² {ours['r2'].text(2)} of size and "
+        f"it? In {len(rows)} patients the combined forecast has R² {ours['r2'].text(2)} of size and "
         f"{ours['r2_log'].text(2)} of log size, a median relative error of "
         f"{ours['median_relative_error'].text(2)}, and its 90 % interval holds {ours['coverage90'].text(2)} of the "
         f"truths. Its CRPS less that of persistence is {against.estimate.text(3, signed=True)} (p {against.p:.2g}). "
@@ -185,7 +185,7 @@ def _answer(rows: Sequence[Row], summaries: Summaries) -> str:
 
 def _pictures(rows: dict[str, Row], methods: Sequence[SizeMethod], folder: Path) -> list[ReportPicture]:
     every = list(rows.values())
-    shown = spread_by_value(list(rows), _loss(every, SizeMethod.POOLED, "error"), PATIENTS_SHOWN)
+    shown = spread_by_value(list(rows), _loss(every, SizeMethod.COMBINED, "error"), PATIENTS_SHOWN)
     return [
         ReportPicture(
             "told",
@@ -195,7 +195,7 @@ def _pictures(rows: dict[str, Row], methods: Sequence[SizeMethod], folder: Path)
         ),
         ReportPicture(
             "curves",
-            "Patients from the smallest to the largest error of the pooled forecast: scans given (black), the "
+            "Patients from the smallest to the largest error of the combined forecast: scans given (black), the "
             "growth law up to the last of them (grey), the forecast's median and 90 % band, and what came (blue).",
             partial(_draw_growth, {folder / unit / CURVES: rows[unit] for unit in shown}),
         ),
@@ -215,7 +215,7 @@ def _draw_growth(rows: Mapping[Path, Row], path: Path) -> None:
     for file, row in rows.items():
         with np.load(file) as columns:
             curve = GrowthCurve.from_columns(dict(columns), row["size_name"])
-        error = row["methods"][str(SizeMethod.POOLED)]["error"]
+        error = row["methods"][str(SizeMethod.COMBINED)]["error"]
         title = f"{row['patient_id']}: error {error:+.2f} (log)"
         panels.append(GrowthPanel(title, curve, row["day"], row["observed"]))
     draw_growth(panels, path)

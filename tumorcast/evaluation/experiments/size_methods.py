@@ -59,6 +59,7 @@ class SizeMethod(StrEnum):
     fit, faults included. LINE: a straight line through ln size of the last two scans; it has no interval.
     """
 
+    COMBINED = "combined"
     POOLED = "pooled"
     MECHANISTIC = "mechanistic"
     ALONE = "alone"
@@ -78,7 +79,8 @@ class SizeMethod(StrEnum):
 
 
 LABELS = {
-    SizeMethod.POOLED: "**pooled**",
+    SizeMethod.COMBINED: "**combined**",
+    SizeMethod.POOLED: "pool",
     SizeMethod.MECHANISTIC: "growth law with a population",
     SizeMethod.ALONE: "growth law, the patient alone",
     SizeMethod.PAPER: "the paper's fit, faults included",
@@ -91,7 +93,7 @@ LABELS = {
 class SizeForecasts:
     """One scan forecast by several methods from the same earlier ones.
 
-    scan: the scan, as the pooled forecaster has it. quantiles: (200,) y at forecast.LEVELS by method; of LINE, which
+    scan: the scan, as the default forecaster has it. quantiles: (200,) y at forecast.LEVELS by method; of LINE, which
     has no interval, (1,).
     """
 
@@ -103,13 +105,16 @@ def forecast_by(
     methods: Sequence[SizeMethod], model: GrowthModel, series: SizeSeries, target: int, first: int = 0
 ) -> SizeForecasts:
     """The scan number `target` forecast from those of `first` … target - 1. model: its settings and prior are used."""
-    scan = forecast_scan(replace(model, forecaster=Forecaster.POOLED), series, target, first)
+    scan = forecast_scan(replace(model, forecaster=Forecaster.COMBINED), series, target, first)
     assert scan.persistence_log_quantiles is not None, "a model with a prior"
     quantiles: dict[SizeMethod, Floats] = {}
     for method in methods:
         match method:
-            case SizeMethod.POOLED:
+            case SizeMethod.COMBINED:
                 quantiles[method] = scan.log_quantiles
+            case SizeMethod.POOLED:
+                pool = replace(model, forecaster=Forecaster.POOLED)
+                quantiles[method] = forecast_scan(pool, series, target, first).log_quantiles
             case SizeMethod.PERSISTENCE:
                 quantiles[method] = scan.persistence_log_quantiles
             case SizeMethod.LINE:
