@@ -70,6 +70,10 @@ def curve_of() -> dict[str, Any]:
 def patient_with_curve(name: str) -> PatientForecast:
     """A patient whose scan of day 30 is forecast for day 90; "broken" lacks what a curve must have."""
     curve = {"days": np.arange(3.0)} if name == "broken" else curve_of()
+    if name == "P2":
+        curve |= {quantile: 0.5 * curve[quantile] for quantile in ("q05", "q50", "q95")}  # shrinking
+    elif name not in {"P1", "broken"}:
+        curve |= {"q50": curve["q50"] - 5}
     return replace(patient_of(name), day=30.0, target_day=90.0, curve=curve)
 
 

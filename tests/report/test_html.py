@@ -90,8 +90,8 @@ def test_the_index_tells_everyone_with_the_reason(made: Made) -> None:
     assert "6 patients: 3 forecast, 2 failed, 1 skipped. 1 with signs of failure." in told
     assert "P9 ✗ failed – scan 1.nii.gz: 3 of 4 contrasts found (no t2f); add it" in told
     assert "P10 – skipped – no tumour <i>" in told
-    assert "P1 ✓ ok +50 % +47 to +53 % 60 200 ⚑ too much 0.900" in told
-    assert "P2 ✓ ok −50 % −53 to −47 % 60 100 none" in told
+    assert "P1 ✓ ok +12 % −10 to +90 % 60 200 ⚑ too much 0.900" in told
+    assert "P2 ✓ ok −44 % −55 to −5 % 60 100 none" in told
     assert "tumorcast's growth map 0.500 0.875 [0.800, 0.950]" in told
 
 
@@ -99,7 +99,7 @@ def test_a_patients_page_tells_sizes_flags_treatment_and_the_truth(made: Made) -
     told = page_of(made, "P1").text
     for part in (
         "Forecast from the scan of day 30 for day 90, 60 days ahead. 2 slices, 7 members.",
-        "Predicted growth +50 % +47 to +53 % (5–95 % of members)",
+        "Predicted growth +12 % −10 to +90 % (5–95 % of the forecast)",
         "Tumour area now 200 mm²",
         "⚑ too much More than 150 % of the change aimed at was reached. Slice 9.",
         "Radiotherapy: day 10 to 52, 60 Gy in 30 fractions. Resection: day 20.",
@@ -259,7 +259,7 @@ def test_the_command_ends_with_1_and_tells_who_failed(made: Made, tmp_path: Path
     assert done.exit_code == 1
     counts = {"pages": 3, "failed": 1, "without_forecast": 2}
     assert json.loads(done.stdout.splitlines()[-1]) == {"out": str(tmp_path / "index.html")} | counts
-    assert re.search("broken: failed: KeyError: 'q05'", done.stderr)
+    assert re.search("broken: failed: KeyError: 'observed_sizes'", done.stderr)
 
 
 def test_every_failure_has_words() -> None:

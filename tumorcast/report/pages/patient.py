@@ -11,6 +11,7 @@ from markupsafe import Markup
 from tumorcast.archive.growth_file import GrowthFile
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.evaluation.failure_flags import Failure, flags_of, reach_of
+from tumorcast.forecasting.targets import area_power
 from tumorcast.provenance import flat
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.report.pages import words
@@ -104,7 +105,10 @@ class Source:
 
 @dataclass(frozen=True)
 class IndexRow:
-    """What the index says of a patient. page: None where there is none. days_ahead: None where no day is aimed at."""
+    """What the index says of a patient. page: None where there is none. days_ahead: None where no day is aimed at.
+
+    foretold: the growth by the size forecast; None where a size was asked for, or nothing was seen last.
+    """
 
     patient_id: str
     status: Status
@@ -115,11 +119,15 @@ class IndexRow:
     days_ahead: float | None = None
     flags: tuple[str, ...] = ()
     dice: float | None = None
+    foretold: Spread | None = None
 
     @property
     def growth(self) -> Spread | None:
-        """The area aimed at over the present one; None where that is not known."""
-        return None if self.sizes is None else self.sizes.growth
+        """The area on the day aimed at over the present one; None where that is not known.
+
+        What the size forecast itself says, of which few members have but a few quantiles; else what members aim at.
+        """
+        return self.foretold or (None if self.sizes is None else self.sizes.growth)
 
     @property
     def outcome(self) -> PatientOutcome:
@@ -168,7 +176,17 @@ def _row(source: Source, patient: PatientForecast, sizes: PatientSummary, slices
         days_ahead=None if patient.target_day is None else float(patient.target_day - patient.day),
         flags=tuple(str(flag) for flag in Failure if str(flag) in flags),
         dice=None if evaluation is None else evaluation.dice,
+        foretold=_foretold(patient) if sizes.growth else None,
     )
+
+
+def _foretold(patient: PatientForecast) -> Spread | None:
+    """The area on the day aimed at over that of the last scan, as the growth curve has it."""
+    curve, last = patient.curve, 0.0 if patient.curve is None else float(patient.curve["observed_sizes"][-1])
+    if curve is None or patient.size_name is None or patient.target_day is None or last <= 0:
+        return None
+    sizes = (float(np.interp(patient.target_day, curve["days"], curve[name])) for name in ("q50", "q05", "q95"))
+    return Spread(*((size / last) ** area_power(patient.size_name) for size in sizes))
 
 
 def _areas_chart(sizes: Sequence[SliceSummary]) -> Markup:
