@@ -10,7 +10,7 @@ often sizes are drawn anew, and which curve of a growth law they follow, if any.
     redraw     with a chance of 1 - exp(-λ Δt), more after the first scan:   b → m + ρ (b - m) + N(0, (f J)²)
     operation  that is known:   b → m + o + ρ_o (b - m) + N(0, J_o²)
     outlier    ε has the sd O more, with a chance
-    nothing seen   y* ≤ log offset, a censored size
+    nothing seen   y* ≤ log offset, a censored size; so is what is below 10 mm³
 
 (b, u, g) is a Kalman filter; redraw and outlier make a sum of normals, of which the heaviest PARTS - 1 are kept and the
 others are merged into one. `Scans` holds what is known of a patient, `shared` the parameters that all kinds share.
@@ -47,6 +47,7 @@ SHARED = 13
 PARTS = 4
 REDRAW_SD, REDRAW_KEPT, OUTLIER_SD, OUTLIER_CHANCE = 1.5, 0.6, 1.5, 0.05
 SHIFT_DAYS = 60.0
+NOTHING = 0.095  # y above the floor of 10 mm³, the least that two outlines of a scan would both see
 SCAN_DAYS = 10.0
 FARTHEST_BY_SIZE = 2.5
 YEAR_DAYS = 365.25
@@ -64,16 +65,19 @@ class Scans(NamedTuple):
     """One patient's scans and what is known between and after them.
 
     days: (T + H,) of the scans, and of those that are forecast; log_sizes: (T,) y, of which the least that can be is
-    `floor`; excess: (T,) of the companion; operated: (T + H,) 1 where an operation lies between the scan before (the
-    last one, for a forecast) and that day; growth, by_rate: (L, T + H) Λ of each curve of a law, and ∂Λ/∂rate.
+    `floor`; excess: (T,) of the companion; operation: (T + H,) day of the last operation between the scan before (the
+    last one, for a forecast) and that day, infinite where there is none; growth, by_rate: (L, T + H) Λ of each curve of
+    a law, and ∂Λ/∂rate; growth_then, by_rate_then: the same on the days of the operations.
     """
 
     days: Array
     log_sizes: Array
     excess: Array
-    operated: Array
+    operation: Array
     growth: Array
     by_rate: Array
+    growth_then: Array
+    by_rate_then: Array
     floor: float
 
 
@@ -90,7 +94,10 @@ def log_chance_below(z: float) -> float:
 def move(
     part: Array, out: Array, kind: Array, shared: Array, days: float, law: tuple[float, float], add: float
 ) -> None:
-    """The part `days` later, without a redraw. law: ΔΛ and ∂ΔΛ/∂rate; add: what is added to the level."""
+    """The part `days` later, without a redraw; `out` may be the part itself.
+
+    law: ΔΛ and ∂ΔΛ/∂rate; add: what is added to the level.
+    """
     if kind[LAW] >= 0:
         keep, through, rate_keep = 1.0, law[1], 1.0
         bb, bg, gg = 0.0, 0.0, 0.0
@@ -154,10 +161,11 @@ def observe(part: Array, out: Array, y: float, seen: tuple[float, float, float],
     total = variance + noise
     sd = math.sqrt(total)
     z = (y - mean) / sd
-    if y > floor + 1e-9:
+    if y > floor + NOTHING:
         log_density = -0.5 * z * z - math.log(sd) - 0.5 * LOG_2PI
         shift, shrink = (y - mean) / total, 1.0 / total
     else:
+        z = (floor - mean) / sd
         log_density = log_chance_below(z)
         hazard = math.exp(-0.5 * z * z - 0.5 * LOG_2PI - log_density)
         shift, shrink = -hazard / sd, hazard * (hazard + z) / total
@@ -255,6 +263,29 @@ def chance_of_staying(kind: Array, shared: Array, days: float, fresh: bool) -> f
 
 
 @compiled_inner
+def operate(parts: Array, count: int, out: Array, kind: Array, shared: Array, scans: Scans, last: int, to: int) -> None:
+    """The parts moved to the day of an operation, drawn anew there, and moved on to the day of index `to`.
+
+    After it the level moves as after a first scan.
+    """
+    before, after = scans.operation[to] - scans.days[last], scans.days[to] - scans.operation[to]
+    add, law_before, law_after = 0.0, (0.0, 0.0), (0.0, 0.0)
+    if kind[LAW] >= 0:
+        curve = int(kind[LAW])
+        growth, by_rate = scans.growth_then[curve, to], scans.by_rate_then[curve, to]
+        law_before = (growth - scans.growth[curve, last], by_rate - scans.by_rate[curve, last])
+        law_after = (scans.growth[curve, to] - growth, scans.by_rate[curve, to] - by_rate)
+    else:
+        add = -(shared[SHIFT] + shared[FIRST_SHIFT]) * math.expm1(-after / SHIFT_DAYS)
+    kept = shared[OPERATION_KEPT]
+    mean = shared[CENTRE] + shared[OPERATION_SHIFT] - kept * shared[CENTRE]
+    for part in range(count):
+        move(parts[part], out[part], kind, shared, before, law_before, 0.0)
+        redraw(out[part], out[part], mean, kept, shared[OPERATION_SD], 0.0)
+        move(out[part], out[part], kind, shared, after, law_after, add)
+
+
+@compiled_inner
 def advance(
     parts: Array, count: int, out: Array, kind: Array, shared: Array, scans: Scans, last: int, to: int, scale: float
 ) -> int:
@@ -263,9 +294,12 @@ def advance(
     Returns how many. What is added to the level and the chance of a redraw grow with the time since the last scan, so
     that days between scans change nothing.
     """
+    if scans.operation[to] < math.inf:
+        operate(parts, count, out, kind, shared, scans, last, to)
+        return count
     origin = min(last, scans.log_sizes.size - 1)
     gone, days = scans.days[last] - scans.days[origin], scans.days[to] - scans.days[last]
-    fresh = origin == 0 or scans.operated[origin] > 0.0  # the first scan known of, or the first after an operation
+    fresh = origin == 0 or scans.operation[origin] < math.inf  # the first scan, or the first after an operation
     add, law = 0.0, (0.0, 0.0)
     if kind[LAW] >= 0:
         curve = int(kind[LAW])
@@ -280,18 +314,12 @@ def advance(
     for part in range(count):
         moved = out[total]
         move(parts[part], moved, kind, shared, days, law, add)
-        if scans.operated[to] > 0.0:
-            kept = shared[OPERATION_KEPT]
-            mean = centre + shared[OPERATION_SHIFT] - kept * centre
-            redraw(moved, moved, mean, kept, shared[OPERATION_SD], 0.0)
+        if stays < 1.0:
+            mean = centre - REDRAW_KEPT * centre
+            redraw(moved, out[total + 1], mean, REDRAW_KEPT, scale * REDRAW_SD, math.log1p(-stays))
+            moved[WEIGHT] += math.log(stays)
             total += 1
-        else:
-            if stays < 1.0:
-                mean = centre - REDRAW_KEPT * centre
-                redraw(moved, out[total + 1], mean, REDRAW_KEPT, scale * REDRAW_SD, math.log1p(-stays))
-                moved[WEIGHT] += math.log(stays)
-                total += 1
-            total += 1
+        total += 1
     return total
 
 
@@ -313,8 +341,9 @@ def clear_part(part: Array) -> None:
 
 
 @compiled_inner
-def filter_kind(kind: Array, shared: Array, scans: Scans, parts: Array, moved: Array, surprise: Array) -> int:
-    """Parts after the last scan, with weights that sum to one; log predictive density of each scan into surprise: (T,).
+def filter_kind(kind: Array, shared: Array, scans: Scans, parts: Array, moved: Array, log_densities: Array) -> int:
+    """Parts after the last scan, with weights that sum to one; log predictive density of each scan into
+    log_densities: (T,).
 
     parts: (4 · PARTS, COLUMNS) and moved: (2 · PARTS, COLUMNS) are memory. Returns how many parts there are.
     """
@@ -334,19 +363,19 @@ def filter_kind(kind: Array, shared: Array, scans: Scans, parts: Array, moved: A
             wide = (mean, variance, noise + (scale * OUTLIER_SD) ** 2)
             observe(moved[part], parts[total + 1], scans.log_sizes[scan], wide, scale, scans.floor)
             total += 2
-        surprise[scan] = log_sum(parts, total)
+        log_densities[scan] = log_sum(parts, total)
         count = reduce_parts(parts, total)
         for part in range(count):
-            parts[part, WEIGHT] -= surprise[scan]
+            parts[part, WEIGHT] -= log_densities[scan]
     return count
 
 
 @compiled
-def fill_surprise(kinds: Array, shared: Array, scans: Scans, surprise: Array) -> None:
-    """Log predictive density of each scan under each of kinds: (K, 7), into surprise: (K, T)."""
+def fill_log_densities(kinds: Array, shared: Array, scans: Scans, log_densities: Array) -> None:
+    """Log predictive density of each scan under each of kinds: (K, 7), into log_densities: (K, T)."""
     parts, moved = np.empty((4 * PARTS, COLUMNS)), np.empty((2 * PARTS, COLUMNS))
     for kind in range(kinds.shape[0]):
-        filter_kind(kinds[kind], shared, scans, parts, moved, surprise[kind])
+        filter_kind(kinds[kind], shared, scans, parts, moved, log_densities[kind])
 
 
 @compiled
@@ -357,11 +386,11 @@ def forecast_parts(kinds: Array, weights: Array, shared: Array, scans: Scans, no
     """
     parts, moved = np.empty((4 * PARTS, COLUMNS)), np.empty((2 * PARTS, COLUMNS))
     scanned = scans.log_sizes.size
-    surprise = np.empty(scanned)
+    log_densities = np.empty(scanned)
     scale = scale_by_size(shared, scans.log_sizes[scanned - 1])
     counts[:] = 0
     for kind in range(kinds.shape[0]):
-        count = filter_kind(kinds[kind], shared, scans, parts, moved, surprise)
+        count = filter_kind(kinds[kind], shared, scans, parts, moved, log_densities)
         for to in range(scanned, scans.days.size):
             there = advance(parts, count, moved, kinds[kind], shared, scans, scanned - 1, to, scale)
             rows = normals[to - scanned]
@@ -419,13 +448,13 @@ def fill_paths(kinds: Array, drawn: Integers, shared: Array, scans: Scans, numbe
     """
     parts, moved, state = np.empty((4 * PARTS, COLUMNS)), np.empty((2 * PARTS, COLUMNS)), np.empty((1, COLUMNS))
     scanned = scans.log_sizes.size
-    surprise = np.empty(scanned)
+    log_densities = np.empty(scanned)
     scale = scale_by_size(shared, scans.log_sizes[scanned - 1])
     count, before = 0, -1
     for path in range(drawn.size):
         kind = kinds[drawn[path]]
         if drawn[path] != before:
-            count = filter_kind(kind, shared, scans, parts, moved, surprise)
+            count = filter_kind(kind, shared, scans, parts, moved, log_densities)
             before = drawn[path]
         normal, uniform = numbers.normal[path], numbers.uniform[path]
         state[0] = parts[draw_part(parts, count, uniform[0, 0])]

@@ -16,18 +16,13 @@ SHARED = np.array([9.5, 1.2, -0.2, 0.3, 0.25, 700.0, 0.2, 0.8, 0.1, -1.0, 0.4, 1
 B, U, G = kernels.B, kernels.U, kernels.G
 
 
-def scans(days: list[float], y: list[float], operated: list[float] | None = None) -> kernels.Scans:
+def scans(days: list[float], y: list[float], operation: list[float] | None = None) -> kernels.Scans:
     days_ = np.array(days)
     growth = 0.01 * days_[None] + 1e-5 * days_[None] ** 2
-    return kernels.Scans(
-        days_,
-        np.array(y),
-        np.array([0.5, -0.2, 0.1])[: len(y)],
-        np.array(operated or [0.0] * len(days)),
-        growth,
-        0.9 * days_[None],
-        FLOOR,
-    )
+    operation = np.full(days_.size, np.inf) if operation is None else np.array(operation)
+    excess = np.array([0.5, -0.2, 0.1])[: len(y)]
+    then = np.zeros_like(growth)
+    return kernels.Scans(days_, np.array(y), excess, operation, growth, 0.9 * days_[None], then, then, FLOOR)
 
 
 def part(mean: list[float], covariance: np.ndarray) -> np.ndarray:
@@ -77,21 +72,26 @@ def test_a_curve_moves_a_part_by_its_growth_and_its_rate() -> None:
     np.testing.assert_allclose(covariance_of(out), wanted, rtol=1e-12)
 
 
-def spelled_out(y: list[float], days: float, operated: bool) -> float:
+def spelled_out(y: list[float], days: float, operated: float | None) -> float:
     """Log density of two sizes: of a sum over redraw and outliers of normal densities in two dimensions."""
     f, begun = np.exp(-0.2 * np.clip(y[0] - 9.5, -2.5, 2.5)), 1 - np.exp(-days / 60)
     stays = np.exp(-0.8 * days / 365.25) * (1 - 0.06 * (1 - np.exp(-days / 10))) * (1 - 0.25 * begun)
-    jumps = [(stays, 1.0, 0.0, 0.0), (1 - stays, 0.6, 9.5, f * 1.5)]  # chance, kept, mean of what is drawn, its sd
-    jumps = [(1.0, 0.4, 9.5 - 1.0 / 0.6, 1.5)] if operated else jumps
-    start, moved = np.diag([1.2**2, 0.5**2, 0.005**2]), expm(DRIFT * days)
-    level = 9.5 + (0.3 - 0.2 + 0.1 * 0.5) * begun
+    # By what may have happened: chance, day of a jump, kept, mean of what is drawn, its sd, added on the last day.
+    add = (0.3 - 0.2 + 0.1 * 0.5) * begun
+    events = [(stays, days, 1.0, 0.0, 0.0, add), (1 - stays, days, 0.6, 9.5, f * 1.5, 0.6 * add)]
+    if operated is not None:
+        events = [(1.0, operated, 0.4, 9.5 - 1.0 / 0.6, 1.5, (0.3 - 0.2) * (1 - np.exp(-(days - operated) / 60)))]
+    start = np.diag([1.2**2, 0.5**2, 0.005**2])
     first_seen, second_seen = np.array([1, 1, 0, 0, 0, 0.0]), np.array([0, 0, 0, 1, f, 0.0])
     total = 0.0
-    for (chance, kept, drawn, sd), *outliers in itertools.product(jumps, [False, True], [False, True]):
-        jump = np.diag([kept, 1.0, 1.0])
-        later = jump @ (moved @ start @ moved.T + driven(days)) @ jump.T + np.diag([sd**2, 0, 0])
-        both = np.block([[start, start @ moved.T @ jump.T], [jump @ moved @ start, later]])
-        mean = np.array([9.5, 0, 0, kept * level + (1 - kept) * drawn, 0, 0])
+    for (chance, day, kept, drawn, sd, added), *outliers in itertools.product(events, [False, True], [False, True]):
+        jump, before, after = np.diag([kept, 1.0, 1.0]), expm(DRIFT * day), expm(DRIFT * (days - day))
+        jumped = jump @ (before @ start @ before.T + driven(day)) @ jump.T + np.diag([sd**2, 0, 0])
+        later = after @ jumped @ after.T + driven(days - day)
+        across = start @ before.T @ jump.T @ after.T
+        both = np.block([[start, across], [across.T, later]])
+        level = kept * 9.5 + (1 - kept) * drawn
+        mean = np.array([9.5, 0, 0, 9.5 + after[0, 0] * (level - 9.5) + added, 0, 0])
         density = chance * np.prod([0.05 if outlier else 0.95 for outlier in outliers])
         for size, seen, scale, outlier in zip(y, (first_seen, second_seen), (1.0, f), outliers, strict=True):
             expected = seen @ mean
@@ -105,12 +105,14 @@ def spelled_out(y: list[float], days: float, operated: bool) -> float:
     return float(np.log(total))
 
 
-@pytest.mark.parametrize("operated", [False, True])
+@pytest.mark.parametrize("operated", [None, 0.0, 30.0])
 @pytest.mark.parametrize("y", [[10.0, 10.4], [8.0, 11.0], [9.0, FLOOR]])
-def test_two_scans_have_the_density_of_all_that_may_have_been(y: list[float], operated: bool) -> None:
-    surprise = np.empty((1, 2))
-    kernels.fill_surprise(KIND[None], SHARED, scans([0.0, 70.0], y, [0.0, float(operated)]), surprise)
-    assert surprise.sum() == pytest.approx(spelled_out(y, 70.0, operated), abs=1e-6)
+def test_two_scans_have_the_density_of_all_that_may_have_been(y: list[float], operated: float | None) -> None:
+    log_densities = np.empty((1, 2))
+    kernels.fill_log_densities(
+        KIND[None], SHARED, scans([0.0, 70.0], y, None if operated is None else [np.inf, operated]), log_densities
+    )
+    assert log_densities.sum() == pytest.approx(spelled_out(y, 70.0, operated), abs=1e-6)
 
 
 def test_parts_are_merged_with_their_weight_mean_and_covariance() -> None:

@@ -48,7 +48,7 @@ class GrowthForecast:
         if self.forecaster is Forecaster.MECHANISTIC:
             return sizes
         columns = np.flatnonzero(days >= self._last_day if self._holds_to_last else days > self._last_day)
-        for column, log_quantiles in zip(columns, self._log_quantiles(days[columns]), strict=True):
+        for column, log_quantiles in zip(columns, self.log_quantiles(days[columns]), strict=True):
             ranks = np.argsort(np.argsort(sizes[:, column], kind="stable"), kind="stable")
             log_sizes = np.interp((ranks + 0.5) / len(ranks), LEVELS, log_quantiles)
             sizes[:, column] = from_log(log_sizes, self.fit.series.size_name)
@@ -67,7 +67,7 @@ class GrowthForecast:
         drawn = self._mixture.paths(np.asarray(days, dtype=np.float64) - self._last_day, count, rng)
         drawn += 1e-6 * rng.random(drawn.shape)  # an order also among those in which nothing is seen
         levels = (np.argsort(np.argsort(drawn, axis=0), axis=0) + 0.5) / count
-        columns = zip(levels.T, self._log_quantiles(days), strict=True)
+        columns = zip(levels.T, self.log_quantiles(days), strict=True)
         log_sizes = np.stack([np.interp(level, LEVELS, row) for level, row in columns], axis=1)
         return from_log(log_sizes, self.fit.series.size_name)
 
@@ -81,22 +81,23 @@ class GrowthForecast:
 
     def predicted(self, day: float, levels: Array) -> Array:
         """(Q,) quantiles, at levels: (Q,) in (0, 1), of the size that a scan on `day`, after the last, will measure."""
-        (log_quantiles,) = self._log_quantiles(np.array([day]))
+        (log_quantiles,) = self.log_quantiles(np.array([day]))
         return from_log(np.interp(levels, LEVELS, log_quantiles), self.fit.series.size_name)
 
-    def _log_quantiles(self, days: Array) -> Array:
+    def log_quantiles(self, days: Array) -> Array:
         """(T, Q) y at LEVELS on days: (T,), none before the last scan."""
         if self.forecaster is Forecaster.STATE_SPACE:
             return self._mixture.quantiles(days - self._last_day, LEVELS)
         if self.forecaster is not Forecaster.COMBINED:
             return np.array([pooled(self.contributions(float(day))) for day in days]).reshape(-1, LEVELS.size)
-        weights = self._combined.pool_weights(days - self._last_day)[:, None]
         by_pool = [pooled(self._of_pool(float(day))) for day in days]
-        by_mixture = self._mixture.quantiles(days - self._last_day, LEVELS)
-        return np.asarray((1 - weights) * by_mixture + weights * np.array(by_pool).reshape(-1, LEVELS.size))
+        return self._combined.quantiles(days - self._last_day, LEVELS, by_pool)
 
     def contributions(self, day: float) -> tuple[Contribution, ...]:
-        """What each component forecasts of a scan on that day, and its weight: y = log(v + 100 mm³) at LEVELS."""
+        """What each component forecasts of a scan on that day, and its weight: y = log(v + 100 mm³) at LEVELS.
+
+        The forecast is their weighted mean, the combined one's within its limits.
+        """
         if self.forecaster is Forecaster.MECHANISTIC:
             return (Contribution(str(self.forecaster), 1.0, self.measured(day)),)
         assert self.prior is not None, "the fit was read with its prior"

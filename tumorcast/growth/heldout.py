@@ -85,7 +85,7 @@ def forecast_scan(model: GrowthModel, series: SizeSeries, scan: int, first: int 
         status=forecast.fit.status,
         scans_given=scan - first,
         irregularity=_irregularity(series.days[first : scan + 1]),
-        log_quantiles=floored(pooled(forecast.contributions(day))),
+        log_quantiles=floored(forecast.log_quantiles(np.array([day]))[0]),
         persistence_log_quantiles=floored(pooled(reference.contributions(day))) if reference else None,
     )
 

@@ -16,7 +16,7 @@ from scipy import special
 
 from tumorcast.growth.population.autoregression import STUDENT_BOUNDS, Persistence
 from tumorcast.growth.population.history import History, log_sizes, size_changes
-from tumorcast.growth.population.kinds import FLOOR, floored
+from tumorcast.growth.population.kinds import floored, is_nothing
 from tumorcast.growth.population.map_estimation import (
     MapEstimatedModel,
     Range,
@@ -73,7 +73,7 @@ class CohortSteps(Settings):
 
 def nothing_seen(y: Array) -> npt.NDArray[np.bool_]:
     """(…,) whether y: (…,) is that of 0 mm³."""
-    return np.asarray(y <= FLOOR + 1e-9)
+    return is_nothing(y)
 
 
 class LinearRegression(MapEstimatedModel):

@@ -3,10 +3,12 @@
 quantiles = (1 - ω) mixture + ω pool,   ω = k min(π (1 - p), π L / (1 - π + π L)),   k = 1 - exp(-h / 10 d)
 
 with p how probably the patient follows a growth law, and L the densities that the pool gave to the patient's earlier
-scans over those that the mixture gave, at most 1. So the pool, which looks at neither horizon nor regularity, counts
-most for irregular patients some weeks ahead, and nothing tomorrow or where the mixture foresaw this patient better.
+scans over those that the mixture gave, at most 1 (of the pool without the growth law, which would have to be fitted to
+each earlier scan). So the pool, which looks at neither horizon nor regularity, counts most for irregular patients some
+weeks ahead, and nothing tomorrow or where the mixture foresaw this patient better.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.growth.population.history import History
-from tumorcast.growth.population.kinds import FLOOR, floored
+from tumorcast.growth.population.kinds import FLOOR, ceiling_of, is_nothing
 from tumorcast.growth.population.pool import Pool
 from tumorcast.growth.population.state_space import StateSpaceForecast
 
@@ -40,15 +42,19 @@ class CombinedForecast:
         """(H,) ω on ahead_days: (H,) ≥ 0 after the last scan."""
         return np.asarray(-np.expm1(-ahead_days / POOL_DAYS) * self._most)
 
-    def quantiles(self, ahead_days: Array, levels: Array) -> Array:
+    def quantiles(self, ahead_days: Array, levels: Array, by_pool: Sequence[Array] | None = None) -> Array:
         """(H, Q) quantiles of y on ahead_days: (H,) ≥ 0 after the last scan, at levels: (Q,) increasing in (0, 1).
 
-        Without the growth law, whose share the pool's other members have; none below log(100 mm³).
+        by_pool: what the pool forecasts on these days; by default without the growth law, whose share its other members
+        have. None is below log(100 mm³), or above `ceiling_of`.
         """
+        history = self.mixture.history
+        if by_pool is None:
+            by_pool = [self.pool.quantiles(history, day, levels) for day in ahead_days.tolist()]
         weights = self.pool_weights(ahead_days)[:, None]
-        by_pool = [self.pool.quantiles(self.mixture.history, day, levels) for day in ahead_days.tolist()]
         by_mixture = self.mixture.quantiles(ahead_days, levels)
-        return floored((1 - weights) * by_mixture + weights * np.array(by_pool).reshape(-1, levels.size))
+        both = (1 - weights) * by_mixture + weights * np.array(by_pool).reshape(-1, levels.size)
+        return np.clip(both, FLOOR, ceiling_of(history))
 
     @cached_property
     def _most(self) -> float:
@@ -78,7 +84,7 @@ def log_density(quantiles: Array, y: float) -> float:
     >>> float(round(np.exp(log_density(flat, 10.0)), 2))
     0.5
     """
-    if y <= FLOOR + 1e-9:
+    if is_nothing(np.array(y)):
         return float(np.log(max(float(np.mean(quantiles <= FLOOR + 0.02)), LEAST_CHANCE)))
     place = int(np.searchsorted(quantiles, y))
     low, high = max(place - NEIGHBOURS, 0), min(place + NEIGHBOURS, quantiles.size - 1)

@@ -18,6 +18,7 @@ Array = npt.NDArray[np.float64]
 SIZE_OFFSET_MM3 = 100.0  # below this the volumes of two segmentations of one scan differ at random
 AREA_POWER: Final = 2.0 / 3.0  # a shape that keeps its proportions has area ∝ volume to this power
 SPHERE: Final = 4.0 / (3.0 * np.sqrt(np.pi))  # volume of a sphere over its great circle's area to the power 3/2
+LEAST_MM3 = 1e-9  # what rounding leaves of nothing
 FEWEST_CHANGES = 10  # of size, to learn from
 
 
@@ -51,7 +52,8 @@ def log_sizes(volumes_mm3: Array) -> Array:
 
 def volumes(log_sizes: Array) -> Array:
     """(…,) mm³ of y: the inverse of log_sizes, but never negative, however low a quantile."""
-    return np.asarray(np.maximum(np.exp(log_sizes) - SIZE_OFFSET_MM3, 0.0), dtype=np.float64)
+    found = np.exp(log_sizes) - SIZE_OFFSET_MM3
+    return np.asarray(np.where(found > LEAST_MM3, found, 0.0), dtype=np.float64)
 
 
 def to_log(sizes: Array, size_name: str) -> Array:

@@ -100,21 +100,45 @@ def scans_of(
     """The history as the kernels take it, and the days that are forecast, ahead_days: (H,) after the last scan.
 
     An operation counts for a day that is forecast if it lies after the last scan, or step by step if it lies after the
-    day before.
+    day before; of several the last. One on the day of a scan comes after it.
     """
     days = np.append(history.days, history.days[-1] + ahead_days)
     before = np.append(-np.inf, days[:-1])
     if not step_by_step:
         before[history.days.size :] = history.days[-1]
-    operated = np.zeros(days.size)
-    for day in history.treatment.resection_days:
-        operated[1:] += (before[1:] <= day) & (day < days[1:])
+    operation = np.full(days.size, np.inf)
+    for day in sorted(history.treatment.resection_days):
+        operation[1:] = np.where((before[1:] <= day) & (day < days[1:]), day, operation[1:])
     gaps = np.full(history.days.size, np.nan) if history.companion is None else history.companion - history.log_sizes
-    growth, by_rate = np.zeros((CURVES, days.size)), np.zeros((CURVES, days.size))
+    then = operation[np.isfinite(operation)]
+    growth, by_rate = (np.zeros((CURVES, days.size + then.size)) for _ in range(2))
     only_rt = Treatment(history.treatment.radiotherapy)
-    timeline = timeline_of(only_rt, float(history.days[0]), days)
+    timeline = timeline_of(only_rt, float(history.days[0]), np.append(days, then))
     growth_kernels.fill_log_growths(growth_kernels.EXPONENTIAL, timeline, curves(), growth, by_rate)
-    return kernels.Scans(days, history.log_sizes, companion_excess(companion, gaps), operated, growth, by_rate, FLOOR)
+    growth_then, by_rate_then = np.zeros((CURVES, days.size)), np.zeros((CURVES, days.size))
+    growth_then[:, np.isfinite(operation)] = growth[:, days.size :]
+    by_rate_then[:, np.isfinite(operation)] = by_rate[:, days.size :]
+    return kernels.Scans(
+        days,
+        history.log_sizes,
+        companion_excess(companion, gaps),
+        operation,
+        np.ascontiguousarray(growth[:, : days.size]),
+        np.ascontiguousarray(by_rate[:, : days.size]),
+        growth_then,
+        by_rate_then,
+        FLOOR,
+    )
+
+
+def is_nothing(log_sizes: Array) -> npt.NDArray[np.bool_]:
+    """(…,) whether so little was measured, below 10 mm³, that it is taken for nothing."""
+    return np.asarray(log_sizes <= FLOOR + kernels.NOTHING)
+
+
+def ceiling_of(history: History) -> float:
+    """The y that no forecast exceeds: of most of a brain, or of twice what was measured if that is more."""
+    return max(CEILING, float(history.log_sizes.max()) + math.log(2.0))
 
 
 def first_weights(kinds: Array) -> Array:

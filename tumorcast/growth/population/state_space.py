@@ -20,11 +20,12 @@ from scipy import optimize, special
 
 from tumorcast.growth.population.history import CompanionScale, History, companion_gaps, size_changes
 from tumorcast.growth.population.kinds import (
-    CEILING,
     FLOOR,
+    ceiling_of,
     first_weights,
     grid_of_kinds,
     is_lawful,
+    is_nothing,
     scans_of,
     with_lawful_share,
 )
@@ -40,6 +41,7 @@ HEAVIEST = 40  # kinds by which the shared parameters are estimated
 EVALUATIONS = 160
 GRID = 300  # points of the distribution function
 LEAST_WEIGHT = 2e-5  # of a kind, in a forecast
+SEEN_DAYS = 10.0  # in which what was seen last, and is not believed, wanes
 
 PRIORS: dict[str, Range] = {
     "first_shift": (0.0, 0.3),
@@ -122,6 +124,9 @@ class StateSpaceMixture(Settings):
         best = start._at(np.asarray(found))
         learnt = expectation_maximisation(best._log_likelihoods(kinds, scans), np.array(start.weights), EM_STEPS)
         mixed = (1 - UNIFORM) * learnt + UNIFORM * np.array(start.weights)
+        if not any(np.isfinite(each.operation).any() for each in scans):  # moved by chance, not learnt
+            unlearnt = {name: PRIORS[name][0] for name in ("operation_shift", "log_operation_sd")}
+            best = best.model_copy(update=unlearnt)
         return best.model_copy(update={"weights": tuple(np.round(with_lawful_share(mixed, kinds), 8).tolist())})
 
     def _at(self, theta: Array) -> Self:
@@ -154,7 +159,7 @@ class StateSpaceMixture(Settings):
 
     def _log_likelihoods(self, kinds: Array, scans: Sequence[kernels.Scans]) -> Array:
         """(N, K) of each patient under each kind."""
-        return np.stack([self.surprises(kinds, each).sum(axis=1) for each in scans])
+        return np.stack([self.log_densities(kinds, each).sum(axis=1) for each in scans])
 
     @property
     def log_weights(self) -> Array:
@@ -162,11 +167,11 @@ class StateSpaceMixture(Settings):
         weights = np.maximum(np.array(self.weights), 1e-300)
         return np.asarray(np.log(weights / weights.sum()), dtype=np.float64)
 
-    def surprises(self, kinds: Array, scans: kernels.Scans) -> Array:
+    def log_densities(self, kinds: Array, scans: kernels.Scans) -> Array:
         """(K, T) log predictive density of each scan under each kind."""
-        surprise = np.empty((len(kinds), scans.log_sizes.size))
-        kernels.fill_surprise(kinds, self.shared, scans, surprise)
-        return surprise
+        log_densities = np.empty((len(kinds), scans.log_sizes.size))
+        kernels.fill_log_densities(kinds, self.shared, scans, log_densities)
+        return log_densities
 
     def given(self, history: History) -> "StateSpaceForecast":
         """The mixture as it stands after a patient's scans."""
@@ -186,13 +191,13 @@ class StateSpaceForecast:
     history: History
 
     @cached_property
-    def _surprises(self) -> Array:
-        return self.mixture.surprises(grid_of_kinds(), self._scans(np.zeros(0)))
+    def _log_densities(self) -> Array:
+        return self.mixture.log_densities(grid_of_kinds(), self._scans(np.zeros(0)))
 
     @cached_property
     def kind_weights(self) -> Array:
         """(K,) how much each of grid_of_kinds counts."""
-        return np.asarray(special.softmax(self._surprises.sum(axis=1) + self.mixture.log_weights))
+        return np.asarray(special.softmax(self._log_densities.sum(axis=1) + self.mixture.log_weights))
 
     @property
     def lawful_share(self) -> float:
@@ -202,25 +207,20 @@ class StateSpaceForecast:
     @cached_property
     def log_scores(self) -> Array:
         """(T,) log predictive density of each scan given those before; where nothing was seen, log chance of that."""
-        joint = special.logsumexp(self.mixture.log_weights[:, None] + np.cumsum(self._surprises, axis=1), axis=0)
+        joint = special.logsumexp(self.mixture.log_weights[:, None] + np.cumsum(self._log_densities, axis=1), axis=0)
         return np.asarray(np.diff(joint, prepend=0.0))
 
     def quantiles(self, ahead_days: Array, levels: Array) -> Array:
         """(H, Q) quantiles of y on ahead_days: (H,) ≥ 0 after the last scan, at levels: (Q,) increasing in (0, 1).
 
-        None is below log(100 mm³), that of no tumour, or above log(10⁶ mm³), that of most of a brain. At 0 days they
-        are of the same scan made once more.
+        At 0 days they are of the same scan made once more: its median is what was measured, however far that is from
+        what the mixture expected; see `_still_seen`. None is below log(100 mm³), that of no tumour, or above
+        `ceiling_of`.
         """
-        heavy, weights = self._heavy
-        scans = self._scans(np.asarray(ahead_days, dtype=np.float64))
-        normals = np.empty((len(ahead_days), 4 * kernels.PARTS * heavy.size, 3))
-        counts = np.empty(len(ahead_days), dtype=np.int64)
-        kinds = grid_of_kinds()[heavy]
-        kernels.forecast_parts(kinds, weights, self.mixture.shared, scans, normals, counts)
-        out, grid = np.empty((len(ahead_days), levels.size)), np.empty(GRID)
-        for row, each, count in zip(out, normals, counts, strict=True):
-            kernels.fill_quantiles(kernels.condense(each, int(count)), levels, grid, row)
-        return np.clip(out, FLOOR, CEILING)
+        ahead_days = np.asarray(ahead_days, dtype=np.float64)
+        return np.clip(
+            self._believed(ahead_days, levels) + self._still_seen(ahead_days)[:, None], FLOOR, ceiling_of(self.history)
+        )
 
     def paths(self, ahead_days: Array, count: int, rng: np.random.Generator) -> Array:
         """(count, H) courses of y as scans on ahead_days: (H,) ≥ 0, not decreasing, would measure it.
@@ -232,9 +232,36 @@ class StateSpaceForecast:
         shape = (count, len(ahead_days) + 1)
         numbers = kernels.Numbers(rng.standard_normal((*shape, 4)), rng.random((*shape, 2)))
         out = np.empty((count, len(ahead_days)))
-        scans = self._scans(np.asarray(ahead_days, dtype=np.float64), step_by_step=True)
+        ahead_days = np.asarray(ahead_days, dtype=np.float64)
+        scans = self._scans(ahead_days, step_by_step=True)
         kernels.fill_paths(grid_of_kinds()[heavy], drawn, self.mixture.shared, scans, numbers, out)
-        return np.clip(out[rng.permutation(count)], FLOOR, CEILING)
+        return np.clip(out[rng.permutation(count)] + self._still_seen(ahead_days), FLOOR, ceiling_of(self.history))
+
+    def _believed(self, ahead_days: Array, levels: Array) -> Array:
+        """(H, Q) as the mixture has it, which may hold the last scan for misread."""
+        heavy, weights = self._heavy
+        scans = self._scans(ahead_days)
+        normals = np.empty((ahead_days.size, 4 * kernels.PARTS * heavy.size, 3))
+        counts = np.empty(ahead_days.size, dtype=np.int64)
+        kinds = grid_of_kinds()[heavy]
+        kernels.forecast_parts(kinds, weights, self.mixture.shared, scans, normals, counts)
+        out, grid = np.empty((ahead_days.size, levels.size)), np.empty(GRID)
+        for row, each, count in zip(out, normals, counts, strict=True):
+            kernels.fill_quantiles(kernels.condense(each, int(count)), levels, grid, row)
+        return out
+
+    def _still_seen(self, ahead_days: Array) -> Array:
+        """(H,) what was measured last less what the mixture believes, as far as a scan on that day would see it too.
+
+        A lesion that was outlined wrongly, or was swollen, is so again tomorrow, and hardly in a month.
+        """
+        return np.asarray(np.exp(-ahead_days / SEEN_DAYS) * self._missed)
+
+    @cached_property
+    def _missed(self) -> float:
+        ((believed,),) = self._believed(np.zeros(1), np.array([0.5]))
+        missed = float(self.history.log_sizes[-1] - believed)
+        return min(missed, 0.0) if is_nothing(self.history.log_sizes[-1]) else missed  # nothing is nothing
 
     @cached_property
     def _heavy(self) -> tuple[npt.NDArray[np.int64], Array]:
