@@ -278,6 +278,7 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     sizes = ("--size-column", "core_mm3", "--companion", "core_mm3=rim_mm3")
     record = last_json(run("fit-prior", path, *sizes, "--out", tmp_path / "prior.json", "--json"))
     assert record["sizes"]["core_mm3"]["patients"] == 11
+    assert set(record["sizes"]["core_mm3"]["mechanistic_weights"]) == {"exponential", "logistic", "gompertz"}
     assert read_prior(tmp_path / "prior.json").companion_of("core_mm3") == "rim_mm3"
     fitted = ("--size-column", "core_mm3", "--prior", tmp_path / "prior.json", "--out", tmp_path / "g.h5")
     last_json(run("fit", path, *fitted, *FAST, "--json"))
