@@ -278,7 +278,6 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     sizes = ("--size-column", "core_mm3", "--companion", "core_mm3=rim_mm3")
     record = last_json(run("fit-prior", path, *sizes, "--out", tmp_path / "prior.json", "--json"))
     assert record["sizes"]["core_mm3"]["patients"] == 11
-    assert set(record["sizes"]["core_mm3"]["mechanistic_weights"]) == {"exponential", "logistic", "gompertz"}
     assert read_prior(tmp_path / "prior.json").companion_of("core_mm3") == "rim_mm3"
     fitted = ("--size-column", "core_mm3", "--prior", tmp_path / "prior.json", "--out", tmp_path / "g.h5")
     last_json(run("fit", path, *fitted, *FAST, "--json"))
@@ -291,6 +290,15 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     assert "1 patients with two scans of 'core_mm3'" in refused(
         3, "fit-prior", few, "--size-column", "core_mm3", "--out", tmp_path / "p.json"
     )
+
+
+def test_the_weights_of_laws_are_printed_by_plain_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = shipped_prior().for_size("enhancing_mm3")
+    monkeypatch.setattr("tumorcast.growth.estimate_prior.estimate_prior", lambda *_, **__: known)
+    path = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")
+    result = run("fit-prior", path, "--size-column", "core_mm3", "--out", tmp_path / "prior.json")
+    assert result.exit_code == 0, result.output
+    assert "'exponential': 0.0" in result.stdout and "LawName" not in result.stdout
 
 
 def test_a_growth_file_of_other_settings_or_another_table_is_not_overwritten(tmp_path: Path) -> None:
