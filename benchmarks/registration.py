@@ -10,7 +10,7 @@ true one.
 deformable: the second simulated scan, its brain moved by up to 8 mm further than 24 mm from the tumour; the mean
 distance to the truth where it moved by more than 2 mm, before and after, and the tumour's volume over the true one.
 
-    OMP_NUM_THREADS=1 benchmarks/registration.py --real shared/data/tcga_lgg --out registration.json
+    OMP_NUM_THREADS=1 benchmarks/registration.py --real ../shared/data/tcga_lgg --out registration.json
 """
 
 import argparse

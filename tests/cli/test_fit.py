@@ -292,6 +292,15 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     )
 
 
+def test_the_weights_of_laws_are_printed_by_plain_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = shipped_prior().for_size("enhancing_mm3")
+    monkeypatch.setattr("tumorcast.growth.estimate_prior.estimate_prior", lambda *_, **__: known)
+    path = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")
+    result = run("fit-prior", path, "--size-column", "core_mm3", "--out", tmp_path / "prior.json")
+    assert result.exit_code == 0, result.output
+    assert "'exponential': 0.0" in result.stdout and "LawName" not in result.stdout
+
+
 def test_a_growth_file_of_other_settings_or_another_table_is_not_overwritten(tmp_path: Path) -> None:
     path, out = table(tmp_path, "patient_id,day,area_mm2,other_mm2\nZ,0,400,40\nZ,60,700,70\n"), tmp_path / "growth.h5"
     first = last_json(run("fit", path, "--out", out, *FAST, "--json"))

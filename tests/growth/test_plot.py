@@ -60,6 +60,21 @@ def test_chemotherapy_after_the_last_day_is_not_drawn(axes: Axes) -> None:
     assert "chemotherapy" not in labels(axes)
 
 
+def test_treatment_outside_the_days_drawn_stays_out_of_the_legend(axes: Axes) -> None:
+    before, after = RadiotherapyCourse(-60.0, -20.0), RadiotherapyCourse(200.0, 240.0)
+    drugs = (ChemotherapyCourse(-60.0, -20.0), ChemotherapyCourse(300.0, 400.0))
+    plot_growth(axes, curve_of(treatment=Treatment((before, after), drugs, (-30.0, 150.0))))
+    assert not {"radiotherapy", "chemotherapy", "resection, known or inferred"} & set(labels(axes))
+    assert [patch.get_gid() for patch in axes.patches] == ["radiotherapy"] * 2  # to which the report gives texts
+    assert axes.get_xlim() == (-2.0, 102.0)
+
+
+def test_a_course_that_began_before_the_first_day_is_in_the_legend(axes: Axes) -> None:
+    course, drug = RadiotherapyCourse(-60.0, 5.0), ChemotherapyCourse(-60.0, 5.0)
+    plot_growth(axes, curve_of(treatment=Treatment((course,), (drug,))))
+    assert {"radiotherapy", "chemotherapy"} <= set(labels(axes))
+
+
 def test_any_name_of_a_column_is_drawn(axes: Axes) -> None:
     plot_growth(axes, replace(curve_of(), size_name="vol $a^$ x"))
     FigureCanvasAgg(axes.get_figure(root=True)).draw()

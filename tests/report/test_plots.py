@@ -1,9 +1,11 @@
 """PNG pictures: a slice with and without a growth curve, with one and four contrasts; growth; a study of counts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tests.archive.conftest import images_of, patient_of, slice_of, write_run
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
@@ -14,7 +16,7 @@ from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.scan_count import forecast_from_fewer, scan_count_tables
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import ChemotherapyCourse, Forecaster, RadiotherapyCourse, SizeSeries, Treatment
-from tumorcast.report.plots import draw_patient, draw_slice, draw_study, show_archive
+from tumorcast.report.plots import draw_forecast, draw_patient, draw_slice, draw_study, show_archive
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
 TREATED = Treatment(
@@ -77,6 +79,22 @@ def test_a_picture_a_patient(forecaster: Forecaster, tmp_path: Path) -> None:
 def test_a_patient_fitted_alone_is_drawn(tmp_path: Path) -> None:
     series = SizeSeries("B", "relative_size", DAYS, np.array([1.0, 2.0, 1.5, 1.0]))
     assert draw_patient(GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None)), tmp_path, series).exists()
+
+
+def test_long_notes_stay_within_the_picture_and_the_last_size_is_explained() -> None:
+    series = SizeSeries("B", "relative_size", DAYS, np.array([1.0, 2.0, 1.5, 1.0]))
+    forecast = GrowthModel(QUICK, Forecaster.MECHANISTIC, fixed_prior(None)).forecast(series)
+    notes = tuple(f"{name}: " + "from day 193 to day 291 the size fell " * 6 for name in ("first", "second"))
+    figure = draw_forecast(replace(forecast, fit=replace(forecast.fit, notes=notes)))
+    title = figure.get_suptitle().split("\n")
+    assert [line.partition(":")[0] for line in title if ":" in line] == ["B", "first", "second"]
+    assert len(title) == 7 and all(len(line) <= 110 for line in title)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (width, _), boxes = canvas.get_width_height(), [text.get_window_extent() for text in figure.texts]
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+    assert boxes[0].y0 >= max(axes.get_tightbbox().y1 for axes in figure.axes)
+    assert "(dashed: the last size)" in texts(figure)
 
 
 def test_the_study_is_drawn(tmp_path: Path) -> None:

@@ -59,7 +59,11 @@ def fit_prior(
     made_from = f"{source.name} (SHA-256 {sha256_of(source)}), tumorcast {VERSION}, seed {seed}"
     PopulationPrior(source=made_from, default_size=size_column[-1], sizes=sizes).write(out)
     counts = {
-        name: {"patients": prior.patients, "scans": prior.scans, "mechanistic_weights": prior.mechanistic_weights}
+        name: {
+            "patients": prior.patients,
+            "scans": prior.scans,
+            "mechanistic_weights": {str(law): weight for law, weight in prior.mechanistic_weights.items()},
+        }
         for name, prior in sizes.items()
     }
     print_result(as_json, {"out": str(out), "failed": failed, "sizes": counts})

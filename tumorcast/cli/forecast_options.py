@@ -23,7 +23,7 @@ EngineCache = Annotated[
 ]
 
 Members = Annotated[int | None, typer.Option("--members", help="Members of the ensemble.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of the members' noise and targets.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the members' noise.")]
 MaxSlices = Annotated[
     int | None, typer.Option("--max-slices", help="The so many slices with most tumour; default all.")
 ]

@@ -128,18 +128,24 @@ def _plot_quantiles(axes: Axes, curve: GrowthCurve, part: npt.NDArray[np.bool_],
 
 
 def _plot_treatment(axes: Axes, curve: GrowthCurve) -> None:
-    """Radiotherapy as shaded spans, chemotherapy as bars at the foot, resections as dotted lines."""
+    """Radiotherapy as shaded spans, chemotherapy as bars at the foot, resections as dotted lines.
+
+    What lies wholly outside the days of the curve has no label. Every course of radiotherapy has its artist all the
+    same: the report gives each a text, in order.
+    """
     treatment = curve.treatment or Treatment()
+    first, last = float(curve.days[0]), float(curve.days[-1])
     for course in treatment.radiotherapy:
         span = (course.start_days, course.end_days)
-        axes.axvspan(*span, color=RADIOTHERAPY_COLOUR, alpha=0.16, label="radiotherapy", gid="radiotherapy")
+        label = "radiotherapy" if course.start_days <= last and course.end_days >= first else ""
+        axes.axvspan(*span, color=RADIOTHERAPY_COLOUR, alpha=0.16, label=label, gid="radiotherapy")
     for drug in treatment.chemotherapy:
-        if drug.start_days >= curve.days[-1]:
+        if drug.start_days >= last or drug.end_days < first:
             continue
-        span = (drug.start_days, min(drug.end_days, float(curve.days[-1])))
+        span = (drug.start_days, min(drug.end_days, last))
         axes.plot(span, (0, 0), color=CHEMOTHERAPY_COLOUR, linewidth=5, label="chemotherapy", gid="chemotherapy")
     for day in treatment.resection_days:
-        label = "resection, known or inferred"
+        label = "resection, known or inferred" if first <= day <= last else ""
         axes.axvline(day, color=INK_COLOUR, linestyle=":", linewidth=1, label=label, gid="resection")
 
 

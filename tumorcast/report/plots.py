@@ -1,5 +1,6 @@
 """PNG pictures: of an archive's slices (`show`), a patient's growth (`fit --plots`), and a study of scan counts."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ PREFERRED_CONTRASTS = ("t2f", "t1c", "t2w", "t1n")
 MARGIN = 2.5  # pixels round the brain
 PRESENT_OUTLINE, FORECAST_OUTLINE = "cyan", "orangered"  # on grey
 SYMLOG_FROM = 100.0
+NOTE_WIDTH = 110  # most characters of a line of notes
+NOTE_INCHES = 0.19  # height of such a line
 COMPARED_AFTER_DAYS = 90.0  # after the last scan, where the forecaster's components are compared
 
 Array = npt.NDArray[np.float32]
@@ -160,14 +163,15 @@ def draw_patient(model: GrowthModel, folder: Path, series: SizeSeries) -> Path:
 
 def draw_forecast(forecast: GrowthForecast) -> Figure:
     """The growth curve, and beside it what each component of the forecaster predicts for one day."""
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    fit = forecast.fit
+    title = f"{fit.series.patient_id}: {fit.series.days.size} scans, fit {fit.status}, forecast {forecast.forecaster}"
+    notes = [line for note in fit.notes for line in textwrap.wrap(note, NOTE_WIDTH)]
+    figure = Figure(figsize=(12, 4.6 + NOTE_INCHES * len(notes)), layout="constrained")
     curve, components = figure.subplots(1, 2, width_ratios=[2.4, 1])
     plot_growth(curve, GrowthCurve.from_forecast(forecast))
     add_legend(curve, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False)
     _draw_components(components, forecast)
-    fit = forecast.fit
-    title = f"{fit.series.patient_id}: {fit.series.days.size} scans, fit {fit.status}, forecast {forecast.forecaster}"
-    figure.suptitle("\n".join([title, "; ".join(fit.notes)]).strip(), fontsize=11)
+    figure.suptitle("\n".join([title, *notes]), fontsize=11)
     return figure
 
 
@@ -189,7 +193,7 @@ def _draw_components(axes: Axes, forecast: GrowthForecast) -> None:
     axes.set_yticks(-np.arange(len(rows)), [name for name, _ in rows], fontsize=8)
     axes.set_xscale("symlog", linthresh=SYMLOG_FROM)
     axes.set_xlabel(size_label(series.size_name), parse_math=False)
-    axes.set(xlim=(0, None), title=f"{COMPARED_AFTER_DAYS:g} days after the last scan")
+    axes.set(xlim=(0, None), title=f"{COMPARED_AFTER_DAYS:g} days after the last scan\n(dashed: the last size)")
 
 
 def draw_study(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:

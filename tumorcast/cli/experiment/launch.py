@@ -44,7 +44,9 @@ Change = Annotated[
     float | None, typer.Option("--relative-change", help=f"Aimed at where no later scan tells ({CHANGE:g}).")
 ]
 Members = Annotated[int | None, typer.Option("--members", min=1, help="Members of the ensemble.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the members' noise and targets.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Of the members' noise, and of what the experiment draws.")
+]
 NoiseLevel = Annotated[int | None, typer.Option("--noise-level", help="NL: the diffusion time encoded up to.")]
 Patients = Annotated[
     int | None, typer.Option("--patients", min=1, help="At most so many, spread evenly over the cohort.")
