@@ -62,7 +62,7 @@ def test_patients_as_the_prior_expects_them_are_not_unlike() -> None:
 def test_patients_it_does_not_expect_are_told_with_what_to_do() -> None:
     found = surprise_of(leaping(12), PRIOR)
     assert found is not None and found.looks_unlike and found.mean > 1 and found.p < 1e-4
-    message = found.warning()
+    message = found.warning("sizes.csv", "enhancing_mm3", "oedema_mm3")
     parts = (
         f"{found.mean:.2f} nats",
         f"usual is {found.usual:.2f}",

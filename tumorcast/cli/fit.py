@@ -167,7 +167,22 @@ def fit(
     named = columns.of_size(size_column, spec.companion)
     table = read_size_source(source, named)
     job = _job(source, out, spec, tasks, table, vars(named) if is_table(source) else {"size": size_column})
-    _run(job, table, hints_of(table, named, columns), as_json=as_json)
+    hints = hints_of(table, named, columns) + _hints_of_prior(source, size_column, spec, tasks)
+    _run(job, table, hints, as_json=as_json)
+
+
+def _hints_of_prior(source: Path, size_column: str, spec: "GrowthModelSpec", tasks: Tasks) -> list[str]:
+    """What makes a forecast by a population, or its scores, wrong without a sign."""
+    from tumorcast.durable import sha256_of
+
+    if spec.prior is None:
+        return []
+    hints = []
+    if size_column.rpartition("_")[2] not in {"mm2", "mm3"}:
+        hints.append(f"'{size_column}' ends in neither _mm2 nor _mm3 and is taken for mm³, the unit of the prior")
+    if tasks.held_out is not None and sha256_of(source) in spec.prior.source:
+        hints.append("the prior was learnt from this very table: scores of patients whom it knows are flattering")
+    return hints
 
 
 def _job(
@@ -218,7 +233,9 @@ def _run(job: "GrowthJob", table: "SizeTable", hints: list[str], *, as_json: boo
     balance = SizeBalance.of(table, result.outcomes, hints)
     tell_patients(job.source, result.outcomes, balance)
     surprise = result.surprise
-    tell_hints(job.source, [surprise.warning()] if surprise is not None and surprise.looks_unlike else [])
+    if surprise is not None and surprise.looks_unlike:
+        told = surprise.warning(job.source.name, job.columns["size"], job.columns.get("companion", ""))
+        tell_hints(job.source, [told])
     record = {"version": VERSION, "size": job.columns["size"]} | result.figures
     more = {"surprise": surprise and surprise.record(), "balance": balance.record()}
     print_result(as_json, record | (more if as_json else {}))

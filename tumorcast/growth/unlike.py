@@ -58,13 +58,16 @@ class Surprise:
         """For JSON."""
         return {**vars(self), "looks_unlike": self.looks_unlike}
 
-    def warning(self) -> str:
-        """What is found, what is usual, and what to do."""
+    def warning(self, source: str, size_name: str, companion: str = "") -> str:
+        """What is found, what is usual, and what to do. source, size_name, companion: the table and its columns."""
+        beside = f" --companion {size_name}={companion}" if companion else ""
         return (
             f"this cohort looks unlike the patients of the prior: {self.scans} scans of {self.patients} patients "
             f"surprise it by {self.mean:.2f} nats a scan, usual is {self.usual:.2f} (p {self.p:.1g}; 90 % intervals "
-            f"hold {self.coverage90:.0%}). Learn a prior from the cohort itself with `tumorcast fit-prior`; how well "
-            "that forecasts patients left out, `tumorcast fit --prior leave-one-out --held-out rolling` says"
+            f"hold {self.coverage90:.0%}). To learn a prior of this cohort: `tumorcast fit-prior {source} "
+            f"--size-column {size_name}{beside} --out prior.json`, then the same command with --prior prior.json. How "
+            f"well such a prior forecasts patients left out, `tumorcast fit {source} --size-column {size_name} --prior "
+            "leave-one-out --held-out rolling` says, in about a minute a patient"
         )
 
 

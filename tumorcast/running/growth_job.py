@@ -91,18 +91,18 @@ def run_growth_job(job: GrowthJob, ranks: Ranks, report: Report) -> GrowthJobRes
     if job.out is not None:
         figures |= _fit(job, job.out, ranks, report, fates)
     if job.answers is not None:
-        answers = _forecasts(job, ranks, partial(answer, job.model, job.questions), fates)
+        answers = _forecasts(job, ranks, partial(answer, job.model, job.questions), fates, report)
         if ranks.is_root:
             write_answers(job.answers, answers)
         figures |= {"answers": str(job.answers)}
     if job.held_out is not None:
-        figures |= _hold_out(job, job.held_out, ranks, fates)
+        figures |= _hold_out(job, job.held_out, ranks, fates, report)
     if job.min_scans is not None:
-        tables = scan_count_tables(_forecasts(job, ranks, partial(forecast_from_fewer, job.model), fates))
+        tables = scan_count_tables(_forecasts(job, ranks, partial(forecast_from_fewer, job.model), fates, report))
         if ranks.is_root:
             write_scan_counts(job.min_scans, tables)
     if job.draw is not None:
-        _forecasts(job, ranks, partial(_drawn, job.draw), fates)
+        _forecasts(job, ranks, partial(_drawn, job.draw), fates, report)
     compared = None if job.compared_with is None or not ranks.is_root else surprise_of(job.patients, job.compared_with)
     return replace(_closing(job, fates, figures, tables), surprise=compared)
 
@@ -198,11 +198,13 @@ def _made_before(out: Path, provenance: dict[str, Any]) -> list[PatientOutcome] 
     return read_outcomes(table)
 
 
-def _hold_out(job: GrowthJob, which: HeldOut, ranks: Ranks, fates: dict[str, PatientOutcome]) -> dict[str, Any]:
+def _hold_out(
+    job: GrowthJob, which: HeldOut, ranks: Ranks, fates: dict[str, PatientOutcome], report: Report
+) -> dict[str, Any]:
     def work(series: SizeSeries) -> Forecasts:
         return forecast_held_out(job.model, series, which)
 
-    forecasts = _forecasts(job, ranks, work, fates)
+    forecasts = _forecasts(job, ranks, work, fates, report)
     if ranks.is_root and job.held_out_csv is not None:
         write_forecasts(job.held_out_csv, forecasts)
     return {"held_out": str(which)} | scores(forecasts)
@@ -214,7 +216,11 @@ def _drawn(draw: Callable[[SizeSeries], object], series: SizeSeries) -> Forecast
 
 
 def _forecasts(
-    job: GrowthJob, ranks: Ranks, work: Callable[[SizeSeries], list[Part]], fates: dict[str, PatientOutcome]
+    job: GrowthJob,
+    ranks: Ranks,
+    work: Callable[[SizeSeries], list[Part]],
+    fates: dict[str, PatientOutcome],
+    report: Report,
 ) -> list[Part]:
     """What is made of all patients, in their order, on every rank; why a patient failed is put into `fates`."""
 
@@ -222,7 +228,7 @@ def _forecasts(
         return attempt(series.patient_id, partial(work, series))
 
     forecasts: list[Part] = []
-    for result in map_over_ranks(job.patients, guarded, ranks):
+    for result in map_over_ranks(job.patients, guarded, ranks, report=report):
         if isinstance(result, PatientOutcome):
             fates[result.patient_id] = result
         else:

@@ -51,11 +51,11 @@ PRIORS: dict[str, Range] = {
     "by_size": (0.15, 0.15),
     "log_small_noise": (0.0, 0.7),
     "by_companion": (0.0, 0.12),
-    "operation_shift": (-1.0, 1.0),
+    "operation_shift": (-1.2, 1.0),
     "log_operation_sd": (math.log(1.5), 0.3),
     "logit_scan_redraw": (-3.0, 1.0),
 }
-OPERATION_KEPT = 0.4
+OPERATION_KEPT = 0.8
 
 
 class StateSpaceMixture(Settings):
@@ -80,7 +80,7 @@ class StateSpaceMixture(Settings):
     by_size: float = 0.15
     log_small_noise: float = 0.0
     by_companion: float = 0.0
-    operation_shift: float = -1.0
+    operation_shift: float = -1.2
     log_operation_sd: float = math.log(1.5)
     logit_scan_redraw: float = -3.0
     weights: tuple[float, ...]
