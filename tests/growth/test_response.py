@@ -9,7 +9,17 @@ from tumorcast.growth.answers import PatientAnswers
 from tumorcast.growth.days_gained import DaysGained, days_gained, untreated_days
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import GrowthForecast
-from tumorcast.growth.laws import Exponential, Gompertz, GrowthLaw, Logistic, Response, name_of, parameter_names, row_of
+from tumorcast.growth.laws import (
+    UNTREATED,
+    Exponential,
+    Gompertz,
+    GrowthLaw,
+    Logistic,
+    Response,
+    name_of,
+    parameter_names,
+    row_of,
+)
 from tumorcast.growth.laws import size_after as untreated_size
 from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.response import (
@@ -29,7 +39,7 @@ from tumorcast.records import FitStatus, Forecaster, GrowthFit, RadiotherapyCour
 COURSE = RadiotherapyCourse(10.0, 52.0)
 
 
-def series(sizes: list[float], name: str = "volume_mm3", treatment: Treatment = Treatment()) -> SizeSeries:  # noqa: B008
+def series(sizes: list[float], name: str = "volume_mm3", treatment: Treatment = UNTREATED) -> SizeSeries:
     return SizeSeries("P", name, 60.0 * np.arange(len(sizes)), np.array(sizes), treatment)
 
 

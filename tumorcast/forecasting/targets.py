@@ -51,7 +51,7 @@ class SliceTargets:
 class PatientTargets:
     """Targets of M members, the same for all slices of a patient.
 
-    target_ratio: (M,) target area over present area. curve: the growth forecast that they were drawn from, of sizes
+    target_ratio: (M,) target area over present area. curve: the growth forecast whose quantiles they are, of sizes
     called `size_name`.
     """
 

@@ -17,10 +17,10 @@ from scipy import special
 from tumorcast.growth.forecast import LEVELS
 from tumorcast.growth.heldout import HeldOut, mean_scores
 from tumorcast.growth.population.autoregression import Persistence
-from tumorcast.growth.population.baselines import CohortSteps, Line, LinearRegression, nothing_seen
+from tumorcast.growth.population.baselines import CohortSteps, Line, LinearRegression
 from tumorcast.growth.population.combined import CombinedForecast
 from tumorcast.growth.population.history import History
-from tumorcast.growth.population.kinds import floored
+from tumorcast.growth.population.kinds import floored, is_nothing
 from tumorcast.growth.population.pool import Pool
 from tumorcast.growth.population.state_space import StateSpaceMixture
 from tumorcast.growth.prior import SizePrior
@@ -184,7 +184,7 @@ class Comparison:
         """(C,) which cases are in it, by the name of the stratum."""
         third = np.digitize([case.horizon_days for case in self.cases], self.third_days)
         earlier = np.minimum([case.history.days.size for case in self.cases], MOST_EARLIER)
-        zero = nothing_seen(np.array([case.history.log_sizes[-1] for case in self.cases]))
+        zero = is_nothing(np.array([case.history.log_sizes[-1] for case in self.cases]))
         operated = np.array([case.operated for case in self.cases])
         by_count = {f"{count} earlier scans": earlier == count for count in range(2, MOST_EARLIER)}
         return {

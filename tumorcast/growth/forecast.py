@@ -48,11 +48,16 @@ class GrowthForecast:
         if self.forecaster is Forecaster.MECHANISTIC:
             return sizes
         columns = np.flatnonzero(days >= self._last_day if self._holds_to_last else days > self._last_day)
-        for column, log_quantiles in zip(columns, self.log_quantiles(days[columns]), strict=True):
-            ranks = np.argsort(np.argsort(sizes[:, column], kind="stable"), kind="stable")
-            log_sizes = np.interp((ranks + 0.5) / len(ranks), LEVELS, log_quantiles)
-            sizes[:, column] = from_log(log_sizes, self.fit.series.size_name)
+        sizes[:, columns] = self._dealt(days[columns], sizes[:, columns])
         return sizes
+
+    def _dealt(self, days: Array, ordered: Array) -> Array:
+        """(B, T) the forecast of each day dealt to B rows in the order that ordered: (B, T) has on that day."""
+        ranks = np.argsort(np.argsort(ordered, axis=0, kind="stable"), axis=0, kind="stable")
+        dealt = np.empty_like(ordered)
+        for column, log_quantiles in enumerate(self.log_quantiles(days)):
+            dealt[:, column] = np.interp((ranks[:, column] + 0.5) / len(ranks), LEVELS, log_quantiles)
+        return from_log(dealt, self.fit.series.size_name)
 
     def paths(self, days: Array, count: int, seed: int = 0) -> Array:
         """(count, T) sizes that scans on days: (T,) would measure, along courses that may be: for what hangs on several
@@ -66,10 +71,7 @@ class GrowthForecast:
         rng = patient_rng(seed, self.fit.series.patient_id, Stream.PATHS)
         drawn = self._mixture.paths(np.asarray(days, dtype=np.float64) - self._last_day, count, rng)
         drawn += 1e-6 * rng.random(drawn.shape)  # an order also among those in which nothing is seen
-        levels = (np.argsort(np.argsort(drawn, axis=0), axis=0) + 0.5) / count
-        columns = zip(levels.T, self.log_quantiles(days), strict=True)
-        log_sizes = np.stack([np.interp(level, LEVELS, row) for level, row in columns], axis=1)
-        return from_log(log_sizes, self.fit.series.size_name)
+        return self._dealt(days, drawn)
 
     def best(self, days: Array) -> Array:
         """(T,) sizes of the best fit of the law on days: (T,)."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tumorcast.growth.laws import UNTREATED
 from tumorcast.growth.population.history import History, log_sizes, volumes
 from tumorcast.growth.population.kinds import FLOOR, curves, first_weights, grid_of_kinds, is_lawful, with_lawful_share
 from tumorcast.growth.population.state_space import StateSpaceMixture, expectation_maximisation
@@ -11,7 +12,6 @@ from tumorcast.growth.scores import dense_levels
 from tumorcast.records import RadiotherapyCourse, Treatment
 
 DAYS = 30.0 * np.arange(6)
-UNTREATED = Treatment()
 BAND = np.array([0.05, 0.5, 0.95])
 FLAT = 10_000 * (1 + 0.01 * np.array([1, -1, 0.5, -0.5, 1, 0.6]))
 DOUBLING = 10_000 * 2 ** (DAYS / 60)

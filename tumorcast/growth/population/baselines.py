@@ -54,7 +54,7 @@ class CohortSteps(Settings):
         """The steps of every change between scans. Raises ValueError for fewer than ten."""
         changes = size_changes(histories)
         last = np.array([change.history.log_sizes[-1] for change in changes])
-        steps, zero = np.array([change.log_size for change in changes]) - last, nothing_seen(last)
+        steps, zero = np.array([change.log_size for change in changes]) - last, is_nothing(last)
         few = min(int(zero.sum()), int((~zero).sum()))
         if few < FEWEST_STEPS:
             log.warning("%d steps after a size of zero, or after others: too few to tell them apart", few)
@@ -67,13 +67,8 @@ class CohortSteps(Settings):
     def quantiles(self, history: History, horizon_days: float, levels: Array) -> Array:
         """(Q,) quantiles of y, horizon_days after the last scan, at levels: (Q,) in (0, 1)."""
         last = history.log_sizes[-1]
-        steps = self.after_zero if nothing_seen(last) else self.after_others
+        steps = self.after_zero if is_nothing(last) else self.after_others
         return floored(last + np.quantile(np.array(steps), levels, method="hazen"))
-
-
-def nothing_seen(y: Array) -> npt.NDArray[np.bool_]:
-    """(…,) whether y: (…,) is that of 0 mm³."""
-    return is_nothing(y)
 
 
 class LinearRegression(MapEstimatedModel):

@@ -19,12 +19,13 @@ from tumorcast.growth.population.history import History
 from tumorcast.growth.population.kinds import FLOOR, ceiling_of, is_nothing
 from tumorcast.growth.population.pool import Pool
 from tumorcast.growth.population.state_space import StateSpaceForecast
+from tumorcast.growth.scores import dense_levels
 
 Array = npt.NDArray[np.float64]
 
 POOL_SHARE = 0.9  # π: .8 to 1 differ by under 0.01 in the score
 POOL_DAYS = 10.0
-DENSITY_LEVELS = np.asarray((np.arange(200) + 0.5) / 200)
+DENSITY_LEVELS = dense_levels()
 NEIGHBOURS = 6  # levels on either side, between which a density is taken
 TAIL_RATE = 3.0  # per log size, at which a density falls beyond the outermost quantiles
 LEAST_DENSITY, LEAST_CHANCE = 1e-4, 2e-3  # of a size; of nothing seen
