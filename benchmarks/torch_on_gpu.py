@@ -33,7 +33,7 @@ Differences = dict[str, TensorParity]
 
 def random_progression(model: ModelSet) -> ProgressionNetwork:
     """One of the default shape; fresh networks end in zeros, which would hide what is compared, so all is random."""
-    kind = NetworkKind.PROGRESSION
+    kind = NetworkKind.SLICE_PROGRESSION
     architecture = default_architecture(kind, image_size=model.info.image_size, contrasts=len(model.info.contrasts))
     network, generator = ProgressionNetwork(architecture).eval().requires_grad_(False), torch.Generator().manual_seed(0)
     for name, value in network.named_parameters():

@@ -16,6 +16,9 @@ from tumorcast.kernels.compiling import compiled
 Density = npt.NDArray[np.float32]
 Box = npt.NDArray[np.int64]
 
+NO_CELLS = 1e-5  # a density below which no cells are looked for
+SUPPORT_EVERY = 8  # steps after which the box of the cells is looked for again
+
 
 @compiled
 def face_conductance(diffusivity: Density, voxel_mm: float, out: Density) -> None:
@@ -98,3 +101,63 @@ def largest_outflow(conductance: Density) -> float:
                     total += conductance[2, z, y, x - 1]
                 largest = max(largest, total)
     return largest
+
+
+@compiled
+def arrival(
+    density: Density,
+    conductance: Density,
+    gain: Density,
+    dt_days: float,
+    threshold: float,
+    most_voxels: int,
+    most_steps: int,
+    days: npt.NDArray[np.float32],
+) -> int:
+    """When the density first reaches a threshold in each voxel, linear in time within a step. Returns the steps done.
+
+    Grows until `most_voxels` are reached, or for `most_steps`. Fills days (Z, Y, X): 0 where it is
+    reached from the beginning, infinite where it never was. Steps are those of `step`, in the box that cells have got
+    to: each step may take them one voxel further.
+    """
+    depth, height, width = density.shape
+    scratch = density.copy()
+    reached = 0
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                days[z, y, x] = 0.0 if density[z, y, x] >= threshold else np.inf
+                reached += int(density[z, y, x] >= threshold)
+    box = np.empty((3, 2), np.int64)
+    support(density, NO_CELLS, box)
+    steps = 0
+    while reached < most_voxels and steps < most_steps:
+        for axis in range(3):
+            box[axis, 0] = max(box[axis, 0] - 1, 0)
+            box[axis, 1] = min(box[axis, 1] + 1, density.shape[axis])
+        for z in range(box[0, 0], box[0, 1]):
+            below, above = max(z - 1, 0), min(z + 1, depth - 1)
+            for y in range(box[1, 0], box[1, 1]):
+                front, back = max(y - 1, 0), min(y + 1, height - 1)
+                for x in range(box[2, 0], box[2, 1]):
+                    right, left = max(x - 1, 0), min(x + 1, width - 1)
+                    here = density[z, y, x]
+                    inflow = (
+                        conductance[0, below, y, x] * (density[below, y, x] - here)
+                        + conductance[0, z, y, x] * (density[above, y, x] - here)
+                        + conductance[1, z, front, x] * (density[z, front, x] - here)
+                        + conductance[1, z, y, x] * (density[z, back, x] - here)
+                        + conductance[2, z, y, right] * (density[z, y, right] - here)
+                        + conductance[2, z, y, x] * (density[z, y, left] - here)
+                    )
+                    u = here + dt_days * inflow
+                    u = u * gain[z, y, x] / (1.0 + u * (gain[z, y, x] - 1.0))
+                    scratch[z, y, x] = u
+                    if here < threshold <= u and days[z, y, x] == np.inf:
+                        days[z, y, x] = (steps + (threshold - here) / (u - here)) * dt_days
+                        reached += 1
+        density, scratch = scratch, density
+        steps += 1
+        if steps % SUPPORT_EVERY == 0:
+            support(density, NO_CELLS, box)
+    return steps

@@ -56,6 +56,37 @@ class Treatment:
 
 
 @dataclass(frozen=True)
+class SessionVolume:
+    """The whole of a scan on cubic voxels, (Z, Y, X) in the order LPS, as growth maps in three dimensions are made of.
+
+    images: (C, Z, Y, X) uint8, 0 … 255 for the slices' -1 … 1; air is 0. labels: uint8, BraTS 2023; brain: bool.
+    affine: (4, 4) float64, voxel (x, y, z) to world, RAS mm.
+    coarsest_mm: the largest spacing of the source's voxels, which tells thick slices.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    brain: npt.NDArray[np.bool_]
+    affine: FloatArray
+    coarsest_mm: float
+
+    @property
+    def voxel_mm(self) -> float:
+        """Side of a voxel."""
+        return float(np.linalg.norm(self.affine[:3, 0]))
+
+    @property
+    def tumour(self) -> npt.NDArray[np.bool_]:
+        """(Z, Y, X) where any label is."""
+        return self.labels > 0
+
+    @property
+    def volume_mm3(self) -> float:
+        """Volume of the tumour, in these voxels."""
+        return float(np.count_nonzero(self.labels)) * self.voxel_mm**3
+
+
+@dataclass(frozen=True)
 class Session:
     """One prepared scan: slices of one size, with the way back to the source's voxels.
 
@@ -69,6 +100,7 @@ class Session:
     source: where it came from, as JSON can hold it (docs/formats.md): the SHA-256 of each file by what it is (`t1c`,
         `seg`; no file names), grid (size, spacing, origin, direction in SimpleITK's LPS convention), intensity windows,
         where the brain is from, tumour area of every slice, notes; of a registered scan the way to its own voxels.
+    volume: the scan on cubic voxels; None of single slices, and where none is to be kept.
     """
 
     patient_id: str
@@ -84,6 +116,7 @@ class Session:
     affine: FloatArray
     volume_mm3: float
     source: dict[str, Any] = field(default_factory=dict)
+    volume: SessionVolume | None = None
 
 
 class Status(StrEnum):

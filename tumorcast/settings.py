@@ -126,14 +126,27 @@ class Architecture(Settings):
         return self
 
 
+class VolumeArchitecture(Settings):
+    """The shape of a progression network on volumes (arrival/network.py).
+
+    in_channels: contrasts and three maps. widths: of the features, at full resolution and after each halving.
+    voxel_mm: of the volumes that it is for.
+    """
+
+    in_channels: int = Field(7, ge=4)
+    widths: tuple[int, ...] = Field((16, 32, 48, 64), min_length=4, max_length=4)
+    voxel_mm: float = Field(2.0, gt=0)
+
+
 class NetworkKind(StrEnum):
-    """What a trained network is for."""
+    """What a trained network is for. Progression: in volumes; slice-progression: in slices, each by itself."""
 
     DENOISER = "denoiser"
     DENSE_REGRESSOR = "dense-regressor"
     ATTENTION_POOL_REGRESSOR = "attention-pool-regressor"
     SEGMENTER = "segmenter"
     PROGRESSION = "progression"
+    SLICE_PROGRESSION = "slice-progression"
 
 
 class Precision(StrEnum):

@@ -62,14 +62,14 @@ def dense_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pool_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Networks with one of progression."""
     folder = tmp_path_factory.mktemp("pool")
-    return write_runs(NetworkKind.ATTENTION_POOL_REGRESSOR, folder, LEAST, NetworkKind.PROGRESSION)
+    return write_runs(NetworkKind.ATTENTION_POOL_REGRESSOR, folder, LEAST, NetworkKind.SLICE_PROGRESSION)
 
 
 @pytest.fixture(scope="session")
 def least_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Networks of one level, with one of progression."""
     folder = tmp_path_factory.mktemp("least")
-    return write_runs(NetworkKind.DENSE_REGRESSOR, folder, LEAST, NetworkKind.PROGRESSION)
+    return write_runs(NetworkKind.DENSE_REGRESSOR, folder, LEAST, NetworkKind.SLICE_PROGRESSION)
 
 
 def export_told(runs: Path, out: Path, max_batch: int) -> str:

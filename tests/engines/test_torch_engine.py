@@ -173,7 +173,7 @@ def test_a_progression_network_of_other_images_is_refused(dense_runs: Path, pool
     with pytest.raises(InputError, match=r"contrasts = \('t1n', 't2w'\), .*/denoiser"):
         load_model_set([dense_runs, other])
     other = edited_progression(pool_runs, tmp_path / "planes", in_channels=2)
-    network = build(NetworkKind.PROGRESSION, read_run_info(other).architecture)
+    network = build(NetworkKind.SLICE_PROGRESSION, read_run_info(other).architecture)
     save_tensors(other / WEIGHTS_FILE, network.state_dict(), {})
     with pytest.raises(InputError, match=r"run\.json: in_channels = 2, .* 4"):
         load_model_set([dense_runs, other])

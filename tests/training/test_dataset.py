@@ -114,4 +114,4 @@ def test_the_loss_is_the_weighted_one_of_brain_pixels() -> None:
 def test_a_cohort_without_pairs_is_refused(make_slices: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_slices(tmp_path / "x.slices", {"A": [[2.0], [7.0]], "B": [[3.0]]})
     with pytest.raises(InputError, match=r"0\.7 to 5 times"):
-        train(NetworkKind.PROGRESSION, folder, tmp_path / "run", TrainSettings(steps=1))
+        train(NetworkKind.SLICE_PROGRESSION, folder, tmp_path / "run", TrainSettings(steps=1))

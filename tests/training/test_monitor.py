@@ -49,7 +49,7 @@ def test_every_kind_is_validated_by_band_and_drawn(kind: NetworkKind, small_slic
     train(kind, small_slices, tmp_path, SETTINGS, architecture=TINY)
     looks = [row for row in read_log(tmp_path / "log.jsonl") if "validation" in row]
     assert [row["step"] for row in looks] == [2, 4]
-    wanted = ["pairs"] if kind is NetworkKind.PROGRESSION else ["0-49", "50-149", "150-349"]
+    wanted = ["pairs"] if kind is NetworkKind.SLICE_PROGRESSION else ["0-49", "50-149", "150-349"]
     assert all(list(row["validation"]) == wanted for row in looks)
     sheets = [path.name for path in (tmp_path / "sheets").glob("*")] if (tmp_path / "sheets").exists() else []
     assert sheets == ([] if kind is NetworkKind.ATTENTION_POOL_REGRESSOR else ["000004.png"])

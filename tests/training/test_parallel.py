@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 TINY = {"channel_mult": (1, 1), "res_blocks": 1, "attention_resolutions": ()}
 SETTINGS = TrainSettings(steps=4, batch=6, warmup_steps=1, checkpoint_every=2, learning_rate=1e-3, validate_every=2)
-KINDS = (NetworkKind.DENOISER, NetworkKind.SEGMENTER, NetworkKind.PROGRESSION)
+KINDS = (NetworkKind.DENOISER, NetworkKind.SEGMENTER, NetworkKind.SLICE_PROGRESSION)
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path

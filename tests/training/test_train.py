@@ -41,7 +41,7 @@ def draw(arrays: SliceArrays, settings: TrainSettings, seed: int = 0) -> SliceBa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.PROGRESSION])
+@pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.SLICE_PROGRESSION])
 def test_a_resumed_run_is_the_uninterrupted_one(kind: NetworkKind, small_slices: Path, tmp_path: Path) -> None:
     train(kind, small_slices, tmp_path / "whole", SETTINGS, architecture=TINY)
     for stop in (3, 5, None):
@@ -67,13 +67,13 @@ def test_fine_tuning_starts_from_the_weights_given(small_slices: Path, tmp_path:
         train(NetworkKind.DENOISER, small_slices, tmp_path / "other", still, start_from=base)
 
 
-@pytest.mark.parametrize("kind", [NetworkKind.SEGMENTER, NetworkKind.PROGRESSION])
+@pytest.mark.parametrize("kind", [NetworkKind.SEGMENTER, NetworkKind.SLICE_PROGRESSION])
 def test_who_is_left_out_is_not_drawn(kind: NetworkKind, blob_cohort: Path) -> None:
     store = SliceStore.open(open_arrays(blob_cohort), CPU)
     pool = Pools.open(kind, store, TrainSettings(leave_out=("A",), validation_share=0)).training
     numbers = pool.earlier if isinstance(pool, PairPool) else torch.cat([pool.bearing, pool.bare])
     drawn = {store.arrays.patient_ids[place] for place in store.arrays.patient[numbers.numpy()]}
-    assert drawn == ({"B"} if kind is NetworkKind.PROGRESSION else {"B", "C"})
+    assert drawn == ({"B"} if kind is NetworkKind.SLICE_PROGRESSION else {"B", "C"})
     with pytest.raises(UsageError, match=r"--leave-out Z: .*A, B, C"):
         Pools.open(kind, store, TrainSettings(leave_out=("Z",)))
 
@@ -225,7 +225,7 @@ def test_a_cuda_device_trains_every_kind_and_the_cpu_goes_on(
     assert np.isfinite(losses(tmp_path)).all()
 
 
-@pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.SEGMENTER, NetworkKind.PROGRESSION])
+@pytest.mark.parametrize("kind", [NetworkKind.DENOISER, NetworkKind.SEGMENTER, NetworkKind.SLICE_PROGRESSION])
 def test_what_is_compiled_is_what_training_calls_and_names_stay(
     kind: NetworkKind, small_slices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from tumorcast.cli.options import (
 )
 from tumorcast.errors import InputError, UsageError
 
-PLAIN_SETTINGS = ("min_tumour_mm2", "deformable", "n4", "brain_mask", "brain_tool")
+PLAIN_SETTINGS = ("min_tumour_mm2", "deformable", "n4", "brain_mask", "brain_tool", "voxel_mm")
 RegisterName = Annotated[
     str, typer.Option("--register", help="none, or rigid: contrasts onto one, scans onto the first.")
 ]
@@ -47,6 +47,7 @@ def prepare(
     layout: Annotated[str, typer.Option(help="auto, or the name of one: see docs/formats.md.")] = "auto",
     derivatives: Annotated[str, typer.Option(help="BIDS: the pipeline below derivatives whose masks are taken.")] = "",
     contrasts: Annotated[str, typer.Option(help="Some of t1n,t1c,t2w,t2f; by default those every scan has.")] = "",
+    voxel_mm: Annotated[float, typer.Option(help="Of the volumes for growth maps in 3-D; 0 keeps none.")] = 2.0,
     slices: Annotated[str, typer.Option(help="tumour, balanced (for training), all or largest.")] = "tumour",
     min_tumour_mm2: Annotated[float, typer.Option(help="Least tumour area of a slice chosen for it.")] = 50.0,
     brain: Annotated[str, typer.Option(help="auto, nonzero (skull-stripped), head or inner (by a rule).")] = "auto",

@@ -27,7 +27,9 @@ def _option(help: str, *names: str, **limits: Any) -> Any:
     return typer.Option(*names, help=help, **limits)
 
 
-Network = Annotated[str, typer.Argument(help="denoiser, regressor, segmenter or progression.")]
+Network = Annotated[
+    str, typer.Argument(help="denoiser, regressor, segmenter, progression (in volumes) or slice-progression.")
+]
 Source = Annotated[Path, typer.Argument(help="A cohort file, or the folder of its unpacked slices.")]
 Kind = Annotated[str, _option("Of a regressor: dense, or attention-pool as in the paper.")]
 Steps = Annotated[int | None, _option("Optimiser steps of the whole run.")]
@@ -115,7 +117,7 @@ def _network_kind(network: str, kind: str) -> Any:
     name = f"{kind}-{network}" if network == "regressor" else network
     if name not in list(NetworkKind):
         raise UsageError(
-            f"tumorcast train {network} --kind {kind}: networks are denoiser, segmenter, progression, and "
-            "regressor with --kind dense or attention-pool"
+            f"tumorcast train {network} --kind {kind}: networks are denoiser, segmenter, progression, "
+            "slice-progression, and regressor with --kind dense or attention-pool"
         )
     return NetworkKind(name)

@@ -27,6 +27,7 @@ from tumorcast.records import (
     Contrast,
     FloatArray,
     Session,
+    SessionVolume,
     SizeSeries,
     Treatment,
 )
@@ -39,6 +40,7 @@ STACKS = ("images", "labels", "brain")
 NAMED = 5  # patients or sessions, where one is asked for that is not there
 VECTORS = ("area_mm2", "brain_mm2", "source_slice")
 DISPLACEMENT = "displacement"
+VOLUME, COARSEST = "volume", "coarsest_mm"
 DATED = "dated"  # in `config`: whether the days are days, see Cohort.dated
 SLICE_AREAS = "slice_area_mm2"  # in a session's `source`: tumour area of every slice, chosen or not; null where absent
 
@@ -160,10 +162,20 @@ def _write_session(patient: h5py.Group, session: Session) -> None:
     for name in VECTORS:
         group.create_dataset(name, data=getattr(session, name))
     group.create_dataset("affine", data=session.affine)
+    if session.volume is not None:
+        _write_volume(group.create_group(VOLUME), session.volume)
     if isinstance(session, DeformedSession) and session.displacement is not None:
         field = session.displacement
         data = group.create_dataset(DISPLACEMENT, data=field.vectors, chunks=field.vectors.shape, **_compression())
         data.attrs["grid"] = json.dumps(field.grid.as_dict())
+
+
+def _write_volume(group: h5py.Group, volume: SessionVolume) -> None:
+    group.attrs[COARSEST] = volume.coarsest_mm
+    group.create_dataset("affine", data=volume.affine)
+    group.create_dataset("images", data=volume.images, chunks=(1, *volume.images.shape[1:]), **_compression())
+    for name, data in (("labels", volume.labels), ("brain", volume.brain)):
+        group.create_dataset(name, data=data, chunks=data.shape, **_compression())
 
 
 def _compression() -> dict[str, Any]:
@@ -307,6 +319,23 @@ class Cohort:
             affine = group["affine"][...]
         return CohortSlice(image, labels, brain, affine, float(area), float(brain_area), int(number))
 
+    @cached_property
+    def keeps_volumes(self) -> bool:
+        """Whether the file holds volumes beside slices: one of an earlier version does not, nor one of 2D slices."""
+        with _reading(self.path, "its volumes"):
+            return any(VOLUME in scan for patient in self._file[PATIENTS].values() for scan in patient.values())
+
+    def volume(self, patient_id: str, session_id: str) -> SessionVolume | None:
+        """A scan on cubic voxels; None where the file keeps none."""
+        group = self._session(patient_id, session_id)
+        if VOLUME not in group:
+            return None
+        with _reading(self.path, f"the volume of {patient_id}, session {session_id}"):
+            stored = group[VOLUME]
+            arrays = {name: stored[name][...] for name in ("images", "labels", "brain", "affine")}
+            _check_volume(arrays, len(self.contrasts))
+            return SessionVolume(**arrays, coarsest_mm=float(stored.attrs[COARSEST]))
+
     def size_series(self, patient_id: str, size: SizeMeasure) -> SizeSeries:
         """The patient's tumour size over time.
 
@@ -446,6 +475,14 @@ def _check_session(group: h5py.Group, channels: int, pixels: int) -> None:
     for name in ("day", "volume_mm3", "source"):
         if name not in group.attrs:
             raise KeyError(f"it has no {name}")
+
+
+def _check_volume(arrays: Mapping[str, npt.NDArray[Any]], channels: int) -> None:
+    """Raises ValueError unless the arrays of a volume go together."""
+    shape = arrays["labels"].shape
+    for name, wanted in {"images": (channels, *shape), "brain": shape, "affine": (4, 4)}.items():
+        if arrays[name].shape != wanted:
+            raise ValueError(f"{name} is {_sides(arrays[name].shape)} and not {_sides(wanted)}")
 
 
 def _sides(shape: tuple[int, ...]) -> str:

@@ -12,6 +12,9 @@ from tumorcast.data.readers.labels import LabelScheme
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 
+VOXEL_MM = 2.0  # of volumes: what the shipped networks are trained on
+LEAST_VOXEL_MM, LARGEST_VOXEL_MM = 0.5, 5.0
+
 
 class SliceChoice(StrEnum):
     """Which slices are kept: those with enough tumour, all with enough brain, or the one with the most tumour.
@@ -70,6 +73,7 @@ class PrepareSettings:
     register, deformable: see tumorcast.data.patient_space. n4: correct bias. brain_mask: where the masks of brains lie,
     and brain_tool: the command that makes them (data.brain); they take the place of `brain`.
     labels: what the labels of masks mean, where no table says it; None asks where a mask cannot tell.
+    voxel_mm: side of the voxels of the volume that is kept beside the slices; 0 keeps none.
     """
 
     image_size: int = 128
@@ -84,6 +88,7 @@ class PrepareSettings:
     brain_mask: str | None = None
     brain_tool: str | None = None
     labels: LabelScheme | None = None
+    voxel_mm: float = VOXEL_MM
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that is not allowed; puts contrasts into their one order."""
@@ -91,6 +96,10 @@ class PrepareSettings:
             raise UsageError(f"--image-size {self.image_size}: allowed are {', '.join(map(str, IMAGE_SIZES))}")
         if not self.min_tumour_mm2 > 0:
             raise UsageError(f"--min-tumour-mm2 {self.min_tumour_mm2:g}: must be greater than 0")
+        if self.voxel_mm and not LEAST_VOXEL_MM <= self.voxel_mm <= LARGEST_VOXEL_MM:
+            raise UsageError(
+                f"--voxel-mm {self.voxel_mm:g}: must be {LEAST_VOXEL_MM:g} to {LARGEST_VOXEL_MM:g}, or 0 for no volumes"
+            )
         if self.contrasts is not None:
             if not self.contrasts:
                 raise UsageError(f"--contrasts is empty; give some of {','.join(Contrast)}")

@@ -85,4 +85,4 @@ def images_of(folder: Path) -> ModelImages:
         manifest = read_manifest(folder)
         return ModelImages(manifest.image_size, manifest.contrasts)
     info = read_run_info(runs_in(folder)[0])
-    return ModelImages(info.architecture.image_size, info.contrasts)
+    return ModelImages(info.plane.image_size, info.contrasts)

@@ -72,10 +72,10 @@ def load_model_set(folders: list[Path]) -> ModelSet:
         )
     assert isinstance(denoiser.module, UNet)
     assert isinstance(regressor.module, DenseRegressor | AttentionPoolRegressor)
-    progression = _at_most_one(networks, NetworkKind.PROGRESSION, folders)
+    progression = _at_most_one(networks, NetworkKind.SLICE_PROGRESSION, folders)
     info = ModelInfo(
         contrasts=denoiser.info.contrasts,
-        image_size=denoiser.info.architecture.image_size,
+        image_size=denoiser.info.plane.image_size,
         noise_levels=min(denoiser.info.noise_levels, regressor.info.noise_levels),
         size_reader=size_reader.info.kind,
         sha256=_hash(networks),
@@ -148,7 +148,7 @@ def _check_alike(networks: list[TrainedNetwork]) -> None:
     for other in networks[1:]:
         for name, a, b in (
             ("contrasts", first.info.contrasts, other.info.contrasts),
-            ("image_size", first.info.architecture.image_size, other.info.architecture.image_size),
+            ("image_size", first.info.plane.image_size, other.info.plane.image_size),
         ):
             if a != b:
                 raise InputError(f"{other.path}: {name} = {b}, but {first.path} has {a}; use networks trained alike")

@@ -94,7 +94,7 @@ def _map(folder: Path) -> SliceArrays:
 def _unpack(source: Path, folder: Path, sha256: str) -> None:
     from tumorcast.data.cohort import Cohort  # noqa: PLC0415 - its readers are not on every machine that trains
 
-    with Cohort.open(source) as cohort, _folder_written_whole(folder) as temporary:
+    with Cohort.open(source) as cohort, folder_written_whole(folder) as temporary:
         arrays = _create(cohort, temporary)
         _fill(cohort, arrays)
         index = {
@@ -143,7 +143,7 @@ def _fill(cohort: "Cohort", arrays: "dict[str, np.memmap[Any, Any]]") -> None:
 
 
 @contextmanager
-def _folder_written_whole(folder: Path) -> Iterator[Path]:
+def folder_written_whole(folder: Path) -> Iterator[Path]:
     """A temporary sibling to fill; it takes the name of `folder` when the block ends without an error."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:

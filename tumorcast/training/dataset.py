@@ -17,6 +17,8 @@ from tumorcast.settings import NetworkKind, TrainSettings
 from tumorcast.training.arrays import SliceArrays
 from tumorcast.training.augment import augment, perturb_outlines
 from tumorcast.training.job import Draws
+from tumorcast.training.volume_arrays import VolumeArrays
+from tumorcast.training.volume_pool import VolumeBatch, VolumePool
 
 STACKS = ("images", "tumour", "brain")
 SHARE_OF_FREE_MEMORY = 0.5  # of a CUDA device, at most, for slices that stay there
@@ -71,6 +73,14 @@ def _on_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
         part = np.array(array[start : start + COPIED_AT_ONCE])
         whole[start : start + len(part)] = torch.from_numpy(part)
     return whole
+
+
+@dataclass(frozen=True)
+class VolumeStore:
+    """Volumes, which are read on demand and put on the device."""
+
+    arrays: VolumeArrays
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -214,7 +224,8 @@ def _hash_fraction(patient_id: str) -> float:
     return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8], "big") / 2.0**64
 
 
-Pool = SlicePool | PairPool
+Pool = SlicePool | PairPool | VolumePool
+Batch = SliceBatch | PairBatch | VolumeBatch
 
 
 @dataclass(frozen=True)
@@ -225,7 +236,7 @@ class Pools:
     validation: Pool | None
 
     @classmethod
-    def open(cls, kind: NetworkKind, store: SliceStore, settings: TrainSettings) -> Self:
+    def open(cls, kind: NetworkKind, store: SliceStore | VolumeStore, settings: TrainSettings) -> Self:
         """Raises InputError if there is nothing to train on."""
         included = ~_left_out(store, settings)
         validated = held_out(store.arrays.patient_ids, settings.validation_share)
@@ -236,7 +247,7 @@ class Pools:
             return cls(training, None)
 
 
-def _left_out(store: SliceStore, settings: TrainSettings) -> npt.NDArray[np.bool_]:
+def _left_out(store: SliceStore | VolumeStore, settings: TrainSettings) -> npt.NDArray[np.bool_]:
     """(P,) whether the settings leave a patient out. Raises UsageError for a name that the cohort lacks."""
     names = store.arrays.patient_ids
     strangers = sorted(set(settings.leave_out) - set(names))
@@ -248,7 +259,11 @@ def _left_out(store: SliceStore, settings: TrainSettings) -> npt.NDArray[np.bool
     return np.isin(names, settings.leave_out)
 
 
-def _pool(kind: NetworkKind, store: SliceStore, patients: npt.NDArray[np.bool_], settings: TrainSettings) -> Pool:
-    if kind is NetworkKind.PROGRESSION:
+def _pool(
+    kind: NetworkKind, store: SliceStore | VolumeStore, patients: npt.NDArray[np.bool_], settings: TrainSettings
+) -> Pool:
+    if isinstance(store, VolumeStore):
+        return VolumePool.of(store.arrays, store.device, patients)
+    if kind is NetworkKind.SLICE_PROGRESSION:
         return PairPool.of(store, patients)
     return SlicePool.of(store, patients, settings.tumour_share)

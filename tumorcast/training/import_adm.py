@@ -91,7 +91,7 @@ def import_adm(
     for kind, path in ((NetworkKind.ATTENTION_POOL_REGRESSOR, regressor), (NetworkKind.DENOISER, denoiser)):
         if path is not None:
             networks.append(_read(path, kind, size, settings))
-            size = networks[-1].info.architecture.image_size  # a regressor's pool tells it, so it is read first
+            size = networks[-1].info.plane.image_size  # a regressor's pool tells it, so it is read first
     for network in networks:
         _write(out / network.folder, network)
     return networks

@@ -10,24 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tumorcast.arrival.network import ArrivalNetwork, logits_of
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.schedule import alpha_bars
 from tumorcast.settings import NetworkKind
-from tumorcast.training.dataset import PairBatch, SliceBatch
+from tumorcast.training.dataset import Batch, PairBatch
 from tumorcast.training.job import Draws
 from tumorcast.training.parallel import ALONE, Team
+from tumorcast.training.volume_pool import VolumeBatch
 
 WEIGHT_INSIDE = 0.3  # of pixels within the present outline: what is asked is where the tumour goes, not where it is
 
 
-def batch_loss(
-    kind: NetworkKind, module: nn.Module, batch: SliceBatch | PairBatch, draws: Draws, times: range
-) -> Tensor:
+def batch_loss(kind: NetworkKind, module: nn.Module, batch: Batch, draws: Draws, times: range) -> Tensor:
     """() this process' loss of one batch; its mean over the team is that of the whole batch.
 
     times: diffusion times are drawn uniformly from these. They mean nothing to a progression network.
     """
+    if isinstance(batch, VolumeBatch):
+        assert isinstance(module, ArrivalNetwork)
+        logits = logits_of(module(batch.planes).float(), batch.front, batch.log_ratio)
+        return progression_loss(logits, batch, draws.team)
     if isinstance(batch, PairBatch):
         assert isinstance(module, ProgressionNetwork)
         return progression_loss(module(batch.images, batch.outline, batch.log_ratio).float(), batch, draws.team)
@@ -42,7 +46,7 @@ def batch_loss(
         case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:
             assert isinstance(module, DenseRegressor)
             return segmentation_loss(module.logits(noised, t).float(), batch.tumour, draws.team)
-        case NetworkKind.PROGRESSION:
+        case NetworkKind.SLICE_PROGRESSION | NetworkKind.PROGRESSION:
             raise ValueError("a progression network learns from pairs")
         case _:
             assert_never(kind)
@@ -70,10 +74,10 @@ def segmentation_loss(logits: Tensor, tumour: Tensor, team: Team = ALONE) -> Ten
     return entropy + 1 - _soft_dice(torch.sigmoid(logits), tumour, 1.0, team)
 
 
-def progression_loss(logits: Tensor, batch: PairBatch, team: Team = ALONE) -> Tensor:
-    """() weighted cross-entropy plus soft Dice loss of the later mask, over brain pixels of the whole batch.
+def progression_loss(logits: Tensor, batch: PairBatch | VolumeBatch, team: Team = ALONE) -> Tensor:
+    """() weighted cross-entropy plus soft Dice loss of the later mask, over the brain of the whole batch.
 
-    Pixels within the present outline weigh WEIGHT_INSIDE, all other brain pixels 1.
+    Pixels, or voxels, within the present outline weigh WEIGHT_INSIDE, all others of the brain 1.
     """
     weight = batch.brain * torch.where(batch.outline > 0, WEIGHT_INSIDE, 1.0)
     entropy = functional.binary_cross_entropy_with_logits(logits, batch.later, reduction="none")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tumorcast.arrival.network import logits_of
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.durable import written_whole
 from tumorcast.errors import EngineError
@@ -24,10 +25,12 @@ from tumorcast.training.dataset import PairBatch, Pool, SliceBatch
 from tumorcast.training.job import Job
 from tumorcast.training.log import Row, RunLog, opened_log
 from tumorcast.training.losses import add_noise, alpha_bars_at, batch_loss
+from tumorcast.training.volume_pool import VolumeBatch, VolumePool
 
 SHEETS_FOLDER = "sheets"
 TIME_BAND_EDGES = (0, 50, 150, 350, 1000)  # of diffusion times
 VALIDATION_BATCHES, VALIDATION_ROWS = 4, 16
+VOLUME_ROWS = 4  # of a validation batch of volumes
 SHEET_DRAWS = VALIDATION_BATCHES  # the number of its draws: those before are of validation
 SHEET_ROWS = 4
 SHEET_TIMES = (20, 100, 200, 300)
@@ -58,7 +61,8 @@ class Validation:
 
     @torch.no_grad()
     def _batch_loss(self, module: nn.Module, times: range, number: int) -> torch.Tensor:
-        draws = self.job.fixed_draws(number, VALIDATION_ROWS)
+        rows = VOLUME_ROWS if isinstance(self.pool, VolumePool) else VALIDATION_ROWS
+        draws = self.job.fixed_draws(number, rows)
         batch = self.pool.draw(draws, augmented=False)
         with self.job.autocast():
             return batch_loss(self.job.kind, module, batch, draws, times)
@@ -70,7 +74,7 @@ def time_bands(kind: NetworkKind, noise_levels: int) -> dict[str, range]:
     >>> time_bands(NetworkKind.DENOISER, 200)
     {'0-49': range(0, 50), '50-149': range(50, 150), '150-199': range(150, 200)}
     """
-    if kind is NetworkKind.PROGRESSION:
+    if kind in (NetworkKind.SLICE_PROGRESSION, NetworkKind.PROGRESSION):
         return {"pairs": range(1)}
     starts = [edge for edge in TIME_BAND_EDGES if edge < noise_levels]
     stops = [*starts[1:], noise_levels]
@@ -91,6 +95,8 @@ def sample_sheet(job: Job, module: nn.Module, pool: Pool) -> list[SheetColumn]:
     """The columns for this kind of network; none for one that gives no image. Of the contrasts the last is shown."""
     draws = job.fixed_draws(SHEET_DRAWS, SHEET_ROWS)
     batch = pool.draw(draws, augmented=False)
+    if isinstance(batch, VolumeBatch):
+        return _of_volumes(module, batch)
     if isinstance(batch, PairBatch):
         return _of_progression(module, batch)
     noise = draws.normal(*batch.images.shape[1:])
@@ -101,7 +107,7 @@ def sample_sheet(job: Job, module: nn.Module, pool: Pool) -> list[SheetColumn]:
             return _of_denoiser(module, batch, noise, times)
         case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:
             return _of_segmenter(module, batch, noise, times)
-        case NetworkKind.ATTENTION_POOL_REGRESSOR | NetworkKind.PROGRESSION:
+        case NetworkKind.ATTENTION_POOL_REGRESSOR | NetworkKind.SLICE_PROGRESSION | NetworkKind.PROGRESSION:
             return []
         case _:
             assert_never(job.kind)
@@ -114,6 +120,18 @@ def _of_progression(module: nn.Module, batch: PairBatch) -> list[SheetColumn]:
         SheetColumn("its outline", batch.outline, MASK),
         SheetColumn("later, true", batch.later, MASK),
         SheetColumn("later, predicted", predicted, MASK),
+    ]
+
+
+def _of_volumes(module: nn.Module, batch: VolumeBatch) -> list[SheetColumn]:
+    """The slice of each volume where the later tumour is largest."""
+    predicted = torch.sigmoid(logits_of(module(batch.planes).float(), batch.front, batch.log_ratio))
+    rows, largest = torch.arange(len(predicted)), batch.later.sum(dim=(2, 3)).argmax(dim=1)
+    shown = {"present": batch.planes[:, 0], "its outline": batch.outline, "later, true": batch.later}
+    shown["later, predicted"] = predicted
+    return [
+        SheetColumn(title, values[rows, largest], IMAGE if title == "present" else MASK)
+        for title, values in shown.items()
     ]
 
 

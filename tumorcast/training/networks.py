@@ -8,11 +8,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tumorcast.arrival.network import EXTRA_PLANES as VOLUME_PLANES
+from tumorcast.arrival.network import ArrivalNetwork
 from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.errors import InputError
-from tumorcast.settings import Architecture, NetworkKind
+from tumorcast.settings import Architecture, NetworkKind, VolumeArchitecture
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo, read_run_info
 
 
@@ -56,7 +58,7 @@ def default_architecture(kind: NetworkKind, *, image_size: int, contrasts: int) 
                 scale_shift_norm=True,
                 resblock_updown=True,
             )
-        case NetworkKind.PROGRESSION:
+        case NetworkKind.SLICE_PROGRESSION:
             return Architecture(
                 image_size=image_size,
                 in_channels=contrasts + EXTRA_PLANES,
@@ -66,12 +68,21 @@ def default_architecture(kind: NetworkKind, *, image_size: int, contrasts: int) 
                 attention_resolutions=(8,),
                 resblock_updown=True,
             )
+        case NetworkKind.PROGRESSION:
+            raise ValueError("a network on volumes; see volume_architecture")
         case _:
             assert_never(kind)
 
 
-def build(kind: NetworkKind, architecture: Architecture) -> nn.Module:
+def volume_architecture(*, contrasts: int, voxel_mm: float) -> VolumeArchitecture:
+    """The progression network on volumes."""
+    return VolumeArchitecture(in_channels=contrasts + VOLUME_PLANES, voxel_mm=voxel_mm)
+
+
+def build(kind: NetworkKind, architecture: Architecture | VolumeArchitecture) -> nn.Module:
     """An untrained network of this kind."""
+    if isinstance(architecture, VolumeArchitecture):
+        return ArrivalNetwork(architecture)
     match kind:
         case NetworkKind.DENOISER:
             return UNet(architecture)
@@ -79,8 +90,10 @@ def build(kind: NetworkKind, architecture: Architecture) -> nn.Module:
             return AttentionPoolRegressor(architecture)
         case NetworkKind.DENSE_REGRESSOR | NetworkKind.SEGMENTER:
             return DenseRegressor(architecture)
-        case NetworkKind.PROGRESSION:
+        case NetworkKind.SLICE_PROGRESSION:
             return ProgressionNetwork(architecture)
+        case NetworkKind.PROGRESSION:
+            raise ValueError("the architecture is one of slices")
         case _:
             assert_never(kind)
 

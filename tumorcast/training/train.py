@@ -9,29 +9,39 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from tumorcast.diffusion.progression import EXTRA_PLANES
+from tumorcast.arrival.network import EXTRA_PLANES as VOLUME_PLANES
+from tumorcast.diffusion.progression import EXTRA_PLANES as SLICE_PLANES
 from tumorcast.durable import sha256_of
 from tumorcast.errors import StoppedError, UsageError
-from tumorcast.settings import Architecture, NetworkKind, TrainSettings
+from tumorcast.settings import Architecture, NetworkKind, TrainSettings, VolumeArchitecture
 from tumorcast.training.arrays import SliceArrays, open_arrays
 from tumorcast.training.checkpoint import TrainingState, resume, save_run, what_is_kept
-from tumorcast.training.dataset import Pools, SliceStore
+from tumorcast.training.dataset import Pools, SliceStore, VolumeStore
 from tumorcast.training.job import Device, Job, device_name, open_device
 from tumorcast.training.log import LOG_FILE, draw_curve, read_log
 from tumorcast.training.monitor import RunMonitor, check_finite, monitoring
-from tumorcast.training.networks import TrainedNetwork, build, default_architecture, load_network
+from tumorcast.training.networks import (
+    TrainedNetwork,
+    build,
+    default_architecture,
+    load_network,
+    volume_architecture,
+)
 from tumorcast.training.parallel import Team, connected
-from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo
+from tumorcast.training.run_info import WEIGHTS_FILE, RunInfo, shape_of
 from tumorcast.training.stepper import REPORTED_AT_ONCE, Stepper, TrainingProgress, compile_forward
+from tumorcast.training.volume_arrays import VolumeArrays, open_volume_arrays
 from tumorcast.version import VERSION
 
 Report = Callable[[TrainingProgress], None]
+Arrays = SliceArrays | VolumeArrays
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -63,10 +73,10 @@ def train(
     job = Job(kind, settings, out, open_device(device, team.local_rank), team)
     last = min(settings.steps, settings.steps if until is None else until)
     with connected(team, job.device):
-        arrays = _open_arrays(source, cache, team)
+        arrays = _open_arrays(kind, source, cache, team)
         start = None if start_from is None else _starting_network(job, start_from, arrays)
         info = _describe(job, arrays, architecture or {}, start)
-        pools = Pools.open(kind, SliceStore.open(arrays, job.device), settings)
+        pools = Pools.open(kind, _store(arrays, job.device), settings)
         state = _fresh_state(job, info, start)
         resume(job, info, state)
         if settings.compile and job.device.type == "cuda":
@@ -93,40 +103,66 @@ def _check_shares(settings: TrainSettings, team: Team) -> None:
         )
 
 
-def _open_arrays(source: Path, cache: Path | None, team: Team) -> SliceArrays:
+def _open_arrays(kind: NetworkKind, source: Path, cache: Path | None, team: Team) -> Arrays:
     """Unpacked by one process of a node; the others wait for it."""
+    unpack: Callable[[Path, Path | None], Arrays] = open_arrays
+    if kind is NetworkKind.PROGRESSION:
+        unpack = partial(open_volume_arrays, jobs=torch.get_num_threads())
     if team.local_rank == 0:
-        open_arrays(source, cache)
+        unpack(source, cache)
     team.wait()
-    return open_arrays(source, cache)
+    return unpack(source, cache)
 
 
-def _starting_network(job: Job, run: Path, arrays: SliceArrays) -> TrainedNetwork:
+def _store(arrays: Arrays, device: torch.device) -> SliceStore | VolumeStore:
+    return VolumeStore(arrays, device) if isinstance(arrays, VolumeArrays) else SliceStore.open(arrays, device)
+
+
+def _starting_network(job: Job, run: Path, arrays: Arrays) -> TrainedNetwork:
     """The network that a training starts from. Raises UsageError if it is of another kind or for other images."""
     network = load_network(run)
-    have = (network.info.kind, network.info.contrasts, network.info.architecture.image_size)
-    if have != (job.kind, arrays.contrasts, arrays.image_size):
+    have = (network.info.kind, network.info.contrasts, _grain(network.info.architecture))
+    if have != (job.kind, arrays.contrasts, _grain_of(arrays)):
         raise UsageError(
-            f"--start-from {run}: a {have[0]} for {', '.join(have[1])} at {have[2]} px, but a {job.kind} for "
-            f"{', '.join(arrays.contrasts)} at {arrays.image_size} px is to be trained; give a RUN of such a one, or "
+            f"--start-from {run}: a {have[0]} for {', '.join(have[1])} at {have[2]}, but a {job.kind} for "
+            f"{', '.join(arrays.contrasts)} at {_grain_of(arrays)} is to be trained; give a RUN of such a one, or "
             "leave it out"
         )
     return network
 
 
-def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], start: TrainedNetwork | None) -> RunInfo:
-    size, contrasts, settings = arrays.image_size, arrays.contrasts, job.settings
+def _grain(architecture: Architecture | VolumeArchitecture) -> str:
+    """How fine the images of a network are, in words."""
+    if isinstance(architecture, VolumeArchitecture):
+        return f"{architecture.voxel_mm:g} mm"
+    return f"{architecture.image_size} px"
+
+
+def _grain_of(arrays: Arrays) -> str:
+    return f"{arrays.voxel_mm:g} mm" if isinstance(arrays, VolumeArrays) else f"{arrays.image_size} px"
+
+
+def _default(job: Job, arrays: Arrays) -> Architecture | VolumeArchitecture:
+    count = len(arrays.contrasts)
+    if isinstance(arrays, VolumeArrays):
+        return volume_architecture(contrasts=count, voxel_mm=arrays.voxel_mm)
+    return default_architecture(job.kind, image_size=arrays.image_size, contrasts=count)
+
+
+EXTRA = {NetworkKind.SLICE_PROGRESSION: SLICE_PLANES, NetworkKind.PROGRESSION: VOLUME_PLANES}  # beside the contrasts
+
+
+def _describe(job: Job, arrays: Arrays, changes: Mapping[str, Any], start: TrainedNetwork | None) -> RunInfo:
+    contrasts, settings = arrays.contrasts, job.settings
     if start is not None and changes:
         raise UsageError("--start-from has an architecture of its own: leave out [architecture]")
-    default = (
-        start.info.architecture if start else default_architecture(job.kind, image_size=size, contrasts=len(contrasts))
-    )
-    arch = Architecture.of(default.model_dump() | dict(changes), "architecture")
-    channels = arch.in_channels - (EXTRA_PLANES if job.kind is NetworkKind.PROGRESSION else 0)
-    if (arch.image_size, channels) != (size, len(contrasts)):
+    default = start.info.architecture if start else _default(job, arrays)
+    arch = shape_of(job.kind).of(default.model_dump() | dict(changes), "architecture")
+    channels = arch.in_channels - EXTRA.get(job.kind, 0)
+    if (_grain(arch), channels) != (_grain_of(arrays), len(contrasts)):
         raise UsageError(
-            f"{arrays.origin}: images of {len(contrasts)} contrasts at {size} px; the architecture takes "
-            f"{channels} at {arch.image_size} px: change it, or prepare the cohort again"
+            f"{arrays.origin}: images of {len(contrasts)} contrasts at {_grain_of(arrays)}; the architecture takes "
+            f"{channels} at {_grain(arch)}: change it, or prepare the cohort again"
         )
     provenance: dict[str, Any] = {
         "version": VERSION,
@@ -135,7 +171,7 @@ def _describe(job: Job, arrays: SliceArrays, changes: Mapping[str, Any], start: 
         "start_from_sha256": None if start is None else sha256_of(start.path / WEIGHTS_FILE),
         "device": device_name(job.device, job.team.size),
     }
-    noise_levels = 1 if job.kind is NetworkKind.PROGRESSION else settings.noise_levels  # it sees clean slices only
+    noise_levels = 1 if job.kind in EXTRA else settings.noise_levels  # progression networks see clean images only
     return RunInfo(job.kind, arch, contrasts, noise_levels, provenance)
 
 

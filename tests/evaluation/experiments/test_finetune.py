@@ -49,9 +49,9 @@ TARGETS = TargetSource.shipped(TargetSize.TRUE)
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> ModelSet:
     """The tiny networks, and one of progression that knows nothing."""
-    told = default_architecture(NetworkKind.PROGRESSION, image_size=64, contrasts=4).model_dump()
+    told = default_architecture(NetworkKind.SLICE_PROGRESSION, image_size=64, contrasts=4).model_dump()
     torch.manual_seed(0)
-    progression = build(NetworkKind.PROGRESSION, Architecture(**told | TINY)).eval().requires_grad_(False)
+    progression = build(NetworkKind.SLICE_PROGRESSION, Architecture(**told | TINY)).eval().requires_grad_(False)
     assert isinstance(progression, ProgressionNetwork)
     whole = load_model_set([tiny_model])
     return replace(whole, progression=progression, info=replace(whole.info, progression=True))

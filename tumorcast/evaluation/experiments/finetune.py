@@ -159,7 +159,7 @@ class TunedModel:
         progression, everyone = engine.progression, np.ones(1, np.bool_)
         also = progression is not None and len(find_pairs(arrays, everyone)) > 0
         if progression is not None and also:
-            progression = tuned(progression, NetworkKind.PROGRESSION, arrays, settings.training)
+            progression = tuned(progression, NetworkKind.SLICE_PROGRESSION, arrays, settings.training)
         model = ModelSet(denoiser, engine.regressor, engine.segmenter, engine.info, {}, progression)
         return cls(TorchEngine(model, engine.device), len(arrays.images), also)
 

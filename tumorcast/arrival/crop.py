@@ -1,0 +1,79 @@
+"""The box round a tumour in which its growth is foretold."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+Box = tuple[slice, slice, slice]
+
+MARGIN_MM = 20.0
+LEAST_SIDES = (48, 64, 64)  # z, y, x, as in training
+SIDES_OF = 8  # the network halves three times
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box of voxels, z, y, x: its first one, which may lie before the volume, and its sides.
+
+    volume: the sides of the volume that it is cut from.
+    """
+
+    start: tuple[int, int, int]
+    sides: tuple[int, int, int]
+    volume: tuple[int, int, int]
+
+    @classmethod
+    def round(cls, tumour: npt.NDArray[np.bool_], voxel_mm: float) -> Self:
+        """The box round a tumour (Z, Y, X), which is not empty: LEAST_SIDES or more, multiples of SIDES_OF.
+
+        >>> mask = np.zeros((80, 100, 100), bool)
+        >>> mask[40:50, 5:45, 10:90] = True
+        >>> Crop.round(mask, 2.0)
+        Crop(start=(21, -7, 0), sides=(48, 64, 104), volume=(80, 100, 100))
+        """
+        margin = round(MARGIN_MM / voxel_mm)
+        starts, sides = [], []
+        for axis, least in enumerate(LEAST_SIDES):
+            others = tuple(other for other in range(3) if other != axis)
+            found = np.flatnonzero(tumour.any(axis=others))
+            first, past = int(found[0]), int(found[-1]) + 1
+            wanted = min(past - first + 2 * margin, max(tumour.shape[axis], least))
+            side = max(least, -(-wanted // SIDES_OF) * SIDES_OF)
+            starts.append((first + past - side) // 2)
+            sides.append(side)
+        depth, height, width = tumour.shape
+        return cls((starts[0], starts[1], starts[2]), (sides[0], sides[1], sides[2]), (depth, height, width))
+
+    def cut(self, volume: npt.NDArray[Any], outside: Any = 0) -> npt.NDArray[Any]:
+        """The last three axes of an array, within the box; `outside` fills what lies beyond the volume."""
+        inner, whole = self._overlap()
+        cut = np.full((*volume.shape[:-3], *self.sides), outside, volume.dtype)
+        cut[..., *inner] = volume[..., *whole]
+        return cut
+
+    def put_back(self, cut: npt.NDArray[Any], outside: Any = 0) -> npt.NDArray[Any]:
+        """The whole volume: what `cut` took out, and `outside` elsewhere."""
+        inner, whole = self._overlap()
+        volume = np.full((*cut.shape[:-3], *self.volume), outside, cut.dtype)
+        volume[..., *whole] = cut[..., *inner]
+        return volume
+
+    def _overlap(self) -> tuple[Box, Box]:
+        """Where box and volume meet: in the box, and in the volume."""
+        inner: list[slice] = []
+        whole: list[slice] = []
+        for start, side, size in zip(self.start, self.sides, self.volume, strict=True):
+            first, past = max(start, 0), min(start + side, size)
+            whole.append(slice(first, past))
+            inner.append(slice(first - start, past - start))
+        return (inner[0], inner[1], inner[2]), (whole[0], whole[1], whole[2])
+
+
+def signed_distance_mm(tumour: npt.NDArray[np.bool_], voxel_mm: float) -> npt.NDArray[np.float32]:
+    """(Z, Y, X) distance to the outline, negative within."""
+    outside = ndimage.distance_transform_edt(~tumour)
+    inside = ndimage.distance_transform_edt(tumour)
+    return np.asarray((outside - inside) * voxel_mm, np.float32)

@@ -1,0 +1,122 @@
+"""The progression network in three dimensions: it corrects the front's order of arrival, and says how sure it is.
+
+It reads the present scan round the tumour and answers with two numbers a voxel, a and b > 0. A voxel is tumour with
+probability expit(b (ln r - front - a)) once the tumour has r times its present volume, where `front` is the logarithm
+of the volume that the Fisher-Kolmogorov front has when it arrives there (front.py). So one pass serves all sizes, and
+the tumours of different sizes lie in each other by construction.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tumorcast.settings import VolumeArchitecture
+
+EXTRA_PLANES = 3  # beside the contrasts: outline, signed distance, front
+FARTHEST_MM, FARTHEST_FRONT = 20.0, 2.0  # planes hold no more, scaled to ±1
+AIR = -1.0
+GROUPS = 8
+FIRST_ARRIVAL, FIRST_STEEPNESS = 0.0, 3.0  # what an untrained network answers: the front itself
+
+
+class ArrivalNetwork(nn.Module):
+    """A U-Net on volumes, which halves three times, the first time at once."""
+
+    def __init__(self, architecture: VolumeArchitecture) -> None:
+        super().__init__()
+        self.arch = architecture
+        planes, (full, *widths) = architecture.in_channels, architecture.widths
+        self.stem = nn.Conv3d(planes, widths[0], 3, stride=2, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv3d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
+        )
+        self.encoder = nn.ModuleList(_Residual(width) for width in widths)
+        self.middle = _Residual(widths[-1])
+        self.up = nn.ModuleList(nn.ConvTranspose3d(after, before, 2, stride=2) for before, after in pairwise(widths))
+        self.decoder = nn.ModuleList(_Joined(2 * width, width) for width in widths[:-1])
+        self.to_full = nn.ConvTranspose3d(widths[0], full, 2, stride=2)
+        self.last = nn.Conv3d(full + planes, full, 3, padding=1)
+        self.answer = nn.Conv3d(full, 2, 1)
+        nn.init.zeros_(self.answer.weight)
+        assert self.answer.bias is not None
+        with torch.no_grad():
+            self.answer.bias.copy_(torch.tensor([FIRST_ARRIVAL, float(np.log(np.expm1(FIRST_STEEPNESS)))]))
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """(N, 2, Z, Y, X) a and b of planes (N, P, Z, Y, X); sides are multiples of 8."""
+        features = self.stem(planes)
+        kept = []
+        for level, block in enumerate(self.encoder):
+            features = block(features if level == 0 else self.down[level - 1](features))
+            kept.append(features)
+        features = self.middle(features)
+        for level in reversed(range(len(self.decoder))):
+            features = self.decoder[level](torch.cat([self.up[level](features), kept[level]], dim=1))
+        features = functional.silu(self.last(torch.cat([self.to_full(features), planes], dim=1)))
+        arrival, steepness = self.answer(features).unbind(dim=1)
+        return torch.stack([arrival, functional.softplus(steepness)], dim=1)
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, width) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, width, Z, Y, X) of the same."""
+        inner = features
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            inner = conv(functional.silu(norm(inner)))
+        return features + inner
+
+
+class _Joined(nn.Module):
+    """A convolution of what comes from below beside what was kept, then a residual block."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.join = nn.Conv3d(width, out, 1)
+        self.block = _Residual(out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, out, Z, Y, X) of (N, width, Z, Y, X)."""
+        joined: Tensor = self.block(self.join(features))
+        return joined
+
+
+def logits_of(answer: Tensor, front: Tensor, log_ratio: Tensor) -> Tensor:
+    """(N, Z, Y, X) of tumour at ln volume ratios (N,), from the network's answer and the front (N, Z, Y, X)."""
+    arrival, steepness = answer.unbind(dim=1)
+    return steepness * (log_ratio[:, None, None, None] - front - arrival)
+
+
+def planes_of(
+    images: npt.NDArray[np.float32],
+    outline: npt.NDArray[np.bool_],
+    distance_mm: npt.NDArray[np.float32],
+    front: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """(P, Z, Y, X) what the network reads: images (C, Z, Y, X) in [-1, 1], and three maps (Z, Y, X)."""
+    maps = [
+        2.0 * outline - 1.0,
+        np.clip(distance_mm / FARTHEST_MM, -1.0, 1.0),
+        np.clip(front / FARTHEST_FRONT, -1.0, 1.0),
+    ]
+    return np.concatenate([images, np.stack(maps).astype(np.float32)])
+
+
+def images_for(images: npt.NDArray[np.float32], have: Sequence[str], wanted: Sequence[str]) -> npt.NDArray[np.float32]:
+    """(W, Z, Y, X) the contrasts that a network wants, of those (C, Z, Y, X) that there are; one that is absent is air.
+
+    Networks are trained with contrasts left out at random, and so know that air in a brain is a contrast not taken.
+    """
+    absent = np.full(images.shape[1:], AIR, np.float32)
+    return np.stack([images[list(have).index(name)] if name in have else absent for name in wanted])

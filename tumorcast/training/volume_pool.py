@@ -1,0 +1,144 @@
+"""Batches of pairs of volumes, moved, turned and bent at random."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tumorcast.arrival.crop import LEAST_SIDES
+from tumorcast.arrival.front import T1
+from tumorcast.arrival.network import AIR, FARTHEST_FRONT, FARTHEST_MM
+from tumorcast.data.grey import GREY_LEVELS
+from tumorcast.errors import InputError
+from tumorcast.training.job import Draws
+from tumorcast.training.volume_arrays import SPARE, VolumeArrays, pairs_of
+
+ALL_CONTRASTS, NO_CONTRAST = 0.55, 0.1  # shares of the batches; of the others each contrast is left out by half
+
+
+@dataclass(frozen=True)
+class VolumeBatch:
+    """planes (N, P, Z, Y, X) as the network reads them; outline, later, brain, front (N, Z, Y, X), all float32.
+
+    log_ratio: (N,) ln(later volume / present volume) within the box.
+    """
+
+    planes: Tensor
+    outline: Tensor
+    later: Tensor
+    brain: Tensor
+    front: Tensor
+    log_ratio: Tensor
+
+
+@dataclass(frozen=True)
+class VolumePool:
+    """Pairs to draw batches from; every patient has the same weight, however many it has. pairs: a tensor a patient."""
+
+    arrays: VolumeArrays
+    device: torch.device
+    pairs: tuple[npt.NDArray[np.int64], ...]
+
+    @classmethod
+    def of(cls, arrays: VolumeArrays, device: torch.device, patients: npt.NDArray[np.bool_]) -> Self:
+        """Those of the patients (P,) that are True. Raises InputError if they have none."""
+        pairs = tuple(pairs_of(arrays, patients))
+        if not pairs:
+            raise InputError(f"{arrays.origin}: no patient to train on has a pair of scans to learn from")
+        return cls(arrays, device, pairs)
+
+    def draw(self, draws: Draws, *, augmented: bool) -> VolumeBatch:
+        """A batch of pairs drawn at random."""
+        patient, offset = draws.integers(0, len(self.pairs)), draws.uniform(0.0, 1.0).double()
+        turn = _Turns.drawn(draws) if augmented else None
+        rows = [
+            self._row(int(p), float(share), turn, row)
+            for row, (p, share) in enumerate(zip(patient, offset, strict=True))
+        ]
+        stacks = {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
+        images, front = stacks["images"], stacks["front"]
+        if augmented:
+            images = _bent(images, stacks["brain"], draws)
+            absent = _absent(draws, images.shape[1]).to(self.device)
+            images = torch.where(absent[:, :, None, None, None], AIR, images)
+            has_t1 = self._t1_left(absent)
+            front = torch.where(has_t1[:, None, None, None], front, stacks["uniform_front"])
+        maps = [
+            2 * stacks["outline"] - 1,
+            (stacks["distance"] / FARTHEST_MM).clamp(-1, 1),
+            (front / FARTHEST_FRONT).clamp(-1, 1),
+        ]
+        before, after = (stacks[name].sum(dim=(1, 2, 3)).clamp(min=1.0) for name in ("outline", "later"))
+        return VolumeBatch(
+            planes=torch.cat([images, torch.stack(maps, dim=1)], dim=1),
+            outline=stacks["outline"],
+            later=stacks["later"],
+            brain=stacks["brain"],
+            front=front,
+            log_ratio=torch.log(after / before),
+        )
+
+    def _t1_left(self, absent: Tensor) -> Tensor:
+        """(N,) whether a T1 is left, by which the front knows tissue."""
+        channels = [k for k, name in enumerate(self.arrays.contrasts) if name in T1]
+        if not channels:
+            return torch.zeros(len(absent), dtype=torch.bool, device=absent.device)
+        return ~absent[:, channels].all(dim=1)
+
+    def _row(self, patient: int, share: float, turns: "_Turns | None", row: int) -> dict[str, Tensor]:
+        pair = self.pairs[patient][int(share * len(self.pairs[patient]))]
+        scan, arrays = int(self.arrays.earlier[pair]), self.arrays
+        start = (SPARE,) * 3 if turns is None else turns.start(row)
+        box = tuple(slice(first, first + side) for first, side in zip(start, LEAST_SIDES, strict=True))
+        parts: dict[str, npt.NDArray[np.generic]] = {
+            name: getattr(arrays, name)[(scan, ..., *box)]
+            for name in ("images", "outline", "brain", "distance", "front", "uniform_front")
+        }
+        parts["later"] = arrays.later[(pair, *box)]
+        tensors = {name: torch.from_numpy(np.array(part)).float() for name, part in parts.items()}
+        tensors["images"] = tensors["images"] * (2 / GREY_LEVELS) - 1
+        return tensors if turns is None else {name: turns.turned(part, row) for name, part in tensors.items()}
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """How the boxes of a batch lie: moved by up to SPARE voxels (N, 3), mirrored (N, 3), y and x exchanged (N,)."""
+
+    shift: Tensor
+    mirrored: Tensor
+    exchanged: Tensor
+
+    @classmethod
+    def drawn(cls, draws: Draws) -> Self:
+        """At random."""
+        shift = draws.uniform(0.0, 2 * SPARE + 1, 3).long().clamp(max=2 * SPARE)
+        return cls(shift, draws.uniform(0.0, 1.0, 3) < 0.5, draws.uniform(0.0, 1.0) < 0.5)
+
+    def start(self, row: int) -> tuple[int, ...]:
+        """The first voxel of the box."""
+        return tuple(int(value) for value in self.shift[row])
+
+    def turned(self, part: Tensor, row: int) -> Tensor:
+        """(..., Z, Y, X) mirrored and exchanged."""
+        axes = [axis - 3 for axis in range(3) if self.mirrored[row, axis]]
+        part = part.flip(axes) if axes else part
+        return part.transpose(-1, -2) if self.exchanged[row] else part
+
+
+def _bent(images: Tensor, brain: Tensor, draws: Draws) -> Tensor:
+    """A random gamma, gain and offset for each image and contrast, inside the brain: scanners differ."""
+    shape = (images.shape[1], 1, 1, 1)
+    unit = ((images + 1) / 2).clamp(0, 1)
+    gamma, gain = torch.exp(draws.uniform(-0.35, 0.35, *shape)), draws.uniform(0.85, 1.05, *shape)
+    bent = unit ** gamma.to(images.device) * gain.to(images.device) + draws.uniform(-0.05, 0.05, *shape).to(images)
+    return torch.where(brain[:, None] > 0, bent.clamp(0, 1) * 2 - 1, images)
+
+
+def _absent(draws: Draws, contrasts: int) -> Tensor:
+    """(N, C) which contrasts are left out, so that the network serves scans that lack some."""
+    case, each = draws.uniform(0.0, 1.0), draws.uniform(0.0, 1.0, contrasts)
+    some = (case >= ALL_CONTRASTS)[:, None] & (each < 0.5)
+    return some | (case >= 1 - NO_CONTRAST)[:, None]
