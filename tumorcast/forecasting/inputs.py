@@ -9,6 +9,7 @@ from tumorcast.data.native import grid_record
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import Unit
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.records import SessionVolume
 from tumorcast.settings import ForecastSettings
 
 NOT_FITTED = "{}: not in the growth file; fit this cohort, or give --relative-change"
@@ -17,12 +18,13 @@ PATIENTS_KEPT = 4  # units of a patient come one after the other, so few are nee
 
 @dataclass(frozen=True)
 class UnitInputs:
-    """A unit with all that is read for it."""
+    """A unit with all that is read for it: its slices, or the volume of a unit without any."""
 
     unit: Unit
     slices: list[CohortSlice]
     targets: PatientTargets
     patient: PatientForecast
+    volume: SessionVolume | None = None
 
 
 @dataclass
@@ -50,7 +52,8 @@ class UnitReader:
                 self.cohort.source(unit.patient_id, last.id), deformed=self.cohort.is_deformed(unit.patient_id, last.id)
             ),
         )
-        return UnitInputs(unit, slices_of(unit, self.cohort), targets, patient)
+        volume = None if unit.slices else self.cohort.volume(unit.patient_id, unit.session_id)
+        return UnitInputs(unit, slices_of(unit, self.cohort), targets, patient, volume)
 
     def _targets_of(self, patient_id: str, day: float) -> PatientTargets:
         if patient_id not in self._targets:
