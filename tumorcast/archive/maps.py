@@ -126,13 +126,14 @@ def first_voxels(order: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArra
     >>> first_voxels(np.array([[[0.5, np.inf, -1.0]]]), 2)
     array([[[ True, False,  True]]])
     """
-    reached = np.isfinite(order)
+    reached: npt.NDArray[np.bool_] = np.isfinite(order)
     if count >= reached.sum():
         return reached
     if count <= 0:
         return np.zeros_like(reached)
     last = np.partition(order, count - 1, axis=None)[count - 1]
-    chosen, alike = order < last, np.flatnonzero(order == last)
+    chosen: npt.NDArray[np.bool_] = order < last
+    alike = np.flatnonzero(order == last)
     drawn = np.random.default_rng(0).choice(alike, count - int(chosen.sum()), replace=False)
     chosen.flat[drawn] = True
     return chosen

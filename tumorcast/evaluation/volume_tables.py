@@ -155,7 +155,8 @@ def _opening(evaluation: VolumeEvaluation) -> str:
     return (
         f"# {record['archive']['name']} against {record['truth']['name']}: volumes\n\n"
         f"Written by `tumorcast evaluate` {record['version']} (commit {record['commit'] or 'unknown'}); all of it "
-        f"stands in [volumes.json](volumes.json), a line a patient and method in [volumes.csv](volumes.csv). {FIGURES}\n\n"
+        "stands in [volumes.json](volumes.json), a line a patient and method in [volumes.csv](volumes.csv). "
+        f"{FIGURES}\n\n"
         f"{len(facts)} patients judged, the tumour smaller later in {smaller} of them. {UNIT} Orders of voxels are "
         f"compared by **{TRUE_SIZE}**; no change keeps its own.\n\n{notes}"
     )
