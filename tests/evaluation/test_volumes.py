@@ -348,3 +348,20 @@ def test_maps_alone_from_forecast_to_tables(tmp_path: Path) -> None:
         app, ["evaluate", str(tmp_path / "maps.h5"), "--truth", str(past), "--out", str(tmp_path / "none")]
     )
     assert isinstance(result.exception, InputError) and "no patient could be judged" in str(result.exception)
+
+
+@pytest.mark.slow
+def test_slices_and_volumes_of_one_archive(random_bundle: Path, tmp_path: Path) -> None:
+    past = write_sessions(tmp_path / "past.h5", [session("A", 0, 0.0, ball(5))])
+    truth = write_sessions(tmp_path / "truth.h5", [session("A", k, 60.0 * k, ball(5 + k)) for k in range(2)])
+    model = ("--model", str(random_bundle))
+    asked = ("--place", "front", "--relative-change", "0.4", "--members", "2", "--steps", "2", "--max-slices", "1")
+    run("forecast", past, *model, *asked, "--out", tmp_path / "maps.h5")
+    words = ["evaluate", str(tmp_path / "maps.h5"), "--truth", str(truth), "--out", str(tmp_path / "found")]
+    result = CliRunner().invoke(app, [*words, *model, "--members", "1", "--json"])
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["slices"], told["volumes"]["patients"]["ok"]) == (1, 1)
+    assert "unguided_change" in told["methods"] and "segmenter_distance" not in told["volumes"]["methods"]
+    assert "the model's pixels are of 4 mm, and the volumes' voxels of 2 mm" in result.stderr
+    names = {path.name for path in (tmp_path / "found").iterdir()}
+    assert {"evaluation.md", "rows.csv", "volumes.md", "volumes.csv", "volumes.json"} <= names
