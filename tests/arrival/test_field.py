@@ -1,6 +1,7 @@
 """Fields of arrival: members lie in each other, sizes are met, and absent contrasts are air."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_volumes_are_those_asked_for_and_lie_in_each_other(ball: Callable[..., S
     both = field.probability(np.array([0.5, 2.0, 2.0]))
     np.testing.assert_allclose(both, (maps[0] + 2 * maps[2]) / 3, atol=1e-6)
     assert (field.order() <= np.log(2.0)).sum() == pytest.approx(2 * volume.tumour.sum(), abs=1)
+
+
+def test_several_foci_grow_each(ball: Callable[..., SessionVolume]) -> None:
+    one, other = ball(8.0, centre_mm=(0.0, -20.0, 0.0)), ball(8.0, centre_mm=(0.0, 20.0, 0.0))
+    both = replace(one, labels=np.maximum(one.labels, other.labels))
+    order = FrontArrival().field(both, CONTRASTS).order()
+    grown = order <= np.log(2.0)
+    assert grown.sum() == pytest.approx(2 * both.tumour.sum(), abs=1)
+    assert grown[:, :28].sum() == pytest.approx(grown[:, 28:].sum(), rel=0.02)
 
 
 def test_an_untrained_network_answers_with_the_front(ball: Callable[..., SessionVolume]) -> None:
