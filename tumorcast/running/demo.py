@@ -1,4 +1,4 @@
-"""The demo: simulate, prepare, fit, forecast, show and report on a small cohort, command by command, as a user types them."""
+"""The demo: simulate, prepare, fit, forecast, show and report on a small cohort, as a user types them."""
 
 import shutil
 import subprocess
