@@ -26,6 +26,7 @@ Ratios = npt.NDArray[np.float64]
 
 LEAST_LOG_RATIO = -12.0  # below the last voxel of any tumour
 SAME_VOXELS = 0.01  # relative
+LEAST_STEEPNESS = 1.0  # where a network has none, far out, a delay would move a voxel without end
 FRONT_STEEPNESS = 8.0  # per ln of the volume: how sure the front alone is taken to be of itself
 
 
@@ -123,6 +124,7 @@ class NetworkArrival:
         images = images_for(present.images, contrasts, self.network.contrasts)
         planes = planes_of(images, present.tumour, distance, np.where(np.isfinite(front), front, np.float32(60.0)))
         steepness, delay = self.network.answer(planes)
+        steepness = np.maximum(steepness, LEAST_STEEPNESS)
         return ArrivalField(present.crop, front + delay / steepness, steepness, present.inside)
 
 
