@@ -1,4 +1,4 @@
-"""The torch modules that are exported, of plain operations: steps up and down, size, segmenter and progression.
+"""The torch modules that are exported, of plain operations: steps up and down, size, segmenter, both progressions.
 
 The names of the arguments and of OUTPUTS are those of the ONNX graphs. A noise level comes as √ᾱ ("signal") and
 √(1 - ᾱ) ("noise"), scalars computed in float64 on the host.
@@ -156,7 +156,7 @@ class SegmentGraph(nn.Module):
 
 
 class ProgressGraph(nn.Module):
-    """The probability of tumour later: `ProgressionNetwork.forward` as a walk; tests hold the two together."""
+    """The probability of tumour later in slices: `ProgressionNetwork.forward` as a walk; tests hold both together."""
 
     OUTPUTS = ("probability",)
 
@@ -171,8 +171,23 @@ class ProgressGraph(nn.Module):
         return torch.sigmoid(logits[:, 0])
 
 
+class VolumeGraph(nn.Module):
+    """The progression network on volumes, as it is."""
+
+    OUTPUTS = ("answer",)
+
+    def __init__(self, progression: nn.Module) -> None:
+        super().__init__()
+        self.progression = progression
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """(N, 2, Z, Y, X) of planes (N, P, Z, Y, X), see tumorcast.arrival.network."""
+        answer: Tensor = self.progression(planes)
+        return answer
+
+
 def graph_modules(model: ModelSet) -> dict[Graph, nn.Module]:
-    """Every graph of a bundle, ready to be traced or run."""
+    """Every graph that takes slices, ready to be traced or run."""
     modules: dict[Graph, nn.Module] = {
         Graph.ENCODE: EncodeGraph(model.denoiser),
         Graph.GUIDED: GuidedGraph(model.denoiser, model.regressor),

@@ -15,7 +15,7 @@ from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.plan import member_noise
 from tumorcast.forecasting.targets import SliceTargets
-from tumorcast.settings import ForecastSettings
+from tumorcast.settings import ForecastSettings, NetworkKind
 
 Array = npt.NDArray[np.float32]
 
@@ -43,7 +43,7 @@ def progression_guidance(
     present = targets.present
     outline, pixel_mm = present.labels > 0, pixel_size_mm(present.affine)
     near = guidance_window(outline, settings.sampler.window_mm, pixel_mm)
-    if not engine.info.progression:
+    if engine.info.progression is not NetworkKind.SLICE_PROGRESSION:
         return ProgressionGuidance(np.repeat(near[None], len(members), axis=0), None)
     probability = predict_progression(present, targets.target_ratio, engine, settings.batch)
     windows = np.empty_like(probability)
