@@ -6,19 +6,15 @@ Networks of images are compared over noise levels, on slices and on noise; one o
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
-from tumorcast.engines.protocol import Engine
+from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.errors import EngineError
 from tumorcast.settings import NetworkKind, Precision
-
-if TYPE_CHECKING:
-    from tumorcast.arrival.field import VolumeNetwork
 
 # The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes,
 # the segmenter and the progression network are held to float32 in any bundle.
@@ -138,7 +134,7 @@ def phantom_volume(planes: int, sides: tuple[int, int, int]) -> Array:
 
 
 def compare_volumes(
-    network: "VolumeNetwork", reference: "VolumeNetwork", report: Callable[[int, int], None] = lambda done, total: None
+    network: VolumeEngine, reference: VolumeEngine, report: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, TensorParity]:
     """As `compare`, of the progression network on volumes; each of its two numbers by its own largest value."""
     name, found = "progress.answer", []

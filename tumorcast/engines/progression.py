@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,13 +11,11 @@ from tumorcast.engines.bundle import PROGRESSION, Bundle, Graph, is_bundle, read
 from tumorcast.engines.locating import locate_all, volume_run
 from tumorcast.engines.onnx_engine import first_line, open_session, ran_out_of_memory, remedy_for
 from tumorcast.engines.opening import check_torch, device_index
+from tumorcast.engines.protocol import VolumeEngine
 from tumorcast.engines.providers import SessionTarget
 from tumorcast.engines.weights import network_sum, read_network
 from tumorcast.errors import EngineError, InputError
 from tumorcast.settings import NetworkKind, Provider
-
-if TYPE_CHECKING:
-    from tumorcast.arrival.field import VolumeNetwork
 
 
 def open_progression(
@@ -27,7 +24,7 @@ def open_progression(
     device: str | None = None,
     *,
     cache: Path | None = None,
-) -> "VolumeNetwork":
+) -> VolumeEngine:
     """The progression network on volumes of a model; no other network of it is opened.
 
     provider, device, cache: as in EngineChoice.
@@ -48,7 +45,7 @@ def open_progression(
     return _in_torch(folders, device or "cpu")
 
 
-def _in_torch(folders: list[Path], device: str) -> "VolumeNetwork":
+def _in_torch(folders: list[Path], device: str) -> VolumeEngine:
     from tumorcast.engines.model import bundle_volume
     from tumorcast.engines.torch_engine import TorchVolume
     from tumorcast.training.networks import load_network

@@ -74,6 +74,23 @@ class Engine(StepEngine, Protocol):
         """
 
 
+class VolumeEngine(Protocol):
+    """A tumorcast.arrival.field.VolumeNetwork that says what computes it.
+
+    contrasts: those that it looks at, in the order of its planes. voxel_mm: of the volumes that it is for. sha256: of
+    the network alone, the same in whatever it is opened from.
+    """
+
+    sha256: str
+    contrasts: tuple[str, ...]
+    voxel_mm: float
+    provider: Provider
+    device: str
+
+    def answer(self, planes: Array) -> Array:
+        """(2, Z, Y, X) a and b of planes (P, Z, Y, X), see tumorcast.arrival.network; sides are multiples of 8."""
+
+
 class EngineWrapper:
     """An engine that passes every question on to another one; subclasses answer some of them otherwise."""
 
