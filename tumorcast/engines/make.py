@@ -164,7 +164,7 @@ def build_tensorrt(bundle_folder: Path, device: int, cache: Path | None, report:
         report(done, len(builds))
         build()
     report(len(builds), len(builds))
-    return SessionTarget.find(Provider.TENSORRT, device, 1).device
+    return engine.device if manifest.for_images else SessionTarget.find(Provider.TENSORRT, device, 1).device
 
 
 def _build_volume(bundle: Bundle, device: int, cache: Path | None) -> None:
