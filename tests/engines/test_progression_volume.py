@@ -385,7 +385,7 @@ def test_doctor_looks_at_a_place_only_bundle(place_bundle: Path, provider: Provi
     checks = check_engine(EngineRequest(place_bundle, provider), lambda *_: None)
     assert [check.name for check in checks] == ["model", "provider", "parity", "speed volume"]
     assert {check.status for check in checks} == {CheckStatus.OK}, checks
-    assert "volumes of 2 mm of t1c t2f t1n, graphs progress, checked with onnxruntime" in checks[0].told
+    assert "volumes of 2 mm of t1c t2f t1n, graphs progress, checked with onnxruntime" in checks[0].message
 
 
 def test_torch_in_whole_float32(volume_run: Path) -> None:
