@@ -2,6 +2,7 @@
 
 import tomllib
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin
@@ -287,7 +288,9 @@ class ForecastSettings(Settings):
     """One forecast of a cohort: what is asked for, and the ensemble.
 
     horizon_days: days after each patient's last scan; relative_change: the tumour area wanted over the present one,
-    less one (0.25 is 25 % more). Exactly one of the two is given.
+    less one (0.25 is 25 % more). Exactly one of the two is given. later_horizons: further horizons of the growth maps
+    in three dimensions, increasing; images are of the first alone.
+    maps_only: sizes and growth maps without images.
     batch: images that go through a network together. block: the most members that are worked on, and kept in memory, as
     one unit; both are part of what a result is made of.
     change_threshold: a pixel has changed where |generated - original|, summed over contrasts, exceeds it (images are
@@ -295,6 +298,8 @@ class ForecastSettings(Settings):
     """
 
     horizon_days: float | None = Field(None, gt=0)
+    later_horizons: tuple[float, ...] = ()
+    maps_only: bool = False
     relative_change: float | None = Field(None, gt=-1, le=20, description="25 % more area is 0.25, 25 % less is -0.25")
     members: int = Field(16, ge=1, le=10_000)
     batch: int = Field(16, ge=1)
@@ -311,7 +316,15 @@ class ForecastSettings(Settings):
             raise ValueError(
                 "give exactly one of horizon_days (--horizon-days) and relative_change (--relative-change)"
             )
+        if any(after <= before for before, after in pairwise((self.horizon_days or 0.0, *self.later_horizons))):
+            days = ",".join(f"{day:g}" for day in self.horizons)
+            raise ValueError(f"horizons {days} (--horizon-days): give them in increasing order, each once")
         return self
+
+    @property
+    def horizons(self) -> tuple[float, ...]:
+        """All horizons in days; none where a change is asked for."""
+        return () if self.horizon_days is None else (self.horizon_days, *self.later_horizons)
 
 
 def read_toml(path: Path) -> dict[str, object]:

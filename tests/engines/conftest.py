@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.engines.bundle import Graph, read_manifest, write_manifest
-from tumorcast.engines.parity import VOLUME_MAPS
 from tumorcast.engines.providers import Gpu, SessionTarget
 from tumorcast.settings import Architecture, NetworkKind, Provider, VolumeArchitecture
 from tumorcast.training.checkpoint import save_tensors
@@ -38,7 +38,7 @@ def write_run(kind: NetworkKind, run: Path, size: dict[str, Any]) -> None:
 
 def write_volume_run(run: Path, contrasts: tuple[str, ...] = VOLUME_CONTRASTS) -> Path:
     """A RUN folder of a random progression network on volumes, the least there is."""
-    architecture = VolumeArchitecture(in_channels=len(contrasts) + VOLUME_MAPS, widths=(8, 8, 8, 8), voxel_mm=2.0)
+    architecture = VolumeArchitecture(in_channels=len(contrasts) + EXTRA_PLANES, widths=(8, 8, 8, 8), voxel_mm=2.0)
     write_random(RunInfo(NetworkKind.PROGRESSION, architecture, contrasts, 1, {}), run)
     return run
 

@@ -25,7 +25,7 @@ from tests.engines.conftest import (
 )
 from tests.engines.test_bundle import edited, rehash, scaled
 from tumorcast.arrival.field import VolumeNetwork
-from tumorcast.arrival.network import EXTRA_PLANES
+from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.cli.main import app
 from tumorcast.engines import make, parity
 from tumorcast.engines.bundle import IMAGE_GRAPHS, MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, read_manifest
@@ -46,7 +46,7 @@ from tumorcast.settings import NetworkKind, Precision, Provider
 from tumorcast.training.run_info import RUN_FILE
 
 SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
-PLANES = len(VOLUME_CONTRASTS) + parity.VOLUME_MAPS
+PLANES = len(VOLUME_CONTRASTS) + EXTRA_PLANES
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +102,8 @@ def test_volumes_of_other_sides_run_as_in_torch(place_bundle: Path, volume_run: 
     assert found.dtype == wanted.dtype == np.float32
     assert found.shape == (2, *sides)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
-    assert found[0].std() > 1e-3
-    assert found[1].min() > 0
+    assert found[0].min() > 0
+    assert found[1].std() > 1e-3
 
 
 def test_sides_that_are_no_multiples_are_refused_in_words(place_bundle: Path) -> None:
@@ -151,7 +151,7 @@ def test_nothing_else_of_a_bundle_is_opened(both_bundle: Path, tmp_path: Path) -
     part.mkdir()
     for name in (MANIFEST_FILE, WEIGHTS_FILE, "progress.onnx"):
         shutil.copy(both_bundle / name, part)
-    assert open_progression([part]).answer(phantom_volume(PLANES, (16, 16, 16))).shape == (2, 16, 16, 16)
+    assert open_progression([part]).answer(phantom_volume(len(VOLUME_CONTRASTS), (16, 16, 16))).shape == (2, 16, 16, 16)
     (part / "progress.onnx").write_bytes(b"graph")
     with pytest.raises(InputError, match=r"progress\.onnx: not the file"):
         open_progression([part])
@@ -229,7 +229,6 @@ def test_other_planes_than_those_of_its_contrasts_are_refused(tmp_path: Path) ->
     (run / RUN_FILE).write_text(json.dumps(told | {"contrasts": ["t1c"]}))
     with pytest.raises(InputError, match=r"in_channels = 6, .* of 1 contrasts takes 4; train it again"):
         load_networks([run])
-    assert parity.VOLUME_MAPS == EXTRA_PLANES
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 
+from tumorcast.archive.integrity import VOLUME
 from tumorcast.archive.maps import MapArchive
 from tumorcast.durable import why_unreadable
 from tumorcast.errors import InputError
@@ -32,6 +33,7 @@ def describe(path: Path) -> dict[str, Any]:
         return {
             "patients": len(archive.patient_ids()),
             "slices": archive.count_slices(),
+            "volumes": len(archive.record.get("volumes", [])),
             "members": members,
             "statuses": count_by_status(archive.outcomes()),
             "packing": str(archive.packing),
@@ -45,6 +47,10 @@ def _members_and_bytes(archive: MapArchive) -> tuple[int, int]:
     """The members of a slice, which are as many in all slices of a run, and what all arrays take unpacked."""
     members = raw = 0
     for patient_id in archive.patient_ids():
+        if archive.has_volume(patient_id):
+            volume: h5py.Group = archive.group(patient_id)[VOLUME]
+            members = max(members, volume["target_ratio"].shape[1])
+            raw += sum(volume[name].nbytes for name in volume)
         for slice_name in archive.slice_names(patient_id):
             group: h5py.Group = archive.group(patient_id, slice_name)
             members = max(members, len(group["aimed_mm2"]))

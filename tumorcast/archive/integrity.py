@@ -22,7 +22,7 @@ import numpy.typing as npt
 from tumorcast.errors import InputError
 
 SUM = "sha256"  # the attribute that holds a group's sum
-SLICES = "slices"  # a patient's slices have sums of their own
+SLICES, VOLUME = "slices", "volume"  # a patient's slices, and its volume, have sums of their own
 USER_BLOCK = 1024  # HDF5 leaves it to its user. More than 512, since the name of a patient may have 255 bytes
 
 
@@ -60,7 +60,7 @@ def content_sum(lines: Iterable[str]) -> str:
 
 
 def sum_of(group: h5py.Group) -> str:
-    """The sum of a group, from its data; a patient's slices are left out."""
+    """The sum of a group, from its data; a patient's slices and volume are left out."""
     return content_sum(_lines(group, ""))
 
 
@@ -72,7 +72,7 @@ def _lines(group: h5py.Group, prefix: str) -> Iterator[str]:
         item = group[name]  # not by items(), which gives None for what cannot be opened
         if isinstance(item, h5py.Dataset):
             yield line(prefix + name, item.dtype, item.shape, _sum_of_values(item))
-        elif name != SLICES:
+        elif name not in (SLICES, VOLUME):
             yield from _lines(item, f"{prefix}{name}/")
 
 

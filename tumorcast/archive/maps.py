@@ -20,6 +20,7 @@ from tumorcast.archive.integrity import (
     SLICES,
     SUM,
     USER_BLOCK,
+    VOLUME,
     array_line,
     attribute_line,
     content_sum,
@@ -73,6 +74,72 @@ class SliceForecast:
 
 
 @dataclass(frozen=True)
+class VolumeForecast:
+    """What an ensemble of M members says of the whole tumour at H horizons, on the cubic voxels of the cohort file.
+
+    image: (C, Z, Y, X) grey levels, labels and brain (Z, Y, X), affine (4, 4): the present scan, as in SessionVolume.
+    growth: (H, Z, Y, X) float16, probability of tumour in the brain, mean over members; 0 beyond the box looked at.
+    log_volume: (Z, Y, X) float16, ln of the volume over the present one when the tumour reaches the voxel: the order in
+    which it goes (field.py); infinite where it never comes.
+    horizon_days: (H,), NaN for a change asked for. target_ratio: (H, M) volume aimed at over the present one;
+    expected_mm3: (H,) the sum of the growth map. present_mm3: of the mask, as it was acquired.
+    model: what foretold the place.
+    """
+
+    image: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    brain: npt.NDArray[np.bool_]
+    affine: FloatArray
+    growth: npt.NDArray[np.float16]
+    log_volume: npt.NDArray[np.float16]
+    horizon_days: npt.NDArray[np.float64]
+    target_ratio: npt.NDArray[np.float64]
+    expected_mm3: npt.NDArray[np.float64]
+    present_mm3: float
+    model: str
+
+    @property
+    def voxel_mm(self) -> float:
+        """Side of a voxel."""
+        return float(np.linalg.norm(self.affine[:3, 0]))
+
+    @property
+    def aimed_mm3(self) -> npt.NDArray[np.float64]:
+        """(H, M) volume aimed at."""
+        return self.present_mm3 * self.target_ratio
+
+    def outline(self, horizon: int, volume_mm3: float | None = None) -> npt.NDArray[np.bool_]:
+        """(Z, Y, X) the tumour at a horizon: the voxels that are reached first, as many as make its volume.
+
+        volume_mm3: by default the one expected.
+        """
+        wanted = float(self.expected_mm3[horizon]) if volume_mm3 is None else volume_mm3
+        return first_voxels(self.log_volume, round(wanted / self.voxel_mm**3))
+
+
+def first_voxels(order: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.bool_]:
+    """(Z, Y, X) the `count` voxels that come first in an order, such as log_volume, of those that are reached at all.
+
+    Of voxels alike in order that do not all fit in, those taken are drawn, from a fixed seed: so no order gains by how
+    voxels are stored.
+
+    >>> first_voxels(np.array([[[0.5, np.inf, -1.0]]]), 2)
+    array([[[ True, False,  True]]])
+    """
+    reached: npt.NDArray[np.bool_] = np.isfinite(order)
+    if count >= reached.sum():
+        return reached
+    if count <= 0:
+        return np.zeros_like(reached)
+    last = np.partition(order, count - 1, axis=None)[count - 1]
+    chosen: npt.NDArray[np.bool_] = order < last
+    alike = np.flatnonzero(order == last)
+    drawn = np.random.default_rng(0).choice(alike, count - int(chosen.sum()), replace=False)
+    chosen.flat[drawn] = True
+    return chosen
+
+
+@dataclass(frozen=True)
 class PatientForecast:
     """What holds for all slices of a patient: the scan forecast from, and the growth curve behind the targets.
 
@@ -92,16 +159,35 @@ class PatientForecast:
 
 def write_slice(group: h5py.Group, forecast: SliceForecast, packing: Packing, lines: Iterable[str] = ()) -> None:
     """Fill a group with a slice's forecast and its sum. lines: of the sum, on what is in the group already."""
-    lines = list(lines)
+    _write_forecast(group, forecast, packing, list(lines))
+
+
+def write_volume(group: h5py.Group, forecast: VolumeForecast, packing: Packing) -> None:
+    """Fill a group with a patient's volume and its sum."""
+    _write_forecast(group, forecast, packing, [])
+
+
+def _write_forecast(
+    group: h5py.Group, forecast: SliceForecast | VolumeForecast, packing: Packing, lines: list[str]
+) -> None:
     for name in (member.name for member in fields(forecast)):
         value = getattr(forecast, name)
         if isinstance(value, np.ndarray):
             store(group, name, value, packing)
             lines.append(array_line(name, value))
+        elif isinstance(value, str):
+            put_text(group, name, value)
+            lines.append(attribute_line(name, value))
         elif value is not None:
             group.attrs[name] = value
             lines.append(attribute_line(name, value))
     put_text(group, SUM, content_sum(lines))
+
+
+def read_volume(group: h5py.Group) -> VolumeForecast:
+    """The forecast of a volume in a group."""
+    attributes: dict[str, Any] = {name: group.attrs[name] for name in ("present_mm3", "model")}
+    return VolumeForecast(**(attributes | {"model": text_of(attributes["model"])} | load_all(group)))
 
 
 def read_slice(group: h5py.Group) -> SliceForecast:
@@ -183,7 +269,7 @@ class MapArchive:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What the archive was planned to hold: `slices`, names by patient, and `outcomes`."""
+        """What the archive was planned to hold: `slices` by patient, `outcomes`, and the patients of `volumes`."""
         with self._reading("its record"):
             record: dict[str, Any] = json.loads(self._file[RECORD][()])
             return record
@@ -224,6 +310,17 @@ class MapArchive:
         """Every slice of a patient, from the feet up."""
         return [self.slice(patient_id, name) for name in self.slice_names(patient_id)]
 
+    def has_volume(self, patient_id: str) -> bool:
+        """Whether there is a growth map in three dimensions."""
+        with self._reading(patient_id):
+            return VOLUME in self.group(patient_id)
+
+    def volume(self, patient_id: str) -> VolumeForecast | None:
+        """What is foretold of the whole tumour; None of an archive of slices alone."""
+        with self._reading(f"{patient_id}, its volume,"):
+            group = self.group(patient_id)
+            return read_volume(group[VOLUME]) if VOLUME in group else None
+
     def slice(self, patient_id: str, name: str) -> SliceForecast:
         """One slice of a patient."""
         with self._reading(f"{patient_id}, slice {name},"):
@@ -259,11 +356,12 @@ def _check(path: Path, file: h5py.File) -> None:
 
 @dataclass(frozen=True)
 class NewArchive:
-    """An archive under way. slices: the names of each patient's slices so far."""
+    """An archive under way. slices: the names of each patient's slices so far; volumes: who has one."""
 
     patients: h5py.Group
     packing: Packing
     slices: dict[str, list[str]] = field(default_factory=dict)
+    volumes: list[str] = field(default_factory=list)
 
     def add_patient(self, patient_id: str, source: h5py.Group, was: Packing) -> None:
         """Copy a patient's group, whose slices are yet to come. Raises InputError if the patient is there already."""
@@ -280,6 +378,11 @@ class NewArchive:
         """Copy a slice's group."""
         copy_group(source, self.patients[patient_id][SLICES], name, was=was, packing=self.packing)
         self.slices[patient_id].append(name)
+
+    def add_volume(self, patient_id: str, source: h5py.Group, was: Packing) -> None:
+        """Copy the group of a patient's volume."""
+        copy_group(source, self.patients[patient_id], VOLUME, was=was, packing=self.packing)
+        self.volumes.append(patient_id)
 
     def new_slice(self, patient_id: str, name: str) -> h5py.Group:
         """The empty group of a slice, to fill."""
@@ -311,9 +414,10 @@ def new_archive(
 def _write_record(root: h5py.File, archive: NewArchive, outcomes: Sequence[PatientOutcome], provenance: str) -> None:
     fates = [[outcome.patient_id, str(outcome.status), outcome.reason] for outcome in outcomes]
     slices = {patient_id: sorted(names) for patient_id, names in archive.slices.items()}
-    text = json.dumps({"slices": slices, "outcomes": fates}).encode()
-    record = root.create_dataset(RECORD, data=text, dtype=h5py.string_dtype("utf-8", len(text)))
-    put_text(record, SUM, record_sum(text, provenance))
+    record = {"slices": slices, "outcomes": fates} | ({"volumes": sorted(archive.volumes)} if archive.volumes else {})
+    text = json.dumps(record).encode()
+    stored = root.create_dataset(RECORD, data=text, dtype=h5py.string_dtype("utf-8", len(text)))
+    put_text(stored, SUM, record_sum(text, provenance))
 
 
 def record_sum(record: bytes, provenance: str) -> str:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.archive.integrity import SLICES, SUM, bytes_of, line
+from tumorcast.archive.integrity import SLICES, SUM, VOLUME, bytes_of, line
 from tumorcast.archive.maps import NewArchive, SliceForecast, new_archive, write_slice
 from tumorcast.archive.packing import Packing, growing, load_all
 from tumorcast.archive.shard import PACKED, PATIENT, ShardKey, open_shard
@@ -34,10 +34,14 @@ TOLERANCE = {"tumour_now": 0.02, "present_segmented_mm2": 0.02}  # by a network:
 
 @dataclass(frozen=True)
 class PatientShards:
-    """Where a patient's slices stand: by the slice's name, its shards, one a block of members, in their order."""
+    """Where a patient's forecast stands: its volume's shard, if it has one, and the slices'.
+
+    slices: by the slice's name, its shards, one a block of members, in their order.
+    """
 
     patient_id: str
     slices: Mapping[str, Sequence[Shard]]
+    volume: Shard | None = None
 
 
 def merge(
@@ -57,6 +61,8 @@ def merge(
     total = sum(outcome.status is Status.OK for outcome in outcomes)
     with new_archive(path, provenance, outcomes, packing) as archive:
         for done, patient in enumerate(patients, start=1):
+            if patient.volume is not None:
+                _add_volume(archive, patient.patient_id, patient.volume)
             for shards, names in _together(patient.slices).items():
                 _add(archive, patient.patient_id, names, shards)
             report(done, max(total, done))
@@ -68,6 +74,16 @@ def _together(slices: Mapping[str, Sequence[Shard]]) -> dict[tuple[Shard, ...], 
     for name, shards in slices.items():
         together.setdefault(tuple(shards), []).append(name)
     return together
+
+
+def _add_volume(archive: NewArchive, patient_id: str, stands: Shard) -> None:
+    path, key = stands
+    with open_shard(path, key) as shard:
+        try:
+            _add_patient(archive, patient_id, shard, path)
+            archive.add_volume(patient_id, shard[VOLUME], PACKED)
+        except UNREADABLE as fault:
+            raise InputError(f"{path}: does not hold what it should ({fault}); start the forecast again") from None
 
 
 def _add(archive: NewArchive, patient_id: str, names: list[str], shards: tuple[Shard, ...]) -> None:

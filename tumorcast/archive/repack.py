@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tumorcast.archive.integrity import SUM, sum_of, text_of
+from tumorcast.archive.integrity import SUM, VOLUME, sum_of, text_of
 from tumorcast.archive.maps import MapArchive, NewArchive, new_archive
 from tumorcast.archive.packing import GZIP_LEVEL, Packing, copy_attributes
 from tumorcast.data.cohort import FORMAT as COHORT
@@ -141,20 +141,21 @@ def _write_patient(archive: MapArchive, patient_id: str, made: Path, packing: Pa
 def add_patient(new: NewArchive, archive: MapArchive, patient_id: str) -> None:
     """Copy a patient with its slices into a new archive. Raises InputError if the content of any has not its sum."""
     try:
-        _check(archive, patient_id)
+        _check_sum(archive, archive.group(patient_id), patient_id)
         new.add_patient(patient_id, archive.group(patient_id), archive.packing)
+        if archive.has_volume(patient_id):
+            _check_sum(archive, archive.group(patient_id)[VOLUME], f"{patient_id}, its volume")
+            new.add_volume(patient_id, archive.group(patient_id)[VOLUME], archive.packing)
         for name in archive.slice_names(patient_id):
-            _check(archive, patient_id, name)
+            _check_sum(archive, archive.group(patient_id, name), f"{patient_id}, slice {name}")
             new.add_slice(patient_id, name, archive.group(patient_id, name), archive.packing)
     except UNREADABLE as fault:
         raise InputError(f"{archive.path}: {patient_id} cannot be read ({fault}); {_SEE}") from None
 
 
-def _check(archive: MapArchive, patient_id: str, name: str | None = None) -> None:
-    """Raise InputError if the content of a patient, or of a slice, has not its sum."""
-    group = archive.group(patient_id, name)
+def _check_sum(archive: MapArchive, group: h5py.Group, where: str) -> None:
+    """Raise InputError if the content of a group has not its sum. where: in words, whose it is."""
     if sum_of(group) != text_of(group.attrs[SUM]):
-        where = patient_id if name is None else f"{patient_id}, slice {name}"
         raise InputError(f"{archive.path}: {where}: is not what was written; {_SEE}")
 
 

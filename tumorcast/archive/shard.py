@@ -12,8 +12,15 @@ from pathlib import Path
 
 import h5py
 
-from tumorcast.archive.integrity import SLICES, USER_BLOCK, block_of, has_right_sum, read_seal, record_of
-from tumorcast.archive.maps import PatientForecast, SliceForecast, write_patient, write_slice
+from tumorcast.archive.integrity import SLICES, USER_BLOCK, VOLUME, block_of, has_right_sum, read_seal, record_of
+from tumorcast.archive.maps import (
+    PatientForecast,
+    SliceForecast,
+    VolumeForecast,
+    write_patient,
+    write_slice,
+    write_volume,
+)
 from tumorcast.archive.packing import READING, Packing
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError
@@ -42,13 +49,24 @@ class ShardHeader:
     sha256: str
 
 
-def write_shard(path: Path, key: ShardKey, patient: PatientForecast, slices: Mapping[str, SliceForecast]) -> None:
-    """Write a unit's slices, by name, and its patient as one file; whole or not at all. It is built in memory."""
+def write_shard(
+    path: Path,
+    key: ShardKey,
+    patient: PatientForecast,
+    slices: Mapping[str, SliceForecast],
+    volume: VolumeForecast | None = None,
+) -> None:
+    """Write a unit's slices, by name, or its volume, and its patient as one file; whole or not at all.
+
+    It is built in memory.
+    """
     storage = io.BytesIO()
     with h5py.File(storage, "w", userblock_size=USER_BLOCK, libver=LIBRARY) as file:
         write_patient(file.create_group(PATIENT), patient)
         for name, forecast in slices.items():
             write_slice(file.create_group(f"{SLICES}/{name}"), forecast, PACKED)
+        if volume is not None:
+            write_volume(file.create_group(VOLUME), volume, PACKED)
     content = storage.getbuffer()
     summed = {"size": len(content), "sha256": hashlib.sha256(content[USER_BLOCK:]).hexdigest()}
     content[:USER_BLOCK] = block_of({"format": FORMAT, "version": FORMAT_VERSION, **asdict(key), **summed})

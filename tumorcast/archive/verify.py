@@ -7,12 +7,13 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
 
-from tumorcast.archive.integrity import SUM, fault_of, has_seal, sum_of, text_of
+from tumorcast.archive.integrity import SUM, VOLUME, fault_of, has_seal, sum_of, text_of
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, PROVENANCE, RECORD, MapArchive, record_sum
 from tumorcast.archive.packing import READING
 from tumorcast.errors import InputError
@@ -52,6 +53,8 @@ def refuse_broken(path: Path) -> None:
 def _add(total: "hashlib._Hash", archive: MapArchive, patient_id: str) -> None:
     """Add a patient and its slices to the sum."""
     total.update(f"{patient_id} {sum_of(archive.group(patient_id))}\n".encode())
+    if archive.has_volume(patient_id):
+        total.update(f"{patient_id}/{VOLUME} {sum_of(archive.group(patient_id)[VOLUME])}\n".encode())
     for name in archive.slice_names(patient_id):
         total.update(f"{patient_id}/{name} {sum_of(archive.group(patient_id, name))}\n".encode())
 
@@ -109,6 +112,8 @@ def _faults(archive: MapArchive, file: h5py.File) -> Iterator[str]:
         if outcome.status is Status.OK and outcome.patient_id not in planned:
             yield f"{outcome.patient_id}: is ok by its outcome, and was not merged"
     yield from _differences("", planned, archive.patient_ids(), "patient")
+    with_volume = [patient_id for patient_id in archive.patient_ids() if archive.has_volume(patient_id)]
+    yield from _differences("", archive.record.get("volumes", []), with_volume, "the volume of")
     for patient_id in archive.patient_ids():
         yield from _faults_of_patient(archive, patient_id, planned.get(patient_id, []))
 
@@ -124,15 +129,18 @@ def _faults_of_patient(archive: MapArchive, patient_id: str, planned: list[str])
         yield f"{patient_id}: cannot be read ({fault})"
         return
     yield from _differences(f"{patient_id}: ", planned, names, "slice")
-    for name in names:
-        fault_ = _fault_of_slice(archive, patient_id, name)
+    parts = {f"slice {name}": partial(archive.group, patient_id, name) for name in names}
+    if VOLUME in group:
+        parts["its volume"] = partial(group.__getitem__, VOLUME)
+    for what, part in parts.items():
+        fault_ = _fault_of_part(part)
         if fault_ is not None:
-            yield f"{patient_id}, slice {name}: {fault_}"
+            yield f"{patient_id}, {what}: {fault_}"
 
 
-def _fault_of_slice(archive: MapArchive, patient_id: str, name: str) -> str | None:
+def _fault_of_part(open_part: Callable[[], h5py.Group]) -> str | None:
     try:
-        group = archive.group(patient_id, name)
+        group = open_part()
         return None if sum_of(group) == text_of(group.attrs[SUM]) else "its content is not what was written"
     except UNREADABLE as fault:
         return f"cannot be read ({fault})"

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from tumorcast.arrival.crop import Crop, signed_distance_mm
 from tumorcast.arrival.front import front_log_volume, t1_of
-from tumorcast.arrival.network import images_for, planes_of
+from tumorcast.arrival.planes import images_for, planes_of
 from tumorcast.data.grey import from_grey
 from tumorcast.errors import InputError
 from tumorcast.records import SessionVolume
@@ -52,15 +52,23 @@ class ArrivalField:
 
 
 class ArrivalModel(Protocol):
-    """What foretells where a tumour goes. name, sha256: for the record. voxel_mm: of the volumes that it takes, if one.
+    """What foretells where a tumour goes."""
 
-    contrasts: those that it looks at.
-    """
+    @property
+    def name(self) -> str:
+        """What it is, for the record."""
 
-    name: str
-    sha256: str
-    contrasts: tuple[str, ...]
-    voxel_mm: float | None
+    @property
+    def sha256(self) -> str:
+        """A sum over all that it has learned, for the record."""
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """Those that it looks at."""
+
+    @property
+    def voxel_mm(self) -> float | None:
+        """Of the volumes that it takes; None where that does not matter."""
 
     def field(self, volume: SessionVolume, contrasts: Sequence[str]) -> ArrivalField:
         """The field of a present scan whose tumour is not empty, with these contrasts in the order of its images."""
@@ -69,12 +77,20 @@ class ArrivalModel(Protocol):
 class VolumeNetwork(Protocol):
     """The progression network on volumes, whatever runs it."""
 
-    sha256: str
-    contrasts: tuple[str, ...]
-    voxel_mm: float
+    @property
+    def sha256(self) -> str:
+        """A sum over its weights."""
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The channels of its images, in order."""
+
+    @property
+    def voxel_mm(self) -> float:
+        """Of the volumes that it takes."""
 
     def answer(self, planes: Map) -> Map:
-        """(2, Z, Y, X) a and b of planes (P, Z, Y, X), see tumorcast.arrival.network."""
+        """(2, Z, Y, X) steepness and delay of planes (P, Z, Y, X), see tumorcast.arrival.network."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,8 @@ class NetworkArrival:
         distance = signed_distance_mm(present.tumour, volume.voxel_mm)
         images = images_for(present.images, contrasts, self.network.contrasts)
         planes = planes_of(images, present.tumour, distance, np.where(np.isfinite(front), front, np.float32(60.0)))
-        correction, steepness = self.network.answer(planes)
-        return ArrivalField(present.crop, front + correction, steepness, present.inside)
+        steepness, delay = self.network.answer(planes)
+        return ArrivalField(present.crop, front + delay / steepness, steepness, present.inside)
 
 
 @dataclass(frozen=True)
@@ -156,10 +172,10 @@ class CroppedScan:
         return front_log_volume(self.brain, self.tumour, t1, self.voxel_mm)
 
 
-def check_voxels(model: ArrivalModel, volume: SessionVolume, what: str) -> None:
+def check_voxels(model: ArrivalModel, volume: SessionVolume) -> None:
     """Raises InputError if the model takes voxels of another size."""
     if model.voxel_mm is not None and abs(volume.voxel_mm / model.voxel_mm - 1) > SAME_VOXELS:
         raise InputError(
-            f"{what}: volumes of {volume.voxel_mm:g} mm, but the model takes {model.voxel_mm:g} mm; prepare the scans "
+            f"volumes of {volume.voxel_mm:g} mm, but the model takes {model.voxel_mm:g} mm; prepare the scans "
             f"with --voxel-mm {model.voxel_mm:g}"
         )

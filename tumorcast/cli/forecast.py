@@ -12,27 +12,32 @@ from tumorcast.cli.forecast_options import (
     EngineCache,
     Growth,
     KeepMembers,
+    MapsOnly,
     MaxSlices,
     Members,
+    Place,
     ProviderName,
     RelativeChange,
     Seed,
     Steps,
     engine_choice,
     forecast_settings,
+    horizons_of,
 )
 from tumorcast.cli.options import ConfigFile, Json, Out, tell_outcomes
 from tumorcast.cli.progress import CohortProgress
-from tumorcast.errors import StoppedError
+from tumorcast.errors import StoppedError, UsageError
 
 
 def forecast(
     context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="A cohort file.")],
-    model: Annotated[list[Path], typer.Option(help=A_MODEL)],
     out: Out,
+    model: Annotated[list[Path] | None, typer.Option(help=A_MODEL)] = None,
+    place: Place = None,
+    maps_only: MapsOnly = None,
     growth: Growth = None,
-    horizon_days: Annotated[float | None, typer.Option(help="Days after each patient's last scan.")] = None,
+    horizon_days: Annotated[str, typer.Option(help="Days after each patient's last scan: 90, or 30,90,180.")] = "",
     relative_change: RelativeChange = None,
     members: Members = None,
     seed: Seed = None,
@@ -57,7 +62,7 @@ def forecast(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Forecast every patient: an ensemble of follow-ups of each slice, and its maps. Starting again resumes.
+    """Forecast every patient: growth maps, and an ensemble of follow-ups of each slice. Starting again resumes.
 
     Over MPI ranks: mpirun -n 4 python -m mpi4py -m tumorcast forecast …
     """
@@ -65,9 +70,11 @@ def forecast(
     from tumorcast.running.forecast_run import ForecastInputs, RunOptions, forecast_cohort
     from tumorcast.running.ranks import open_ranks, pin_threads
 
-    settings = forecast_settings(context.params)
-    engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch)
-    inputs = ForecastInputs(cohort, engine, growth)
+    settings = forecast_settings(context.params | horizons_of(horizon_days))
+    engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch) if model else None
+    if engine is None and not (settings.maps_only and place):
+        raise UsageError("--model is missing; growth maps alone need --maps-only and --place")
+    inputs = ForecastInputs(cohort, engine, growth, place)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:
         pin_threads(ranks)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tumorcast.cli.options import choice, only_given, origin_of, table_of
+from tumorcast.errors import UsageError
 
 if TYPE_CHECKING:
     from tumorcast.engines.opening import EngineChoice
@@ -35,10 +36,28 @@ KeepMembers = Annotated[
 RelativeChange = Annotated[
     float | None, typer.Option("--relative-change", help="Change of area wanted: 0.25 is 25 % more.")
 ]
+Place = Annotated[
+    Path | None,
+    typer.Option("--place", help="What foretells where tumours go: a bundle, a RUN, or front. Default: the model's."),
+]
+MapsOnly = Annotated[
+    bool | None, typer.Option("--maps-only/--no-maps-only", help="Sizes and growth maps in 3-D, no images.")
+]
 Growth = Annotated[Path | None, typer.Option("--growth", help="growth.h5, needed with --horizon-days.")]
 
 SAMPLER = ("preset", "noise_level", "steps", "guidance", "gain", "scale")
-ENSEMBLE = ("horizon_days", "relative_change", "members", "seed", "max_slices", "batch", "block", "keep_members")
+ENSEMBLE = (
+    "horizon_days",
+    "later_horizons",
+    "maps_only",
+    "relative_change",
+    "members",
+    "seed",
+    "max_slices",
+    "batch",
+    "block",
+    "keep_members",
+)
 LARGE_CHANGE = 2.0  # of area: above it one may have meant per cent
 
 
@@ -51,6 +70,19 @@ def engine_choice(
 
     named = choice(Provider, "--provider", provider) if provider else None
     return EngineChoice(tuple(model_paths), named, device, rows, cache)
+
+
+def horizons_of(text: str) -> dict[str, Any]:
+    """The settings that --horizon-days stands for. Raises UsageError for what is no number.
+
+    >>> horizons_of("30,90"), horizons_of("")
+    ({'horizon_days': 30.0, 'later_horizons': (90.0,)}, {'horizon_days': None, 'later_horizons': None})
+    """
+    try:
+        days = [float(part) for part in text.split(",")] if text.strip() else [None]
+    except ValueError:
+        raise UsageError(f"--horizon-days {text}: give days after the last scan, as 90 or 30,90,180") from None
+    return {"horizon_days": days[0], "later_horizons": tuple(days[1:]) or None}
 
 
 def forecast_settings(options: dict[str, Any]) -> "ForecastSettings":

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tumorcast.arrival.crop import LEAST_SIDES
+from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, Manifest, TensorParity, is_bundle, write_manifest
@@ -170,4 +171,4 @@ def build_tensorrt(bundle_folder: Path, device: int, cache: Path | None, report:
 def _build_volume(bundle: Bundle, device: int, cache: Path | None) -> None:
     """TensorRT builds for the sides that it meets: those of the least volume here, others when they come."""
     network = OnnxVolume(bundle, Provider.TENSORRT, device=device, cache=cache)
-    network.answer(np.zeros((len(network.contrasts) + parity.VOLUME_MAPS, *LEAST_SIDES), np.float32))
+    network.answer(np.zeros((len(network.contrasts) + EXTRA_PLANES, *LEAST_SIDES), np.float32))

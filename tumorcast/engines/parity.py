@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tumorcast.arrival.planes import planes_of
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
@@ -28,7 +29,6 @@ TIMES = 12
 STRIDE = 8  # of the steps that are compared
 VOLUMES = ((48, 64, 64), (64, 80, 72))  # z, y, x, on which networks on volumes are compared
 LARGEST_ASKED = 2.0  # ln of a ratio of areas; the progression network clamps it somewhat below
-VOLUME_MAPS = 3  # planes beside the contrasts: outline, distance, front
 STRENGTHS = ((0.5, 0.0), (0.0, 50_000.0))  # (gain, scale) of the guidance laws
 
 
@@ -121,16 +121,16 @@ def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterato
         yield "progress.probability", engine.predict_progression(*questions), reference.predict_progression(*questions)
 
 
-def phantom_volume(planes: int, sides: tuple[int, int, int]) -> Array:
+def phantom_volume(contrasts: int, sides: tuple[int, int, int]) -> Array:
     """(P, Z, Y, X) a ball of tumour in a rippled brain: contrasts, outline, distance, and the front of a ball."""
     z, y, x = np.meshgrid(*(np.arange(side) / side - 0.5 for side in sides), indexing="ij")
     radius, tumour = np.sqrt(z**2 + y**2 + (x - 0.1) ** 2), 0.15
     ripple = 0.3 * np.sin(20 * y) * np.cos(15 * x) + 0.2 * np.sin(12 * z)
     image = np.where(radius < tumour, 0.8, np.where(z**2 + y**2 + x**2 < 0.16, ripple, -1.0))
-    front = 1.5 * np.log(np.maximum(radius, 0.01) / tumour)
-    maps = [np.where(radius < tumour, 1.0, -1.0), np.clip(5 * (radius - tumour), -1, 1), np.clip(front, -1, 1)]
-    contrasts = [np.roll(image, shift, axis=2) for shift in range(planes - len(maps))]
-    return np.stack([*contrasts, *maps]).astype(np.float32)
+    distance, front = 100 * (radius - tumour), 3 * np.log(np.maximum(radius, 0.01) / tumour)
+    images = np.stack([np.roll(image, shift, axis=2) for shift in range(contrasts)])
+    images, distance, front = (part.astype(np.float32) for part in (images, distance, front))
+    return planes_of(images, radius < tumour, distance, front)
 
 
 def compare_volumes(
@@ -138,10 +138,9 @@ def compare_volumes(
 ) -> dict[str, TensorParity]:
     """As `compare`, of the progression network on volumes; each of its two numbers by its own largest value."""
     name, found = "progress.answer", []
-    planes = len(reference.contrasts) + VOLUME_MAPS
     for done, sides in enumerate(VOLUMES):
         report(done + 1, len(VOLUMES))
-        volume = phantom_volume(planes, sides)
+        volume = phantom_volume(len(reference.contrasts), sides)
         for output, expected in zip(network.answer(volume), reference.answer(volume), strict=True):
             difference = float(np.abs(output - expected).max() / max(float(np.abs(expected).max()), 1.0))
             where = f"phantom of {' x '.join(map(str, sides))}"

@@ -88,7 +88,7 @@ class VolumeEngine(Protocol):
     device: str
 
     def answer(self, planes: Array) -> Array:
-        """(2, Z, Y, X) a and b of planes (P, Z, Y, X), see tumorcast.arrival.network; sides are multiples of 8."""
+        """(2, Z, Y, X) steepness and delay of planes (P, Z, Y, X), whose sides are multiples of 8."""
 
 
 class EngineWrapper:

@@ -11,13 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.data.cohort import Cohort, SessionInfo
+from tumorcast.forecasting.volume_slices import newly_reached
 from tumorcast.random_keys import patient_key
 from tumorcast.settings import ForecastSettings
+
+CUT_OUT = -1
 
 
 @dataclass(frozen=True)
 class PlannedSlice:
-    """A slice of a scan: `index` is its position in the session, `source_slice` in the volume."""
+    """A slice of a scan: `index` is its position in the session, `source_slice` in the volume.
+
+    One that the session has not, index CUT_OUT, is cut out of the volume.
+    """
 
     index: int
     source_slice: int
@@ -36,7 +42,8 @@ class PlannedSlice:
 class Unit:
     """Slices of one patient's last scan, and the members `first` … `last` - 1 of their ensembles: block number `block`.
 
-    Its result depends on nothing else: not on the rank, the order, or the other units.
+    Without slices it is the patient's volume, whose growth map is made of all members at once. Its result depends on
+    nothing else: not on the rank, the order, or the other units.
     """
 
     patient_id: str
@@ -50,10 +57,13 @@ class Unit:
     def name(self) -> str:
         """The unit's name among those of the patient.
 
+        >>> Unit("P1", "000", (), 0, 0, 100).name
+        'volume'
+
         >>> Unit("P1", "000", (PlannedSlice(2, 71),), 1, 64, 100).name
         '0071.001'
         """
-        return f"{self.slices[0].name}.{self.block:03d}"
+        return f"{self.slices[0].name}.{self.block:03d}" if self.slices else "volume"
 
     @property
     def key(self) -> str:
@@ -79,21 +89,59 @@ def member_noise(
 
 @dataclass(frozen=True)
 class PatientPlan:
-    """The slices to forecast of one patient's last scan; none where it has no tumour, or could not be read."""
+    """What to forecast of one patient's last scan: nothing where it has no tumour, or could not be read.
+
+    volume: whether there is a volume with tumour, and something that foretells its growth.
+    """
 
     patient_id: str
     session_id: str
     slices: tuple[PlannedSlice, ...]
+    volume: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to forecast."""
+        return not (self.slices or self.volume)
 
 
-def plan_patient(cohort: Cohort, patient_id: str, max_slices: int | None) -> PatientPlan:
-    """The slices with tumour of the patient's last scan, those with the largest if `max_slices` cuts the list."""
+def plan_patient(
+    cohort: Cohort,
+    patient_id: str,
+    max_slices: int | None,
+    *,
+    images: bool = True,
+    volumes: bool = False,
+    volume_ratio: npt.NDArray[np.float64] | None = None,
+) -> PatientPlan:
+    """What to forecast of the patient's last scan.
+
+    images: the slices with tumour, those with the largest if `max_slices` cuts the list. volumes: the volume, where the
+    cohort keeps one and it has tumour. volume_ratio: (M,) what the members aim at, over the present volume; where both
+    are asked for, and the list is not cut, the slices that the tumour may newly come to are among the images.
+    """
     last: SessionInfo = cohort.sessions(patient_id)[-1]
+    volume = cohort.volume(patient_id, last.id) if volumes else None
+    if volume is not None and not volume.tumour.any():
+        volume = None
+    slices = _slices_with_tumour(cohort, patient_id, last, max_slices) if images else ()
+    if images and volume is not None and volume_ratio is not None and max_slices is None:
+        affine, count = cohort.slice_grid(patient_id, last.id)
+        has = {part.source_slice for part in slices}
+        index = {int(number): k for k, number in enumerate(last.source_slice)}
+        new = [number for number in newly_reached(volume, affine, volume_ratio, count) if number not in has]
+        slices += tuple(PlannedSlice(index.get(number, CUT_OUT), number) for number in new)
+        slices = tuple(sorted(slices, key=lambda part: part.source_slice))
+    return PatientPlan(patient_id, last.id, slices, volume is not None)
+
+
+def _slices_with_tumour(
+    cohort: Cohort, patient_id: str, last: SessionInfo, max_slices: int | None
+) -> tuple[PlannedSlice, ...]:
     order = [int(i) for i in np.argsort(-last.area_mm2, kind="stable") if last.area_mm2[i] > 0]
     bearing = [i for i in order if cohort.slice(patient_id, last.id, i).labels.any()]
     chosen = sorted(bearing[:max_slices])
-    slices = tuple(PlannedSlice(i, int(last.source_slice[i])) for i in chosen)
-    return PatientPlan(patient_id, last.id, slices)
+    return tuple(PlannedSlice(i, int(last.source_slice[i])) for i in chosen)
 
 
 @dataclass(frozen=True)
@@ -118,11 +166,13 @@ class RunPlan:
         return int(self._ends[-1]) if self.patients else 0
 
     def __getitem__(self, number: int) -> Unit:
-        """Unit `number`, counted over patients, slices and blocks."""
+        """Unit `number`, counted over patients, and in each the volume, then slices and blocks."""
         position = int(np.searchsorted(self._ends, number, side="right"))
         within = number - (int(self._ends[position - 1]) if position else 0)
-        group, block = divmod(within, self._blocks)
         patient = self.patients[position]
+        if patient.volume and within == 0:
+            return Unit(patient.patient_id, patient.session_id, (), 0, 0, self.members)
+        group, block = divmod(within - patient.volume, self._blocks)
         slices = patient.slices[group * self.together : (group + 1) * self.together]
         first = block * self.block
         return Unit(patient.patient_id, patient.session_id, slices, block, first, min(first + self.block, self.members))
@@ -132,12 +182,15 @@ class RunPlan:
         return (self[number] for number in range(len(self)))
 
     def units_of(self, position: int) -> Iterator[Unit]:
-        """The units of the patient at `position`, by slices and then by blocks."""
+        """The units of the patient at `position`: its volume, then by slices and by blocks."""
         first = int(self._ends[position - 1]) if position else 0
         return (self[number] for number in range(first, int(self._ends[position])))
 
     def longest_first(self) -> npt.NDArray[np.int64]:
-        """Every number, most images first; equal ones in their order, so that a patient's units stay together."""
+        """Every number, most images first; equal ones in their order, so that a patient's units stay together.
+
+        Volumes come last: they are the quickest.
+        """
         images = np.fromiter((unit.images for unit in self), np.int64, len(self))
         return np.argsort(-images, kind="stable")
 
@@ -145,7 +198,8 @@ class RunPlan:
         """The plan as text."""
         record = asdict(self) | {
             "patients": [
-                [p.patient_id, p.session_id, [[s.index, s.source_slice] for s in p.slices]] for p in self.patients
+                [p.patient_id, p.session_id, [[s.index, s.source_slice] for s in p.slices], p.volume]
+                for p in self.patients
             ]
         }
         return json.dumps(record)
@@ -155,8 +209,8 @@ class RunPlan:
         """The plan of `to_json`."""
         record: dict[str, Any] = json.loads(text)
         patients = tuple(
-            PatientPlan(patient_id, session_id, tuple(PlannedSlice(*numbers) for numbers in slices))
-            for patient_id, session_id, slices in record.pop("patients")
+            PatientPlan(patient_id, session_id, tuple(PlannedSlice(*numbers) for numbers in slices), volume)
+            for patient_id, session_id, slices, volume in record.pop("patients")
         )
         return cls(patients, **record)
 
@@ -167,5 +221,8 @@ class RunPlan:
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
         """(P,) the number after each patient's last unit."""
-        counts = [math.ceil(len(patient.slices) / self.together) * self._blocks for patient in self.patients]
+        counts = [
+            int(patient.volume) + math.ceil(len(patient.slices) / self.together) * self._blocks
+            for patient in self.patients
+        ]
         return np.cumsum(counts, dtype=np.int64)

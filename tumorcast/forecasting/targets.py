@@ -17,6 +17,7 @@ from tumorcast.settings import ForecastSettings
 LARGEST_BRAIN_FRACTION = 0.5
 CURVE_POINTS = 80
 GOLDEN = (math.sqrt(5) - 1) / 2
+VOLUME_TO_AREA = 2 / 3  # the power of a ratio of volumes that is one of areas, of a shape that keeps its proportions
 SAME_DAY = 0.5  # dates are whole days
 
 Array = npt.NDArray[np.float64]
@@ -52,12 +53,14 @@ class PatientTargets:
     """Targets of M members, the same for all slices of a patient.
 
     target_ratio: (M,) target area over present area. curve: the growth forecast whose quantiles they are, of sizes
-    called `size_name`.
+    called `size_name`. volumes: (H, M) target volume over the present one at each horizon, of which the areas' are of
+    the first; None where that follows from the areas.
     """
 
     target_ratio: Array
     curve: dict[str, Array] | None = None
     size_name: str | None = None
+    volumes: Array | None = None
 
     @classmethod
     def fixed(cls, settings: ForecastSettings) -> Self:
@@ -76,9 +79,15 @@ class PatientTargets:
         assert settings.horizon_days is not None
         series = forecast.fit.series
         nearest, power = fitted_day(series, day), area_power(series.size_name)
-        then = nearest + settings.horizon_days
-        ratios = forecast.relative_quantiles(nearest, then, spread_levels(settings.members)) ** power
-        return cls(ratios, growth_curve(forecast, then), series.size_name)
+        levels, days = spread_levels(settings.members), [nearest + ahead for ahead in settings.horizons]
+        ratios = np.array([forecast.relative_quantiles(nearest, then, levels) for then in days])
+        volumes = ratios ** (power / VOLUME_TO_AREA)
+        return cls(ratios[0] ** power, growth_curve(forecast, days[-1]), series.size_name, volumes)
+
+    @property
+    def volume_ratio(self) -> Array:
+        """(H, M) target volume over the present one; a shape that keeps its proportions changes so with its area."""
+        return self.target_ratio[None] ** (1 / VOLUME_TO_AREA) if self.volumes is None else self.volumes
 
     def of_slice(self, present: CohortSlice) -> SliceTargets:
         """Those of one slice, held below half of its brain."""
@@ -114,7 +123,7 @@ def area_power(size_name: str) -> float:
     >>> area_power("area_mm2"), round(area_power("enhancing_mm3"), 3)
     (1.0, 0.667)
     """
-    powers = {"mm2": 1.0, "mm3": 2 / 3}
+    powers = {"mm2": 1.0, "mm3": VOLUME_TO_AREA}
     unit = size_name.rpartition("_")[2]
     if unit not in powers:
         raise InputError(f"growth of '{size_name}': neither an area (…_mm2) nor a volume (…_mm3); name its column so")

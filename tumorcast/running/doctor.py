@@ -396,7 +396,7 @@ def check_volume_speed(request: EngineRequest) -> list[Check]:
 
 def volume_pass(network: VolumeEngine) -> float:
     """The seconds of a pass over a phantom."""
-    volume = parity.phantom_volume(len(network.contrasts) + parity.VOLUME_MAPS, parity.VOLUMES[0])
+    volume = parity.phantom_volume(len(network.contrasts), parity.VOLUMES[0])
     began = time.perf_counter()
     network.answer(volume)
     return time.perf_counter() - began

@@ -6,8 +6,8 @@ The archive is the same on any number of ranks, in any order, however often the 
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.archive.growth_file import GrowthFile, read_growth
-from tumorcast.archive.maps import SliceForecast
+from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import write_shard
+from tumorcast.arrival.field import ArrivalField, ArrivalModel, NetworkArrival
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.progression import open_progression
 from tumorcast.engines.protocol import Engine, ModelInfo, check_same_images
 from tumorcast.engines.providers import visible_count
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.inputs import NOT_FITTED, UnitInputs, UnitReader
+from tumorcast.forecasting.place import open_place
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
 from tumorcast.forecasting.targets import area_power, fitted_day
+from tumorcast.forecasting.volume_maps import forecast_volume
+from tumorcast.forecasting.volume_slices import SlicedField
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.running.ledger import EventLog, Ledger
 from tumorcast.running.merging import account, write_archive
@@ -36,7 +41,7 @@ from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping, stopping_of_job
 from tumorcast.running.work_queue import Tally
 from tumorcast.running.worker import work_on_ranks
-from tumorcast.settings import ForecastSettings, Provider
+from tumorcast.settings import ForecastSettings, NetworkKind, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -46,11 +51,16 @@ AHEAD_RANKS = 2  # units are taken ahead while more than so many a rank are left
 
 @dataclass(frozen=True)
 class ForecastInputs:
-    """The files a forecast is made from; growth is needed where a horizon is asked for."""
+    """The files a forecast is made from; growth is needed where a horizon is asked for.
+
+    engine: None for growth maps alone, if `place` is given. place: what foretells where tumours go (forecasting.place);
+    None is the engine's own progression network on volumes, if it has one.
+    """
 
     cohort: Path
-    engine: EngineChoice
+    engine: EngineChoice | None
     growth: Path | None
+    place: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,14 +105,20 @@ def forecast_cohort(
     Inputs that do not fit each other are refused before anything is written.
     """
     growth = None if inputs.growth is None else read_growth(inputs.growth)
-    engine = open_engine(own_gpu(inputs.engine, ranks))
+    engine = None
+    if inputs.engine is not None and not settings.maps_only:
+        engine = open_engine(own_gpu(inputs.engine, ranks))
+    place = _open_place(inputs, engine)
     with Cohort.open(inputs.cohort) as cohort:
-        _check_fit_for(cohort, engine.info, settings)
+        if engine is not None:
+            _check_fit_for(cohort, engine.info, settings)
+        place = _checked_place(cohort, place, settings)
         if settings.horizon_days is not None:
             _check_growth_of(cohort, growth, inputs)
-        provenance = ranks.from_root(_provenance(inputs, cohort, engine, settings) if ranks.is_root else None)
+        makers = Makers(engine, place)
+        provenance = ranks.from_root(_provenance(inputs, cohort, makers, settings) if ranks.is_root else None)
         ledger = Ledger(out, provenance)
-        run = _ForecastRun(cohort, growth, engine, settings, options, ledger, ranks, report)
+        run = _ForecastRun(cohort, growth, makers, settings, options, ledger, ranks, report)
         before = ranks.from_root(run.completed() if ranks.is_root else None)
         if before is not None:
             return ForecastResult(before, stopped=False)
@@ -110,6 +126,45 @@ def forecast_cohort(
             return run.on_this_rank()
         with ledger.held():
             return run.on_this_rank()
+
+
+@dataclass(frozen=True)
+class Makers:
+    """What makes images, and growth maps in three dimensions; one of the two at least."""
+
+    engine: Engine | None
+    place: ArrivalModel | None
+
+
+def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModel | None:
+    """What foretells where tumours go: what the user named, or else the model's own network on volumes, if any."""
+    choice = inputs.engine
+    provider, device = (None, None) if choice is None else (choice.provider, choice.device)
+    if inputs.place is not None:
+        return open_place(inputs.place, provider, device)
+    if choice is None:
+        raise UsageError("--model is missing: what foretells growth? Or give --place and --maps-only")
+    if engine is not None and engine.info.progression is not NetworkKind.PROGRESSION:
+        return None
+    return NetworkArrival(open_progression(choice.model_paths, provider, device))
+
+
+def _checked_place(cohort: Cohort, place: ArrivalModel | None, settings: ForecastSettings) -> ArrivalModel | None:
+    """None where the cohort has slices alone, which is told. Raises InputError or UsageError where maps are needed."""
+    if place is not None and not cohort.keeps_volumes:
+        what = (
+            f"{cohort.path}: keeps no volumes, so there are no growth maps in three dimensions; prepare the scans again"
+        )
+        if settings.maps_only:
+            raise InputError(what)
+        log.warning(what)
+        place = None
+    if settings.later_horizons and place is None:
+        raise UsageError(
+            "--horizon-days: several are for growth maps in three dimensions, which this model or cohort has not; give "
+            "one, or --place"
+        )
+    return place
 
 
 def own_gpu(choice: EngineChoice, ranks: Ranks) -> EngineChoice:
@@ -160,17 +215,19 @@ def _growth_fault(cohort: Cohort, growth: GrowthFile, patient_id: str) -> str | 
     return None
 
 
-def _provenance(inputs: ForecastInputs, cohort: Cohort, engine: Engine, settings: ForecastSettings) -> dict[str, Any]:
+def _provenance(inputs: ForecastInputs, cohort: Cohort, makers: Makers, settings: ForecastSettings) -> dict[str, Any]:
     """What the result is made of; another device of the same kind may go on with a run, so it is not in here."""
+    engine, place = makers.engine, makers.place
     return {
         "version": VERSION,
         "settings": settings.model_dump(mode="json"),
         "cohort_sha256": cohort.sha256,
         "growth_sha256": sha256_of(inputs.growth) if inputs.growth else None,
-        "model_sha256": engine.info.sha256,
-        "contrasts": list(engine.info.contrasts),
-        "engine": str(engine.provider),
-        "judge": str(engine.info.size_reader),
+        "model_sha256": None if engine is None else engine.info.sha256,
+        "contrasts": [str(contrast) for contrast in cohort.contrasts],
+        "engine": None if engine is None else str(engine.provider),
+        "judge": None if engine is None else str(engine.info.size_reader),
+        "place": None if place is None else {"name": place.name, "sha256": place.sha256},
     }
 
 
@@ -180,7 +237,7 @@ class _ForecastRun:
 
     cohort: Cohort
     growth: GrowthFile | None
-    engine: Engine
+    makers: Makers
     settings: ForecastSettings
     options: RunOptions
     ledger: Ledger
@@ -235,7 +292,7 @@ class _ForecastRun:
             return self.ledger.read_plan()
         patients, left_out = [], {}
         for patient_id in self.cohort.patient_ids():
-            planned = attempt(patient_id, partial(plan_patient, self.cohort, patient_id, self.settings.max_slices))
+            planned = attempt(patient_id, partial(self._plan_patient, patient_id))
             if isinstance(planned, PatientOutcome):
                 left_out[patient_id] = planned.reason
                 planned = PatientPlan(patient_id, "", ())
@@ -243,6 +300,19 @@ class _ForecastRun:
         plan = RunPlan.of(tuple(patients), self.settings)
         self.ledger.write_plan(plan, left_out)
         return plan, left_out
+
+    @cached_property
+    def _reader(self) -> UnitReader:
+        return UnitReader(self.cohort, self.growth, self.settings, volumes=self.makers.place is not None)
+
+    def _plan_patient(self, patient_id: str) -> PatientPlan:
+        images, volumes = self.makers.engine is not None, self.makers.place is not None
+        ratio = None
+        if images and volumes:
+            day = self.cohort.sessions(patient_id)[-1].day
+            ratio = self._reader.targets_of(patient_id, day).volume_ratio[0]
+        most = self.settings.max_slices
+        return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, volume_ratio=ratio)
 
     def _to_do(self, plan: RunPlan) -> npt.NDArray[np.int64]:
         """The units that are neither done nor failed, longest first. The ranks look at the shards together."""
@@ -265,11 +335,11 @@ class _ForecastRun:
             ranks=self.ranks.size,
             local_rank=self.ranks.local_rank,
             threads=self.ranks.threads_per_rank,
-            device=self.engine.device,
+            device="cpu" if self.makers.engine is None else self.makers.engine.device,
             visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
-        reader = UnitReader(self.cohort, self.growth, self.settings)
-        job = ForecastJob(reader, self.engine, plan, self.ledger)
+        reader = self._reader
+        job = ForecastJob(reader, self.makers, plan, self.ledger)
         return work_on_ranks(
             order,
             job,
@@ -283,12 +353,16 @@ class _ForecastRun:
 
 @dataclass(frozen=True)
 class ForecastJob:
-    """A unit of a forecast, as a `UnitJob`: slices of a patient for a block of members, kept as a shard."""
+    """A unit of a forecast, as a `UnitJob`, kept as a shard.
+
+    Slices of a patient for a block of members; or its volume, for all of them.
+    """
 
     reader: UnitReader
-    engine: Engine
+    makers: Makers
     plan: RunPlan
     ledger: Ledger
+    fields: dict[str, ArrivalField] = field(default_factory=dict, repr=False)
 
     def name(self, unit: int) -> str:
         """The unit's key: patient, first slice, block of members."""
@@ -298,13 +372,36 @@ class ForecastJob:
         """The patient's slices and targets."""
         return self.reader.read(self.plan[unit])
 
-    def compute(self, inputs: UnitInputs) -> dict[str, SliceForecast]:
-        """The forecast of each slice, by its name."""
-        return forecast_unit(inputs.unit, inputs.slices, inputs.targets, self.engine, self.reader.settings)
+    def compute(self, inputs: UnitInputs) -> dict[str, SliceForecast] | VolumeForecast:
+        """The forecast of each slice, by its name; or that of the volume."""
+        reader, makers = self.reader, self.makers
+        if inputs.unit.slices:
+            assert makers.engine is not None, "else no slice were planned"
+            return forecast_unit(
+                inputs.unit,
+                inputs.slices,
+                inputs.targets,
+                makers.engine,
+                reader.settings,
+                sliced=self._sliced(inputs),
+            )
+        assert makers.place is not None and inputs.volume is not None, "else no volume were planned"
+        return forecast_volume(inputs.volume, reader.cohort.contrasts, inputs.targets, makers.place, reader.settings)
 
-    def write(self, inputs: UnitInputs, product: dict[str, SliceForecast]) -> None:
+    def _sliced(self, inputs: UnitInputs) -> SlicedField | None:
+        """The field that the slices of a patient are guided by, kept for its next unit."""
+        volume, place, patient_id = inputs.volume, self.makers.place, inputs.unit.patient_id
+        if volume is None or place is None or not volume.tumour.any():
+            return None
+        if patient_id not in self.fields:
+            self.fields.clear()
+            self.fields[patient_id] = place.field(volume, self.reader.cohort.contrasts)
+        return SlicedField.of(self.fields[patient_id], volume, inputs.targets)
+
+    def write(self, inputs: UnitInputs, product: dict[str, SliceForecast] | VolumeForecast) -> None:
         """Write the unit's shard."""
-        write_shard(self.ledger.shard(inputs.unit), self.ledger.key(inputs.unit), inputs.patient, product)
+        slices, volume = ({}, product) if isinstance(product, VolumeForecast) else (product, None)
+        write_shard(self.ledger.shard(inputs.unit), self.ledger.key(inputs.unit), inputs.patient, slices, volume)
 
     def write_failure(self, unit: int, reason: str) -> None:
         """Keep why the unit failed."""

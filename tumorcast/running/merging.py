@@ -90,7 +90,7 @@ def stands(ledger: Ledger, unit: Unit) -> bool:
 def _outcome(patient: PatientPlan, reason: str | None) -> PatientOutcome:
     if reason is not None:
         return PatientOutcome(patient.patient_id, Status.FAILED, reason)
-    if not patient.slices:
+    if patient.is_empty:
         return PatientOutcome(patient.patient_id, Status.SKIPPED, NO_TUMOUR)
     return PatientOutcome(patient.patient_id, Status.OK)
 
@@ -123,7 +123,10 @@ def _shards(ledger: Ledger, plan: RunPlan, outcomes: list[PatientOutcome]) -> It
     for number, outcome in enumerate(outcomes):
         if outcome.status is Status.OK:
             slices: dict[str, list[tuple[Path, ShardKey]]] = {}
+            volume = None
             for unit in plan.units_of(number):
+                shard = ledger.shard(unit), ledger.key(unit)
+                volume = volume if unit.slices else shard
                 for part in unit.slices:
-                    slices.setdefault(part.name, []).append((ledger.shard(unit), ledger.key(unit)))
-            yield PatientShards(outcome.patient_id, slices)
+                    slices.setdefault(part.name, []).append(shard)
+            yield PatientShards(outcome.patient_id, slices, volume)

@@ -92,7 +92,12 @@ def _plan_of(archive: MapArchive) -> RunPlan:
     """The plan that a merged run had; the run's own record of it goes with its shards."""
     settings = ForecastSettings.model_construct(**archive.provenance["settings"])  # unchecked: they were checked once
     patients = (
-        PatientPlan(patient_id, "", tuple(PlannedSlice(0, int(name)) for name in archive.slice_names(patient_id)))
+        PatientPlan(
+            patient_id,
+            "",
+            tuple(PlannedSlice(0, int(name)) for name in archive.slice_names(patient_id)),
+            archive.has_volume(patient_id),
+        )
         for patient_id in archive.patient_ids()
     )
     return RunPlan.of(tuple(patients), settings)
