@@ -123,14 +123,14 @@ def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterato
 
 def phantom_volume(contrasts: int, sides: tuple[int, int, int]) -> Array:
     """(P, Z, Y, X) a ball of tumour in a rippled brain: contrasts, outline, distance, and the front of a ball."""
-    z, y, x = np.meshgrid(*(np.arange(side) / side - 0.5 for side in sides), indexing="ij")
+    places = (np.arange(side, dtype=np.float32) / side - 0.5 for side in sides)
+    z, y, x = np.meshgrid(*places, indexing="ij")
     radius, tumour = np.sqrt(z**2 + y**2 + (x - 0.1) ** 2), 0.15
     ripple = 0.3 * np.sin(20 * y) * np.cos(15 * x) + 0.2 * np.sin(12 * z)
-    image = np.where(radius < tumour, 0.8, np.where(z**2 + y**2 + x**2 < 0.16, ripple, -1.0))
+    image = np.where(radius < tumour, 0.8, np.where(z**2 + y**2 + x**2 < 0.16, ripple, -1.0)).astype(np.float32)
     distance, front = 100 * (radius - tumour), 3 * np.log(np.maximum(radius, 0.01) / tumour)
     images = np.stack([np.roll(image, shift, axis=2) for shift in range(contrasts)])
-    images, distance, front = (part.astype(np.float32) for part in (images, distance, front))
-    return planes_of(images, radius < tumour, distance, front)
+    return planes_of(images, radius < tumour, np.asarray(distance, np.float32), np.asarray(front, np.float32))
 
 
 def compare_volumes(
