@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tumorcast.arrival.field import FrontArrival, NetworkArrival, check_voxels
-from tumorcast.arrival.network import EXTRA_PLANES, ArrivalNetwork, images_for, logits_of
+from tumorcast.arrival.network import ArrivalNetwork, logits_of
+from tumorcast.arrival.planes import EXTRA_PLANES, images_for
 from tumorcast.errors import InputError
 from tumorcast.records import SessionVolume
 from tumorcast.settings import VolumeArchitecture

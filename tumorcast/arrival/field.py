@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from tumorcast.arrival.crop import Crop, signed_distance_mm
 from tumorcast.arrival.front import front_log_volume, t1_of
-from tumorcast.arrival.network import images_for, planes_of
+from tumorcast.arrival.planes import images_for, planes_of
 from tumorcast.data.grey import from_grey
 from tumorcast.errors import InputError
 from tumorcast.records import SessionVolume

@@ -24,6 +24,7 @@ from tumorcast.data.imaging.geometry import pixel_mm
 from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.errors import InputError
 from tumorcast.extra import check_extra
+from tumorcast.settings import NetworkKind
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -156,7 +157,7 @@ class PixelModelEngine(EngineWrapper):
         super().__init__(engine)
         self.model = model
         digest = hashlib.sha256((engine.info.sha256 + model.digest).encode()).hexdigest()
-        self.info = replace(engine.info, sha256=digest, progression=True)
+        self.info = replace(engine.info, sha256=digest, progression=NetworkKind.SLICE_PROGRESSION)
 
     def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
         """(N, H, W) probability of tumour later; what is -1 in every contrast is no brain."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tumorcast.arrival.crop import LEAST_SIDES
 from tumorcast.arrival.front import T1
-from tumorcast.arrival.network import AIR, FARTHEST_FRONT, FARTHEST_MM
+from tumorcast.arrival.planes import AIR, FARTHEST_FRONT, FARTHEST_MM
 from tumorcast.data.grey import GREY_LEVELS
 from tumorcast.errors import InputError
 from tumorcast.training.job import Draws
