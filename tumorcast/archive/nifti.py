@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 class Space(StrEnum):
-    """Where a volume lies. NATIVE: the scan's own voxels; COHORT: the cohort's pixels in every source slice, or its cubes."""
+    """Where a volume lies. NATIVE: the scan's own voxels; COHORT: the pixels of the forecast, or its cubic voxels."""
 
     NATIVE = "native"
     COHORT = "cohort"

@@ -56,7 +56,9 @@
   const drawOutlines = (place) => {
     const lines = byId("lines"), flat = viewer.opts.sliceType === viewer.sliceTypeAxial;
     lines.toggleAttribute("hidden", place < 0 || !flat || !byId("outlines").checked);
-    [...lines.querySelectorAll("path")].forEach((path, k) => path.setAttribute("d", told.outlines[place]?.[k] ?? ""));
+    const [present, ...forecasts] = told.outlines[place] ?? [""];
+    const forecast = forecasts[Number(byId("map").value)] ?? forecasts[0] ?? ""; // of a whole tumour, its map's horizon
+    [...lines.querySelectorAll("path")].forEach((path, k) => path.setAttribute("d", [present, forecast][k]));
   };
 
   // The corners of the slice on the canvas: the scene's first axis runs to the right, its second to the front.
@@ -148,6 +150,7 @@
     addColours();
     await addVolumes();
     listen();
+    viewer.scene.crosshairPos.splice(0, 2, ...told.centre);
     setPlanes();
     toSlice();
     byId("viewer").dataset.ready = "yes";
