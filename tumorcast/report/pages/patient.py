@@ -139,7 +139,7 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
         "patient.html",
         patient=patient,
         row=row,
-        growth=GrowthChart.of(source.growth, patient),
+        growth=GrowthChart.of(source.growth, patient, [one.days for one in row.volumes if one.days is not None]),
         sizes=sizes,
         members=forecasts[0].aimed_mm2.size if volume is None else volume.target_ratio.shape[1],
         areas_chart=_areas_chart(sizes) if len(sizes) > 1 else None,

@@ -182,7 +182,7 @@ class _Volume:
     def depth(self) -> int:
         return self.numbers[-1] - self.numbers[0] + 1
 
-    def pack(self, name: str, slices: Sequence[Bytes], meaning: str = "") -> ViewerVolume:
+    def pack(self, name: str, slices: Sequence[Bytes] | Bytes, meaning: str = "") -> ViewerVolume:
         """A volume of (H, W) bytes of each slice."""
         stack = np.zeros((self.depth, self.box.height, self.box.width), np.uint8)
         for number, values in zip(self.numbers, slices, strict=True):

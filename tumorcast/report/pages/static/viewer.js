@@ -93,7 +93,7 @@
     const wanted = byId("planes") !== null && byId("planes").checked;
     viewer.setCrosshairWidth(wanted ? CROSS_VOXELS : 0);
     viewer.setSliceType(wanted ? viewer.sliceTypeMultiplanar : viewer.sliceTypeAxial);
-    describe();
+    draw();
   };
 
   // Evenly spaced colours, and before them none: what is below `least_shown` fades out.
@@ -143,6 +143,7 @@
       loadingText: "",
       logLevel: "error",
       multiplanarShowRender: 0,
+      sagittalNoseLeft: true,
       show3Dcrosshair: false,
     });
     await viewer.attachToCanvas(byId("canvas"));
@@ -150,7 +151,7 @@
     addColours();
     await addVolumes();
     listen();
-    viewer.scene.crosshairPos.splice(0, 2, ...told.centre);
+    viewer.scene.crosshairPos.set(told.centre);
     setPlanes();
     toSlice();
     byId("viewer").dataset.ready = "yes";
