@@ -155,7 +155,8 @@ class GrowthChart:
     def of(cls, growth: GrowthFile | None, patient: PatientForecast, days_ahead: Sequence[float] = ()) -> Self | None:
         """From the growth file where it has the patient, else what the archive holds.
 
-        days_ahead: where growth was forecast for several days. None where the forecast was of sizes that were asked for, and there is no growth file.
+        days_ahead: where growth was forecast for several days. None where the forecast was of sizes that were asked
+        for, and there is no growth file.
         """
         aims = _aims(patient, days_ahead)
         if growth is None or patient.patient_id not in growth:
@@ -201,7 +202,7 @@ class GrowthChart:
 def _aims(patient: PatientForecast, days_ahead: Sequence[float]) -> dict[str, float]:
     """The days that were aimed at, by what is written at them; none where a size was asked for."""
     if len(days_ahead) > 1:
-        return {words.days(ahead): float(patient.day + ahead) for ahead in days_ahead}
+        return {f"+{ahead:g} d": float(patient.day + ahead) for ahead in days_ahead}
     return {} if patient.target_day is None else {"aimed at": float(patient.target_day)}
 
 
