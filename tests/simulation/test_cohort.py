@@ -3,15 +3,18 @@
 import csv
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
+from typer.testing import CliRunner
 
+from tumorcast.cli.main import app
 from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.kernels.reaction_diffusion import face_conductance, largest_outflow
 from tumorcast.records import Contrast, RadiotherapyCourse
 from tumorcast.simulation import anatomy as anatomy_module
 from tumorcast.simulation import cohort as simulate
@@ -29,10 +32,14 @@ from tumorcast.simulation.mass_effect import (
 )
 from tumorcast.simulation.render import Lesion, draw_scanners, render_session
 from tumorcast.simulation.tumour import (
+    DEEP_SLOWNESS,
+    FASTEST,
     MAX_BRAIN_FRACTION,
+    SpreadLaw,
     TumourKind,
     TumourState,
     _across,
+    _near_surfaces,
     draw_labels,
     draw_traits,
     first_state,
@@ -340,12 +347,12 @@ def test_labels_and_density_move_with_the_tissue():
     assert share[mask].sum() == pytest.approx(at_rest.sum(), rel=0.04)
 
 
-def grown_from_ball(head, **traits):
+def grown_from_ball(head, spread=SpreadLaw.FIBRES, at_mm=(0.0, 0.0, 0.0), **traits):
     """The cells 200 and 600 days after they filled a ball of 9 mm."""
     rng = np.random.default_rng(0)
     drawn = replace(draw_traits(rng), speed_mm_per_day=0.06, width_mm=2.8, roughness=0.0, **traits)
-    medium = make_medium(rng, head, drawn)
-    ball = ball_tumour(head, 9.0)
+    medium = make_medium(rng, head, drawn, spread)
+    ball = ball_tumour(head, 9.0, at_mm)
     state = TumourState(ball, np.zeros_like(ball), ball)
     early = state_after(state, head, drawn, medium, from_day=0.0, to_day=200.0, course=None)
     late = state_after(early, head, drawn, medium, from_day=200.0, to_day=600.0, course=None)
@@ -390,6 +397,107 @@ def test_the_direction_across_is_a_share_of_each_axis(head):
     middle = tuple(n // 2 for n in sheet.shape[1:])
     assert sheet[0, middle[0] - 2 : middle[0] + 3, middle[1], middle[2]].max() > 0.9
     assert sheet[1:, :, middle[1], middle[2]].max() < 0.05
+
+
+def medium_before_there_were_two(rng, anatomy, traits):
+    """The conductance, the rate, the step and the three fields, as written and drawn when fibres were all there was."""
+    grid = anatomy.grid
+    diffusivity = traits.speed_mm_per_day * traits.width_mm / 2
+    noise = np.float32(0.8) * smooth_field(rng, grid, 18.0) + np.float32(0.6) * smooth_field(rng, grid, 9.0)
+    speed = diffusivity * np.exp(traits.roughness * noise - traits.roughness**2 / 2)
+    tissue = (anatomy.white + anatomy.grey / traits.grey_slowness) * (anatomy.csf < 0.5) * anatomy.brain
+    by_axis = speed * tissue * (1 - traits.anisotropy * _across(anatomy))
+    by_axis = np.minimum(by_axis, FASTEST * diffusivity).astype(np.float32)
+    conductance = np.empty_like(by_axis)
+    face_conductance(by_axis, grid.voxel_mm, conductance)
+    rate = traits.speed_mm_per_day / (2 * traits.width_mm) * np.exp(0.15 * smooth_field(rng, grid, 20.0))
+    return (
+        conductance,
+        np.asarray(rate * (tissue > 0), np.float32),
+        min(0.9 / largest_outflow(conductance), 0.3 / float(rate.max())),
+        np.exp(0.2 * smooth_field(rng, grid, 18.0)),
+        np.exp(0.15 * smooth_field(rng, grid, 9.0) + 0.1 * smooth_field(rng, grid, 5.0)),
+        smooth_field(rng, grid, 7.0),
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_without_a_word_on_spread_every_bit_is_as_it_was(head, seed):
+    then, now = np.random.default_rng(seed), np.random.default_rng(seed)
+    before = medium_before_there_were_two(then, head, draw_traits(then))
+    after = make_medium(now, head, draw_traits(now))
+    for field, wanted in zip(fields(after), before, strict=True):
+        found = getattr(after, field.name)
+        assert np.asarray(found).dtype == np.asarray(wanted).dtype
+        np.testing.assert_array_equal(found, wanted)
+    assert now.bit_generator.state == then.bit_generator.state
+
+
+def test_either_spread_leaves_the_same_draws_to_what_follows(head):
+    states, media = [], []
+    for spread in SpreadLaw:
+        rng = np.random.default_rng(4)
+        media.append(make_medium(rng, head, draw_traits(rng), spread))
+        states.append(rng.bit_generator.state)
+    assert states[0] == states[1]
+    for same in ("resistance", "outline", "patches"):
+        np.testing.assert_array_equal(getattr(media[0], same), getattr(media[1], same))
+    assert not np.array_equal(media[0].conductance, media[1].conductance)
+
+
+def test_surfaces_are_those_of_csf_brain_and_white_matter():
+    grid = SimulationGrid(BALL_MM)
+    away_mm = distance_mm(grid)
+    whole = ball_head(away_mm < 45)
+    hollow = replace(whole, csf=np.asarray(away_mm < 15, np.float32), white=whole.white * (away_mm >= 15))
+    near = _near_surfaces(hollow)
+    for surface_mm in (15, 45, 70):
+        assert near[hollow.brain & (away_mm > 15) & (np.abs(away_mm - surface_mm) < 1.5)].min() > 0.8
+    for deep in ((away_mm > 24) & (away_mm < 36), (away_mm > 54) & (away_mm < 61)):
+        assert near[deep].max() < 0.15
+
+
+def test_surfaces_lead_a_tumour_that_is_slow_in_deep_white_matter():
+    white = ball_head()
+    deep, at_surface = (
+        grown_from_ball(white, SpreadLaw.SURFACES, (0.0, 0.0, from_middle))[1] for from_middle in (0.0, 66.0)
+    )
+    # Half of the ball at the surface lies outside, and so does half of where it could go.
+    assert (at_surface > 0.5).sum() > 2 * (deep > 0.5).sum()
+    along_fibres = grown_from_ball(white, grey_slowness=1.0, anisotropy=0.0)[1]
+    assert (along_fibres > 0.5).sum() > 4 * (deep > 0.5).sum()
+    depth_mm = 70 - distance_mm(white.grid)
+    reached = at_surface > 0.5
+    assert np.median(depth_mm[reached]) < 8
+    assert 2 < DEEP_SLOWNESS < 10
+
+
+def test_no_cell_leads_into_csf_with_either_spread(head):
+    for spread in SpreadLaw:
+        rng = np.random.default_rng(2)
+        traits = replace(draw_traits(rng), first_volume_mm3=60_000.0)
+        medium = make_medium(rng, head, traits, spread)
+        state = first_state(rng, head, traits, medium)
+        assert state.living.max() > 0.5
+        assert not state.living[(head.csf >= 0.5) | ~head.brain].any()
+
+
+def test_surfaces_change_the_tumour_and_nothing_else_that_is_drawn(cohort, tmp_path):
+    simulate_cohort(
+        tmp_path / "out", patients=1, seed=5, sessions=(2, 3), voxel_mm=COARSE_MM, spread=SpreadLaw.SURFACES
+    )
+    told, before = (json.loads((one / "simulation.json").read_text()) for one in (tmp_path / "out", cohort))
+    assert (told["spread"], before["spread"]) == ("surfaces", "fibres")
+    for same in ("schedule", "tumour", "brain_mm3"):
+        assert told["patients"][0][same] == before["patients"][0][same]
+    assert told["patients"][0]["volume_mm3"] != before["patients"][0]["volume_mm3"]
+
+
+def test_a_spread_of_another_name_is_refused(tmp_path):
+    result = CliRunner().invoke(app, ["simulate", str(tmp_path / "out"), "--spread", "vessels"])
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception) == "--spread vessels: allowed are fibres, surfaces"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_later_mask_contains_the_earlier_one_without_treatment(head):

@@ -30,6 +30,7 @@ from tumorcast.simulation.mass_effect import displaced, displaced_tumour, tissue
 from tumorcast.simulation.render import Lesion, draw_scanners, render_session
 from tumorcast.simulation.tumour import (
     Medium,
+    SpreadLaw,
     TumourState,
     TumourTraits,
     draw_labels,
@@ -61,6 +62,7 @@ class SimulationPlan:
     seed: int
     sessions: tuple[int, int]
     voxel_mm: float
+    spread: SpreadLaw
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,19 @@ def simulate_cohort(
     seed: int,
     sessions: int | tuple[int, int] = 3,
     voxel_mm: float = 1.0,
+    spread: SpreadLaw = SpreadLaw.FIBRES,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> None:
     """Write a simulated cohort into the folder `out`, new or empty.
 
-    sessions: scans a patient, or the fewest and the most. voxel_mm: 1 gives 240 x 240 x 155 voxels. jobs: processes.
+    sessions: scans a patient, or the fewest and the most. voxel_mm: 1 gives 240 x 240 x 155 voxels. spread: what leads
+    the tumours; all else that is drawn is the same with either. jobs: processes.
     progress is called with (patients done, patients) after each. Raises UsageError for numbers out of range, InputError
     where `out` cannot be written or is not empty, EngineError without nilearn.
     """
     fewest, most = (sessions, sessions) if isinstance(sessions, int) else sessions
-    plan = SimulationPlan(seed=seed, sessions=(fewest, most), voxel_mm=voxel_mm)
+    plan = SimulationPlan(seed=seed, sessions=(fewest, most), voxel_mm=voxel_mm, spread=spread)
     _check(plan, patients, jobs)
     load_template()
     _make_folder(out)
@@ -144,7 +148,7 @@ def _simulate_patient(out: Path, plan: SimulationPlan, index: int) -> dict[str, 
     anatomy = make_anatomy(np.random.default_rng(of_anatomy), grid)
     rng = np.random.default_rng(of_tumour)
     traits = draw_traits(rng)
-    medium = make_medium(rng, anatomy, traits)
+    medium = make_medium(rng, anatomy, traits, plan.spread)
     state = first_state(rng, anatomy, traits, medium)
     scanners = draw_scanners(np.random.default_rng(of_scanner), grid)
     volumes, before = [], schedule.scan_days[0]

@@ -6,6 +6,8 @@ Two thirds of the tumours are anisotropic: slower in grey matter than in white, 
 white matter than along it. The others spread alike in both tissues and in all directions, so that neither dilation
 nor a model of tissue has it right for all. A mild smooth variation of diffusivity, rate and threshold, which no image
 tells, makes outlines irregular.
+So spread the tumours of SpreadLaw.FIBRES. Those of SpreadLaw.SURFACES, made to test methods trained on the others, know
+neither tissue: they run along the brain's surface, the ventricles' walls and the border of grey and white matter.
 Radiotherapy moves cells from living to dying over its 42 days; the dying fade after a delay, all but a scar.
 Growth happens in the tissue at rest; what it pushes is moved for the picture (mass_effect).
 """
@@ -21,7 +23,7 @@ from scipy import ndimage
 from tumorcast.kernels.reaction_diffusion import face_conductance, largest_outflow, step, support
 from tumorcast.records import RadiotherapyCourse
 from tumorcast.simulation.anatomy import Anatomy, load_template, template_index
-from tumorcast.simulation.fields import Mask, Volume, box_of, smooth_field
+from tumorcast.simulation.fields import Mask, SimulationGrid, Volume, box_of, smooth_field
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
 ANISOTROPIC_SHARE = 2 / 3
@@ -31,6 +33,18 @@ PONS_MNI_MM = (0.0, -27.0, -32.0)
 THALAMUS_MNI_MM = (12.0, -18.0, 8.0)
 NO_DENSITY = 1e-6
 STEPS_A_CROP = 8
+# Scherer 1938 names the structures and no numbers; these are by eye.
+SURFACE_MM = 3.0  # from a surface, where half of what it hurries is left
+DEEP_SLOWNESS = 6.0  # speed at a surface over that far from all of them
+DIRECTION_SPREAD = 0.5  # standard deviation of the log diffusivity of one axis against the others
+DIRECTION_MM = 30.0
+
+
+class SpreadLaw(StrEnum):
+    """What leads a tumour: white matter and its direction, or Scherer's secondary structures (1938)."""
+
+    FIBRES = "fibres"
+    SURFACES = "surfaces"
 
 
 class TumourKind(StrEnum):
@@ -52,14 +66,14 @@ LARGEST_FIRST_MM3 = {TumourKind.GLIOBLASTOMA: 70e3, TumourKind.LOW_GRADE: 90e3, 
 class TumourTraits:
     """Everything drawn for one tumour, before it grows.
 
-    speed_mm_per_day: of the front in white matter; width_mm: sqrt(D / rho); first_volume_mm3: visible at first, before
-    its push; visible, core: thresholds of the cell density for T2/FLAIR and for the core; rim_mm: thickness of living
-    core round necrosis; enhancement: share of the core that enhances, 0 to 1; survival: of one radiotherapy course;
-    fading_days: time constant of the dying after the delay; scar: the share of them that stays visible; grey_slowness:
-    diffusivity of white matter over that of grey; anisotropy: share of the diffusivity lost across the white matter's
-    surface, 0 to 1; roughness: standard deviation of the log diffusivity; mass_mm: how far it pushes at most;
-    infiltration: how much of the oedema's signal cells show at the edge of what one would outline, falling with their
-    density beyond it.
+    speed_mm_per_day: of the front in white matter, or at the surfaces where these lead; width_mm: sqrt(D / rho);
+    first_volume_mm3: visible at first, before its push; visible, core: thresholds of the cell density for T2/FLAIR and
+    for the core; rim_mm: thickness of living core round necrosis; enhancement: share of the core that enhances, 0 to 1;
+    survival: of one radiotherapy course; fading_days: time constant of the dying after the delay; scar: the share of
+    them that stays visible; grey_slowness: diffusivity of white matter over that of grey; anisotropy: share of the
+    diffusivity lost across the white matter's surface, 0 to 1 (surfaces that lead know neither of the two); roughness:
+    standard deviation of the log diffusivity; mass_mm: how far it pushes at most; infiltration: how much of the
+    oedema's signal cells show at the edge of what one would outline, falling with their density beyond it.
     """
 
     kind: TumourKind
@@ -181,27 +195,74 @@ def _seed_density(rng: np.random.Generator, anatomy: Anatomy, kind: TumourKind) 
     return np.asarray(np.exp(-mm2 / 9.0) * (mm2 < 36.0) * np.isfinite(away), np.float32)
 
 
-def make_medium(rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits) -> Medium:
-    """The tissue as the tumour meets it."""
+def make_medium(
+    rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits, spread: SpreadLaw = SpreadLaw.FIBRES
+) -> Medium:
+    """The tissue as the tumour meets it. Either way of spread draws as much from rng: the rest is the same."""
     grid = anatomy.grid
-    diffusivity = traits.speed_mm_per_day * traits.width_mm / 2
     noise = np.float32(0.8) * smooth_field(rng, grid, 18.0) + np.float32(0.6) * smooth_field(rng, grid, 9.0)
-    speed = diffusivity * np.exp(traits.roughness * noise - traits.roughness**2 / 2)
-    tissue = (anatomy.white + anatomy.grey / traits.grey_slowness) * (anatomy.csf < 0.5) * anatomy.brain
-    by_axis = speed * tissue * (1 - traits.anisotropy * _across(anatomy))
-    by_axis = np.minimum(by_axis, FASTEST * diffusivity).astype(np.float32)
+    uneven = np.exp(traits.roughness * noise - traits.roughness**2 / 2)
+    match spread:
+        case SpreadLaw.FIBRES:
+            by_axis, rate = _along_fibres(anatomy, traits, uneven)
+        case SpreadLaw.SURFACES:
+            by_axis, rate = _along_surfaces(rng.spawn(1)[0], anatomy, traits, uneven)
+        case _:
+            assert_never(spread)
     conductance = np.empty_like(by_axis)
     face_conductance(by_axis, grid.voxel_mm, conductance)
-    rate = traits.speed_mm_per_day / (2 * traits.width_mm) * np.exp(0.15 * smooth_field(rng, grid, 20.0))
+    rate = rate * np.exp(0.15 * smooth_field(rng, grid, 20.0))
     fastest = float(rate.max())
     return Medium(
         conductance=conductance,
-        rate=np.asarray(rate * (tissue > 0), np.float32),
+        rate=np.asarray(rate * (by_axis[0] > 0), np.float32),
         step_days=min(0.9 / largest_outflow(conductance), 0.3 / fastest),
         resistance=np.exp(0.2 * smooth_field(rng, grid, 18.0)),
         outline=np.exp(0.15 * smooth_field(rng, grid, 9.0) + 0.1 * smooth_field(rng, grid, 5.0)),
         patches=smooth_field(rng, grid, 7.0),
     )
+
+
+def _along_fibres(anatomy: Anatomy, traits: TumourTraits, uneven: Volume) -> tuple[Volume, Volume]:
+    """(3, Z, Y, X) diffusivity by axis, mm²/day, and (1, 1, 1) rate, 1/day: slow in grey matter and out of the white.
+
+    uneven: (Z, Y, X) factor on the diffusivity.
+    """
+    diffusivity = traits.speed_mm_per_day * traits.width_mm / 2
+    tissue = (anatomy.white + anatomy.grey / traits.grey_slowness) * (anatomy.csf < 0.5) * anatomy.brain
+    by_axis = diffusivity * uneven * tissue * (1 - traits.anisotropy * _across(anatomy))
+    rate = np.full((1, 1, 1), traits.speed_mm_per_day / (2 * traits.width_mm), np.float32)
+    return np.minimum(by_axis, FASTEST * diffusivity).astype(np.float32), rate
+
+
+def _along_surfaces(
+    rng: np.random.Generator, anatomy: Anatomy, traits: TumourTraits, uneven: Volume
+) -> tuple[Volume, Volume]:
+    """(3, Z, Y, X) diffusivity by axis, mm²/day, and (Z, Y, X) rate, 1/day: both fast near surfaces, slow in the deep.
+
+    So the front keeps its width, and only its speed depends on the place. uneven: (Z, Y, X) factor on the diffusivity.
+    """
+    near = _near_surfaces(anatomy)
+    speed = traits.speed_mm_per_day * (near + (1 - near) / DEEP_SLOWNESS)
+    tissue = (anatomy.csf < 0.5) & anatomy.brain
+    by_axis = speed * (traits.width_mm / 2) * uneven * tissue * _leaning(rng, anatomy.grid)
+    fastest = FASTEST * traits.speed_mm_per_day * traits.width_mm / 2
+    return np.minimum(by_axis, fastest).astype(np.float32), np.asarray(speed / (2 * traits.width_mm), np.float32)
+
+
+def _near_surfaces(anatomy: Anatomy) -> Volume:
+    """(Z, Y, X) 1 at CSF, at the brain's surface and at the border of grey and white matter; half SURFACE_MM away."""
+    tissue, whiter = (anatomy.csf < 0.5) & anatomy.brain, anatomy.white > anatomy.grey
+    to_border = [ndimage.distance_transform_edt(side) for side in (whiter, ~whiter)]
+    voxels = np.minimum(ndimage.distance_transform_edt(tissue), np.where(whiter, *to_border))
+    away_mm = anatomy.grid.voxel_mm * np.maximum(voxels - 0.5, 0)
+    return np.asarray(1 / (1 + (away_mm / SURFACE_MM) ** 4), np.float32)
+
+
+def _leaning(rng: np.random.Generator, grid: SimulationGrid) -> Volume:
+    """(3, Z, Y, X) factor on the diffusivity of each axis, their product 1: which way cells like to go."""
+    fields = np.stack([smooth_field(rng, grid, DIRECTION_MM) for _ in range(3)])
+    return np.asarray(np.exp(DIRECTION_SPREAD * (fields - fields.mean(axis=0))), np.float32)
 
 
 def _across(anatomy: Anatomy) -> Volume:
