@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tumorcast.arrival.crop import LEAST_SIDES
 from tumorcast.arrival.field import FrontArrival, NetworkArrival, check_voxels
 from tumorcast.arrival.network import ArrivalNetwork, logits_of
 from tumorcast.arrival.planes import EXTRA_PLANES, images_for
@@ -65,7 +66,8 @@ def test_an_untrained_network_answers_with_the_front(ball: Callable[..., Session
     np.testing.assert_allclose(field.log_volume[field.brain], front.log_volume[field.brain], atol=1e-5)
     assert field.steepness.min() > 0
     planes = network.asked[0]
-    assert planes.shape == (3 + EXTRA_PLANES, *field.crop.sides) and np.abs(planes).max() <= 1
+    assert planes.shape == (3 + EXTRA_PLANES, *LEAST_SIDES) and np.abs(planes).max() <= 1
+    assert field.crop.sides == tuple(side + 20 for side in LEAST_SIDES)
 
 
 def test_contrasts_go_by_their_names_and_absent_ones_are_air() -> None:
