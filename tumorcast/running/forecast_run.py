@@ -31,9 +31,9 @@ from tumorcast.forecasting.inputs import NOT_FITTED, UnitInputs, UnitReader
 from tumorcast.forecasting.place import open_place
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
 from tumorcast.forecasting.targets import area_power, fitted_day
-from tumorcast.forecasting.volume_maps import forecast_volume
+from tumorcast.forecasting.volume_maps import forecast_volume, held
 from tumorcast.forecasting.volume_slices import SlicedField
-from tumorcast.records import PatientOutcome, Status
+from tumorcast.records import PatientOutcome, SessionVolume, Status
 from tumorcast.running.ledger import EventLog, Ledger
 from tumorcast.running.merging import account, write_archive
 from tumorcast.running.outcomes import attempt
@@ -307,12 +307,16 @@ class _ForecastRun:
 
     def _plan_patient(self, patient_id: str) -> PatientPlan:
         images, volumes = self.makers.engine is not None, self.makers.place is not None
-        ratio = None
-        if images and volumes:
-            day = self.cohort.sessions(patient_id)[-1].day
-            ratio = self._reader.targets_of(patient_id, day).volume_ratio[0]
+        grown = partial(self._grown, patient_id)
         most = self.settings.max_slices
-        return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, volume_ratio=ratio)
+        return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, grown=grown)
+
+    def _grown(self, patient_id: str, volume: SessionVolume) -> npt.NDArray[np.float32]:
+        """The growth map of the patient's volume at the first horizon."""
+        assert self.makers.place is not None, "else no volume were planned"
+        day = self.cohort.sessions(patient_id)[-1].day
+        ratios = held(self._reader.targets_of(patient_id, day).volume_ratio[0], volume)
+        return self.makers.place.field(volume, self.cohort.contrasts).probability(ratios)
 
     def _to_do(self, plan: RunPlan) -> npt.NDArray[np.int64]:
         """The units that are neither done nor failed, longest first. The ranks look at the shards together."""
