@@ -16,6 +16,7 @@ from tumorcast.arrival.field import ArrivalField
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.data.grey import from_grey
 from tumorcast.forecasting.targets import Array, PatientTargets, SliceTargets
+from tumorcast.forecasting.volume_maps import held
 from tumorcast.records import FloatArray, SessionVolume
 
 Map = npt.NDArray[np.float32]
@@ -45,7 +46,7 @@ class SlicedField:
             field.crop.put_back(np.asarray(part, np.float32), outside)
             for part, outside in zip(parts, (NEVER, 1.0), strict=True)
         ]
-        return cls(whole[0], whole[1], volume.affine, targets.volume_ratio[0])
+        return cls(whole[0], whole[1], volume.affine, held(targets.volume_ratio[0], volume))
 
     def probability(self, present: CohortSlice, ratios: Array) -> Map:
         """(M, H, W) of tumour in the brain of a slice, for ratios (M,) of volumes."""
@@ -107,7 +108,7 @@ def newly_reached(volume: SessionVolume, affine: FloatArray, growth: Map, slices
     to_slice = np.linalg.inv(affine) @ volume.affine  # both have the axes of the scan's grid
     depths = np.rint((np.arange(slices) - to_slice[2, 3]) / to_slice[2, 2]).astype(np.int64)
     expected_mm2 = growth.sum(axis=(1, 2), dtype=np.float64) * volume.voxel_mm**2
-    shows_now = volume.tumour.any(axis=(1, 2))
+    shows_now = np.asarray(volume.tumour.any(axis=(1, 2)))
     return [
         number
         for number, depth in enumerate(depths)
