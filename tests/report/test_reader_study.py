@@ -310,5 +310,5 @@ def test_growth_maps_alone_have_nothing_to_show(truth: Path, foretold: VolumeFor
     write_shard(shard, key, replace(patient_of("Anna"), day=0.0), {}, foretold)
     told = {"contrasts": [str(name) for name in Contrast]}
     merge(tmp_path / "maps.h5", [PatientShards("Anna", {}, (shard, key))], told, [PatientOutcome("Anna", Status.OK)])
-    with pytest.raises(InputError, match="holds growth maps alone, .* forecast without --maps-only"):
+    with pytest.raises(InputError, match=r"holds growth maps alone, .* forecast without --maps-only"):
         make_study(tmp_path / "maps.h5", truth, tmp_path / "study", count=2, seed=0)

@@ -28,7 +28,7 @@ LEAST_LOG_RATIO = -12.0  # below the last voxel of any tumour
 SAME_VOXELS = 0.01  # relative
 SPARE_MM = 20.0
 LEAST_STEEPNESS = 1.0  # where a network has none, far out, a delay would move a voxel without end
-FRONT_STEEPNESS = 8.0  # per ln of the volume: how sure the front alone is taken to be of itself
+FRONT_STEEPNESS = 16.0  # per ln of the volume: how sure the front alone is taken to be of itself
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """The Fisher-Kolmogorov front from a present outline: how large the tumour is when it reaches each voxel.
 
 The rule for tissue: T1 (t1n, else t1c) of the brain outside the tumour is cut by Otsu's two thresholds; the darkest
-class is CSF, where nothing grows, the middle one grey, the brightest white matter. Under the tumour, whose T1 is not
-its tissue's, all is white. The outline is where the density starts at 1. No learning is in it.
+class is CSF, where no cells go, the middle one grey, the brightest white matter. Under the tumour, whose T1 is not its
+tissue's, all is white. The outline is where the density starts at 1. No learning is in it.
+What the rule takes for CSF is often a voxel that is so in part, and tumour is drawn over it: such voxels follow the
+nearest tissue by some days a millimetre. That, and the share of grey matter, were chosen on simulated patients
+(docs/decisions/0013-growth-maps-in-3d.md).
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from tumorcast.arrival.crop import signed_distance_mm
 from tumorcast.kernels.reaction_diffusion import arrival, face_conductance, largest_outflow
@@ -21,10 +24,11 @@ Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 T1 = (Contrast.T1N, Contrast.T1C)
-WHITE_MM2_PER_DAY, GREY_SHARE = 0.13, 0.2  # diffusivity of a typical high-grade glioma; grey five times slower
+WHITE_MM2_PER_DAY, GREY_SHARE = 0.13, 0.5  # diffusivity of a typical high-grade glioma, and in grey matter
+CSF_DAYS_PER_MM = 50.0
 RATE_PER_DAY = 0.025
 ARRIVED = 0.2  # the density from which T2 and FLAIR show it
-LARGEST_GROWTH = 6.0  # times the present volume; what the front has not reached by then follows by its distance
+LARGEST_GROWTH = 6.0  # times the present volume; what the front has not reached by then follows as CSF does
 LONGEST_DAYS, STEP_DAYS = 3000.0, 5.0
 SMOOTHING_VOXELS = 1.0  # of the mask, where depths are alike
 
@@ -67,11 +71,10 @@ def front_log_volume(brain: Mask, tumour: Mask, t1: npt.NDArray[Any] | None, vox
     distance = signed_distance_mm(tumour, voxel_mm)
     now = int(tumour.sum())
     outside, inside = brain & ~tumour, tumour
-    arrived = np.isfinite(days)
-    last = float(days[arrived].max()) if arrived.any() else 0.0
-    order = np.where(arrived, days, last + 1.0 + np.maximum(distance, 0.0))  # the front ends far out: then by distance
+    away, nearest = distance_transform_edt(~np.isfinite(days), return_indices=True)
+    days = days[tuple(nearest)] + CSF_DAYS_PER_MM * voxel_mm * away
     result = np.full(tumour.shape, np.inf, np.float32)
-    result[outside] = np.log((now + _ranks(order[outside]) + 0.5) / now)
+    result[outside] = np.log((now + _ranks(days[outside]) + 0.5) / now)
     result[inside] = np.log((now - _ranks(_depth(tumour, distance)) - 0.5) / now)
     return result
 

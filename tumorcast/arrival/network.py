@@ -17,7 +17,7 @@ from torch.nn import functional
 from tumorcast.settings import VolumeArchitecture
 
 GROUPS = 8
-FIRST_STEEPNESS = 8.0  # of an untrained network, whose delay is 0: it answers with the front itself
+FIRST_STEEPNESS = 16.0  # of an untrained network, whose delay is 0: it answers with the front itself
 
 
 class ArrivalNetwork(nn.Module):

@@ -25,7 +25,7 @@ from tumorcast.training.arrays import INDEX_FILE, SHA_DIGITS, folder_written_who
 if TYPE_CHECKING:
     from tumorcast.records import SessionVolume
 
-FORMAT, FORMAT_VERSION = "tumorcast-volumes", 1
+FORMAT, FORMAT_VERSION = "tumorcast-volumes", 2
 SPARE = 8  # voxels a side beyond what the network sees, for crops that are moved
 LEAST_VOXELS = 8  # of a tumour that is learned from
 LEAST_RATIO, LARGEST_RATIO = 0.5, 8.0  # of volumes, later over earlier
