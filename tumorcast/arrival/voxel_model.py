@@ -1,0 +1,277 @@
+"""The voxel model: where a tumour goes, learned in seconds from a few pairs of scans.
+
+A logistic regression on what lies round each voxel of the present scan (FEATURES, and OF_CONTRAST of each contrast):
+
+    logit p = β (ln r - front) + Σ weight · feature + bias,        β >= LEAST_STEEPNESS > 0
+
+where r is the tumour's later volume over its present one, and `front` the ln of that ratio at which the
+Fisher-Kolmogorov front arrives (front.py). Since it is linear in ln r with a positive weight, it is a field of arrival
+as it stands: log_volume = front - (Σ weight · feature + bias) / β, with β for its steepness. Size enters beside the
+front alone, as few pairs tell little of how size moves it: what is learned is how sure the front is, and where it is
+wrong. Within the present outline log_volume is held below all outside, so that no tumour grows while it loses its own.
+
+Lengths are in mm. Where a scan's true spacing is not known, they are in whatever its volumes call mm; so a model
+refuses volumes of other voxels than those that it was fitted to.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from tumorcast.arrival.crop import MARGIN_MM, signed_distance_mm
+from tumorcast.arrival.field import ArrivalField, CroppedScan, check_voxels
+from tumorcast.arrival.front import front_log_volume
+from tumorcast.durable import write_text
+from tumorcast.errors import InputError
+from tumorcast.records import SessionVolume
+
+Map = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+FORMAT, FORMAT_VERSION = "tumorcast-voxel-model", 1
+REACH_MM = MARGIN_MM  # farther voxels are not learned from; they are as those at this distance
+FALL_MM, CROWD_MM = (3.0, 8.0, 20.0), (3.0, 6.0, 12.0)
+NEAR_MM, ROUND_MM = 3.0, 6.0  # over which brightness is blurred
+NEAR_FALL_MM = 8.0
+FARTHEST_FRONT = 3.0  # ln of a volume ratio
+BRIGHTEST, FAINT = 3.0, 0.1
+LEAST_SD = 1e-5  # of a feature
+FIRST_STEEPNESS, LEAST_STEEPNESS = 4.0, 0.5  # β
+PENALTY = 50.0  # the weights' squares cost 1 / (2 · this), where the voxels weigh 1 together
+MOST_VOXELS = 30_000  # of a pair, drawn at random
+STEPS = 500  # of the search, which needs some fifty
+TIE = 1e-3  # of the front, within the outline, where the model tells nothing apart
+FEATURES = (
+    "uniform front",
+    "distance outside",
+    "depth inside",
+    "distance to the brain's edge",
+    *(f"fall over {scale:g} mm" for scale in FALL_MM),
+    *(f"tumour within {scale:g} mm" for scale in CROWD_MM),
+)
+OF_CONTRAST = ("brightness round", "brightness near the outline")
+
+
+@dataclass(frozen=True)
+class VolumePair:
+    """A scan with tumour, and where the tumour was at a later one: (Z, Y, X) on the same grid, not empty."""
+
+    present: SessionVolume
+    later: Mask
+
+    @property
+    def ratio(self) -> float:
+        """Later volume over present volume."""
+        return float(np.count_nonzero(self.later) / np.count_nonzero(self.present.labels))
+
+
+@dataclass(frozen=True)
+class FittedTo:
+    """What a model has learned from. scans: a sum over the pairs."""
+
+    patients: int
+    pairs: int
+    scans: str
+
+
+@dataclass(frozen=True)
+class VoxelModel:
+    """A fitted voxel model.
+
+    voxel_mm: of the volumes. weights: by feature, `features_of(contrasts)` in order; of the features as they are.
+    """
+
+    contrasts: tuple[str, ...]
+    voxel_mm: float
+    steepness: float
+    bias: float
+    weights: dict[str, float]
+    fitted_to: FittedTo
+    name: str = "voxel model"
+
+    @classmethod
+    def fit(cls, patients: Sequence[Sequence[VolumePair]], contrasts: Sequence[str]) -> Self:
+        """Fit to each patient's pairs of volumes of these contrasts; patients weigh the same.
+
+        Raises InputError where there is nothing to fit to, or volumes have voxels of different sizes.
+        """
+        known = [pairs for pairs in patients if pairs]
+        if not known:
+            raise InputError("no patient has a pair of scans to learn from; give a cohort with more scans a patient")
+        samples = [sample for pairs in known for sample in _samples(pairs, contrasts)]
+        voxel_mm = samples[0].voxel_mm
+        if any(not np.isclose(sample.voxel_mm, voxel_mm) for sample in samples):
+            raise InputError("the volumes have voxels of different sizes; prepare all scans with one --voxel-mm")
+        steepness, bias, weights = _regression(samples)
+        digest = hashlib.sha256("".join(sample.digest for sample in samples).encode()).hexdigest()
+        fitted_to = FittedTo(len(known), len(samples), digest)
+        names = features_of(contrasts)
+        return cls(tuple(contrasts), voxel_mm, steepness, bias, dict(zip(names, weights, strict=True)), fitted_to)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The model in a file. Raises InputError if it is missing, or not one."""
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if (record.pop("format"), record.pop("format_version")) != (FORMAT, FORMAT_VERSION):
+                raise ValueError("another format or version")
+            digest = record.pop("sha256")
+            contrasts, fitted_to = tuple(record.pop("contrasts")), FittedTo(**record.pop("fitted_to"))
+            model = cls(contrasts=contrasts, fitted_to=fitted_to, **record)
+            if tuple(model.weights) != features_of(contrasts) or not model.steepness >= LEAST_STEEPNESS:
+                raise ValueError("other features than this version has, or a steepness that is none")
+            if model.sha256 != digest:
+                raise ValueError("its sum is not that of its content")
+        except OSError as fault:
+            raise InputError(f"{path}: cannot be read ({fault.strerror}); make it with `tumorcast fit-place`") from None
+        except (ValueError, KeyError, TypeError) as fault:
+            raise InputError(
+                f"{path}: not a voxel model of this version ({fault}); make it with `tumorcast fit-place`"
+            ) from None
+        return model
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": self.sha256}
+        write_text(path, json.dumps(head | asdict(self), indent=1) + "\n")
+
+    @cached_property
+    def sha256(self) -> str:
+        """A sum over all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def field(self, volume: SessionVolume, contrasts: Sequence[str]) -> ArrivalField:
+        """See ArrivalModel. Raises InputError if the scan lacks a contrast, or has other voxels."""
+        check_voxels(self, volume)
+        absent = [name for name in self.contrasts if name not in contrasts]
+        if absent:
+            raise InputError(
+                f"a scan without {', '.join(absent)}, which the voxel model was fitted with; fit one to scans of "
+                f"{', '.join(contrasts)} (`tumorcast fit-place`)"
+            )
+        present = CroppedScan.of(volume, contrasts)
+        looked_at = _Surroundings.of(present, self.contrasts)
+        known = looked_at.features @ np.array(list(self.weights.values()), np.float32) + np.float32(self.bias)
+        log_volume = np.full(present.tumour.shape, np.inf, np.float32)
+        log_volume[present.inside] = looked_at.front - known / np.float32(self.steepness)
+        outside = log_volume[present.inside & ~present.tumour]
+        floor = np.float32(min(0.0, float(outside.min(initial=0.0))))
+        own = np.minimum(log_volume[present.tumour], floor) + np.float32(TIE) * looked_at.front[looked_at.own]
+        log_volume[present.tumour] = own
+        return ArrivalField(present.crop, log_volume, np.full_like(log_volume, self.steepness), present.inside)
+
+
+def features_of(contrasts: Sequence[str]) -> tuple[str, ...]:
+    """What a model of these contrasts looks at.
+
+    >>> len(features_of(["t1c"])) - len(FEATURES)
+    2
+    """
+    return (*FEATURES, *(f"{contrast}: {feature}" for contrast in contrasts for feature in OF_CONTRAST))
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What is looked at in a scan's K voxels of brain and tumour: features (K, F); front (K,), ln of a volume ratio,
+    held within FARTHEST_FRONT; distance (K,), mm, negative within the tumour; own (K,), the tumour."""
+
+    features: Map
+    front: Map
+    distance: Map
+    own: Mask
+
+    @classmethod
+    def of(cls, scan: CroppedScan, contrasts: Sequence[str]) -> Self:
+        """Of these contrasts, which the scan has."""
+        mm, inside = scan.voxel_mm, scan.inside
+        distance = signed_distance_mm(scan.tumour, mm)
+        away = np.clip(distance, 0.0, REACH_MM)
+        outline = scan.tumour.astype(np.float32)
+        uniform = front_log_volume(scan.brain, scan.tumour, None, mm)
+        edge = np.minimum(distance_transform_edt(inside) * mm, REACH_MM)
+        planes = [_held(uniform), away, np.clip(-distance, 0.0, REACH_MM), edge]
+        planes += [np.exp(-away / scale) for scale in FALL_MM]
+        planes += [gaussian_filter(outline, scale / mm) for scale in CROWD_MM]
+        around = scan.brain & ~scan.tumour & (away < REACH_MM)
+        for contrast in contrasts:
+            bright = _brightness(scan.images[scan.contrasts.index(contrast)], scan.tumour, around)
+            near = gaussian_filter(bright, NEAR_MM / mm) * np.exp(-away / NEAR_FALL_MM)
+            planes += [gaussian_filter(bright, ROUND_MM / mm), near]
+        features = np.stack([plane[inside] for plane in planes], axis=-1).astype(np.float32)
+        return cls(features, _held(scan.front())[inside], distance[inside], scan.tumour[inside])
+
+
+def _held(front: Map) -> Map:
+    return np.clip(front, -FARTHEST_FRONT, FARTHEST_FRONT)
+
+
+def _brightness(image: Map, tumour: Mask, around: Mask) -> Map:
+    """(Z, Y, X) on a scale where the brain around is 0 and the tumour ±1."""
+    own, brain = (float(np.median(image[part])) if part.any() else 0.0 for part in (tumour, around))
+    return np.asarray(np.clip((image - brain) / (abs(own - brain) + FAINT), -BRIGHTEST, BRIGHTEST), np.float32)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Voxels of a pair: features (K, F); margin (K,), ln r less the front; truth (K,). weight: of all its voxels."""
+
+    features: Map
+    margin: Map
+    truth: Mask
+    weight: float
+    voxel_mm: float
+    digest: str
+
+
+def _samples(pairs: Sequence[VolumePair], contrasts: Sequence[str]) -> Iterator[_Sample]:
+    """Of a patient's pairs, which weigh 1 together."""
+    seen: SessionVolume | None = None
+    for pair in pairs:
+        if pair.present is not seen:  # a scan that several follow is looked at once
+            seen = pair.present
+            scan = CroppedScan.of(seen, contrasts)
+            looked_at = _Surroundings.of(scan, contrasts)
+            near = np.flatnonzero(looked_at.distance <= REACH_MM)
+        digest = hashlib.sha256(seen.images.tobytes() + seen.labels.tobytes() + pair.later.tobytes()).hexdigest()
+        chosen = near
+        if near.size > MOST_VOXELS:
+            drawn = np.random.default_rng(list(bytes.fromhex(digest)))
+            chosen = np.sort(drawn.choice(near, MOST_VOXELS, replace=False))
+        margin = np.float32(np.log(pair.ratio)) - looked_at.front[chosen]
+        truth = scan.crop.cut(pair.later)[scan.inside][chosen]
+        yield _Sample(looked_at.features[chosen], margin, truth, 1.0 / len(pairs), scan.voxel_mm, digest)
+
+
+def _regression(samples: Sequence[_Sample]) -> tuple[float, float, list[float]]:
+    """β, bias and weights: the penalised logistic regression, whose β has no penalty and a least value."""
+    features = np.concatenate([sample.features for sample in samples]).astype(np.float64)
+    margin = np.concatenate([sample.margin for sample in samples]).astype(np.float64)
+    truth = np.concatenate([sample.truth for sample in samples]).astype(np.float64)
+    weight = np.concatenate([np.full(len(one.truth), one.weight / len(one.truth)) for one in samples])
+    weight /= weight.sum()
+    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), LEAST_SD)
+    table = np.column_stack([margin, (features - mean) / scale, np.ones(len(margin))])
+
+    def cost(answer: Floats) -> tuple[float, Floats]:
+        logit, penalised = table @ answer, answer[1:-1] / PENALTY
+        slope = table.T @ (weight * (expit(logit) - truth))
+        slope[1:-1] += penalised
+        return float(weight @ (np.logaddexp(0.0, logit) - truth * logit) + 0.5 * penalised @ answer[1:-1]), slope
+
+    start = np.zeros(table.shape[1])
+    start[0] = FIRST_STEEPNESS
+    bounds = [(LEAST_STEEPNESS, None)] + [(None, None)] * (len(start) - 1)
+    found: Floats = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x
+    weights = found[1:-1] / scale
+    return float(found[0]), float(found[-1] - weights @ mean), weights.tolist()
