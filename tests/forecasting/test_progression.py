@@ -11,7 +11,13 @@ from tumorcast.data.cohort import CohortSlice
 from tumorcast.diffusion.sampler import Array
 from tumorcast.engines.protocol import ModelInfo
 from tumorcast.forecasting.ensemble import fused, member_growth
-from tumorcast.forecasting.progression import LEAST_WEIGHT, ProgressionGuidance, guidance_window, progression_guidance
+from tumorcast.forecasting.progression import (
+    LEAST_WEIGHT,
+    GuidanceKeys,
+    ProgressionGuidance,
+    guidance_window,
+    progression_guidance,
+)
 from tumorcast.forecasting.targets import SliceTargets
 from tumorcast.settings import ForecastSettings, NetworkKind, SamplerSettings
 
@@ -65,7 +71,8 @@ def guide(
 ) -> ProgressionGuidance:
     targets = SliceTargets(present, change)
     own = range(len(change)) if members is None else members
-    return progression_guidance("P", targets, own, engine=engine or Predictor(), settings=settings)  # type: ignore[arg-type]
+    keys, asked = GuidanceKeys("P", present.source_slice, own.start), engine or Predictor()
+    return progression_guidance(keys, targets, None, engine=asked, settings=settings)  # type: ignore[arg-type]
 
 
 def test_a_growing_tumour_is_led_where_the_network_says_and_no_further(present: CohortSlice) -> None:

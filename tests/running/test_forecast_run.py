@@ -344,10 +344,10 @@ def test_a_patient_of_other_dates_than_its_growth_fails_alone(inputs: ForecastIn
 def test_a_patient_that_cannot_be_planned_fails_alone(
     inputs: ForecastInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planned(cohort: Cohort, patient_id: str, max_slices: int | None) -> PatientPlan:
+    def planned(cohort: Cohort, patient_id: str, *limits: Any, **asked: Any) -> PatientPlan:
         if patient_id == "A":
             raise OSError("a damaged chunk")
-        return plan_patient(cohort, patient_id, max_slices)
+        return plan_patient(cohort, patient_id, *limits, **asked)
 
     monkeypatch.setattr("tumorcast.running.forecast_run.plan_patient", planned)
     first, second, _ = forecast_cohort(inputs, tmp_path / "maps.h5", SETTINGS).outcomes

@@ -310,6 +310,12 @@ class Cohort:
             data = group[DISPLACEMENT]
             return Displacement(data[...], Grid.from_dict(json.loads(data.attrs["grid"])))
 
+    def slice_grid(self, patient_id: str, session_id: str) -> tuple[FloatArray, int]:
+        """(4, 4) affine of a scan's slices, as in Session, and how many its source has, chosen or not."""
+        group = self._session(patient_id, session_id)
+        with _reading(self.path, f"the grid of {patient_id}, session {session_id}"):
+            return group["affine"][...], len(json.loads(group.attrs["source"]).get(SLICE_AREAS, []))
+
     def slice(self, patient_id: str, session_id: str, index: int) -> CohortSlice:
         """One slice; `index` counts the slices in the file, not those of the source."""
         group = self._session(patient_id, session_id)

@@ -14,8 +14,9 @@ from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.engines.protocol import Engine, segment_in_batches
 from tumorcast.forecasting.plan import PlannedSlice, Unit, member_noise
-from tumorcast.forecasting.progression import SURE, ProgressionGuidance, progression_guidance
+from tumorcast.forecasting.progression import SHARED, SURE, GuidanceKeys, ProgressionGuidance, progression_guidance
 from tumorcast.forecasting.targets import PatientTargets, SliceTargets
+from tumorcast.forecasting.volume_slices import SlicedField
 from tumorcast.settings import ForecastSettings, SamplerSettings
 
 Array = npt.NDArray[np.float32]
@@ -29,26 +30,39 @@ class SliceTask:
     planned: PlannedSlice
     targets: SliceTargets
     guidance: ProgressionGuidance
+    keys: GuidanceKeys
 
 
 def forecast_unit(
-    unit: Unit, slices: list[CohortSlice], targets: PatientTargets, engine: Engine, settings: ForecastSettings
+    unit: Unit,
+    slices: list[CohortSlice],
+    targets: PatientTargets,
+    engine: Engine,
+    settings: ForecastSettings,
+    *,
+    sliced: SlicedField | None = None,
 ) -> dict[str, SliceForecast]:
-    """Sample the unit's members, all slices in shared batches, and reduce each slice's; by the slice's name."""
-    tasks = []
+    """Sample the unit's members, all slices in shared batches, and reduce each slice's; by the slice's name.
+
+    sliced: the field of arrival, of which each slice's targets and guidance are then, and a member's noise is the same
+    in all slices.
+    """
+    tasks, members = [], slice(unit.first, unit.last)
     for planned, present in zip(unit.slices, slices, strict=True):
-        own = targets.of_slice(present)[unit.first : unit.last]
-        members = range(unit.first, unit.last)
-        guidance = progression_guidance(unit.patient_id, own, members, engine=engine, settings=settings)
-        tasks.append(SliceTask(planned, own, guidance))
-    shared = encodings_of(targets.of_slice(slices[0]), settings)
+        every = targets.of_slice(present) if sliced is None else sliced.targets(present)
+        predicted = None if sliced is None else sliced.probability(present, sliced.volume_ratio[members])
+        keys = GuidanceKeys(unit.patient_id, planned.source_slice if sliced is None else SHARED, unit.first)
+        guidance = progression_guidance(keys, every[members], predicted, engine=engine, settings=settings)
+        tasks.append(SliceTask(planned, every[members], guidance, keys))
+    first = targets.of_slice(slices[0]) if sliced is None else sliced.targets(slices[0])
+    shared = encodings_of(first, settings)
     encoded, turns = np.unique(np.arange(unit.first, unit.last) % shared, return_inverse=True)
     member_targets = MemberTargets(
         encoding=np.concatenate([k * len(encoded) + turns for k in range(len(tasks))]),
         target_change=np.concatenate([task.targets.change for task in tasks]).astype(np.float32),
         window=np.concatenate([task.guidance.window for task in tasks]),
     )
-    encodings = _encodings(unit.patient_id, tasks, encoded, settings.seed)
+    encodings = _encodings(tasks, encoded, settings.seed)
     images = sample(engine, encodings, member_targets, settings.sampler, batch=settings.batch)
     return {
         task.planned.name: reduce_members(
@@ -72,11 +86,11 @@ def encodings_of(targets: SliceTargets, settings: ForecastSettings) -> int:
     return settings.members if shared is None or np.ptp(targets.change) == 0 else min(shared, settings.members)
 
 
-def _encodings(patient_id: str, tasks: list[SliceTask], numbers: Indices, seed: int) -> Encodings:
+def _encodings(tasks: list[SliceTask], numbers: Indices, seed: int) -> Encodings:
     """Each slice once a number of `numbers`, with the noise of that number."""
     slices, count = [task.targets.present for task in tasks], len(numbers)
     noise = [
-        member_noise(patient_id, task.planned.source_slice, int(number), seed, present.image.shape)
+        member_noise(task.keys.patient_id, task.keys.source_slice, int(number), seed, present.image.shape)
         for task, present in zip(tasks, slices, strict=True)
         for number in numbers
     ]

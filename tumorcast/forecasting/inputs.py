@@ -7,8 +7,9 @@ from tumorcast.archive.maps import PatientForecast
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.data.native import grid_record
 from tumorcast.errors import InputError
-from tumorcast.forecasting.plan import Unit
+from tumorcast.forecasting.plan import CUT_OUT, PlannedSlice, Unit
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.forecasting.volume_slices import slice_through
 from tumorcast.records import SessionVolume
 from tumorcast.settings import ForecastSettings
 
@@ -18,7 +19,7 @@ PATIENTS_KEPT = 4  # units of a patient come one after the other, so few are nee
 
 @dataclass(frozen=True)
 class UnitInputs:
-    """A unit with all that is read for it: its slices, or the volume of a unit without any."""
+    """A unit with all that is read for it. volume: None where the cohort keeps none, or nothing is to be made of it."""
 
     unit: Unit
     slices: list[CohortSlice]
@@ -29,17 +30,18 @@ class UnitInputs:
 
 @dataclass
 class UnitReader:
-    """Reads units; growth is needed where a horizon is asked for."""
+    """Reads units; growth is needed where a horizon is asked for. volumes: whether volumes are read too."""
 
     cohort: Cohort
     growth: GrowthFile | None
     settings: ForecastSettings
+    volumes: bool = False
     _targets: dict[str, PatientTargets] = field(default_factory=dict, repr=False)
 
     def read(self, unit: Unit) -> UnitInputs:
         """Everything a unit needs. Raises InputError if the patient has no fit, or one of other dates."""
         last = self.cohort.sessions(unit.patient_id)[-1]
-        targets = self._targets_of(unit.patient_id, last.day)
+        targets = self.targets_of(unit.patient_id, last.day)
         horizon = self.settings.horizon_days
         patient = PatientForecast(
             patient_id=unit.patient_id,
@@ -52,10 +54,11 @@ class UnitReader:
                 self.cohort.source(unit.patient_id, last.id), deformed=self.cohort.is_deformed(unit.patient_id, last.id)
             ),
         )
-        volume = None if unit.slices else self.cohort.volume(unit.patient_id, unit.session_id)
-        return UnitInputs(unit, slices_of(unit, self.cohort), targets, patient, volume)
+        volume = self.cohort.volume(unit.patient_id, unit.session_id) if self.volumes else None
+        return UnitInputs(unit, slices_of(unit, self.cohort, volume), targets, patient, volume)
 
-    def _targets_of(self, patient_id: str, day: float) -> PatientTargets:
+    def targets_of(self, patient_id: str, day: float) -> PatientTargets:
+        """What the patient's members aim at, from a last scan of this day. Raises InputError as `read` does."""
         if patient_id not in self._targets:
             while len(self._targets) >= PATIENTS_KEPT:
                 del self._targets[next(iter(self._targets))]
@@ -70,6 +73,14 @@ class UnitReader:
         return PatientTargets.drawn(self.growth.forecast(patient_id), day, self.settings)
 
 
-def slices_of(unit: Unit, cohort: Cohort) -> list[CohortSlice]:
-    """The unit's slices, from the cohort file."""
-    return [cohort.slice(unit.patient_id, unit.session_id, planned.index) for planned in unit.slices]
+def slices_of(unit: Unit, cohort: Cohort, volume: SessionVolume | None = None) -> list[CohortSlice]:
+    """The unit's slices, from the cohort file, or cut out of the volume."""
+    return [_slice_of(planned, unit, cohort, volume) for planned in unit.slices]
+
+
+def _slice_of(planned: PlannedSlice, unit: Unit, cohort: Cohort, volume: SessionVolume | None) -> CohortSlice:
+    if planned.index != CUT_OUT:
+        return cohort.slice(unit.patient_id, unit.session_id, planned.index)
+    assert volume is not None, "else no slice were cut out"
+    affine, _ = cohort.slice_grid(unit.patient_id, unit.session_id)
+    return slice_through(volume, affine, planned.source_slice, cohort.image_size)

@@ -11,13 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.data.cohort import Cohort, SessionInfo
+from tumorcast.forecasting.volume_slices import newly_reached
 from tumorcast.random_keys import patient_key
 from tumorcast.settings import ForecastSettings
+
+CUT_OUT = -1
 
 
 @dataclass(frozen=True)
 class PlannedSlice:
-    """A slice of a scan: `index` is its position in the session, `source_slice` in the volume."""
+    """A slice of a scan: `index` is its position in the session, `source_slice` in the volume.
+
+    One that the session has not, index CUT_OUT, is cut out of the volume.
+    """
 
     index: int
     source_slice: int
@@ -100,17 +106,33 @@ class PatientPlan:
 
 
 def plan_patient(
-    cohort: Cohort, patient_id: str, max_slices: int | None, *, images: bool = True, volumes: bool = False
+    cohort: Cohort,
+    patient_id: str,
+    max_slices: int | None,
+    *,
+    images: bool = True,
+    volumes: bool = False,
+    volume_ratio: npt.NDArray[np.float64] | None = None,
 ) -> PatientPlan:
     """What to forecast of the patient's last scan.
 
     images: the slices with tumour, those with the largest if `max_slices` cuts the list. volumes: the volume, where the
-    cohort keeps one and it has tumour.
+    cohort keeps one and it has tumour. volume_ratio: (M,) what the members aim at, over the present volume; where both
+    are asked for, and the list is not cut, the slices that the tumour may newly come to are among the images.
     """
     last: SessionInfo = cohort.sessions(patient_id)[-1]
     volume = cohort.volume(patient_id, last.id) if volumes else None
+    if volume is not None and not volume.tumour.any():
+        volume = None
     slices = _slices_with_tumour(cohort, patient_id, last, max_slices) if images else ()
-    return PatientPlan(patient_id, last.id, slices, volume is not None and bool(volume.tumour.any()))
+    if images and volume is not None and volume_ratio is not None and max_slices is None:
+        affine, count = cohort.slice_grid(patient_id, last.id)
+        has = {part.source_slice for part in slices}
+        index = {int(number): k for k, number in enumerate(last.source_slice)}
+        new = [number for number in newly_reached(volume, affine, volume_ratio, count) if number not in has]
+        slices += tuple(PlannedSlice(index.get(number, CUT_OUT), number) for number in new)
+        slices = tuple(sorted(slices, key=lambda part: part.source_slice))
+    return PatientPlan(patient_id, last.id, slices, volume is not None)
 
 
 def _slices_with_tumour(

@@ -22,6 +22,7 @@ Array = npt.NDArray[np.float32]
 FIELD_MM = 8.0  # standard deviation of the kernel that smooths the noise between members
 LEAST_WEIGHT = 0.02  # of the guidance near the tumour, where no growth is predicted
 SURE = 1e-4  # a probability is kept this far from 0 and 1
+SHARED = 0  # in place of the number of a slice: noise that all slices of a member have
 VARIATION_KEY = 1  # beside the noise of the image, which has a shorter key
 
 
@@ -36,21 +37,38 @@ class ProgressionGuidance:
     probability: Array | None
 
 
+@dataclass(frozen=True)
+class GuidanceKeys:
+    """What a slice's noise is drawn from. source_slice: SHARED where all have the same; first: of its members."""
+
+    patient_id: str
+    source_slice: int
+    first: int
+
+
 def progression_guidance(
-    patient_id: str, targets: SliceTargets, members: range, *, engine: Engine, settings: ForecastSettings
+    keys: GuidanceKeys, targets: SliceTargets, predicted: Array | None, *, engine: Engine, settings: ForecastSettings
 ) -> ProgressionGuidance:
-    """The guidance of the members of one slice. targets: one an entry of `members`."""
+    """The guidance of the members of one slice. targets: of as many members as there are from `keys.first` on.
+
+    predicted: (M, H, W) probability of tumour at the members' sizes, where it is known from a map in three dimensions;
+    else the progression network on slices is asked, if the model has one.
+    """
     present = targets.present
     outline, pixel_mm = present.labels > 0, pixel_size_mm(present.affine)
     near = guidance_window(outline, settings.sampler.window_mm, pixel_mm)
-    if not engine.info.progression:
-        return ProgressionGuidance(np.repeat(near[None], len(members), axis=0), None)
-    probability = predict_progression(present, targets.target_ratio, engine, settings.batch)
+    if predicted is None and not engine.info.progression:
+        return ProgressionGuidance(np.repeat(near[None], len(targets.change), axis=0), None)
+    probability = predicted
+    if probability is None:
+        probability = predict_progression(present, targets.target_ratio, engine, settings.batch)
     windows = np.empty_like(probability)
-    for row, member in enumerate(members):
+    for row, member in enumerate(range(keys.first, keys.first + len(probability))):
         varied = probability[row]
         if settings.sampler.spread > 0:
-            white = member_noise(patient_id, present.source_slice, member, settings.seed, outline.shape, VARIATION_KEY)
+            white = member_noise(
+                keys.patient_id, keys.source_slice, member, settings.seed, outline.shape, VARIATION_KEY
+            )
             varied = _varied(varied, settings.sampler.spread, white, pixel_mm)
         windows[row] = _where_it_changes(varied, outline, grows=targets.change[row] >= 0)
     return ProgressionGuidance(np.maximum(windows, LEAST_WEIGHT * near) * present.brain, probability)

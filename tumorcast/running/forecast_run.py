@@ -6,8 +6,8 @@ The archive is the same on any number of ranks, in any order, however often the 
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import write_shard
-from tumorcast.arrival.field import ArrivalModel, NetworkArrival
+from tumorcast.arrival.field import ArrivalField, ArrivalModel, NetworkArrival
 from tumorcast.data.cohort import Cohort
 from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
@@ -32,6 +32,7 @@ from tumorcast.forecasting.place import open_place
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
 from tumorcast.forecasting.targets import area_power, fitted_day
 from tumorcast.forecasting.volume_maps import forecast_volume
+from tumorcast.forecasting.volume_slices import SlicedField
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.running.ledger import EventLog, Ledger
 from tumorcast.running.merging import account, write_archive
@@ -291,15 +292,7 @@ class _ForecastRun:
             return self.ledger.read_plan()
         patients, left_out = [], {}
         for patient_id in self.cohort.patient_ids():
-            planning = partial(
-                plan_patient,
-                self.cohort,
-                patient_id,
-                self.settings.max_slices,
-                images=self.makers.engine is not None,
-                volumes=self.makers.place is not None,
-            )
-            planned = attempt(patient_id, planning)
+            planned = attempt(patient_id, partial(self._plan_patient, patient_id))
             if isinstance(planned, PatientOutcome):
                 left_out[patient_id] = planned.reason
                 planned = PatientPlan(patient_id, "", ())
@@ -307,6 +300,19 @@ class _ForecastRun:
         plan = RunPlan.of(tuple(patients), self.settings)
         self.ledger.write_plan(plan, left_out)
         return plan, left_out
+
+    @cached_property
+    def _reader(self) -> UnitReader:
+        return UnitReader(self.cohort, self.growth, self.settings, volumes=self.makers.place is not None)
+
+    def _plan_patient(self, patient_id: str) -> PatientPlan:
+        images, volumes = self.makers.engine is not None, self.makers.place is not None
+        ratio = None
+        if images and volumes:
+            day = self.cohort.sessions(patient_id)[-1].day
+            ratio = self._reader.targets_of(patient_id, day).volume_ratio[0]
+        most = self.settings.max_slices
+        return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, volume_ratio=ratio)
 
     def _to_do(self, plan: RunPlan) -> npt.NDArray[np.int64]:
         """The units that are neither done nor failed, longest first. The ranks look at the shards together."""
@@ -332,7 +338,7 @@ class _ForecastRun:
             device="cpu" if self.makers.engine is None else self.makers.engine.device,
             visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
-        reader = UnitReader(self.cohort, self.growth, self.settings)
+        reader = self._reader
         job = ForecastJob(reader, self.makers, plan, self.ledger)
         return work_on_ranks(
             order,
@@ -356,6 +362,7 @@ class ForecastJob:
     makers: Makers
     plan: RunPlan
     ledger: Ledger
+    fields: dict[str, ArrivalField] = field(default_factory=dict, repr=False)
 
     def name(self, unit: int) -> str:
         """The unit's key: patient, first slice, block of members."""
@@ -368,11 +375,28 @@ class ForecastJob:
     def compute(self, inputs: UnitInputs) -> dict[str, SliceForecast] | VolumeForecast:
         """The forecast of each slice, by its name; or that of the volume."""
         reader, makers = self.reader, self.makers
-        if inputs.volume is None:
+        if inputs.unit.slices:
             assert makers.engine is not None, "else no slice were planned"
-            return forecast_unit(inputs.unit, inputs.slices, inputs.targets, makers.engine, reader.settings)
-        assert makers.place is not None, "else no volume were planned"
+            return forecast_unit(
+                inputs.unit,
+                inputs.slices,
+                inputs.targets,
+                makers.engine,
+                reader.settings,
+                sliced=self._sliced(inputs),
+            )
+        assert makers.place is not None and inputs.volume is not None, "else no volume were planned"
         return forecast_volume(inputs.volume, reader.cohort.contrasts, inputs.targets, makers.place, reader.settings)
+
+    def _sliced(self, inputs: UnitInputs) -> SlicedField | None:
+        """The field that the slices of a patient are guided by, kept for its next unit."""
+        volume, place, patient_id = inputs.volume, self.makers.place, inputs.unit.patient_id
+        if volume is None or place is None or not volume.tumour.any():
+            return None
+        if patient_id not in self.fields:
+            self.fields.clear()
+            self.fields[patient_id] = place.field(volume, self.reader.cohort.contrasts)
+        return SlicedField.of(self.fields[patient_id], volume, inputs.targets)
 
     def write(self, inputs: UnitInputs, product: dict[str, SliceForecast] | VolumeForecast) -> None:
         """Write the unit's shard."""
