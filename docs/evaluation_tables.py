@@ -21,12 +21,14 @@ from tumorcast.evaluation.metrics import (
     DICE_HALF,
     DIRECTION,
     ECE,
+    EXPECTED_SHARE,
     HD95,
     MEDIAN_ERROR,
     NRMSE,
     PLAN_COVERAGE,
     PSNR,
     R2,
+    RECALL_NEW,
     SSIM,
     SURFACE,
     Metric,
@@ -37,6 +39,7 @@ PAGE = Path(__file__).with_name("evaluation.md")
 TABLES = {
     "place": (AP, AUC, DICE, HD95, SURFACE, DIRECTION, COVERAGE, PLAN_COVERAGE),
     "probability": (ECE, BRIER, CONTINUOUS_DICE, DICE_HALF),
+    "volumes": (RECALL_NEW, EXPECTED_SHARE),
     "images": (SSIM, PSNR),
     "sizes": (R2, NRMSE, MEDIAN_ERROR, COVERAGE_90),
 }
@@ -47,7 +50,8 @@ TABLE = re.compile(r"(<!-- metrics (\w+):[^\n]*-->\n)(.*?)(<!-- end -->)", re.S)
 def row(metric: Metric) -> tuple[str, ...]:
     """A metric's line."""
     least, most = (f"{end:g}".replace("-", "−").replace("inf", "∞") for end in metric.support)
-    better = {True: "more", False: "less", None: "0.9"}[metric.higher_is_better]
+    best = re.search(r"([\d.]+) is best", metric.summary)
+    better = {True: "more", False: "less", None: best[1] if best else ""}[metric.higher_is_better]
     reference = metric.part("Reference")
     definition = metric.part("Formula") + ("" if reference == "ours." else f" {reference}")
     cells = (metric.label, f"`{metric.name}`", f"{least} … {most}", better, definition, metric.part("Missing"))

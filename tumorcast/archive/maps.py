@@ -117,16 +117,26 @@ class VolumeForecast:
         return first_voxels(self.log_volume, round(wanted / self.voxel_mm**3))
 
 
-def first_voxels(log_volume: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.bool_]:
-    """(Z, Y, X) the `count` voxels of least log volume, of those that are reached at all.
+def first_voxels(order: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.bool_]:
+    """(Z, Y, X) the `count` voxels that come first in an order, such as log_volume, of those that are reached at all.
+
+    Of voxels alike in order that do not all fit in, those taken are drawn, from a fixed seed: so no order gains by how
+    voxels are stored.
 
     >>> first_voxels(np.array([[[0.5, np.inf, -1.0]]]), 2)
     array([[[ True, False,  True]]])
     """
-    order = np.argsort(log_volume, axis=None, kind="stable")[: max(count, 0)]
-    chosen = np.zeros(log_volume.size, np.bool_)
-    chosen[order[np.isfinite(log_volume.ravel()[order])]] = True
-    return chosen.reshape(log_volume.shape)
+    reached: npt.NDArray[np.bool_] = np.isfinite(order)
+    if count >= reached.sum():
+        return reached
+    if count <= 0:
+        return np.zeros_like(reached)
+    last = np.partition(order, count - 1, axis=None)[count - 1]
+    chosen: npt.NDArray[np.bool_] = order < last
+    alike = np.flatnonzero(order == last)
+    drawn = np.random.default_rng(0).choice(alike, count - int(chosen.sum()), replace=False)
+    chosen.flat[drawn] = True
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ def evaluate(
         str, typer.Option(help="The area every outline is given: aimed (by the forecast) or truth.")
     ] = "aimed",
     max_days_off: Annotated[float, typer.Option(min=0, help="Most days between a scan and the day aimed at.")] = 45.0,
-    model: Annotated[list[Path] | None, typer.Option(help=f"For unguided diffusion. {A_MODEL}")] = None,
+    model: Annotated[
+        list[Path] | None, typer.Option(help=f"For unguided diffusion and segmenter + distance in 3-D. {A_MODEL}")
+    ] = None,
     members: Annotated[
         int | None, typer.Option(min=1, help="Of unguided diffusion; default: as the forecast's encodings.")
     ] = None,
@@ -39,8 +41,7 @@ def evaluate(
     check_extra()
     from tumorcast.archive.maps import MapArchive
     from tumorcast.data.cohort import Cohort
-    from tumorcast.evaluation.evaluate import EvaluationSettings, Evaluator
-    from tumorcast.evaluation.tables import write_evaluation
+    from tumorcast.evaluation.evaluate import EvaluationSettings
 
     settings = EvaluationSettings(_named(baselines, model), _size_given(size), max_days_off)
     if members is not None and not model:
@@ -48,18 +49,94 @@ def evaluate(
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; give a folder")
     with MapArchive.open(maps) as archive, Cohort.open(truth) as cohort:
-        unguided = None
-        if model:
-            unguided = _unguided(archive, cohort, engine_choice(model, provider, device, cache=engine_cache), members)
+        judged = _Judge(archive, cohort, settings, out, _engine(model, provider, device, engine_cache))
+        has_slices, has_volumes = archive.count_slices() > 0, bool(archive.record.get("volumes"))
+        result: dict[str, Any] = {"out": str(out)}
+        if has_slices or not has_volumes:
+            result |= judged.slices(members)
+        if has_volumes:
+            result["volumes"] = judged.volumes(alone=not has_slices)
+    print_result(as_json, result)
+    exit_if_failed(judged.failed)
+
+
+class _Judge:
+    """What of an archive is judged, told as it goes; counts those that failed."""
+
+    def __init__(self, archive: Any, cohort: Any, settings: Any, out: Path, engine: Any) -> None:
+        self.archive, self.cohort, self.settings, self.out, self.engine = archive, cohort, settings, out, engine
+        self.failed = 0
+
+    def slices(self, members: int | None) -> dict[str, Any]:
+        """The slices: files, and what is printed."""
+        from tumorcast.evaluation.evaluate import Evaluator
+        from tumorcast.evaluation.tables import write_evaluation
+
+        unguided = None if self.engine is None else self._unguided(members)
         with progress("patients", "nothing was written; start it again") as tell:
-            evaluation = Evaluator(archive, cohort, settings, unguided).evaluate(tell)
-    summaries = write_evaluation(out, evaluation)
-    for outcome in evaluation.outcomes:
-        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
-    for note in evaluation.notes:
-        typer.echo(note, err=True)
-    print_result(as_json, _result(out, evaluation, summaries))
-    exit_if_failed(sum(outcome.status == "failed" for outcome in evaluation.outcomes))
+            evaluation = Evaluator(self.archive, self.cohort, self.settings, unguided).evaluate(tell)
+        summaries = write_evaluation(self.out, evaluation)
+        told = self._told(evaluation, summaries, None)
+        slices = {"slices": sum(len(patient.slices) for patient in evaluation.patients)}
+        return told | slices | {"size": evaluation.record["settings"]["size"]}
+
+    def volumes(self, *, alone: bool) -> dict[str, Any]:
+        """The volumes: files, and what is printed. alone: whether there is nothing else to judge."""
+        from tumorcast.evaluation.evaluate import none_judged
+        from tumorcast.evaluation.volume_baselines import PlaneSegmenter
+        from tumorcast.evaluation.volume_evaluator import VolumeEvaluator
+        from tumorcast.evaluation.volume_tables import VolumeSummaries, write_volumes
+
+        segmenter = None if self.engine is None else PlaneSegmenter(self.engine, self._forecast_settings().batch)
+        with progress("patients", "no volume was judged; start it again") as tell:
+            evaluation = VolumeEvaluator(self.archive, self.cohort, self.settings, segmenter).evaluate(tell)
+        if not evaluation.patients and alone:
+            raise none_judged(self.archive, evaluation.outcomes)
+        judged = bool(evaluation.patients)
+        summaries = write_volumes(self.out, evaluation) if judged else VolumeSummaries([], [])
+        return self._told(evaluation, summaries, "volume")
+
+    def _told(self, evaluation: Any, summaries: Any, what: str | None) -> dict[str, Any]:
+        """Fates and notes on stderr; counts, and the growth map's and the baselines' chief figures."""
+        from tumorcast.evaluation.tables import jsonable
+        from tumorcast.records import count_by_status
+
+        for outcome in evaluation.outcomes:
+            tell_fate(outcome.patient_id, what, outcome.status, outcome.reason)
+        for note in evaluation.notes:
+            typer.echo(note, err=True)
+        figures = {
+            str(line.method): {name: line.means[name].value for name in HEADLINE if name in line.means}
+            for line in summaries.methods
+        }
+        counts = count_by_status(evaluation.outcomes)
+        self.failed += counts["failed"]
+        return {"patients": counts, "methods": jsonable(figures)}
+
+    def _forecast_settings(self) -> Any:
+        """Those of the archive."""
+        from tumorcast.settings import ForecastSettings
+
+        return ForecastSettings.of(self.archive.provenance["settings"], str(self.archive.path))
+
+    def _unguided(self, members: int | None) -> Any:
+        """What makes unguided diffusion, with the settings of the forecast."""
+        from tumorcast.engines.protocol import check_same_images
+        from tumorcast.evaluation.baselines import Unguided
+
+        settings = self._forecast_settings()
+        check_same_images(self.cohort, self.engine.info.images)
+        if members is not None:
+            sampler = settings.sampler.model_copy(update={"encodings": members})
+            settings = settings.model_copy(update={"members": members, "sampler": sampler})
+        return Unguided(self.engine, settings)
+
+
+def _engine(model: list[Path] | None, provider: str, device: str | None, cache: Path | None) -> Any:
+    """The model's engine; None without a model."""
+    from tumorcast.engines.opening import open_engine
+
+    return open_engine(engine_choice(model, provider, device, cache=cache)) if model else None
 
 
 def _named(text: str, model: list[Path] | None) -> Any:
@@ -82,37 +159,3 @@ def _size_given(word: str) -> Any:
     if word not in sizes:
         raise UsageError(f"--size {word}: allowed are {', '.join(sizes)}")
     return sizes[word]
-
-
-def _unguided(archive: Any, cohort: Any, wanted: Any, members: int | None) -> Any:
-    """What makes unguided diffusion, with the settings of the forecast."""
-    from tumorcast.engines.opening import open_engine
-    from tumorcast.engines.protocol import check_same_images
-    from tumorcast.evaluation.baselines import Unguided
-    from tumorcast.settings import ForecastSettings
-
-    settings = ForecastSettings.of(archive.provenance["settings"], str(archive.path))
-    engine = open_engine(wanted)
-    check_same_images(cohort, engine.info.images)
-    if members is not None:
-        sampler = settings.sampler.model_copy(update={"encodings": members})
-        settings = settings.model_copy(update={"members": members, "sampler": sampler})
-    return Unguided(engine, settings)
-
-
-def _result(out: Path, evaluation: Any, summaries: Any) -> dict[str, Any]:
-    """What is printed: counts, and the growth map's and the baselines' chief figures."""
-    from tumorcast.evaluation.tables import jsonable
-    from tumorcast.records import count_by_status
-
-    figures = {
-        str(line.method): {name: line.means[name].value for name in HEADLINE if name in line.means}
-        for line in summaries.methods
-    }
-    return {
-        "out": str(out),
-        "patients": count_by_status(evaluation.outcomes),
-        "slices": sum(len(patient.slices) for patient in evaluation.patients),
-        "size": evaluation.record["settings"]["size"],
-        "methods": jsonable(figures),
-    }

@@ -4,9 +4,9 @@ The table has a line a value: patient, slice, method, metric, value. A patient's
 sizes, first; then a patient counts once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -116,13 +116,21 @@ class PatientValues:
         }
 
 
-def patient_reliability(patients: Iterable[PatientScores], method: Method, name: str) -> Floats:
-    """(P, 3, BINS) those of Reliability.of_patient, of the patients that have them. name: as in SliceScores."""
+class Judged(Protocol):
+    """A part of a patient that was judged: a slice, or the volume."""
+
+    @property
+    def reliability(self) -> Mapping[tuple[Method, str], Reliability]:
+        """By method and region."""
+
+
+def patient_reliability(patients: Iterable[Sequence[Judged]], method: Method, name: str) -> Floats:
+    """(P, 3, BINS) those of Reliability.of_patient, of the patients that have them. patients: the parts of each."""
     found = [
-        [scores.reliability[method, name] for scores in patient.slices if (method, name) in scores.reliability]
-        for patient in patients
+        [scores.reliability[method, name] for scores in parts if (method, name) in scores.reliability]
+        for parts in patients
     ]
-    return np.array([Reliability.of_patient(slices) for slices in found if slices])
+    return np.array([Reliability.of_patient(parts) for parts in found if parts])
 
 
 @dataclass(frozen=True)
@@ -155,18 +163,20 @@ class SizeSummary:
     difference: Difference | None
 
 
-def method_summaries(patients: Sequence[PatientScores], values: PatientValues) -> list[MethodSummary]:
-    """Every method that some patient has."""
+def method_summaries(
+    patients: Sequence[Sequence[Judged]], values: PatientValues, metrics: Sequence[Metric] = MAP_METRICS
+) -> list[MethodSummary]:
+    """Every method that some patient has. patients: the parts of each."""
     summaries = []
     for method in values.methods():
-        means = values.mean_estimates(method, MAP_METRICS)
+        means = values.mean_estimates(method, metrics)
         bins = {metric.name: patient_reliability(patients, method, name) for metric, name in CALIBRATION.items()}
         summaries.append(
             MethodSummary(
                 method,
                 {name: found for name, found in means.items() if found.patients},
                 {name: estimate(found, calibration_error) for name, found in bins.items() if len(found)},
-                values.differences(Method.PRODUCT, method, MAP_METRICS),
+                values.differences(Method.PRODUCT, method, metrics),
             )
         )
     return summaries
@@ -255,7 +265,7 @@ class Summaries:
         """Of all patients."""
         values = PatientValues.of(long_table(patients))
         return cls(
-            method_summaries(patients, values),
+            method_summaries([patient.slices for patient in patients], values),
             threshold_curves(values),
             image_summaries(values),
             size_summaries(PatientSizes.of(patients)),

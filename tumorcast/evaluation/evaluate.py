@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import numpy as np
 
@@ -42,6 +42,10 @@ class EvaluationSettings:
     size: TargetSize = TargetSize.FORECAST
     max_days_off: float = 45.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """What holds for slices and volumes, for the record."""
+        return {"baselines": [str(name) for name in self.baselines], "max_days_off": self.max_days_off}
+
 
 @dataclass(frozen=True)
 class PatientScores:
@@ -74,6 +78,52 @@ def no_more_maps(followup: FollowUp, forecast: SliceForecast) -> dict[Method, Me
     return {}
 
 
+Scored = TypeVar("Scored")
+
+
+def judge_patients(
+    archive: MapArchive, cohort: Cohort, judge: Callable[[PatientForecast], Scored], report: Report
+) -> tuple[list[Scored], list[PatientOutcome]]:
+    """What `judge` finds of every patient of the archive, and how each fared; one that cannot be judged stops no other.
+
+    Raises InputError if archive and cohort do not belong together.
+    """
+    check_cohort(archive, cohort)
+    patients = archive.patients()
+    judged: list[Scored] = []
+    outcomes = []
+    for done, patient in enumerate(patients, start=1):
+        try:
+            if patient.patient_id not in cohort.patient_ids():
+                raise NoTruthError(f"not in {cohort.path}")
+            judged.append(judge(patient))
+            outcomes.append(PatientOutcome(patient.patient_id, Status.OK))
+        except NoTruthError as reason:
+            outcomes.append(PatientOutcome(patient.patient_id, Status.SKIPPED, str(reason)))
+        except InputError as fault:
+            outcomes.append(PatientOutcome(patient.patient_id, Status.FAILED, str(fault)))
+        report(done, len(patients))
+    return judged, outcomes
+
+
+def none_judged(archive: MapArchive, outcomes: Sequence[PatientOutcome]) -> InputError:
+    """That no patient could be judged, with the first reasons."""
+    reasons = "; ".join(f"{outcome.patient_id}: {outcome.reason}" for outcome in outcomes[:3])
+    more = f"; and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
+    return InputError(f"{archive.path}: no patient could be judged; {reasons}{more}")
+
+
+def evaluation_record(archive: MapArchive, cohort: Cohort, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation was made of."""
+    return {
+        "archive": {"name": archive.path.name, "provenance": archive.provenance},
+        "truth": {"name": cohort.path.name, "sha256": cohort.sha256},
+        "settings": settings,
+        "version": VERSION,
+        "commit": commit(),
+    }
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Judges patient after patient. model: what makes unguided diffusion, None to leave it out.
@@ -92,34 +142,13 @@ class Evaluator:
 
         Raises InputError if the two do not belong together, if no patient could be judged, or none has tumour later.
         """
-        check_cohort(self.archive, self.cohort)
-        patients = self.archive.patients()
-        judged: list[PatientScores] = []
-        outcomes = []
-        for done, patient in enumerate(patients, start=1):
-            outcomes.append(self._outcome(patient, judged))
-            report(done, len(patients))
+        judged, outcomes = judge_patients(self.archive, self.cohort, self._scores, report)
         self._check_judged(judged, outcomes)
         return Evaluation(judged, outcomes, self._notes(judged), self._record())
 
-    def _outcome(self, patient: PatientForecast, judged: list[PatientScores]) -> PatientOutcome:
-        """Judge a patient and add the scores; one that cannot be judged never stops the others."""
-        name = patient.patient_id
-        try:
-            if name not in self.cohort.patient_ids():
-                raise NoTruthError(f"not in {self.cohort.path}")
-            judged.append(self._scores(patient))
-        except NoTruthError as reason:
-            return PatientOutcome(name, Status.SKIPPED, str(reason))
-        except InputError as fault:
-            return PatientOutcome(name, Status.FAILED, str(fault))
-        return PatientOutcome(name, Status.OK)
-
     def _check_judged(self, judged: list[PatientScores], outcomes: Sequence[PatientOutcome]) -> None:
         if not judged:
-            reasons = "; ".join(f"{outcome.patient_id}: {outcome.reason}" for outcome in outcomes[:3])
-            more = f"; and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
-            raise InputError(f"{self.archive.path}: no patient could be judged; {reasons}{more}")
+            raise none_judged(self.archive, outcomes)
         if not any(scores.areas.true_mm2 > 0 for scores in slices_of(judged)):
             raise InputError(
                 f"{self.cohort.path}: no tumour is left in any later scan of the slices forecast, so there is nothing "
@@ -172,19 +201,11 @@ class Evaluator:
 
     def _record(self) -> dict[str, Any]:
         """What the evaluation was made of."""
-        return {
-            "archive": {"name": self.archive.path.name, "provenance": self.archive.provenance},
-            "truth": {"name": self.cohort.path.name, "sha256": self.cohort.sha256},
-            "settings": {
-                "baselines": [str(name) for name in self.settings.baselines],
-                "size": SIZE_WORDS[self.settings.size],
-                "max_days_off": self.settings.max_days_off,
-                "unguided_members": None if self.model is None else self.model.settings.members,
-            },
-            "version": VERSION,
-            "commit": commit(),
-            "thresholds": list(THRESHOLDS),
+        settings = self.settings.as_dict() | {
+            "size": SIZE_WORDS[self.settings.size],
+            "unguided_members": None if self.model is None else self.model.settings.members,
         }
+        return evaluation_record(self.archive, self.cohort, settings) | {"thresholds": list(THRESHOLDS)}
 
 
 def slices_of(patients: Sequence[PatientScores]) -> Iterator[SliceScores]:

@@ -1,6 +1,7 @@
 """Metrics: each is one function whose docstring holds its formula, reference and rule for missing values.
 
-Masks and maps are (H, W), images (C, H, W) in [-1, 1], distances in mm; what has no value is NaN. METRICS are those of
+Masks and maps are (H, W), or (Z, Y, X) where pixels are voxels; images are (C, H, W) in [-1, 1], distances in mm; what
+has no value is NaN. METRICS are those of
 `tumorcast evaluate`, with what a table needs of them; docs/evaluation.md's tables of definitions are generated from
 these docstrings by docs/evaluation_tables.py, which reads the paragraphs that begin with one of PARTS.
 scipy measures distances, scikit-learn ranks, scikit-image compares images.
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.floating[Any]]
@@ -142,16 +143,17 @@ class SurfaceDistance:
 def surface_distance(a: Mask, b: Mask, pixel_mm: float) -> SurfaceDistance:
     """Distances from each edge pixel of one outline to the nearest of the other, both ways.
 
-    An edge pixel has a neighbour (of four) outside the mask; the image's edge is outside. Both masks empty: 0. One
-    empty: the image's diagonal, which no distance exceeds.
+    An edge pixel has a neighbour (of four, or six in a volume) outside the mask; the image's edge is outside. Both
+    masks empty: 0. One empty: the image's diagonal, which no distance exceeds.
 
     >>> surface_distance(np.array([[True, False, False]]), np.array([[False, False, True]]), 2.0)
     SurfaceDistance(hd95=4.0, mean=4.0)
     """
     if not a.any() or not b.any():
-        missed = float(np.hypot(*a.shape)) * pixel_mm if a.any() or b.any() else 0.0
+        missed = float(np.linalg.norm(a.shape)) * pixel_mm if a.any() or b.any() else 0.0
         return SurfaceDistance(missed, missed)
-    outlines = [mask & ~binary_erosion(mask) for mask in (a, b)]
+    (box,) = find_objects((a | b).astype(np.uint8))
+    outlines = [mask[box] & ~binary_erosion(mask[box]) for mask in (a, b)]
     ways = [(outlines[0], outlines[1]), (outlines[1], outlines[0])]
     distances = [distance_transform_edt(~to)[of] * pixel_mm for of, to in ways]
     return SurfaceDistance(max(float(np.percentile(way, 95)) for way in distances), _mean(np.concatenate(distances)))
@@ -252,6 +254,20 @@ def plan_coverage(new: Mask, score: Map, candidates: Mask, away_mm: Map) -> floa
     return coverage(new, score, candidates, int((candidates & (away_mm <= PLAN_MM)).sum()))
 
 
+def recall(new: Mask, outline: Mask, region: Mask) -> float:
+    """Share of the new tumour of a region that the outline holds.
+
+    Formula: |outline ∩ new ∩ region| / |new ∩ region|; the region is the slices that show no tumour now.
+    Reference: sensitivity.
+    Missing: no value without new tumour there.
+
+    >>> recall(np.array([True, True]), np.array([True, False]), np.full(2, True))
+    0.5
+    """
+    wanted = new & region
+    return float((outline & wanted).sum() / wanted.sum()) if wanted.any() else float("nan")
+
+
 # Probabilities
 
 
@@ -300,6 +316,20 @@ def dice_above(truth: Mask, probability: Map, threshold: float) -> float:
     0.6666666666666666
     """
     return dice(truth, probability > threshold)
+
+
+def expected_share(truth: Mask, probability: Map) -> float:
+    """Volume that a probability stands for over the true one, 1 is best.
+
+    Formula: Σp / Σy over the volume, y 1 in the later outline.
+    Reference: ours.
+    Missing: no value where no tumour is left.
+
+    >>> expected_share(np.array([True, False]), np.array([0.5, 0.25]))
+    0.75
+    """
+    true = int(truth.sum())
+    return float(probability.sum(dtype=np.float64)) / true if true else float("nan")
 
 
 @dataclass(frozen=True)
@@ -483,6 +513,8 @@ BRIER = Metric("brier", "Brier", 4, False, SHARE, brier)
 CONTINUOUS_DICE = Metric("continuous_dice", "continuous Dice", 3, True, SHARE, continuous_dice)
 DICE_HALF = Metric("dice_half", "Dice at p > ½", 3, True, SHARE, dice_above)
 DICE_THRESHOLDS = tuple(_threshold_metric(threshold) for threshold in THRESHOLDS)
+RECALL_NEW = Metric("recall_new_slices", "recall, slices new to it", 3, True, SHARE, recall)
+EXPECTED_SHARE = Metric("expected_share", "Σp / true volume", 2, None, DISTANCE, expected_share)
 SSIM = Metric("ssim", "SSIM", 3, True, (-1.0, 1.0), ssim)
 PSNR = Metric("psnr_db", "PSNR, dB", 1, True, (-float("inf"), LARGEST_PSNR_DB), psnr)
 R2 = Metric("r2", "R²", 2, True, (-float("inf"), 1.0), r_squared)

@@ -23,7 +23,7 @@ def draw_reliability(patients: Sequence[PatientScores], path: Path) -> None:
     for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
         for method in Method:
-            bins = patient_reliability(patients, method, name)
+            bins = patient_reliability([patient.slices for patient in patients], method, name)
             if len(bins):
                 probability, true = Reliability(*bins.mean(axis=0)).curve()
                 axes.plot(probability, true, "o-", markersize=4, label=method.plain_label)

@@ -41,7 +41,7 @@ from tumorcast.evaluation.metrics import (
 )
 from tumorcast.evaluation.score import FORECAST, PRESENT, UNGUIDED, Score, SliceScores
 from tumorcast.evaluation.statistics import NO_VALUE, RESAMPLES, Difference, Estimate
-from tumorcast.records import Status, count_by_status
+from tumorcast.records import PatientOutcome, Status, count_by_status
 
 WHERE = (AP, AUC, DICE, HD95, SURFACE, DIRECTION, COVERAGE, PLAN_COVERAGE)
 PROBABILITIES = (ECE, NEAR_ECE, BRIER, CONTINUOUS_DICE, DICE_HALF)
@@ -59,6 +59,11 @@ SIZE_LABELS = {
 SIZE_GIVEN = {"aimed": "outlines of the size aimed at", "truth": "outlines of the true size"}
 AS_FORECAST = "method; as forecast, given no size"
 LEAST_TESTED = 6  # patients: of fewer, no signed-rank test reaches p < 0.05
+FIGURES = "What each figure is: docs/evaluation.md. **For research; not a medical device.**"
+UNIT = (
+    f"Intervals: 95 % percentile bootstrap of {RESAMPLES} resamples of the patients; p: Wilcoxon's signed-rank test, "
+    "not corrected for their number."
+)
 BY_THRESHOLD = "dice_by_threshold"  # in evaluation.json, a list
 THRESHOLD_NAMES = tuple(metric.name for metric in DICE_THRESHOLDS)
 
@@ -70,15 +75,16 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> Summaries:
     summaries = Summaries.of(evaluation.patients)
     record = evaluation.record | {"notes": evaluation.notes, "outcomes": evaluation.outcomes}
     record |= vars(summaries) | {"patients": [patient_record(patient) for patient in evaluation.patients]}
-    _write(out / "evaluation.json", json.dumps(jsonable(record), indent=1) + "\n")
-    _write(out / "evaluation.md", page(evaluation, summaries))
-    _write(out / "rows.csv", rows_csv(evaluation.patients))
+    write_text(out / "evaluation.json", json.dumps(jsonable(record), indent=1) + "\n")
+    write_text(out / "evaluation.md", page(evaluation, summaries))
+    write_text(out / "rows.csv", rows_csv(evaluation.patients))
     draw_reliability(evaluation.patients, out / "reliability.png")
     draw_sizes(PatientSizes.of(evaluation.patients), out / "sizes.png")
     return summaries
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """A whole file."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -170,11 +176,11 @@ def page(evaluation: Evaluation, summaries: Summaries) -> str:
         _opening(evaluation, given),
         _where(summaries.methods, given),
         _probabilities(summaries),
-        _compared(summaries.methods, given),
+        differences_section(summaries.methods, COMPARED, given),
         _images(summaries.images, given),
         _sizes(summaries.sizes, given),
         _taken(evaluation.patients),
-        _outcomes(evaluation),
+        not_judged(evaluation.outcomes),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -187,11 +193,9 @@ def _opening(evaluation: Evaluation, given: str) -> str:
         f"# {record['archive']['name']} against {record['truth']['name']}\n\n"
         f"Written by `tumorcast evaluate` {record['version']} (commit {record['commit'] or 'unknown'}); every row and "
         "setting stands in [evaluation.json](evaluation.json), a line a slice and method in [rows.csv](rows.csv). "
-        "What each figure is: docs/evaluation.md. **For research; not a medical device.**\n\n"
+        f"{FIGURES}\n\n"
         f"{len(evaluation.patients)} patients judged, {len(areas)} slices, the tumour larger later in {grown} of them. "
-        "A patient is the unit: its slices are averaged first. Intervals: 95 % percentile bootstrap of "
-        f"{RESAMPLES} resamples of the patients; p: Wilcoxon's signed-rank test, not corrected for their number. "
-        "All methods have "
+        f"A patient is the unit: its slices are averaged first. {UNIT} All methods have "
         f"**{given}**, except no change, which keeps its own.\n\n{notes}"
     )
 
@@ -223,13 +227,14 @@ def _probabilities(summaries: Summaries) -> str:
     )
 
 
-def _compared(lines: Sequence[MethodSummary], given: str) -> str:
+def differences_section(lines: Sequence[MethodSummary], metrics: Sequence[Metric], given: str) -> str:
+    """The growth map less each other method. given: the size that outlines have."""
     others = [
-        (one.method.label, *difference_cells(one.differences, COMPARED))
+        (one.method.label, *difference_cells(one.differences, metrics))
         for one in lines
         if one.method is not Method.PRODUCT
     ]
-    table = markdown_table((f"growth map minus …; {given}", *labels(COMPARED)), others)
+    table = markdown_table((f"growth map minus …; {given}", *labels(metrics)), others)
     return (
         "## Paired differences\n\n✔ the growth map is better, ✘ it is worse, and the interval excludes zero; of fewer "
         f"than {LEAST_TESTED} patients none is marked.\n\n{table}"
@@ -282,11 +287,12 @@ def _taken(patients: Sequence[PatientScores]) -> str:
     return f"## What was taken for the truth\n\n{markdown_table(heads, lines)}"
 
 
-def _outcomes(evaluation: Evaluation) -> str:
-    left = [(one.patient_id, str(one.status), one.reason) for one in evaluation.outcomes if one.status is not Status.OK]
+def not_judged(outcomes: Sequence[PatientOutcome]) -> str:
+    """The section on patients that were left out; empty where there are none."""
+    left = [(one.patient_id, str(one.status), one.reason) for one in outcomes if one.status is not Status.OK]
     if not left:
         return ""
-    counts = count_by_status(evaluation.outcomes)
+    counts = count_by_status(outcomes)
     table = markdown_table(("patient", "status", "reason"), left)
     return f"## Not judged\n\n{counts['skipped']} skipped, {counts['failed']} failed.\n\n{table}"
 
