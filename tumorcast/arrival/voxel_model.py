@@ -31,6 +31,7 @@ from scipy.special import expit
 from tumorcast.arrival.crop import MARGIN_MM, signed_distance_mm
 from tumorcast.arrival.field import ArrivalField, CroppedScan, check_voxels
 from tumorcast.arrival.front import front_log_volume
+from tumorcast.arrival.pairs import VolumePair
 from tumorcast.durable import write_text
 from tumorcast.errors import InputError
 from tumorcast.records import SessionVolume
@@ -64,19 +65,6 @@ OF_CONTRAST = ("brightness round", "brightness near the outline")
 
 
 @dataclass(frozen=True)
-class VolumePair:
-    """A scan with tumour, and where the tumour was at a later one: (Z, Y, X) on the same grid, not empty."""
-
-    present: SessionVolume
-    later: Mask
-
-    @property
-    def ratio(self) -> float:
-        """Later volume over present volume."""
-        return float(np.count_nonzero(self.later) / np.count_nonzero(self.present.labels))
-
-
-@dataclass(frozen=True)
 class FittedTo:
     """What a model has learned from. scans: a sum over the pairs."""
 
@@ -101,23 +89,22 @@ class VoxelModel:
     name: str = "voxel model"
 
     @classmethod
-    def fit(cls, patients: Sequence[Sequence[VolumePair]], contrasts: Sequence[str]) -> Self:
-        """Fit to each patient's pairs of volumes of these contrasts; patients weigh the same.
+    def fit(cls, patients: Sequence[Sequence["VoxelSample"]], contrasts: Sequence[str]) -> Self:
+        """Fit to what was looked at of each patient's pairs (`look_at`); patients weigh the same.
 
         Raises InputError where there is nothing to fit to, or volumes have voxels of different sizes.
         """
-        known = [pairs for pairs in patients if pairs]
+        known = [samples for samples in patients if samples]
         if not known:
             raise InputError("no patient has a pair of scans to learn from; give a cohort with more scans a patient")
-        samples = [sample for pairs in known for sample in _samples(pairs, contrasts)]
-        voxel_mm = samples[0].voxel_mm
-        if any(not np.isclose(sample.voxel_mm, voxel_mm) for sample in samples):
+        every = [sample for samples in known for sample in samples]
+        voxel_mm = every[0].voxel_mm
+        if any(not np.isclose(sample.voxel_mm, voxel_mm) for sample in every):
             raise InputError("the volumes have voxels of different sizes; prepare all scans with one --voxel-mm")
-        steepness, bias, weights = _regression(samples)
-        digest = hashlib.sha256("".join(sample.digest for sample in samples).encode()).hexdigest()
-        fitted_to = FittedTo(len(known), len(samples), digest)
-        names = features_of(contrasts)
-        return cls(tuple(contrasts), voxel_mm, steepness, bias, dict(zip(names, weights, strict=True)), fitted_to)
+        steepness, bias, weights = _regression(known)
+        digest = hashlib.sha256("".join(sample.digest for sample in every).encode()).hexdigest()
+        named = dict(zip(features_of(contrasts), weights, strict=True))
+        return cls(tuple(contrasts), voxel_mm, steepness, bias, named, FittedTo(len(known), len(every), digest))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -223,19 +210,19 @@ def _brightness(image: Map, tumour: Mask, around: Mask) -> Map:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """Voxels of a pair: features (K, F); margin (K,), ln r less the front; truth (K,). weight: of all its voxels."""
+class VoxelSample:
+    """Voxels of a pair: features (K, F); margin (K,), ln r less the front; truth (K,), tumour later. digest: a sum over
+    the pair."""
 
     features: Map
     margin: Map
     truth: Mask
-    weight: float
     voxel_mm: float
     digest: str
 
 
-def _samples(pairs: Sequence[VolumePair], contrasts: Sequence[str]) -> Iterator[_Sample]:
-    """Of a patient's pairs, which weigh 1 together."""
+def look_at(pairs: Sequence[VolumePair], contrasts: Sequence[str]) -> Iterator[VoxelSample]:
+    """What a model learns from, of a patient's pairs in the order of their earlier scans."""
     seen: SessionVolume | None = None
     for pair in pairs:
         if pair.present is not seen:  # a scan that several follow is looked at once
@@ -243,23 +230,25 @@ def _samples(pairs: Sequence[VolumePair], contrasts: Sequence[str]) -> Iterator[
             scan = CroppedScan.of(seen, contrasts)
             looked_at = _Surroundings.of(scan, contrasts)
             near = np.flatnonzero(looked_at.distance <= REACH_MM)
-        digest = hashlib.sha256(seen.images.tobytes() + seen.labels.tobytes() + pair.later.tobytes()).hexdigest()
+        digest = hashlib.sha256(seen.images.tobytes() + seen.labels.tobytes() + pair.later.labels.tobytes())
         chosen = near
         if near.size > MOST_VOXELS:
-            drawn = np.random.default_rng(list(bytes.fromhex(digest)))
-            chosen = np.sort(drawn.choice(near, MOST_VOXELS, replace=False))
+            drawn = np.random.default_rng(list(digest.digest())).choice(near, MOST_VOXELS, replace=False)
+            chosen = np.sort(drawn)
         margin = np.float32(np.log(pair.ratio)) - looked_at.front[chosen]
-        truth = scan.crop.cut(pair.later)[scan.inside][chosen]
-        yield _Sample(looked_at.features[chosen], margin, truth, 1.0 / len(pairs), scan.voxel_mm, digest)
+        truth = scan.crop.cut(pair.later.tumour)[scan.inside][chosen]
+        yield VoxelSample(looked_at.features[chosen], margin, truth, scan.voxel_mm, digest.hexdigest())
 
 
-def _regression(samples: Sequence[_Sample]) -> tuple[float, float, list[float]]:
+def _regression(patients: Sequence[Sequence[VoxelSample]]) -> tuple[float, float, list[float]]:
     """β, bias and weights: the penalised logistic regression, whose β has no penalty and a least value."""
-    features = np.concatenate([sample.features for sample in samples]).astype(np.float64)
-    margin = np.concatenate([sample.margin for sample in samples]).astype(np.float64)
-    truth = np.concatenate([sample.truth for sample in samples]).astype(np.float64)
-    weight = np.concatenate([np.full(len(one.truth), one.weight / len(one.truth)) for one in samples])
-    weight /= weight.sum()
+    every = [sample for samples in patients for sample in samples]
+    features, margin, truth = (
+        np.concatenate([getattr(sample, name) for sample in every]).astype(np.float64)
+        for name in ("features", "margin", "truth")
+    )
+    shares = [np.full(len(one.truth), 1.0 / len(own) / len(one.truth)) for own in patients for one in own]
+    weight = np.concatenate(shares) / len(patients)
     mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), LEAST_SD)
     table = np.column_stack([margin, (features - mean) / scale, np.ones(len(margin))])
 
