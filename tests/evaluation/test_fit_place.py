@@ -1,4 +1,4 @@
-"""fit-place on tiny volumes whose growth can be foretold: who wins, what is written, what is refused; then forecasts."""
+"""fit-place on tiny volumes whose growth can be foretold: who wins, what is written and refused; then forecasts."""
 
 import json
 import logging
@@ -115,7 +115,7 @@ def test_a_model_that_was_exchanged_is_refused(placed: Path, tmp_path: Path) -> 
     (tmp_path / "final").mkdir()
     (tmp_path / PLACE_FILE).write_text((placed / PLACE_FILE).read_text())
     (tmp_path / "final" / "voxel.json").write_text((placed / "folds" / "1" / "voxel.json").read_text())
-    with pytest.raises(InputError, match="is not the model that place.json names"):
+    with pytest.raises(InputError, match=r"is not the model that place\.json names"):
         open_place(tmp_path)
 
 
