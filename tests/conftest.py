@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.golden.models import unpack_bundle, write_runs
-from tumorcast.records import Contrast, RadiotherapyCourse, Session, Treatment
+from tumorcast.records import Contrast, RadiotherapyCourse, Session, SessionVolume, Treatment
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SIZE = 64
@@ -54,6 +54,24 @@ def blob_session(patient_id: str, session_id: str, day: float, radius: float, co
         volume_mm3=float(area.sum() * 5),
         source={"slice_area_mm2": [0.0] * 10 + area.tolist(), "grid": {"size": [SIZE, SIZE, 13]}},
     )
+
+
+def ball_volume(radius_mm: float, *, centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> SessionVolume:
+    """A round brain of 44 mm with a round bright tumour round `centre_mm` from its middle, z, y, x; 2 mm voxels."""
+    shape = (48, 56, 52)
+    z, y, x = ((np.arange(side) - side / 2 + 0.5) * 2.0 for side in shape)
+    away = z[:, None, None] ** 2 + y[:, None] ** 2 + x**2
+    own = (z[:, None, None] - centre_mm[0]) ** 2 + (y[:, None] - centre_mm[1]) ** 2 + (x - centre_mm[2]) ** 2
+    brain, tumour = away < 44.0**2, own < radius_mm**2
+    grey = np.where(tumour, 230, np.where(brain, 128, 0)).astype(np.uint8)
+    affine = np.diag([-2.0, -2.0, 2.0, 1.0])
+    return SessionVolume(np.stack([grey] * 4), np.where(tumour, 3, 0).astype(np.uint8), brain, affine, 2.0)
+
+
+@pytest.fixture(scope="session")
+def ball() -> Callable[..., SessionVolume]:
+    """`ball_volume`, for tests that need volumes."""
+    return ball_volume
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ class VolumeNetwork(Protocol):
         """Of the volumes that it takes."""
 
     def answer(self, planes: Map) -> Map:
-        """(2, Z, Y, X) a and b of planes (P, Z, Y, X), see tumorcast.arrival.network."""
+        """(2, Z, Y, X) steepness and delay of planes (P, Z, Y, X), see tumorcast.arrival.network."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class NetworkArrival:
         distance = signed_distance_mm(present.tumour, volume.voxel_mm)
         images = images_for(present.images, contrasts, self.network.contrasts)
         planes = planes_of(images, present.tumour, distance, np.where(np.isfinite(front), front, np.float32(60.0)))
-        correction, steepness = self.network.answer(planes)
-        return ArrivalField(present.crop, front + correction, steepness, present.inside)
+        steepness, delay = self.network.answer(planes)
+        return ArrivalField(present.crop, front + delay / steepness, steepness, present.inside)
 
 
 @dataclass(frozen=True)

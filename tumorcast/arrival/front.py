@@ -48,11 +48,10 @@ def tissue_diffusivity(brain: Mask, tumour: Mask, t1: npt.NDArray[Any] | None) -
 
 
 def _otsu(values: Map) -> tuple[float, float]:
-    """Otsu's two thresholds, of 256 bins."""
+    """Otsu's two thresholds, each the upper edge of one of 256 bins."""
     rule = sitk.OtsuMultipleThresholdsImageFilter()
     rule.SetNumberOfThresholds(2)
     rule.SetNumberOfHistogramBins(256)
-    rule.SetReturnBinMidpoint(True)
     rule.Execute(sitk.GetImageFromArray(values[None]))
     dark, bright = rule.GetThresholds()
     return float(dark), float(bright)

@@ -1,9 +1,10 @@
 """The progression network in three dimensions: it corrects the front's order of arrival, and says how sure it is.
 
-It reads the present scan round the tumour and answers with two numbers a voxel, a and b > 0. A voxel is tumour with
-probability expit(b (ln r - front - a)) once the tumour has r times its present volume, where `front` is the logarithm
-of the volume that the Fisher-Kolmogorov front has when it arrives there (front.py). So one pass serves all sizes, and
-the tumours of different sizes lie in each other by construction.
+It reads the present scan round the tumour and answers with two numbers a voxel, a steepness b > 0 and a delay c. A
+voxel is tumour with probability expit(b (ln r - front) - c) once the tumour has r times its present volume, where
+`front` is the logarithm of the volume that the Fisher-Kolmogorov front has when it arrives there (front.py). So one
+pass serves all sizes, and the tumours of different sizes lie in each other by construction. The delay stands by itself,
+not times b: else the gradient of a shift would be as large as b is steep, and training would not settle.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ EXTRA_PLANES = 3  # beside the contrasts: outline, signed distance, front
 FARTHEST_MM, FARTHEST_FRONT = 20.0, 2.0  # planes hold no more, scaled to ±1
 AIR = -1.0
 GROUPS = 8
-FIRST_ARRIVAL, FIRST_STEEPNESS = 0.0, 3.0  # what an untrained network answers: the front itself
+FIRST_STEEPNESS = 8.0  # of an untrained network, whose delay is 0: it answers with the front itself
 
 
 class ArrivalNetwork(nn.Module):
@@ -45,10 +46,10 @@ class ArrivalNetwork(nn.Module):
         nn.init.zeros_(self.answer.weight)
         assert self.answer.bias is not None
         with torch.no_grad():
-            self.answer.bias.copy_(torch.tensor([FIRST_ARRIVAL, float(np.log(np.expm1(FIRST_STEEPNESS)))]))
+            self.answer.bias.copy_(torch.tensor([float(np.log(np.expm1(FIRST_STEEPNESS))), 0.0]))
 
     def forward(self, planes: Tensor) -> Tensor:
-        """(N, 2, Z, Y, X) a and b of planes (N, P, Z, Y, X); sides are multiples of 8."""
+        """(N, 2, Z, Y, X) steepness and delay of planes (N, P, Z, Y, X); sides are multiples of 8."""
         features = self.stem(planes)
         kept = []
         for level, block in enumerate(self.encoder):
@@ -58,8 +59,8 @@ class ArrivalNetwork(nn.Module):
         for level in reversed(range(len(self.decoder))):
             features = self.decoder[level](torch.cat([self.up[level](features), kept[level]], dim=1))
         features = functional.silu(self.last(torch.cat([self.to_full(features), planes], dim=1)))
-        arrival, steepness = self.answer(features).unbind(dim=1)
-        return torch.stack([arrival, functional.softplus(steepness)], dim=1)
+        steepness, delay = self.answer(features).unbind(dim=1)
+        return torch.stack([functional.softplus(steepness), delay], dim=1)
 
 
 class _Residual(nn.Module):
@@ -94,8 +95,8 @@ class _Joined(nn.Module):
 
 def logits_of(answer: Tensor, front: Tensor, log_ratio: Tensor) -> Tensor:
     """(N, Z, Y, X) of tumour at ln volume ratios (N,), from the network's answer and the front (N, Z, Y, X)."""
-    arrival, steepness = answer.unbind(dim=1)
-    return steepness * (log_ratio[:, None, None, None] - front - arrival)
+    steepness, delay = answer.unbind(dim=1)
+    return steepness * (log_ratio[:, None, None, None] - front) - delay
 
 
 def planes_of(

@@ -21,6 +21,7 @@ from tumorcast.records import FloatArray, SessionVolume
 Map = npt.NDArray[np.float32]
 
 NEVER = 20.0  # of a log volume
+LEAST_BRAIN_VOXELS = 100  # of a plane that a new slice is cut out of
 UPPER_LEVEL = 0.9  # of the members' sizes: how far new slices are looked for
 
 
@@ -113,7 +114,7 @@ def newly_reached(volume: SessionVolume, affine: FloatArray, volume_ratio: Array
     to_slice = np.linalg.inv(affine) @ volume.affine  # both have the axes of the scan's grid
     numbers = to_slice[2, 2] * np.arange(len(depth)) + to_slice[2, 3]
     spacing_mm = float(np.linalg.norm(affine[:3, 2]))
-    tumour, brain = numbers[depth], numbers[volume.brain.any(axis=(1, 2))]
+    tumour, brain = numbers[depth], numbers[volume.brain.sum(axis=(1, 2)) >= LEAST_BRAIN_VOXELS]
     half = abs(to_slice[2, 2]) / 2
     away_mm = [float(np.abs(tumour - number).min() - half) * spacing_mm for number in range(slices)]
     return [

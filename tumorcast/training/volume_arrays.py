@@ -4,6 +4,7 @@ Made once from a cohort file, beside it, as the slices' are (arrays.py); the fro
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +55,11 @@ class VolumeArrays:
     patient: npt.NDArray[np.int32]
     earlier: npt.NDArray[np.int32]
     later: npt.NDArray[np.bool_]
+
+    def log_ratio(self, pair: int) -> float:
+        """ln(later volume / earlier volume) of a pair, within the box."""
+        before, after = int(self.outline[self.earlier[pair]].sum()), int(self.later[pair].sum())
+        return math.log(max(after, 1) / max(before, 1))
 
 
 def open_volume_arrays(source: Path, cache: Path | None = None, jobs: int = 1) -> VolumeArrays:

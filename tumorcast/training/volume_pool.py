@@ -14,8 +14,9 @@ from tumorcast.arrival.network import AIR, FARTHEST_FRONT, FARTHEST_MM
 from tumorcast.data.grey import GREY_LEVELS
 from tumorcast.errors import InputError
 from tumorcast.training.job import Draws
-from tumorcast.training.volume_arrays import SPARE, VolumeArrays, pairs_of
+from tumorcast.training.volume_arrays import ITEMS, SPARE, VolumeArrays, pairs_of
 
+GROWING, GROWING_SHARE = 1.1, 0.8  # ratios of volumes from which a pair grows, and the share of a batch that does
 ALL_CONTRASTS, NO_CONTRAST = 0.55, 0.1  # shares of the batches; of the others each contrast is left out by half
 
 
@@ -36,28 +37,34 @@ class VolumeBatch:
 
 @dataclass(frozen=True)
 class VolumePool:
-    """Pairs to draw batches from; every patient has the same weight, however many it has. pairs: a tensor a patient."""
+    """Pairs to draw batches from; every patient has the same weight, however many it has.
+
+    growing, others: the numbers of the pairs of each patient that has such, where the tumour grows and where it does
+    not. A scan is mostly followed by one that is much like it, from which little is learned.
+    """
 
     arrays: VolumeArrays
     device: torch.device
-    pairs: tuple[npt.NDArray[np.int64], ...]
+    growing: tuple[npt.NDArray[np.int64], ...]
+    others: tuple[npt.NDArray[np.int64], ...]
 
     @classmethod
     def of(cls, arrays: VolumeArrays, device: torch.device, patients: npt.NDArray[np.bool_]) -> Self:
         """Those of the patients (P,) that are True. Raises InputError if they have none."""
-        pairs = tuple(pairs_of(arrays, patients))
-        if not pairs:
+        growing, others = [], []
+        for numbers in pairs_of(arrays, patients):
+            grows = np.array([arrays.log_ratio(number) >= np.log(GROWING) for number in numbers])
+            growing += [numbers[grows]] if grows.any() else []
+            others += [numbers[~grows]] if not grows.all() else []
+        if not growing and not others:
             raise InputError(f"{arrays.origin}: no patient to train on has a pair of scans to learn from")
-        return cls(arrays, device, pairs)
+        return cls(arrays, device, tuple(growing), tuple(others))
 
     def draw(self, draws: Draws, *, augmented: bool) -> VolumeBatch:
         """A batch of pairs drawn at random."""
-        patient, offset = draws.integers(0, len(self.pairs)), draws.uniform(0.0, 1.0).double()
         turn = _Turns.drawn(draws) if augmented else None
-        rows = [
-            self._row(int(p), float(share), turn, row)
-            for row, (p, share) in enumerate(zip(patient, offset, strict=True))
-        ]
+        chances = draws.uniform(0.0, 1.0, 3).double().tolist()
+        rows = [self._row(self._pair(*three), turn, row) for row, three in enumerate(chances)]
         stacks = {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
         images, front = stacks["images"], stacks["front"]
         if augmented:
@@ -88,16 +95,19 @@ class VolumePool:
             return torch.zeros(len(absent), dtype=torch.bool, device=absent.device)
         return ~absent[:, channels].all(dim=1)
 
-    def _row(self, patient: int, share: float, turns: "_Turns | None", row: int) -> dict[str, Tensor]:
-        pair = self.pairs[patient][int(share * len(self.pairs[patient]))]
+    def _pair(self, which: float, patient: float, pair: float) -> int:
+        """The pair that three numbers in [0, 1) stand for."""
+        grows = bool(self.growing) and (which < GROWING_SHARE or not self.others)
+        pool = self.growing if grows else self.others
+        numbers = pool[int(patient * len(pool))]
+        return int(numbers[int(pair * len(numbers))])
+
+    def _row(self, pair: int, turns: "_Turns | None", row: int) -> dict[str, Tensor]:
         scan, arrays = int(self.arrays.earlier[pair]), self.arrays
         start = (SPARE,) * 3 if turns is None else turns.start(row)
         box = tuple(slice(first, first + side) for first, side in zip(start, LEAST_SIDES, strict=True))
-        parts: dict[str, npt.NDArray[np.generic]] = {
-            name: getattr(arrays, name)[(scan, ..., *box)]
-            for name in ("images", "outline", "brain", "distance", "front", "uniform_front")
-        }
-        parts["later"] = arrays.later[(pair, *box)]
+        parts: dict[str, npt.NDArray[np.generic]] = {name: getattr(arrays, name)[scan][(..., *box)] for name in ITEMS}
+        parts["later"] = arrays.later[pair][box]
         tensors = {name: torch.from_numpy(np.array(part)).float() for name, part in parts.items()}
         tensors["images"] = tensors["images"] * (2 / GREY_LEVELS) - 1
         return tensors if turns is None else {name: turns.turned(part, row) for name, part in tensors.items()}
