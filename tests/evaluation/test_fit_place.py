@@ -173,6 +173,8 @@ def test_of_those_nearly_alike_the_simplest_wins() -> None:
     assert winner_of(comparison(**means | {"voxel": 0.59}), every) is network
     assert winner_of(comparison(**means | {"front": 0.7}), (front, voxel)) is front
     assert comparison(**means).less("voxel", "front", AP).estimate.value == pytest.approx(0.097)
+    with pytest.raises(InputError, match="no pair of scans shows tumour where there was none"):
+        winner_of(comparison(front=float("nan")), (front,))
 
 
 @pytest.fixture

@@ -137,9 +137,14 @@ def fit_place(
 
 
 def winner_of(comparison: PlaceComparison, candidates: Sequence[Candidate]) -> Candidate:
-    """By RULE."""
+    """By RULE. Raises InputError where no patient has new tumour, and so no AP."""
     means = {one: comparison.mean(one, AP).value for one in candidates}
     best = max(means.values())
+    if np.isnan(best):
+        raise InputError(
+            "no pair of scans shows tumour where there was none, so there is nothing to tell the candidates by; give a "
+            "cohort with tumours that grew, or forecast with --place front"
+        )
     return next(one for one in Candidate if one in means and means[one] >= best - TIED_AP)
 
 
