@@ -31,7 +31,7 @@ from tumorcast.diffusion.sampler import StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.export import ExportSettings, write_graphs
-from tumorcast.engines.model import ModelSet
+from tumorcast.engines.model import ModelSet, Networks
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.protocol import Engine, ModelInfo
 from tumorcast.engines.torch_engine import TorchEngine
@@ -106,7 +106,7 @@ def compare(kind: NetworkKind, side: int, repeats: int, peak: float) -> list[dic
     """Medians at batch 1 and 8."""
     model = random_model(kind, side)
     with tempfile.TemporaryDirectory() as folder:
-        bundle: Bundle = write_graphs(model, Path(folder) / "bundle", ExportSettings())
+        bundle: Bundle = write_graphs(Networks(model, None), Path(folder) / "bundle", ExportSettings())
         engines: dict[str, Engine] = {
             "paper_eager": TorchEngine(model),
             "torch_engine": TorchEngine(model),

@@ -27,7 +27,7 @@ from tumorcast.evaluation.targets import TargetSource
 from tumorcast.forecasting.progression import predict_progression
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.records import PatientOutcome, Status
-from tumorcast.settings import ForecastSettings, SamplerSettings
+from tumorcast.settings import ForecastSettings, NetworkKind, SamplerSettings
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class OtherMaps:
     def __call__(self, followup: FollowUp, forecast: SliceForecast) -> dict[Method, MethodMap]:
         """Of one slice."""
         maps = {}
-        if self.engine.info.progression:
+        if self.engine.info.progression is NetworkKind.SLICE_PROGRESSION:
             ratios = forecast.aimed_mm2 / forecast.present_mm2
             probability = predict_progression(followup.now, ratios, self.engine, self.settings.batch).mean(axis=0)
             maps[Method.PROGRESSION_ALONE] = MethodMap(probability, probability)

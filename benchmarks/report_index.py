@@ -20,8 +20,9 @@ from tests.report.chromium import Chromium
 from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.records import Status
 from tumorcast.report.pages.index import index_page
-from tumorcast.report.pages.patient import IndexRow, PatientSummary, Spread
+from tumorcast.report.pages.patient import IndexRow, PatientSummary
 from tumorcast.report.pages.words import page_name
+from tumorcast.report.sizes import Spread
 
 LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"

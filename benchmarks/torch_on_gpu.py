@@ -46,7 +46,7 @@ def engine_on(device: str, folder: Path) -> TorchEngine:
     """With networks of its own: an engine moves those it is given to its device."""
     model = load_bundle(Bundle.open(folder))
     if model.progression is None:
-        info = replace(model.info, progression=True)
+        info = replace(model.info, progression=NetworkKind.SLICE_PROGRESSION)
         model = replace(model, progression=random_progression(model), info=info)
     return TorchEngine(model, device)
 

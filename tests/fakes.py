@@ -22,8 +22,9 @@ CONTRASTS = tuple(str(contrast) for contrast in Contrast)
 def model_info(
     contrasts: tuple[str, ...] = CONTRASTS, image_size: int = 64, sha256: str = "f00", *, progression: bool = False
 ) -> ModelInfo:
-    """What an engine is for that takes 350 noise levels and has a segmenter."""
-    return ModelInfo(contrasts, image_size, 350, NetworkKind.SEGMENTER, sha256, progression)
+    """What an engine is for that takes 350 noise levels and has a segmenter. progression: whether one on slices."""
+    kind = NetworkKind.SLICE_PROGRESSION if progression else None
+    return ModelInfo(contrasts, image_size, 350, NetworkKind.SEGMENTER, sha256, kind)
 
 
 @dataclass

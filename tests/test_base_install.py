@@ -42,7 +42,7 @@ def test_what_needs_torch_says_so(tiny_model: Path, blob_cohort: Path, tmp_path:
     asked = ("--relative-change", "0.25", "--out", str(tmp_path / "maps.h5"))
     done = run("forecast", str(blob_cohort), "--model", str(tiny_model), *asked)
     assert done.returncode == 4
-    assert "safetensors is not installed, which RUN folders need" in done.stderr
+    assert "torch is not installed, which RUN folders need" in done.stderr
     assert "bin/setup full" in done.stderr and "tumorcast[train]" in done.stderr
     done = run("forecast", str(blob_cohort), "--model", "demo182", *asked)
     assert (done.returncode, "demo182: no such file or folder; " in done.stderr) == (3, True), done.stderr

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tumorcast.archive.maps import PatientForecast, SliceForecast
+from tumorcast.archive.maps import PatientForecast, SliceForecast, VolumeForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.data.cohort import Cohort, CohortSlice
 from tumorcast.forecasting.inputs import UnitReader
-from tumorcast.forecasting.plan import RunPlan, plan_patient
-from tumorcast.records import PatientOutcome, Status
+from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
+from tumorcast.records import PatientOutcome, SessionVolume, Status
 from tumorcast.settings import ForecastSettings
 
 RUN = "0123456789abcdef" * 4
@@ -123,6 +123,58 @@ def forecast_of(present: CohortSlice, seed: int) -> SliceForecast:
         present_segmented_mm2=present.area_mm2,
         source_slice=present.source_slice,
     )
+
+
+def volume_of(present: SessionVolume, days: tuple[float, ...] = (30.0, 90.0), members: int = 8) -> VolumeForecast:
+    """A made-up forecast of a volume: balls about the middle of its tumour, that grow by 1 in ln volume a horizon."""
+    voxels = np.moveaxis(np.indices(present.labels.shape), 0, -1)
+    radius = (present.volume_mm3 / present.voxel_mm**3 * 3 / (4 * np.pi)) ** (1 / 3)
+    distance = np.linalg.norm(voxels - voxels[present.tumour].mean(axis=0), axis=-1)
+    log_volume = np.where(present.brain, 3 * np.log(np.maximum(distance, 0.5) / radius), np.inf).astype(np.float16)
+    later = np.linspace(0.0, 1.0, members) * np.arange(1, len(days) + 1)[:, None]
+    surely = 1 / (1 + np.exp(8 * (log_volume.astype(np.float64) - later[..., None, None, None])))
+    growth = surely.mean(axis=1).astype(np.float16)
+    return VolumeForecast(
+        image=present.images,
+        labels=present.labels,
+        brain=present.brain,
+        affine=np.asarray(present.affine),
+        growth=growth,
+        log_volume=log_volume,
+        horizon_days=np.array(days),
+        target_ratio=np.exp(later),
+        expected_mm3=growth.sum(axis=(1, 2, 3), dtype=np.float64) * present.voxel_mm**3,
+        present_mm3=present.volume_mm3,
+        model="made-up",
+    )
+
+
+def archive_of_volumes(cohort_path: Path, path: Path, days: tuple[float, ...] = (30.0, 90.0)) -> Path:
+    """An archive of made-up forecasts of the volume of the last scan of every patient; no days: of a change."""
+    settings, patients = ForecastSettings(relative_change=0.25), []
+    with Cohort.open(cohort_path) as cohort:
+        for name in cohort.patient_ids():
+            last = cohort.sessions(name)[-1]
+            unit = Unit(name, last.id, (), 0, 0, 8)
+            patient = UnitReader(cohort, None, settings).read(unit).patient
+            present = cohort.volume(name, last.id)
+            assert present is not None
+            foretold = volume_of(present, days or (np.nan,))
+            target = patient.day + days[0] if days else None
+            shard, key = path.parent / f"{path.stem}.parts" / f"{name}.h5", ShardKey("run", unit.name)
+            write_shard(shard, key, replace(patient, target_day=target), {}, foretold)
+            patients.append(PatientShards(name, {}, (shard, key)))
+        contrasts, sha256 = [str(contrast) for contrast in cohort.contrasts], cohort.sha256
+    told = {"horizon_days": days[0], "later_horizons": list(days[1:])} if days else {"relative_change": 0.25}
+    provenance = {
+        "cohort_sha256": sha256,
+        "contrasts": contrasts,
+        "engine": None,
+        "place": {"name": "made-up", "sha256": "5b"},
+        "settings": {"seed": 4, **told},
+    }
+    merge(path, patients, provenance, [PatientOutcome(patient.patient_id, Status.OK) for patient in patients])
+    return path
 
 
 def archive_of_cohort(cohort_path: Path, path: Path, max_slices: int | None = None) -> Path:

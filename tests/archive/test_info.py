@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.archive.conftest import volume_of
 from tests.fakes import write_growth
 from tumorcast.archive import growth_file, maps
 from tumorcast.archive.info import layout_of
@@ -41,6 +42,7 @@ from tumorcast.records import (
     LawName,
     PatientOutcome,
     RadiotherapyCourse,
+    SessionVolume,
     SizeSeries,
     Status,
     Treatment,
@@ -56,6 +58,11 @@ SHAPES = {  # of the files made here, as docs/formats.md calls them
         "(3,)": "(M,)",
         "(5,)": "(D,)",
         "(2,)": "(T,)",
+        "(6,)": "(H,)",
+        "(1, 18, 19, 20)": "(C, Z, Y, X)",
+        "(6, 18, 19, 20)": "(H, Z, Y, X)",
+        "(18, 19, 20)": "(Z, Y, X)",
+        "(6, 8)": "(H, M)",
     },
     "cohort": {
         "(3, 4, 64, 64)": "(S, C, H, W)",
@@ -63,6 +70,8 @@ SHAPES = {  # of the files made here, as docs/formats.md calls them
         "(3,)": "(S,)",
         "(0|1,)": "(courses,)",
         "(4, 5, 6, 3)": "(Z, Y, X, 3)",
+        "(1, 18, 19, 20)": "(C, Z, Y, X)",
+        "(18, 19, 20)": "(Z, Y, X)",
     },
     "growth": {"(70000, 2)": "(B, P)", "(70000,)": "(B,)", "(3,)": "(T,)", "(2,)": "(P,)", "(0, 2)": "(K, 2)"},
 }
@@ -85,6 +94,12 @@ def fit(patient_id: str, replicates: int) -> GrowthFit:
     )
 
 
+def small_volume() -> SessionVolume:
+    labels = np.zeros((18, 19, 20), np.uint8)
+    labels[4:7, 4:7, 4:7] = 3
+    return SessionVolume(labels[None], labels, labels >= 0, np.diag([-2.0, -2.0, 2.0, 1.0]), 2.0)
+
+
 @pytest.fixture
 def growth(tmp_path: Path) -> Path:
     """One patient as bare as it can be, and one with all that may be told, and more replicates than a chunk."""
@@ -97,10 +112,10 @@ def growth(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cohort(blob: Maker, tmp_path: Path) -> Path:
-    """Two patients, one irradiated; one scan of three was bent onto the first."""
+    """Two patients, one irradiated; one scan of three was bent onto the first, and one has a volume."""
     treatments = {"B": Treatment((RadiotherapyCourse(10.0, 52.0),))}
     lattice = Grid((6, 5, 4), (32.0, 32.0, 20.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    still = [blob("A", "000", 0.0, 4.0), blob("B", "000", 0.0, 5.0)]
+    still = [replace(blob("A", "000", 0.0, 4.0), volume=small_volume()), blob("B", "000", 0.0, 5.0)]
     moved = deformed(blob("B", "001", 60.0, 6.0), Displacement(np.ones((4, 5, 6, 3), np.float32), lattice))
     path = tmp_path / "cohort.h5"
     write_cohort(path, [*still, moved], treatments, image_size=64, contrasts=tuple(Contrast), config={})
@@ -109,7 +124,7 @@ def cohort(blob: Maker, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def archived(make_slice: Maker, make_images: Maker, tmp_path: Path) -> Path:
-    """One patient with a curve, kept members, and a growth map in one of two slices; one as bare as it can be."""
+    """One patient with a curve, a volume, kept members, and a growth map in one of two slices; one is bare."""
     curve = {name: np.arange(5.0) for name in ("days", "q05", "q50", "q95")}
     curve |= {name: np.arange(2.0) for name in ("observed_days", "observed_sizes")}
     full = PatientForecast("P1", "000", 5.0, 35.0, "area_mm2", curve, {"size": [8, 8, 9]})
@@ -119,7 +134,10 @@ def archived(make_slice: Maker, make_images: Maker, tmp_path: Path) -> Path:
         slices = {f"{number:04d}": make_slice(make_images(number, 3, 40), number, keep=keep) for number in numbers}
         shard, key = tmp_path / f"{patient.patient_id}.shard", ShardKey("run", patient.patient_id)
         write_shard(shard, key, patient, slices)
-        patients.append(PatientShards(patient.patient_id, {name: [(shard, key)] for name in slices}))
+        whole = tmp_path / f"{patient.patient_id}.volume", key
+        write_shard(*whole, patient, {}, volume_of(small_volume(), tuple(30.0 * k for k in range(1, 7))))
+        stands = {name: [(shard, key)] for name in slices}
+        patients.append(PatientShards(patient.patient_id, stands, whole if keep else None))
     outcomes = [PatientOutcome(name, Status.OK) for name in ("P1", "P2")]
     merge(tmp_path / "maps.h5", patients, {"contrasts": ["t1n", "t1c", "t2w", "t2f"]}, outcomes)
     return tmp_path / "maps.h5"

@@ -1,6 +1,7 @@
 """Fields of arrival: members lie in each other, sizes are met, and absent contrasts are air."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +9,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tumorcast.arrival.crop import LEAST_SIDES
 from tumorcast.arrival.field import FrontArrival, NetworkArrival, check_voxels
-from tumorcast.arrival.network import EXTRA_PLANES, ArrivalNetwork, images_for, logits_of
+from tumorcast.arrival.network import ArrivalNetwork, logits_of
+from tumorcast.arrival.planes import EXTRA_PLANES, images_for
 from tumorcast.errors import InputError
 from tumorcast.records import SessionVolume
 from tumorcast.settings import VolumeArchitecture
@@ -47,6 +50,15 @@ def test_volumes_are_those_asked_for_and_lie_in_each_other(ball: Callable[..., S
     assert (field.order() <= np.log(2.0)).sum() == pytest.approx(2 * volume.tumour.sum(), abs=1)
 
 
+def test_several_foci_grow_each(ball: Callable[..., SessionVolume]) -> None:
+    one, other = ball(8.0, centre_mm=(0.0, -20.0, 0.0)), ball(8.0, centre_mm=(0.0, 20.0, 0.0))
+    both = replace(one, labels=np.maximum(one.labels, other.labels))
+    order = FrontArrival().field(both, CONTRASTS).order()
+    grown = order <= np.log(2.0)
+    assert grown.sum() == pytest.approx(2 * both.tumour.sum(), abs=1)
+    assert grown[:, :28].sum() == pytest.approx(grown[:, 28:].sum(), rel=0.02)
+
+
 def test_an_untrained_network_answers_with_the_front(ball: Callable[..., SessionVolume]) -> None:
     volume, network = ball(10.0), Untrained()
     field = NetworkArrival(network).field(volume, CONTRASTS)
@@ -54,7 +66,8 @@ def test_an_untrained_network_answers_with_the_front(ball: Callable[..., Session
     np.testing.assert_allclose(field.log_volume[field.brain], front.log_volume[field.brain], atol=1e-5)
     assert field.steepness.min() > 0
     planes = network.asked[0]
-    assert planes.shape == (3 + EXTRA_PLANES, *field.crop.sides) and np.abs(planes).max() <= 1
+    assert planes.shape == (3 + EXTRA_PLANES, *LEAST_SIDES) and np.abs(planes).max() <= 1
+    assert field.crop.sides == tuple(side + 20 for side in LEAST_SIDES)
 
 
 def test_contrasts_go_by_their_names_and_absent_ones_are_air() -> None:

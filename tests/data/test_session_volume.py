@@ -13,7 +13,7 @@ from tumorcast.data.grey import from_grey
 from tumorcast.data.imaging.brain_mask import Window
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.readers.volumes import Scan
-from tumorcast.data.session_volume import volume_of
+from tumorcast.data.session_volume import doubts_of, volume_of
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, Session
 
@@ -65,6 +65,17 @@ def test_tumours_keep_their_volume_and_place(spacing: tuple[float, float, float]
     np.testing.assert_allclose(centres[0], centres[1], atol=0.6)
     enhancing_mm3 = float((labels == 3).sum() * np.prod(spacing))
     assert (volume.labels == 3).sum() * 8.0 == pytest.approx(enhancing_mm3, rel=0.5, abs=40)
+
+
+def test_thick_slices_and_a_tumour_at_the_edge_are_told() -> None:
+    thick = scan_of(labelled((20, 24, 24)), (1.0, 1.0, 5.0))
+    volume = volume_of(thick, thick.brain, {Contrast.T1C: WINDOW}, 2.0)
+    assert doubts_of(volume) == ["slices 5 mm apart: between them the volume is interpolated"]
+    labels = labelled((20, 24, 24))
+    labels[-1, 10, 10] = 1
+    cut = scan_of(labels, (2.0, 2.0, 2.0))
+    (doubt,) = doubts_of(volume_of(cut, cut.brain, {Contrast.T1C: WINDOW}, 2.0))
+    assert "reaches the edge of the scan" in doubt
 
 
 def test_a_cohort_keeps_volumes_and_tells_of_damaged_ones(blob: Callable[..., Session], tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.engines.bundle import Graph, read_manifest, write_manifest
 from tumorcast.engines.providers import Gpu, SessionTarget
-from tumorcast.settings import Architecture, NetworkKind, Provider
+from tumorcast.settings import Architecture, NetworkKind, Provider, VolumeArchitecture
 from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.networks import build, default_architecture
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
 
 SIDE, CONTRASTS, NOISE_LEVELS = 32, ("t1n", "t1c"), 300
+VOLUME_CONTRASTS = ("t1c", "t2f", "t1n")  # others than those of the images
 SMALL = {"channel_mult": (1, 2), "res_blocks": 1, "attention_resolutions": (), "head_channels": 32}
 LEAST = SMALL | {"channel_mult": (1,)}
 
@@ -31,9 +33,21 @@ def small_architecture(kind: NetworkKind, size: dict[str, Any]) -> Architecture:
 
 def write_run(kind: NetworkKind, run: Path, size: dict[str, Any]) -> None:
     """A RUN folder of a random network; a segmenter's weights are numbers that half precision holds."""
-    generator = torch.Generator().manual_seed(len(kind))
-    architecture = small_architecture(kind, size)
-    network = build(kind, architecture)
+    write_random(RunInfo(kind, small_architecture(kind, size), CONTRASTS, NOISE_LEVELS, {}), run)
+
+
+def write_volume_run(run: Path, contrasts: tuple[str, ...] = VOLUME_CONTRASTS) -> Path:
+    """A RUN folder of a random progression network on volumes, the least there is."""
+    architecture = VolumeArchitecture(in_channels=len(contrasts) + EXTRA_PLANES, widths=(8, 8, 8, 8), voxel_mm=2.0)
+    write_random(RunInfo(NetworkKind.PROGRESSION, architecture, contrasts, 1, {}), run)
+    return run
+
+
+def write_random(info: RunInfo, run: Path) -> None:
+    """A RUN folder of this network with random weights."""
+    kind = info.kind
+    generator = torch.Generator().manual_seed(len(kind.removeprefix("slice-")))
+    network = build(kind, info.architecture)
     tensors = {}
     for name, value in network.state_dict().items():
         random = 0.5 * torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5
@@ -42,7 +56,6 @@ def write_run(kind: NetworkKind, run: Path, size: dict[str, Any]) -> None:
         tensors = {name: value.half().float() for name, value in tensors.items()}
     run.mkdir()
     save_tensors(run / WEIGHTS_FILE, tensors, {})
-    info = RunInfo(kind, architecture, CONTRASTS, NOISE_LEVELS, {})
     (run / RUN_FILE).write_text(info.to_json(None))
 
 
@@ -70,6 +83,29 @@ def least_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Networks of one level, with one of progression."""
     folder = tmp_path_factory.mktemp("least")
     return write_runs(NetworkKind.DENSE_REGRESSOR, folder, LEAST, NetworkKind.SLICE_PROGRESSION)
+
+
+@pytest.fixture(scope="session")
+def volume_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A progression network on volumes, in a folder of its own."""
+    return write_volume_run(tmp_path_factory.mktemp("volume") / "progression")
+
+
+@pytest.fixture(scope="session")
+def place_told(volume_run: Path, make_once: Callable[..., Path]) -> dict[str, Any]:
+    """What was printed of the bundle that holds that network alone."""
+
+    def export(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "printed").write_text(export_told(volume_run, folder / "place", 4), encoding="utf-8")
+
+    record: dict[str, Any] = json.loads((make_once("placed", export) / "printed").read_text().splitlines()[-1])
+    return record
+
+
+@pytest.fixture(scope="session")
+def place_bundle(place_told: dict[str, Any]) -> Path:
+    return Path(place_told["out"])
 
 
 def export_told(runs: Path, out: Path, max_batch: int) -> str:

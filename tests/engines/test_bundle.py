@@ -18,7 +18,7 @@ from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.parity import compare, phantom
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, InputError
-from tumorcast.settings import Precision, Provider
+from tumorcast.settings import NetworkKind, Precision, Provider
 
 SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
 FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph if graph is not Graph.PROGRESS)]
@@ -119,16 +119,15 @@ def test_the_progression_network_and_its_graph_come_together(pool_bundle: Path, 
 def test_a_bundle_may_lack_a_progression_network_and_the_shipped_one_has_it(dense_bundle: Path) -> None:
     bundle, shipped = Bundle.open(dense_bundle), Bundle.open(SHIPPED)
     assert bundle.manifest.graphs == (Graph.ENCODE, Graph.GUIDED, Graph.SIZE, Graph.SEGMENT)
-    assert not bundle.info.progression
+    assert bundle.info.progression is None
     assert load_bundle(bundle).progression is None
     assert shipped.manifest.graphs == tuple(Graph)
-    assert shipped.info.progression
+    assert shipped.info.progression is NetworkKind.SLICE_PROGRESSION
 
 
 def test_the_progression_network_is_that_of_its_run(pool_bundle: Path, pool_runs: Path) -> None:
     bundle, runs = load_bundle(Bundle.open(pool_bundle)), load_model_set([pool_runs])
-    assert bundle.info.progression
-    assert runs.info.progression
+    assert bundle.info.progression is runs.info.progression is NetworkKind.SLICE_PROGRESSION
     assert bundle.entries["progression"].architecture == runs.entries["progression"].architecture
     assert bundle.progression is not None
     assert runs.progression is not None
@@ -207,7 +206,12 @@ def test_weights_that_do_not_fit_the_manifest_are_refused(copied: Path) -> None:
 
 
 def test_a_manifest_is_written_as_it_was_read() -> None:
-    """Its keys are those of bundles that users have, whatever their fields are called here."""
+    """Its keys are those of bundles that users have, whatever their fields are called here.
+
+    The network on slices had the name that that on volumes has now.
+    """
     text = (SHIPPED / MANIFEST_FILE).read_text()
     assert '"judge"' in text
-    assert read_manifest(SHIPPED).model_dump_json(indent=1) + "\n" == text
+    today = text.replace('"kind": "progression"', '"kind": "slice-progression"')
+    assert today != text
+    assert read_manifest(SHIPPED).model_dump_json(indent=1) + "\n" == today

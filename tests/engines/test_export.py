@@ -255,7 +255,7 @@ def test_bf16_is_compared_in_torch_and_the_manifest_says_so(
     )
     monkeypatch.setattr(make, "write_graphs", written)
     monkeypatch.setattr(parity, "TIMES", 3)
-    monkeypatch.setattr(make, "load_bundle", lambda _: pytest.fail("no comparison on the CPU must begin"))
+    monkeypatch.setattr(make, "bundle_networks", lambda _: pytest.fail("no comparison on the CPU must begin"))
     made = make.make_bundle([least_runs], tmp_path / "bundle", ExportSettings(Precision.BF16), None)
     assert made.checked_with.startswith(f"torch {torch.__version__}, cpu: onnxruntime's CPU provider has no bfloat16")
     assert 1e-3 < made.parity["encode.eps"].difference < made.parity["encode.eps"].limit

@@ -11,7 +11,7 @@ from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.export import ExportSettings
 from tumorcast.engines.make import make_bundle, measure, parity_inputs
-from tumorcast.engines.model import load_model_set
+from tumorcast.engines.model import Networks, load_model_set
 from tumorcast.settings import Provider
 
 
@@ -33,7 +33,7 @@ def test_the_golden_bundle_computes_what_its_networks_do(
         g: ports(exported, g) for g in golden.manifest.graphs
     }
     monkeypatch.setattr(parity, "TIMES", 3)
-    found, _ = measure(golden, model, parity_inputs(model, None), Provider.CPU, lambda *_: None)
+    found, _ = measure(golden, Networks(model, None), parity_inputs(model, None), Provider.CPU, lambda *_: None)
     parity.check(found, str(BUNDLE))
     assert found.keys() == exported.manifest.parity.keys()
 

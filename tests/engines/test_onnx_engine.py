@@ -102,8 +102,8 @@ def test_progress(pool_bundle: Path, pool_runs: Path) -> None:
 def test_a_model_without_a_progression_network_says_so(dense_bundle: Path, dense_runs: Path) -> None:
     model = load_model_set([dense_runs])
     for engine in (OnnxEngine(Bundle.open(dense_bundle)), TorchEngine(model), LoweredEngine(model, Precision.FP32)):
-        assert not engine.info.progression
-        with pytest.raises(InputError, match="tumorcast train progression"):
+        assert engine.info.progression is None
+        with pytest.raises(InputError, match="tumorcast train slice-progression"):
             engine.predict_progression(images(1), maps(1), np.zeros(1, np.float32))
 
 

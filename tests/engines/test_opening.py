@@ -27,7 +27,7 @@ def test_a_shipped_model_answers_to_its_name_in_any_folder() -> None:
     assert [locate(Path(name)) for name in shipped_names()] == [MODELS / name for name in shipped_names()]
     assert all(name in A_BUNDLE for name in shipped_names())  # what --help says
     assert images_of(locate(Path("demo128"))) == ModelImages(128, ("t1n", "t1c", "t2w", "t2f"))
-    assert Bundle.open(locate(Path("demo128"))).manifest.image_size == 128
+    assert Bundle.open(locate(Path("demo128"))).info.image_size == 128
 
 
 def test_shipped_models_are_whole_bundles_and_small() -> None:

@@ -157,7 +157,7 @@ def test_a_model_set_needs_one_of_each(tiny_model: Path) -> None:
 
 def edited_progression(runs: Path, folder: Path, **changes: object) -> Path:
     """The progression network of `runs` with other words in its run.json."""
-    run = Path(shutil.copytree(runs / "progression", folder / "progression"))
+    run = Path(shutil.copytree(runs / "slice-progression", folder / "slice-progression"))
     told = json.loads((run / RUN_FILE).read_text())
     for key, value in changes.items():
         (told if key in told else told["architecture"])[key] = value
@@ -180,9 +180,9 @@ def test_a_progression_network_of_other_images_is_refused(dense_runs: Path, pool
 
 
 def test_one_progression_network_at_most(dense_runs: Path, pool_runs: Path) -> None:
-    run = pool_runs / "progression"
+    run = pool_runs / "slice-progression"
     with_one = load_model_set([dense_runs, run])
-    assert with_one.info.progression
+    assert with_one.info.progression is NetworkKind.SLICE_PROGRESSION
     assert with_one.info.size_reader is NetworkKind.SEGMENTER
     assert with_one.entries.keys() == with_one.networks.keys()
     assert with_one.info.sha256 != load_model_set([dense_runs]).info.sha256

@@ -177,32 +177,8 @@ def test_of_those_nearly_alike_the_simplest_wins() -> None:
         winner_of(comparison(front=float("nan")), (front,))
 
 
-@pytest.fixture
-def opens_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RUN folders are opened as they will be."""
-    import torch
-
-    from tumorcast.training.networks import load_network
-
-    class Opened:
-        def __init__(self, run: Path) -> None:
-            network = load_network(run)
-            self.module, self.contrasts = network.module, network.info.contrasts
-            self.voxel_mm, self.sha256 = network.info.architecture.voxel_mm, run.parent.name
-
-        def answer(self, planes: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                return self.module(torch.from_numpy(planes[None]))[0].numpy()
-
-    def opened(paths: list[Path], *_: object) -> Opened:
-        return Opened(paths[0])
-
-    for module in ("evaluation.place_fitting", "forecasting.place_folder"):
-        monkeypatch.setattr(f"tumorcast.{module}.open_progression", opened)
-
-
 def test_a_network_is_trained_for_each_fold_where_it_is_asked_for(
-    cohort: Path, tmp_path: Path, opens_runs: None, monkeypatch: pytest.MonkeyPatch
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From fresh weights, a step: a network that answers the front, so that the front wins. Begun again, it goes on."""
     settings = FitPlaceSettings((Candidate.FINE_TUNED,), folds=2, steps=1)
@@ -217,7 +193,10 @@ def test_a_network_is_trained_for_each_fold_where_it_is_asked_for(
     fit_place(cohort, out, settings)
     assert [(run / "weights.safetensors").stat().st_mtime_ns for run in runs] == before
     place = open_place(out, left_out=True)
-    assert [place.of(name).sha256 for name in ("L0", "L1", "L4")] == ["1", "2", "final"]
+    found = PlaceFolder.read(out)
+    named = [found.folds[0].model, found.folds[1].model, found.final]
+    assert [place.of(name).sha256 for name in ("L0", "L1", "L4")] == [one.sha256 for one in named]
+    assert [one.path for one in named] == ["folds/1/fine-tuned", "folds/2/fine-tuned", "final/fine-tuned"]
 
 
 def test_a_network_is_left_out_unasked_of_few_pairs(tmp_path: Path) -> None:

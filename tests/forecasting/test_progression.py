@@ -30,7 +30,7 @@ AHEAD = np.s_[10:16, 16:20]  # where the network says that tumour comes
 class Predictor:
     """Predicts .9 ahead of the tumour, less .1 a unit of ln(area ratio), .8 in it, and tumour beyond the brain."""
 
-    info = ModelInfo(("t1n",), SIDE, 350, NetworkKind.SEGMENTER, "", progression=True)
+    info = ModelInfo(("t1n",), SIDE, 350, NetworkKind.SEGMENTER, "", progression=NetworkKind.SLICE_PROGRESSION)
     asked: list[int] = field(default_factory=list)
 
     def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:

@@ -49,15 +49,16 @@ def test_a_slice_is_the_plane_of_the_volume(ball: Callable[..., SessionVolume]) 
     assert (cut.image[:, ~cut.brain] == -1).all() and cut.area_mm2 == (volume.labels[24] > 0).sum() * 4
 
 
-def test_new_slices_are_as_many_as_a_ball_would_reach(ball: Callable[..., SessionVolume]) -> None:
-    volume = ball(12.0)
-    affine, depth = plane_affine(volume, 2.0), volume.labels.shape[0]
+def test_new_slices_are_those_that_the_map_reaches(ball: Callable[..., SessionVolume]) -> None:
+    volume, affine = ball(12.0), plane_affine(ball(12.0), 2.0)
+    field = FrontArrival().field(volume, tuple(Contrast))
     present = np.flatnonzero(volume.tumour.any(axis=(1, 2)))
-    eightfold = newly_reached(volume, affine, np.full(3, 8.0), depth)  # twice the radius: 6 slices to either side
-    assert eightfold == [*range(present[0] - 6, present[0]), *range(present[-1] + 1, present[-1] + 7)]
-    assert newly_reached(volume, affine, np.array([0.5, 0.9]), depth) == []
-    thick = newly_reached(volume, plane_affine(volume, 6.0), np.full(3, 8.0), 16)
-    assert 3 <= len(thick) <= 4
+    eightfold = newly_reached(volume, affine, field.probability(np.full(3, 8.0)), volume.labels.shape[0])
+    below, above = present[0] - np.array(eightfold), np.array(eightfold) - present[-1]
+    assert len(eightfold) == (below > 0).sum() + (above > 0).sum() and 8 <= len(eightfold) <= 14  # twice the radius
+    assert newly_reached(volume, affine, field.probability(np.array([0.5, 0.9])), volume.labels.shape[0]) == []
+    thick = newly_reached(volume, plane_affine(volume, 6.0), field.probability(np.full(3, 8.0)), 16)
+    assert 2 <= len(thick) <= 5
 
 
 def test_the_map_of_a_forecast_is_of_each_horizon(ball: Callable[..., SessionVolume]) -> None:

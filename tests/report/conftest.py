@@ -8,15 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.archive.conftest import images_of, patient_of, slice_of
+from tests.archive.conftest import images_of, patient_of, slice_of, volume_of
 from tests.fakes import write_growth
-from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast, VolumeForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.durable import sha256_of
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
-from tumorcast.records import Forecaster, PatientOutcome, RadiotherapyCourse, SizeSeries, Status, Treatment
+from tumorcast.records import (
+    Forecaster,
+    PatientOutcome,
+    RadiotherapyCourse,
+    SessionVolume,
+    SizeSeries,
+    Status,
+    Treatment,
+)
 from tumorcast.report.html import WrittenReport, write_report
 from tumorcast.running.ranks import Ranks
 
@@ -27,6 +35,10 @@ SLICES = {"P1": (7, 9), "P2": (7,), TAGGED: (7,), "broken": (7,)}
 AIMS = {"P1": 150.0, "P2": 50.0, TAGGED: 120.0, "broken": 120.0}
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 3.0, -50], [0, 0, 0, 1]])
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
+CONTRASTS = ["t1n", "t1c", "t2w", "t2f"]
+VOLUME_SHAPE = (24, 28, 26)
+VOLUME_GRID = {"size": [32, 32, 12], "spacing": [2.0, 2.0, 3.0], "origin": [-30.0, -40.0, -50.0]}
+VOLUME_GRID["direction"] = np.eye(3).ravel().tolist()
 GREYS = {7: 0.25, 9: 0.75}  # of the brain of a slice, black 0 to white 1
 
 
@@ -98,8 +110,7 @@ def write_maps(path: Path, growth_sha256: str | None = None) -> Path:
     failed = PatientOutcome("P9", Status.FAILED, f"{SECRET}: 3 of 4 contrasts found (no t2f); add it")
     skipped = PatientOutcome("P10", Status.SKIPPED, "no tumour <i>")
     outcomes = [*(PatientOutcome(name, Status.OK) for name in SLICES), failed, skipped]
-    contrasts = ["t1n", "t1c", "t2w", "t2f"]
-    told = {"contrasts": contrasts, "version": "0.1.0", "growth_sha256": growth_sha256, "settings": {"seed": 7}}
+    told = {"contrasts": CONTRASTS, "version": "0.1.0", "growth_sha256": growth_sha256, "settings": {"seed": 7}}
     merge(path, shards, told, outcomes)
     return path
 
@@ -154,3 +165,44 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         evaluation = write_evaluation(folder / "evaluation", archive.provenance)
     written = write_report(maps, folder / "report", Ranks(), growth=growth, evaluation=evaluation, pictures=1)
     return Made(folder / "report", maps, growth, evaluation, written)
+
+
+def ball_volume() -> SessionVolume:
+    """A ball of brain with a tumour at the patient's left and back, and a bright mark at the other end."""
+    z, y, x = np.indices(VOLUME_SHAPE)
+    brain = (z - 12) ** 2 / 11**2 + (y - 14) ** 2 / 13**2 + (x - 13) ** 2 / 12**2 < 1
+    labels = np.where((z - 9) ** 2 + (y - 18) ** 2 + (x - 17) ** 2 < 9, 3, 0).astype(np.uint8)
+    image = np.where(brain, 100, 0).astype(np.uint8)
+    image[18:20, 7:9, 9:11] = 255
+    affine = np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 40], [0, 0, 2.0, -50], [0, 0, 0, 1]])
+    return SessionVolume(np.tile(image, (4, 1, 1, 1)), labels, brain, affine, 3.0)
+
+
+@pytest.fixture(scope="session")
+def foretold() -> VolumeForecast:
+    return volume_of(ball_volume())
+
+
+@pytest.fixture(scope="session")
+def volume_maps(foretold: VolumeForecast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """P1 has a volume alone, P2 a volume and a slice, P3 failed."""
+    folder = tmp_path_factory.mktemp("volumes")
+    shards = []
+    for name, slices in (("P1", {}), ("P2", {"0007": forecast_of(7, 120.0)})):
+        patient = replace(patient_with_curve("P1"), patient_id=name, target_day=60.0, source_grid=VOLUME_GRID)
+        key = ShardKey("run", name)
+        write_shard(folder / f"{name}.slices", key, patient, slices)
+        write_shard(folder / f"{name}.volume", key, patient, {}, foretold)
+        stands = {number: [(folder / f"{name}.slices", key)] for number in slices}
+        shards.append(PatientShards(name, stands, (folder / f"{name}.volume", key)))
+    told = {"contrasts": CONTRASTS, "engine": None, "judge": None, "place": {"name": "front"}, "settings": {"seed": 7}}
+    outcomes = [PatientOutcome("P1", Status.OK), PatientOutcome("P2", Status.OK)]
+    merge(folder / "maps.h5", shards, told, [*outcomes, PatientOutcome("P3", Status.FAILED, "no mask; draw one")])
+    return folder / "maps.h5"
+
+
+@pytest.fixture(scope="session")
+def volume_report(volume_maps: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    write_report(volume_maps, out, Ranks())
+    return out

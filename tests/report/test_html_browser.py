@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.report.chromium import Chromium, find_chromium
-from tests.report.conftest import GREYS, SIDE, TAGGED, Made
+from tests.report.conftest import GREYS, SIDE, TAGGED, VOLUME_SHAPE, Made
 
 SKIP = "Skip to the content"
 READY = "document.getElementById('viewer').dataset.ready === 'yes'"
@@ -210,6 +210,34 @@ def test_outlines_lie_on_what_they_are_round(opened: Chromium) -> None:
     voxel = without.shape[0] / SIDE
     assert np.abs(changed.mean(axis=0) - coloured.mean(axis=0)).max() < voxel
     assert np.abs(changed.max(axis=0) - coloured.max(axis=0)).max() < 2 * voxel
+
+
+def test_a_whole_tumour_opens_in_three_planes_and_has_the_outline_of_each_horizon(
+    volume_report: Path, browser: Chromium
+) -> None:
+    for patient_id in ("P1", "P2"):
+        browser.open(volume_report / "patients" / f"{patient_id}.html")
+        browser.wait_for(READY)
+        assert browser.troubles() == []
+    check_names_and_contrast(browser)
+    assert browser.evaluate("document.getElementById('planes').checked")
+    assert browser.evaluate("document.getElementById('lines').hasAttribute('hidden')")
+    browser.evaluate("document.getElementById('planes').click()")
+    set_by_keys(browser, "opacity", "End")
+    sizes = []
+    for map_name in ("growth map, in 30 days", "growth map, in 90 days"):
+        choose(browser, "map", map_name)
+        browser.wait_for(f"document.getElementById('canvas').ariaLabel.includes({json.dumps(map_name)})")
+        with_lines = picture(browser)
+        browser.evaluate("document.getElementById('outlines').click()")
+        without = picture(browser)
+        browser.evaluate("document.getElementById('outlines').click()")
+        lines = np.argwhere(np.abs(with_lines - without).sum(axis=-1) > 60)
+        coloured = np.argwhere(np.ptp(without, axis=-1) > 24)
+        assert np.abs(lines.mean(axis=0) - coloured.mean(axis=0)).max() < without.shape[0] / VOLUME_SHAPE[1]
+        assert lines.mean(axis=0)[1] > without.shape[1] / 2  # the tumour is at the patient's left
+        sizes.append(np.ptp(lines, axis=0))
+    assert (sizes[1] > sizes[0]).all()
 
 
 def test_the_keyboard_reaches_everything_in_order(opened: Chromium) -> None:

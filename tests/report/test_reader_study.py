@@ -15,7 +15,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from typer.testing import CliRunner
 
 from tests.archive.conftest import images_of, patient_of, slice_of
-from tumorcast.archive.maps import SliceForecast
+from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.cli.reader_study import reader_study
@@ -303,3 +303,12 @@ def test_the_commands_print_their_figures(maps: Path, truth: Path, tmp_path: Pat
     assert "accuracy 1.00 (0.51 to 1.00)" in run("score", out / "key.json", sheets[0])
     result = CliRunner().invoke(reader_study, ["score", str(out / "key.json"), str(sheets[0]), str(sheets[0])])
     assert isinstance(result.exception, UsageError)
+
+
+def test_growth_maps_alone_have_nothing_to_show(truth: Path, foretold: VolumeForecast, tmp_path: Path) -> None:
+    shard, key = tmp_path / "shard.h5", ShardKey("run", "Anna/volume")
+    write_shard(shard, key, replace(patient_of("Anna"), day=0.0), {}, foretold)
+    told = {"contrasts": [str(name) for name in Contrast]}
+    merge(tmp_path / "maps.h5", [PatientShards("Anna", {}, (shard, key))], told, [PatientOutcome("Anna", Status.OK)])
+    with pytest.raises(InputError, match="holds growth maps alone, .* forecast without --maps-only"):
+        make_study(tmp_path / "maps.h5", truth, tmp_path / "study", count=2, seed=0)

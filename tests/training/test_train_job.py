@@ -159,15 +159,15 @@ def ended(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(end.value.code or 0)
 
 
-def test_the_command_trains_progression_and_names_what_it_does_not_know(
+def test_the_command_trains_progression_on_slices_and_names_what_it_does_not_know(
     small_slices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.toml").write_text('schedule = "constant"\n[architecture]\nchannel_mult = [1]\n')
     options = ("--config", tmp_path / "t.toml", "--steps", 2, "--batch", 2, "--device", "cpu", "--json")
-    assert ended(monkeypatch, "progression", small_slices, "--out", tmp_path / "run", *options) == 0
+    assert ended(monkeypatch, "slice-progression", small_slices, "--out", tmp_path / "run", *options) == 0
     assert '"steps_now": 2' in capsys.readouterr().out.splitlines()[-1]
-    unknown = ("progression", small_slices, "--out", tmp_path / "run", "--device", "tpu")
+    unknown = ("slice-progression", small_slices, "--out", tmp_path / "run", "--device", "tpu")
     assert ended(monkeypatch, *unknown) == 2
     assert "--device tpu: allowed are auto, cpu, cuda" in capsys.readouterr().err
     assert ended(monkeypatch, "oracle", small_slices, "--out", tmp_path / "run") == 2
-    assert "networks are denoiser, segmenter, progression, and regressor" in capsys.readouterr().err
+    assert "networks are denoiser, segmenter, progression, slice-progression, and regressor" in capsys.readouterr().err

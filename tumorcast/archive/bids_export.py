@@ -22,10 +22,12 @@ from tumorcast.archive.bids_layout import (
     ScanName,
     forecast_images,
     labels_of,
+    volume_descriptions,
+    volume_images,
 )
 from tumorcast.archive.integrity import read_seal
-from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive, PatientForecast, SliceForecast
-from tumorcast.archive.nifti import Placement, Space, write_nifti
+from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive, PatientForecast, SliceForecast, VolumeForecast
+from tumorcast.archive.nifti import CubicPlacement, Place, Placement, Space, write_nifti
 from tumorcast.archive.verify import refuse_broken
 from tumorcast.data.cohort import Cohort
 from tumorcast.data.native import BENT, NATIVE, NativeImage, native_image
@@ -47,6 +49,8 @@ Images with `desc-forecast` are synthetic.
 - `*_label-change_probseg`: the share of the ensemble that changed.
 - `space-orig`: on the voxels of the scan. `space-cohort`: on the pixels of the forecast, with every slice of the scan.
 - Only the slices in `desc-covered_mask` were forecast. Elsewhere a 0 says nothing.
+- `desc-volume…`: of the whole tumour, on cubic voxels, where the archive has it; `desc-volume90d`: 90 days ahead, the
+  probability of tumour (`probseg`) and its outline (`mask`).
 - Each sidecar tells the units, the model and the archive by their SHA-256, and the days.
 """
 PARTICIPANTS = {"cohort_id": {"Description": "The patient's name in the cohort file and the archive."}}
@@ -61,7 +65,10 @@ SESSIONS = {
 
 @dataclass(frozen=True)
 class Export:
-    """An export: from which archive, to which folder, in which spaces; labels: of BIDS, by patient."""
+    """An export: from which archive, to which folder, in which spaces; labels: of BIDS, by patient.
+
+    volumes: whether a patient has growth maps in three dimensions.
+    """
 
     maps: Path
     folder: Path
@@ -70,6 +77,12 @@ class Export:
     archive_sha256: str
     provenance: dict[str, Any] = field(repr=False)
     labels: Mapping[str, str] = field(repr=False)
+    volumes: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the forecast."""
+        return dict(self.provenance.get("settings", {}))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -101,8 +114,9 @@ def export_bids(
     refuse_broken(maps)
     with MapArchive.open(maps) as archive:
         outcomes, patient_ids, provenance = archive.outcomes(), archive.patient_ids(), archive.provenance
-    sealed = read_seal(maps, FORMAT, FORMAT_VERSION) or {}
-    export = Export(maps, folder, tuple(spaces), cohort, sealed["sha256"], provenance, labels_of(patient_ids, "sub"))
+        volumes = any(archive.has_volume(patient_id) for patient_id in patient_ids)
+    seal, labels = (read_seal(maps, FORMAT, FORMAT_VERSION) or {})["sha256"], labels_of(patient_ids, "sub")
+    export = Export(maps, folder, tuple(spaces), cohort, seal, provenance, labels, volumes)
     _check_cohort(export)
     _claim(export)
     done = {outcome.patient_id: outcome for outcome in _written(export, patient_ids, jobs, report)}
@@ -194,18 +208,18 @@ def _outcome(export: Export, patient_id: str) -> PatientOutcome:
 def _write_patient(export: Export, patient_id: str) -> None:
     """Write a patient's images with their sidecars, and the table of sessions. Raises InputError before any file."""
     with MapArchive.open(export.maps) as archive:
-        patient, slices = archive.patient(patient_id), archive.slices(patient_id)
+        patient, slices, volume = archive.patient(patient_id), archive.slices(patient_id), archive.volume(patient_id)
     known = _known_of(export, patient)
-    place = Placement.of(patient_id, patient.source_grid, slices, known.home)
     scan = ScanName(export.labels[patient_id], labels_of([patient.session_id], "ses")[patient.session_id])
-    common = _common(export, patient, slices) | known.sidecar
     contrasts = [Contrast(name) for name in export.provenance["contrasts"]]
-    for image in forecast_images(slices, contrasts):
-        for space in export.spaces:
-            path = export.folder / scan.file(image.before, f"space-{SPACE_LABELS[space]}", *image.after)
-            sidecar = image.sidecar | _of_space(export, scan, image, space) | common
-            write_nifti(Path(f"{path}.nii.gz"), place.volume(space, image.values, image.outside, image.interpolation))
-            write_text(Path(f"{path}.json"), _json(sidecar))
+    if slices:
+        place = Placement.of(patient_id, patient.source_grid, slices, known.home)
+        common = _common(export, patient) | _of_slices(slices) | known.sidecar
+        _write_images(export, scan, place, forecast_images(slices, contrasts), common)
+    if volume is not None:
+        cubes = CubicPlacement.of(patient_id, patient.source_grid, volume, known.home)
+        common = _common(export, patient) | _of_volume(export, volume) | known.sidecar
+        _write_images(export, scan, cubes, volume_images(patient.day, volume, contrasts), common)
     row = [
         f"ses-{scan.session}",
         f"{patient.day:g}",
@@ -215,19 +229,37 @@ def _write_patient(export: Export, patient_id: str) -> None:
     write_text(Path(f"{export.folder / scan.sessions}.tsv"), _table(("session_id", *SESSIONS), [row]))
 
 
-def _common(export: Export, patient: PatientForecast, slices: Sequence[SliceForecast]) -> dict[str, Any]:
-    """What all sidecars of a scan say: days, aims, what the forecast was made of, and the slices with their areas."""
-    made, settings = export.provenance, export.provenance.get("settings", {})
+def _write_images(
+    export: Export, scan: ScanName, place: Place, images: Iterable[ForecastImage], common: dict[str, Any]
+) -> None:
+    """Write images in every space, with their sidecars; what is told of an image itself overrules what is `common`."""
+    for image in images:
+        for space in export.spaces:
+            path = export.folder / scan.file(image.before, f"space-{SPACE_LABELS[space]}", *image.after)
+            sidecar = image.sidecar | _of_space(export, scan, image, space) | common | image.sidecar
+            write_nifti(Path(f"{path}.nii.gz"), place.volume(space, image.values, image.outside, image.interpolation))
+            write_text(Path(f"{path}.json"), _json(sidecar))
+
+
+def _common(export: Export, patient: PatientForecast) -> dict[str, Any]:
+    """What all sidecars of a scan say: days, what was asked for, and what the forecast was made of."""
+    settings = export.settings
     return {
         "Day": patient.day,
         "TargetDay": patient.target_day,
         "HorizonDays": settings.get("horizon_days"),
         "RelativeChange": settings.get("relative_change"),
         "ChangeThreshold": settings.get("change_threshold"),
-        "Members": len(slices[0].aimed_mm2),
         "Seed": settings.get("seed"),
-        "ModelSha256": made.get("model_sha256"),
+        "ModelSha256": export.provenance.get("model_sha256"),
         "ArchiveSha256": export.archive_sha256,
+    }
+
+
+def _of_slices(slices: Sequence[SliceForecast]) -> dict[str, Any]:
+    """What sidecars say of the slices: members, and areas."""
+    return {
+        "Members": len(slices[0].aimed_mm2),
         "Slices": [
             {
                 "SourceSlice": int(forecast.source_slice),
@@ -238,6 +270,13 @@ def _common(export: Export, patient: PatientForecast, slices: Sequence[SliceFore
             for forecast in slices
         ],
     }
+
+
+def _of_volume(export: Export, volume: VolumeForecast) -> dict[str, Any]:
+    """What sidecars say of a volume: members, and what foretold the place; a threshold of changed pixels it has not."""
+    place = export.provenance.get("place") or {}
+    members = volume.target_ratio.shape[1]
+    return {"Members": members, "Place": volume.model, "PlaceSha256": place.get("sha256"), "ChangeThreshold": None}
 
 
 @dataclass(frozen=True)
@@ -278,7 +317,7 @@ def _way_home_of_archive(patient: PatientForecast) -> NativeImage | None:
 def _of_space(export: Export, scan: ScanName, image: ForecastImage, space: Space) -> dict[str, Any]:
     """Where the voxels lie, and of which image in the data set this one is another sampling."""
     if space is Space.COHORT:
-        brain = scan.file(f"space-{SPACE_LABELS[space]}", "desc-brain", "mask")
+        brain = scan.file(f"space-{SPACE_LABELS[space]}", image.reference, "mask")
         return {"SpatialReference": f"bids::{brain.as_posix()}.nii.gz"}
     if Space.COHORT not in export.spaces:
         return {"SpatialReference": "orig"}
@@ -290,7 +329,11 @@ def _write_tables(export: Export, patient_ids: Sequence[str]) -> None:
     """Write what the data set says of all of its patients and files."""
     root = export.folder
     rows = [(f"sub-{export.labels[name]}", name) for name in patient_ids]
-    described = [(f"desc-{name}", description) for name, description in DESCRIPTIONS.items()]
+    horizons = [
+        days for days in (export.settings.get("horizon_days"), *export.settings.get("later_horizons", ())) if days
+    ]
+    descriptions = DESCRIPTIONS | (volume_descriptions(horizons) if export.volumes else {})
+    described = [(f"desc-{name}", description) for name, description in descriptions.items()]
     write_text(root / "README.md", README)
     write_text(root / "participants.json", _json(PARTICIPANTS))
     write_text(root / "participants.tsv", _table(("participant_id", *PARTICIPANTS), rows))

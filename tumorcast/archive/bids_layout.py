@@ -4,18 +4,20 @@ After the BIDS specification 1.10 (https://bids-specification.readthedocs.io), d
 """
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.archive.maps import SliceForecast
+from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.nifti import Space
+from tumorcast.data.grey import from_grey
 from tumorcast.data.imaging.geometry import Interpolation
 from tumorcast.records import Contrast
 
@@ -36,7 +38,16 @@ DESCRIPTIONS = {
     "segmenter": "By the segmenter in the generated images.",
     "spread": "The standard deviation over the ensemble's images.",
 }
+VOLUME = "volume"  # begins the descriptions of what is on cubic voxels
+VOLUME_DESCRIPTIONS = {
+    f"{VOLUME}brain": "Of the brain of the present scan, on the cubic voxels of the growth maps of the whole tumour.",
+    f"{VOLUME}present": "Of the present scan, on the cubic voxels of the growth maps of the whole tumour.",
+}
+BRAIN, VOLUME_BRAIN = "desc-brain", f"desc-{VOLUME}brain"
 LABELS = {1: "necrotic or non-enhancing core", 2: "oedema", 3: "enhancing tumour"}
+LEVELS = {str(value): name for value, name in LABELS.items()}
+SCALE = "Intensities are scaled: -1 and 1 are the limits of the scan's window; air is -1."
+PRESENT = f"The present scan. {SCALE}"
 
 
 def labels_of(names: Iterable[str], entity: str) -> dict[str, str]:
@@ -95,7 +106,8 @@ class ScanName:
 class ForecastImage:
     """One image of a forecast, as a file holds it: its slices, the entities of its name, and what its sidecar says.
 
-    before, after: entities of the name on either side of the space. values: (S, H, W). outside: where no slice lies.
+    before, after: entities of the name on either side of the space. values: (S, H, W), or of a volume (Z, Y, X).
+    outside: where nothing is foretold. reference: the entity of the mask that tells the voxels of the cohort's space.
     """
 
     before: str
@@ -104,6 +116,7 @@ class ForecastImage:
     sidecar: dict[str, Any]
     outside: float = 0.0
     interpolation: Interpolation = Interpolation.LINEAR
+    reference: str = BRAIN
 
 
 def forecast_images(slices: Sequence[SliceForecast], contrasts: Sequence[Contrast]) -> Iterator[ForecastImage]:
@@ -156,41 +169,99 @@ def _probability(name: str, slices: Sequence[SliceForecast], after: tuple[str, .
 
 def _masks(slices: Sequence[SliceForecast]) -> Iterator[ForecastImage]:
     brain = _stack("brain", slices)
-    covered = np.ones_like(brain)
-    labels = {str(value): name for value, name in LABELS.items()}
-    for values, after, sidecar in (
-        (
-            _stack("labels", slices),
-            ("desc-present", "dseg"),
-            {"Description": "The tumour's labels in the present scan.", "ArchiveDataset": "labels", "Levels": labels},
-        ),
-        (
-            brain,
-            ("desc-brain", "mask"),
-            {"Description": "The brain in the present scan.", "ArchiveDataset": "brain", "Type": "Brain"},
-        ),
-        (
-            covered,
-            ("desc-covered", "mask"),
-            {"Description": "The slices that were forecast; elsewhere nothing is known.", "Type": "ROI"},
-        ),
-    ):
-        yield ForecastImage("", after, values.astype(np.uint8), sidecar, interpolation=Interpolation.NEAREST)
+    yield from _present_masks(_stack("labels", slices), brain)
+    covered = {"Description": "The slices that were forecast; elsewhere nothing is known.", "Type": "ROI"}
+    values = np.ones_like(brain, np.uint8)
+    yield ForecastImage("", ("desc-covered", "mask"), values, covered, interpolation=Interpolation.NEAREST)
+
+
+def _present_masks(
+    labels: npt.NDArray[np.uint8], brain: npt.NDArray[np.bool_], prefix: str = ""
+) -> Iterator[ForecastImage]:
+    """The labels and the brain of the present scan; prefix: of their descriptions."""
+    nearest, reference = Interpolation.NEAREST, f"desc-{prefix}brain"
+    told = {"Description": "The tumour's labels in the present scan.", "ArchiveDataset": "labels", "Levels": LEVELS}
+    yield ForecastImage("", (f"desc-{prefix}present", "dseg"), labels, told, 0.0, nearest, reference)
+    told = {"Description": "The brain in the present scan.", "ArchiveDataset": "brain", "Type": "Brain"}
+    yield ForecastImage("", (reference, "mask"), brain.astype(np.uint8), told, 0.0, nearest, reference)
 
 
 def _images(slices: Sequence[SliceForecast], channel: int, contrast: Contrast) -> Iterator[ForecastImage]:
-    agent, suffix = CONTRASTS[contrast]
-    scale = "Intensities are scaled: -1 and 1 are the limits of the scan's window; air is -1."
-    for name, desc, description, outside in (
-        ("image", "present", f"The present scan. {scale}", AIR),
-        ("mean", "forecast", f"Synthetic: the mean of the ensemble's images of the time aimed at. {scale}", AIR),
-        ("std", "spread", "The standard deviation over the ensemble's images, in their scaled intensities.", 0.0),
+    synthetic = f"Synthetic: the mean of the ensemble's images of the time aimed at. {SCALE}"
+    spread = "The standard deviation over the ensemble's images, in their scaled intensities."
+    for name, desc, description in (
+        ("image", "present", PRESENT),
+        ("mean", "forecast", synthetic),
+        ("std", "spread", spread),
     ):
-        sidecar = {
-            "Description": description,
-            "ArchiveDataset": name,
-            "ArchiveChannel": channel,
-            "Units": "arbitrary",
-            "SkullStripped": True,
-        }
-        yield ForecastImage(agent, (f"desc-{desc}", suffix), _stack(name, slices)[:, channel], sidecar, outside)
+        sidecar = {"Description": description, "ArchiveDataset": name, "ArchiveChannel": channel}
+        image = _image(desc, contrast, _stack(name, slices)[:, channel], sidecar)
+        yield replace(image, outside=0.0) if name == "std" else image
+
+
+def _image(desc: str, contrast: Contrast, values: npt.NDArray[Any], sidecar: dict[str, Any]) -> ForecastImage:
+    """A scan, or what is like one; where nothing is foretold, it is air."""
+    agent, suffix = CONTRASTS[contrast]
+    told = {"Units": "arbitrary", "SkullStripped": True}
+    return ForecastImage(agent, (f"desc-{desc}", suffix), values, sidecar | told, AIR)
+
+
+def volume_desc(horizon_days: float) -> str:
+    """The label that tells the forecasts of a volume apart by their horizon; NaN for a change asked for.
+
+    >>> volume_desc(90.0), volume_desc(30.5), volume_desc(math.nan)
+    ('volume90d', 'volume30p5d', 'volume')
+    """
+    return VOLUME if math.isnan(horizon_days) else f"{VOLUME}{horizon_days:g}d".replace(".", "p")
+
+
+def volume_descriptions(horizons: Sequence[float]) -> dict[str, str]:
+    """What each `desc` of a volume means, where there are forecasts for these days ahead; none for a change."""
+    ahead = {volume_desc(days): f"Of the whole tumour, on cubic voxels, {days:g} days ahead." for days in horizons}
+    asked = {VOLUME: "Of the whole tumour, on cubic voxels, for the change that was asked for."}
+    return VOLUME_DESCRIPTIONS | (ahead or asked)
+
+
+def volume_images(day: float, volume: VolumeForecast, contrasts: Sequence[Contrast]) -> Iterator[ForecastImage]:
+    """The images of a patient's volume: growth map and outline of each horizon, and the scan, of that day."""
+    for horizon in range(len(volume.horizon_days)):
+        yield from _foretold(day, volume, horizon)
+    yield from _present_masks(volume.labels, volume.brain, VOLUME)
+    for channel, contrast in enumerate(contrasts):
+        sidecar = {"Description": PRESENT, "ArchiveDataset": "image", "ArchiveChannel": channel}
+        image = _image(f"{VOLUME}present", contrast, from_grey(volume.image[channel]), sidecar)
+        yield replace(image, reference=VOLUME_BRAIN)
+
+
+def _foretold(day: float, volume: VolumeForecast, horizon: int) -> Iterator[ForecastImage]:
+    """The growth map of a horizon, and the outline of the volume that it expects."""
+    entities, sizes = ("label-tumor", f"desc-{volume_desc(volume.horizon_days[horizon])}"), _sizes(day, volume, horizon)
+    likely = {
+        "Description": "Probability of tumour at the time aimed at: mean of members.",
+        "ArchiveDataset": "growth",
+        "Units": "1",
+        "Manual": False,
+    }
+    growth = volume.growth[horizon].astype(np.float32)
+    yield ForecastImage("", (*entities, "probseg"), growth, likely | sizes, reference=VOLUME_BRAIN)
+    outline = {
+        "Description": "The tumour at the time aimed at: the voxels that it reaches first, as many as are expected.",
+        "ArchiveDataset": "log_volume",
+        "Type": "Lesion",
+    }
+    first = volume.outline(horizon).astype(np.uint8)
+    nearest = Interpolation.NEAREST
+    yield ForecastImage("", (*entities, "mask"), first, outline | sizes, 0.0, nearest, VOLUME_BRAIN)
+
+
+def _sizes(day: float, volume: VolumeForecast, horizon: int) -> dict[str, Any]:
+    """The day and the volumes of a horizon, for its sidecars; of a change asked for there is no day."""
+    low, median, high = np.quantile(volume.aimed_mm3[horizon], (0.05, 0.5, 0.95)).tolist()
+    ahead = float(volume.horizon_days[horizon])
+    days = {} if math.isnan(ahead) else {"TargetDay": day + ahead, "HorizonDays": ahead}
+    return days | {
+        "PresentVolumeMm3": float(volume.present_mm3),
+        "AimedVolumeMm3": median,
+        "AimedVolumeRangeMm3": [low, high],
+        "ExpectedVolumeMm3": float(volume.expected_mm3[horizon]),
+    }

@@ -1,4 +1,4 @@
-"""A patient's slices put back into their volume, on the cohort's grid or the scan's own voxels, and written as NIfTI.
+"""A patient's slices or volume on the cohort's grid or the scan's own voxels, and written as NIfTI.
 
 NIfTI-1 keeps a position in float32, so an affine is exact to the last bit of that. SimpleITK writes the files: it reads
 the scans, so what it writes lies on the voxels that it read.
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, assert_never
+from typing import Any, Protocol, Self, assert_never
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from tumorcast.archive.maps import VolumeForecast
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
+from tumorcast.data.imaging.transforms import IDENTITY, resample
 from tumorcast.data.native import NativeImage, NativeSlices
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError
@@ -25,10 +27,28 @@ Array = npt.NDArray[Any]
 
 
 class Space(StrEnum):
-    """Where a volume lies. NATIVE: the scan's own voxels; COHORT: the cohort's pixels, every source slice."""
+    """Where a volume lies. NATIVE: the scan's own voxels; COHORT: the pixels of the forecast, or its cubic voxels."""
 
     NATIVE = "native"
     COHORT = "cohort"
+
+
+class Place(Protocol):
+    """Where the values of a forecast lie."""
+
+    def volume(self, space: Space, values: Array, outside: float, interpolation: Interpolation) -> sitk.Image:
+        """The values, (S, H, W) or (Z, Y, X), in a space; `outside` fills what they do not cover."""
+
+
+def source_of(patient_id: str, source_grid: dict[str, Any]) -> Grid:
+    """The grid of a scan by its record in an archive. Raises InputError if that does not tell where the voxels are."""
+    try:
+        return Grid.from_dict(source_grid)
+    except KeyError as missing:
+        raise InputError(
+            f"{patient_id}: the archive does not tell the {missing.args[0]} of the scan's voxels, so its forecast "
+            "has no place; prepare the scans again, and make the forecast anew"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -49,13 +69,7 @@ class Placement:
         cls, patient_id: str, source_grid: dict[str, Any], slices: Sequence[Any], home: NativeImage | None = None
     ) -> Self:
         """The place of forecasts of slices. Raises InputError if nothing tells where their voxels are."""
-        try:
-            source = Grid.from_dict(source_grid)
-        except KeyError as missing:
-            raise InputError(
-                f"{patient_id}: the archive does not tell the {missing.args[0]} of the scan's voxels, so its slices "
-                "have no place; prepare the scans again, and make the forecast anew"
-            ) from None
+        source = source_of(patient_id, source_grid)
         return cls(source, np.array([forecast.source_slice for forecast in slices]), slices[0].affine, home)
 
     def volume(self, space: Space, stack: Array, outside: float, interpolation: Interpolation) -> sitk.Image:
@@ -89,6 +103,51 @@ class Placement:
         volume = np.full((depth, height, width), outside, stack.dtype)
         volume[self.source_slice] = stack
         return Grid.from_affine(self.affine, (width, height, depth)).image(volume)
+
+
+@dataclass(frozen=True)
+class CubicPlacement:
+    """Where a patient's volume lies, on the cubic voxels of the cohort file.
+
+    own: those voxels; inside: (Z, Y, X) where a value means something; native: the voxels of the scan, in the place
+    that `home` leads to, or in the cohort's own where it is None.
+    """
+
+    own: Grid
+    inside: npt.NDArray[np.bool_]
+    native: Grid
+    home: NativeImage | None = None
+
+    @classmethod
+    def of(
+        cls, patient_id: str, source_grid: dict[str, Any], volume: VolumeForecast, home: NativeImage | None = None
+    ) -> Self:
+        """The place of a forecast of a volume. Raises InputError if nothing tells where the scan's voxels are."""
+        inside = volume.brain | (volume.labels > 0)
+        native = source_of(patient_id, source_grid) if home is None else home.grid
+        return cls(Grid.from_affine(volume.affine, inside.shape[::-1]), inside, native, home)
+
+    def volume(self, space: Space, values: Array, outside: float, interpolation: Interpolation) -> sitk.Image:
+        """The values (Z, Y, X) in a space, `outside` where they mean nothing.
+
+        On the scan's own voxels they are interpolated in space, each once: the mean of the eight nearest, or the
+        nearest. What is inside is settled by the nearest.
+        """
+        match space:
+            case Space.COHORT:
+                return self.own.image(values)
+            case Space.NATIVE:
+                inside = self._native(self.inside.astype(np.uint8), 0, Interpolation.NEAREST) > 0
+                found = self._native(values, outside, interpolation)
+                return self.native.image(np.where(inside, found, np.asarray(outside, found.dtype)))
+            case _:
+                assert_never(space)
+
+    def _native(self, values: Array, outside: float, interpolation: Interpolation) -> Array:
+        transform = IDENTITY if self.home is None else ~self.home.transform
+        moved = resample(self.own.image(values), self.native, transform, interpolation=interpolation, outside=outside)
+        array: Array = sitk.GetArrayFromImage(moved)
+        return array
 
 
 def write_nifti(path: Path, image: sitk.Image) -> None:

@@ -47,6 +47,12 @@ class Crop:
         depth, height, width = tumour.shape
         return cls((starts[0], starts[1], starts[2]), (sides[0], sides[1], sides[2]), (depth, height, width))
 
+    def widened(self, voxels: int) -> "Crop":
+        """The box with so many voxels more to every side."""
+        (z, y, x), (depth, height, width), more = self.start, self.sides, 2 * voxels
+        sides = (depth + more, height + more, width + more)
+        return Crop((z - voxels, y - voxels, x - voxels), sides, self.volume)
+
     def cut(self, volume: npt.NDArray[Any], outside: Any = 0) -> npt.NDArray[Any]:
         """The last three axes of an array, within the box; `outside` fills what lies beyond the volume."""
         inner, whole = self._overlap()

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from tumorcast.arrival.crop import Crop, signed_distance_mm
 from tumorcast.arrival.front import front_log_volume, t1_of
-from tumorcast.arrival.network import images_for, planes_of
+from tumorcast.arrival.planes import images_for, planes_of
 from tumorcast.data.grey import from_grey
 from tumorcast.errors import InputError
 from tumorcast.records import SessionVolume
@@ -26,6 +26,8 @@ Ratios = npt.NDArray[np.float64]
 
 LEAST_LOG_RATIO = -12.0  # below the last voxel of any tumour
 SAME_VOXELS = 0.01  # relative
+SPARE_MM = 20.0
+LEAST_STEEPNESS = 1.0  # where a network has none, far out, a delay would move a voxel without end
 FRONT_STEEPNESS = 8.0  # per ln of the volume: how sure the front alone is taken to be of itself
 
 
@@ -116,14 +118,17 @@ class NetworkArrival:
         return self.network.voxel_mm
 
     def field(self, volume: SessionVolume, contrasts: Sequence[str]) -> ArrivalField:
-        """See ArrivalModel."""
+        """See ArrivalModel. The network looks at the box that it was trained on; beyond, its edge goes on."""
         present = CroppedScan.of(volume, contrasts)
-        front = present.front()
+        front, spare = present.front(), present.spare
         distance = signed_distance_mm(present.tumour, volume.voxel_mm)
         images = images_for(present.images, contrasts, self.network.contrasts)
         planes = planes_of(images, present.tumour, distance, np.where(np.isfinite(front), front, np.float32(60.0)))
-        steepness, delay = self.network.answer(planes)
-        return ArrivalField(present.crop, front + delay / steepness, steepness, present.inside)
+        box = slice(spare, -spare)
+        steepness, delay = self.network.answer(np.ascontiguousarray(planes[:, box, box, box]))
+        steepness = np.maximum(steepness, LEAST_STEEPNESS)
+        shift, steepness = (np.pad(part, spare, mode="edge") for part in (delay / steepness, steepness))
+        return ArrivalField(present.crop, front + shift, steepness, present.inside)
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,10 @@ class FrontArrival:
 
 @dataclass(frozen=True)
 class CroppedScan:
-    """A scan within the box round its tumour: images (C, Z, Y, X) in [-1, 1], masks (Z, Y, X)."""
+    """A scan within the box round its tumour: images (C, Z, Y, X) in [-1, 1], masks (Z, Y, X).
+
+    The box is that of Crop.round and SPARE_MM more to every side, so that large growth has room.
+    """
 
     crop: Crop
     contrasts: tuple[str, ...]
@@ -156,9 +164,14 @@ class CroppedScan:
     @classmethod
     def of(cls, volume: SessionVolume, contrasts: Sequence[str]) -> "CroppedScan":
         """Cut out of the whole; what lies beyond the scan is air."""
-        crop = Crop.round(volume.tumour, volume.voxel_mm)
+        crop = Crop.round(volume.tumour, volume.voxel_mm).widened(_spare(volume.voxel_mm))
         parts = [crop.cut(part) for part in (volume.images, volume.tumour, volume.brain)]
         return cls(crop, tuple(contrasts), from_grey(parts[0]), parts[1], parts[2], volume.voxel_mm)
+
+    @property
+    def spare(self) -> int:
+        """Voxels that the box has more than Crop.round, to every side."""
+        return _spare(self.voxel_mm)
 
     @property
     def inside(self) -> Mask:
@@ -170,6 +183,10 @@ class CroppedScan:
         channel = t1_of(self.contrasts)
         t1 = None if channel is None else self.images[channel]
         return front_log_volume(self.brain, self.tumour, t1, self.voxel_mm)
+
+
+def _spare(voxel_mm: float) -> int:
+    return max(round(SPARE_MM / voxel_mm), 1)
 
 
 def check_voxels(model: ArrivalModel, volume: SessionVolume) -> None:

@@ -7,20 +7,15 @@ pass serves all sizes, and the tumours of different sizes lie in each other by c
 not times b: else the gradient of a shift would be as large as b is steep, and training would not settle.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tumorcast.settings import VolumeArchitecture
 
-EXTRA_PLANES = 3  # beside the contrasts: outline, signed distance, front
-FARTHEST_MM, FARTHEST_FRONT = 20.0, 2.0  # planes hold no more, scaled to ±1
-AIR = -1.0
 GROUPS = 8
 FIRST_STEEPNESS = 8.0  # of an untrained network, whose delay is 0: it answers with the front itself
 
@@ -97,27 +92,3 @@ def logits_of(answer: Tensor, front: Tensor, log_ratio: Tensor) -> Tensor:
     """(N, Z, Y, X) of tumour at ln volume ratios (N,), from the network's answer and the front (N, Z, Y, X)."""
     steepness, delay = answer.unbind(dim=1)
     return steepness * (log_ratio[:, None, None, None] - front) - delay
-
-
-def planes_of(
-    images: npt.NDArray[np.float32],
-    outline: npt.NDArray[np.bool_],
-    distance_mm: npt.NDArray[np.float32],
-    front: npt.NDArray[np.float32],
-) -> npt.NDArray[np.float32]:
-    """(P, Z, Y, X) what the network reads: images (C, Z, Y, X) in [-1, 1], and three maps (Z, Y, X)."""
-    maps = [
-        2.0 * outline - 1.0,
-        np.clip(distance_mm / FARTHEST_MM, -1.0, 1.0),
-        np.clip(front / FARTHEST_FRONT, -1.0, 1.0),
-    ]
-    return np.concatenate([images, np.stack(maps).astype(np.float32)])
-
-
-def images_for(images: npt.NDArray[np.float32], have: Sequence[str], wanted: Sequence[str]) -> npt.NDArray[np.float32]:
-    """(W, Z, Y, X) the contrasts that a network wants, of those (C, Z, Y, X) that there are; one that is absent is air.
-
-    Networks are trained with contrasts left out at random, and so know that air in a brain is a contrast not taken.
-    """
-    absent = np.full(images.shape[1:], AIR, np.float32)
-    return np.stack([images[list(have).index(name)] if name in have else absent for name in wanted])

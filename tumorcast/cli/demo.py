@@ -16,10 +16,12 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler each way.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Simulate a small cohort, prepare it, fit its growth, forecast 90 days ahead, draw: minutes on two cores."""
+    """Simulate a small cohort, prepare it, fit its growth, forecast 90 and 180 days ahead, report: minutes."""
     from tumorcast.running.demo import DemoSettings, run_demo
 
     with stoppable(f"{out} is not whole; start the demo again"):
         run_demo(out, DemoSettings(patients, members, voxel_mm, steps), lambda line: typer.echo(line, err=True))
-    print_result(as_json, {"pictures": str(out / "pictures"), "growth": str(out / "growth")})
+    print_result(
+        as_json, {"pictures": str(out / "pictures"), "growth": str(out / "growth"), "report": str(out / "report")}
+    )
     typer.echo("For research, not a medical device.", err=True)

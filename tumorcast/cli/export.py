@@ -14,7 +14,8 @@ def export(
     models: Annotated[
         list[Path],
         typer.Argument(
-            help="RUN folders, or a folder of them; a bundle or a shipped one's name with --check or --build."
+            help="RUN folders, or a folder of them; a progression network on volumes may be alone. With --check or "
+            "--build a bundle, or a shipped one's name."
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="The bundle, a new folder.")] = None,

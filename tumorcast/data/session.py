@@ -15,7 +15,7 @@ from tumorcast.data.imaging.registration import one_thread
 from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import Scan, read_session
-from tumorcast.data.session_volume import volume_of
+from tumorcast.data.session_volume import doubts_of, volume_of
 from tumorcast.data.settings import PrepareSettings, Register, SliceChoice, TumourPart
 from tumorcast.errors import InputError
 from tumorcast.records import Contrast, FloatArray, Session
@@ -42,6 +42,9 @@ def prepare_session(source: SourceSession, settings: PrepareSettings, space: Pat
     area_mm2 = _areas(scan, pixel_area)
     chosen = _choose(source, settings, np.where(_in_view(scan, plane), area_mm2, 0.0), brain_mm2)
     inside = plane.sample(brain[chosen]) >= 0.5
+    volume = volume_of(scan, brain, windows, settings.voxel_mm) if settings.voxel_mm and not source.slices else None
+    if volume is not None:
+        scan = replace(scan, notes=(*scan.notes, *doubts_of(volume)))
     session = Session(
         source.patient_id,
         source.session_id,
@@ -56,7 +59,7 @@ def prepare_session(source: SourceSession, settings: PrepareSettings, space: Pat
         affine=plane.affine(),
         volume_mm3=_volume_mm3(source, area_mm2, plane) if scan.tumour_mm3 is None else scan.tumour_mm3,
         source=_provenance(scan, windows, area_mm2),
-        volume=volume_of(scan, brain, windows, settings.voxel_mm) if settings.voxel_mm and not source.slices else None,
+        volume=volume,
     )
     return session if scan.displacement is None else deformed(session, scan.displacement)
 

@@ -11,6 +11,8 @@ from tumorcast.data.imaging.geometry import SAME_SPACING, Grid, PlaneAxis
 from tumorcast.data.readers.volumes import Scan
 from tumorcast.records import Contrast, FloatArray, SessionVolume
 
+THICK_MM = 3.5  # of a spacing that is told
+
 
 def volume_of(scan: Scan, brain: BoolArray, windows: dict[Contrast, Window], voxel_mm: float) -> SessionVolume:
     """The scan on voxels of `voxel_mm`, from the first corner of its grid in LPS order.
@@ -32,6 +34,18 @@ def volume_of(scan: Scan, brain: BoolArray, windows: dict[Contrast, Window], vox
         affine=_affine(scan.grid.canonical(), axes),
         coarsest_mm=float(max(scan.grid.spacing)),
     )
+
+
+def doubts_of(volume: SessionVolume) -> list[str]:
+    """What a user of growth maps in three dimensions should know of a scan."""
+    doubts = []
+    if volume.coarsest_mm > THICK_MM:
+        doubts.append(f"slices {volume.coarsest_mm:g} mm apart: between them the volume is interpolated")
+    tumour = volume.tumour
+    at_edge = [np.take(tumour, side, axis=axis).any() for axis in range(3) for side in (0, -1)]
+    if any(at_edge):
+        doubts.append("the tumour reaches the edge of the scan: no growth is foretold beyond it")
+    return doubts
 
 
 def _sides(grid: Grid) -> list[tuple[int, float]]:

@@ -4,15 +4,13 @@ The graphs are ordinary ONNX without custom operators; their large constants lie
 refer as ONNX external data, so that encode and guided share the denoiser's.
 """
 
-import json
 import logging
 import math
 import shutil
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,13 +21,16 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from tumorcast.arrival.crop import LEAST_SIDES, SIDES_OF
 from tumorcast.durable import sha256_of
 from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, write_manifest
-from tumorcast.engines.graphs import graph_modules, lower
-from tumorcast.engines.model import ModelSet
+from tumorcast.engines.graphs import VolumeGraph, graph_modules, lower
+from tumorcast.engines.model import ModelSet, Networks
+from tumorcast.engines.weights import TensorPlace, tensor_places
 from tumorcast.errors import InputError, UsageError
 from tumorcast.provenance import commit
 from tumorcast.settings import Precision
+from tumorcast.training.networks import TrainedNetwork
 from tumorcast.training.run_info import RunInfo
 from tumorcast.version import VERSION
 
@@ -40,6 +41,8 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 TRACED_ROWS = 2
 EMBEDDED_UP_TO = 1024  # bytes of a constant that stays in the graph
 VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity"}  # nodes that share their input's memory
+AXES = ((2, "Z"), (3, "Y"), (4, "X"))
+LARGEST_SIDE = 512  # voxels, of a volume
 LARGEST_REPEATED = 1 << 20  # elements of a constant that is stored once: each group norm brings its plane of ones
 
 
@@ -52,33 +55,51 @@ class ExportSettings:
 
 
 def write_graphs(
-    model: ModelSet, out: Path, settings: ExportSettings, report: Callable[[str], None] = lambda _: None
+    networks: Networks, out: Path, settings: ExportSettings, report: Callable[[str], None] = lambda _: None
 ) -> Bundle:
     """Write weights, graphs and a manifest without parity into `out`, which must not exist or be empty."""
     out.mkdir(parents=True, exist_ok=True)
-    lowered = lower(model, settings.precision)
-    store = WeightStore.write(out / WEIGHTS_FILE, lowered.networks)
+    if networks.images is not None:
+        networks = replace(networks, images=lower(networks.images, settings.precision))
+    store = WeightStore.write(out / WEIGHTS_FILE, networks.modules)
+    traced: dict[Graph, Traced] = {}
+    if networks.images is not None:
+        traced |= _exported(networks.images, settings.max_batch)
+    if networks.volume is not None:
+        traced[Graph.PROGRESS] = _exported_volume(networks.volume, settings.max_batch)
     needs = {}
-    for graph, (module, example, dynamic) in _exported(lowered, settings.max_batch).items():
+    for graph, (module, example, dynamic) in traced.items():
         report(graph)
         proto = store.externalised(_trace(module, example, dynamic, settings))
         onnx.save(proto, out / graph.file)
         onnx.checker.check_model(str(out / graph.file))
-        needs[graph.value] = activation_bytes(proto)
-    manifest = _manifest(model, settings, out, needs)
+        needs[graph.value] = activation_bytes(proto, {name: part.shape[1:] for name, part in example.items()})
+    manifest = _manifest(networks, settings, out, needs)
     write_manifest(out, manifest)
     return Bundle(out, manifest)
 
 
 Example = dict[str, Tensor]
 Dynamic = dict[str, dict[int, torch.export.Dim]]
+Traced = tuple[nn.Module, Example, Dynamic]
 
 
-def _exported(model: ModelSet, max_batch: int) -> dict[Graph, tuple[nn.Module, Example, Dynamic]]:
+def _batch(max_batch: int) -> torch.export.Dim:
+    """torch.export takes a dimension of one for a constant: graphs are traced with two rows, and take one as well."""
+    return torch.export.Dim("N", min=1, max=max(TRACED_ROWS, max_batch))
+
+
+def _exported_volume(network: TrainedNetwork, max_batch: int) -> Traced:
+    """As _exported, of the progression network on volumes; their sides may be any multiples of SIDES_OF."""
+    sides = {axis: SIDES_OF * torch.export.Dim(name, min=2, max=LARGEST_SIDE // SIDES_OF) for axis, name in AXES}
+    planes = torch.zeros(TRACED_ROWS, network.info.architecture.in_channels, *LEAST_SIDES)
+    return VolumeGraph(network.module).eval(), {"planes": planes}, {"planes": {0: _batch(max_batch), **sides}}
+
+
+def _exported(model: ModelSet, max_batch: int) -> dict[Graph, Traced]:
     """Each graph's module, example inputs, and which of their dimensions are the batch; `model` as lowered."""
     arch = model.denoiser.arch
-    # torch.export takes a dimension of one for a constant: the graphs are traced with two rows, and take one as well.
-    side, batch = arch.image_size, torch.export.Dim("N", min=1, max=max(TRACED_ROWS, max_batch))
+    side, batch = arch.image_size, _batch(max_batch)
     rows = {name: torch.zeros(TRACED_ROWS, arch.in_channels, side, side) for name in ("x", "last")}
     maps = {name: torch.ones(TRACED_ROWS, side, side) for name in ("brain", "window")}
     numbers = torch.zeros(TRACED_ROWS)
@@ -139,8 +160,8 @@ def _quiet() -> Iterator[None]:
 class WeightStore:
     """weights.safetensors, and where in it each tensor lies. What half precision holds exactly is so stored."""
 
-    def __init__(self, entries: dict[str, tuple[str, int, int]]) -> None:
-        self.entries = entries
+    def __init__(self, places: dict[str, TensorPlace]) -> None:
+        self.places = places
 
     @classmethod
     def write(cls, path: Path, networks: dict[str, nn.Module]) -> "WeightStore":
@@ -151,22 +172,22 @@ class WeightStore:
             for key, value in network.state_dict().items()
         }
         path.write_bytes(save(tensors))
-        return cls(_places(path))
+        return cls(tensor_places(path))
 
     def externalised(self, proto: ModelProto) -> ModelProto:
         """The graph with every stored constant referring to the file; half-precision ones are widened by a Cast."""
         casts = []
         for constant in proto.graph.initializer:
-            if constant.name not in self.entries or len(constant.raw_data) <= EMBEDDED_UP_TO:
+            if constant.name not in self.places or len(constant.raw_data) <= EMBEDDED_UP_TO:
                 continue
-            stored, offset, length = self.entries[constant.name]
-            if stored == "F16" and constant.data_type == TensorProto.FLOAT:
+            place = self.places[constant.name]
+            if place.type == "F16" and constant.data_type == TensorProto.FLOAT:
                 name, constant.name = constant.name, f"{constant.name}.half"
                 constant.data_type = TensorProto.FLOAT16
                 casts.append(onnx.helper.make_node("Cast", [constant.name], [name], to=TensorProto.FLOAT))
             constant.ClearField("raw_data")
             constant.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", WEIGHTS_FILE), ("offset", offset), ("length", length)):
+            for key, value in (("location", WEIGHTS_FILE), ("offset", place.offset), ("length", place.length)):
                 constant.external_data.add(key=key, value=str(value))
         nodes = [*casts, *proto.graph.node]
         del proto.graph.node[:]
@@ -185,24 +206,12 @@ def compact(value: Tensor) -> Tensor:
     return half if value.dtype == torch.float32 and torch.equal(half.float(), value) else value.clone()
 
 
-def _places(path: Path) -> dict[str, tuple[str, int, int]]:
-    """Each tensor's type, offset in the file and length in bytes, from the header of a safetensors file."""
-    with path.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-    start = 8 + size
-    return {
-        name: (entry["dtype"], start + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-
-
-def _manifest(model: ModelSet, settings: ExportSettings, out: Path, needs: dict[str, int]) -> Manifest:
+def _manifest(networks: Networks, settings: ExportSettings, out: Path, needs: dict[str, int]) -> Manifest:
+    contrasts = networks.contrasts
     return Manifest(
-        contrasts=model.info.contrasts,
-        networks={name: _entry(info) for name, info in model.entries.items()},
-        size_reader=model.info.size_reader,
+        contrasts=contrasts,
+        networks={name: _entry(info, contrasts) for name, info in networks.entries.items()},
+        size_reader=None if networks.images is None else networks.images.info.size_reader,
         precision=settings.precision,
         opset=OPSETS[settings.precision],
         max_batch=settings.max_batch,
@@ -213,12 +222,13 @@ def _manifest(model: ModelSet, settings: ExportSettings, out: Path, needs: dict[
     )
 
 
-def _entry(info: RunInfo) -> NetworkEntry:
+def _entry(info: RunInfo, contrasts: tuple[str, ...]) -> NetworkEntry:
     return NetworkEntry(
         kind=info.kind,
         architecture=info.architecture,
         noise_levels=info.noise_levels,
         provenance=info.provenance,
+        contrasts=None if info.contrasts == contrasts else info.contrasts,
     )
 
 
@@ -229,9 +239,12 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def activation_bytes(proto: ModelProto) -> int:
-    """Bytes alive at the worst node, for a batch of one: a lower bound of what a runtime takes an image."""
-    inferred = shape_inference.infer_shapes(proto).graph
+def activation_bytes(proto: ModelProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes alive at the worst node, for a batch of one: a lower bound of what a runtime takes an image.
+
+    shapes: of one row of each input.
+    """
+    inferred = shape_inference.infer_shapes(_of_one(proto, shapes), data_prop=True).graph
     sizes = {info.name: _bytes(info) for info in (*inferred.value_info, *inferred.input, *inferred.output)}
     nodes = _computed(inferred)
     owner: dict[str, str] = {}
@@ -248,6 +261,17 @@ def activation_bytes(proto: ModelProto) -> int:
         for name in [name for name in alive if last.get(name, len(nodes)) <= position]:
             del alive[name]
     return most
+
+
+def _of_one(proto: ModelProto, shapes: dict[str, tuple[int, ...]]) -> ModelProto:
+    """The graph for one row of these shapes; what the exporter said of sizes in between is left to be inferred."""
+    fixed = ModelProto()
+    fixed.CopyFrom(proto)
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, (1, *shapes[value.name]), strict=False):
+            dim.dim_value = size
+    return fixed
 
 
 def _computed(graph: GraphProto) -> list[NodeProto]:

@@ -6,9 +6,10 @@ Only what says what a folder holds is read, never a network.
 from collections.abc import Sequence
 from pathlib import Path
 
-from tumorcast.engines.bundle import MANIFEST_FILE, is_bundle, read_manifest
+from tumorcast.engines.bundle import MANIFEST_FILE, images_in, is_bundle, read_manifest
 from tumorcast.engines.protocol import ModelImages
 from tumorcast.errors import InputError, UsageError
+from tumorcast.settings import NetworkKind
 from tumorcast.training.run_info import RUN_FILE, read_run_info
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -73,16 +74,33 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
 
 
-def images_of(folder: Path) -> ModelImages:
-    """What slices the model in a bundle, or in RUN folders, takes; `folder` as `locate` gives it.
+def volume_run(folders: Sequence[Path]) -> Path | None:
+    """The one RUN folder with a progression network on volumes, in or among `folders`; None where there is none.
 
-    Raises InputError if what it says of itself cannot be read.
+    Raises InputError if there are several.
+    """
+    runs = [run for folder in folders for run in runs_in(folder)]
+    found = [run for run in runs if read_run_info(run).kind is NetworkKind.PROGRESSION]
+    if len(found) > 1:
+        raise InputError(f"{', '.join(map(str, found))}: {len(found)} progression networks; give --model one of them")
+    return found[0] if found else None
+
+
+def images_of(*folders: Path) -> ModelImages:
+    """What slices a model takes: a bundle, or RUN folders; `folders` as `locate` gives them.
+
+    Raises InputError if what it says of itself cannot be read, or if it has no networks of images.
 
     >>> images_of(locate(Path("demo128")))
     ModelImages(image_size=128, contrasts=('t1n', 't1c', 't2w', 't2f'))
     """
-    if is_bundle(folder):
-        manifest = read_manifest(folder)
-        return ModelImages(manifest.image_size, manifest.contrasts)
-    info = read_run_info(runs_in(folder)[0])
-    return ModelImages(info.plane.image_size, info.contrasts)
+    if is_bundle(folders[0]):
+        return images_in(folders[0], read_manifest(folders[0]))
+    for run in (run for folder in folders for run in runs_in(folder)):
+        info = read_run_info(run)
+        if info.kind is not NetworkKind.PROGRESSION:
+            return ModelImages(info.plane.image_size, info.contrasts)
+    raise InputError(
+        f"{', '.join(map(str, folders))}: no network of images among the RUN folders, a progression network on volumes "
+        "alone; give the denoiser's RUN folder too"
+    )

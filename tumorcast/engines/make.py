@@ -1,23 +1,27 @@
 """Make, check and build bundles: nothing is left behind that does not match the torch reference."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tumorcast.arrival.crop import LEAST_SIDES
+from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, Manifest, TensorParity, is_bundle, write_manifest
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.locating import locate_all
-from tumorcast.engines.model import ModelSet, load_bundle, load_model_set
+from tumorcast.engines.model import ModelSet, Networks, bundle_networks, load_networks
 from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.progression import OnnxVolume
 from tumorcast.engines.protocol import check_same_images
-from tumorcast.engines.providers import onnxruntime
-from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine
-from tumorcast.errors import EngineError, InputError
-from tumorcast.settings import Precision, Provider
+from tumorcast.engines.providers import SessionTarget, onnxruntime
+from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine, TorchVolume
+from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.settings import NetworkKind, Precision, Provider
 
 Progress = Callable[[int, int], None]
 CHECKED_ROWS = 2  # slices of a cohort that parity looks at
@@ -35,24 +39,32 @@ def make_bundle(
 
     Raises EngineError if they do not.
     """
-    model = networks_of(model_paths)
-    inputs = parity_inputs(model, cohort)
+    networks = networks_of(model_paths)
+    if networks.images is None:
+        _check_alone(settings.precision, cohort)
+    inputs = [] if networks.images is None else parity_inputs(networks.images, cohort)
     with whole_folder(out) as folder:
-        bundle = write_graphs(model, folder, settings)
-        if settings.precision is Precision.BF16:
-            differences, checked_with = measure_lowered(model, settings.precision, inputs, report)
-        else:
-            differences, checked_with = measure(bundle, model, inputs, Provider.CPU, report)
+        bundle = write_graphs(networks, folder, settings)
+        differences, checked_with = measure(bundle, networks, inputs, Provider.CPU, report)
         parity.check(differences, str(out))
         manifest = bundle.manifest.model_copy(update={"parity": differences, "checked_with": checked_with})
         write_manifest(folder, manifest)
     return manifest
 
 
-def networks_of(model_paths: list[Path]) -> ModelSet:
+def _check_alone(precision: Precision, cohort: Path | None) -> None:
+    """Raises UsageError for what is told of images where the progression network on volumes is alone."""
+    what = "the progression network on volumes is alone"
+    if precision is not Precision.FP32:
+        raise UsageError(f"--precision {precision}: of a denoiser, but {what}; leave it out")
+    if cohort is not None:
+        raise UsageError(f"--cohort {cohort}: slices to compare images on, but {what}; leave it out")
+
+
+def networks_of(model_paths: list[Path]) -> Networks:
     """The torch networks of RUN folders, or of one bundle."""
     folders = locate_all(model_paths)
-    return load_bundle(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_model_set(folders)
+    return bundle_networks(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_networks(folders)
 
 
 def check_bundle(
@@ -68,16 +80,18 @@ def check_bundle(
     bundle = Bundle.open(bundle_folder)
     if bundle.manifest.precision is Precision.BF16 and provider is Provider.CPU:
         raise EngineError(f"{bundle_folder}: {NO_BFLOAT16}")
-    model = load_bundle(bundle)
-    inputs = parity_inputs(model, cohort)
-    differences, _ = measure(bundle, model, inputs, provider, report, device=device, cache=cache)
+    networks = bundle_networks(bundle)
+    if networks.images is None and cohort is not None:
+        _check_alone(Precision.FP32, cohort)
+    inputs = [] if networks.images is None else parity_inputs(networks.images, cohort)
+    differences, _ = measure(bundle, networks, inputs, provider, report, device=device, cache=cache)
     parity.check(differences, str(bundle_folder))
     return differences
 
 
 def measure(
     bundle: Bundle,
-    model: ModelSet,
+    networks: Networks,
     inputs: list[parity.Inputs],
     provider: Provider,
     report: Progress,
@@ -85,10 +99,21 @@ def measure(
     device: int = 0,
     cache: Path | None = None,
 ) -> tuple[dict[str, TensorParity], str]:
-    """The differences from the torch reference, and what was compared with it."""
-    engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS, cache=cache)
-    differences = parity.compare(engine, TorchEngine(model), bundle.manifest.precision, inputs, report)
-    return differences, f"onnxruntime {onnxruntime().__version__}, {engine.device}"
+    """The differences from the torch reference, and what was compared with it; in bfloat16 on a CPU see NO_BFLOAT16."""
+    differences: dict[str, TensorParity] = {}
+    precision = bundle.manifest.precision
+    checked_with = f"onnxruntime {onnxruntime().__version__}"
+    if networks.images is not None and precision is Precision.BF16 and provider is Provider.CPU:
+        differences, checked_with = measure_lowered(networks.images, precision, inputs, report)
+    elif networks.images is not None:
+        engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS, cache=cache)
+        differences = parity.compare(engine, TorchEngine(networks.images), precision, inputs, report)
+        checked_with += f", {engine.device}"
+    if networks.volume is not None:
+        volume = OnnxVolume(bundle, provider, device=device, cache=cache)
+        differences |= parity.compare_volumes(volume, TorchVolume(networks.volume), report)
+        checked_with += f", {volume.device}" if networks.images is None else ""
+    return differences, checked_with
 
 
 def measure_lowered(
@@ -128,10 +153,22 @@ def _of_cohort(path: Path, model: ModelSet) -> parity.Inputs:
 
 def build_tensorrt(bundle_folder: Path, device: int, cache: Path | None, report: Progress = lambda *_: None) -> str:
     """Build TensorRT's engines ahead, into the cache that forecasts look in; returns the device they are for."""
-    engine = OnnxEngine(Bundle.open(bundle_folder), Provider.TENSORRT, device=device, cache=cache)
-    graphs = engine.bundle.manifest.graphs
-    for done, graph in enumerate(graphs):
-        report(done, len(graphs))
-        engine.open(graph)
-    report(len(graphs), len(graphs))
-    return engine.device
+    bundle = Bundle.open(bundle_folder)
+    manifest = bundle.manifest
+    builds: list[Callable[[], object]] = []
+    if manifest.for_images:
+        engine = OnnxEngine(bundle, Provider.TENSORRT, device=device, cache=cache)
+        builds += [partial(engine.open, graph) for graph in manifest.slice_graphs]
+    if manifest.progression is NetworkKind.PROGRESSION:
+        builds.append(partial(_build_volume, bundle, device, cache))
+    for done, build in enumerate(builds):
+        report(done, len(builds))
+        build()
+    report(len(builds), len(builds))
+    return engine.device if manifest.for_images else SessionTarget.find(Provider.TENSORRT, device, 1).device
+
+
+def _build_volume(bundle: Bundle, device: int, cache: Path | None) -> None:
+    """TensorRT builds for the sides that it meets: those of the least volume here, others when they come."""
+    network = OnnxVolume(bundle, Provider.TENSORRT, device=device, cache=cache)
+    network.answer(np.zeros((len(network.contrasts) + EXTRA_PLANES, *LEAST_SIDES), np.float32))

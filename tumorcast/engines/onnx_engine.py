@@ -118,7 +118,7 @@ class OnnxEngine(GraphEngine):
             except Exception as fault:
                 if not ran_out_of_memory(fault):
                     what = f"{self.bundle.graph(graph)}: failed on {self.device}: {first_line(fault)}"
-                    raise EngineError(f"{what}; {_otherwise(self.bundle, self.provider)}") from fault
+                    raise EngineError(f"{what}; {remedy_for(self.bundle, self.provider)}") from fault
                 self._halve(fault)
                 continue
             done += len(block[next(iter(block))])
@@ -198,7 +198,7 @@ def open_session(bundle: Bundle, graph: Graph, target: SessionTarget, cache: Pat
         session = ort.InferenceSession(path, options, providers=provider_list(target, bundle, graph, cache))
     except Exception as fault:
         what = f"{path}: cannot be opened on {target.device}: {first_line(fault)}"
-        raise EngineError(f"{what}; {_otherwise(bundle, target.provider)}") from fault
+        raise EngineError(f"{what}; {remedy_for(bundle, target.provider)}") from fault
     first = session.get_providers()[0]
     if first != ORT_NAMES[target.provider]:
         raise EngineError(
@@ -209,7 +209,7 @@ def open_session(bundle: Bundle, graph: Graph, target: SessionTarget, cache: Pat
     return session
 
 
-def _otherwise(bundle: Bundle, provider: Provider) -> str:
+def remedy_for(bundle: Bundle, provider: Provider) -> str:
     """What to try where ONNX Runtime does not take a graph."""
     if provider is not Provider.CPU:
         return "use --provider cpu, or mend the driver and libraries of the GPU"
@@ -230,8 +230,9 @@ def rows_that_fit(bundle: Bundle, target: SessionTarget) -> int:
     """The rows asked for, or the power of two below that fits the free memory of the GPU."""
     if target.gpu is None or not target.gpu.free:
         return target.rows
-    room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(bundle.manifest.graphs)
-    fitting = max(1, int(room / max(bundle.manifest.activation_bytes.values())))
+    graphs = bundle.manifest.slice_graphs
+    room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(graphs)
+    fitting = max(1, int(room / max(bundle.manifest.activation_bytes[graph] for graph in graphs)))
     return min(target.rows, 1 << (fitting.bit_length() - 1))
 
 

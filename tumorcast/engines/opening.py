@@ -48,15 +48,24 @@ def open_engine(choice: EngineChoice) -> Engine:
 
 
 def _torch(choice: EngineChoice, folders: list[Path]) -> Engine:
+    check_torch(choice.provider, folders)
+    from tumorcast.engines.model import load_bundle, load_model_set
+    from tumorcast.engines.torch_engine import TorchEngine
+
+    model = load_bundle(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_model_set(folders)
+    return TorchEngine(model, choice.device or "cpu")
+
+
+def check_torch(provider: Provider | None, folders: list[Path]) -> None:
+    """Raises UsageError if another provider than torch is to run RUN folders, EngineError if torch is not here."""
     of_bundle = is_bundle(folders[0])
-    if choice.provider not in (None, Provider.TORCH):
+    if provider not in (None, Provider.TORCH):
         raise UsageError(
-            f"--provider {choice.provider}: {folders[0]} holds no engine bundle; make one "
+            f"--provider {provider}: {folders[0]} holds no engine bundle; make one "
             f"(`tumorcast export {' '.join(map(str, folders))} --out BUNDLE`), or leave out --provider"
         )
     try:
-        from tumorcast.engines.model import load_bundle, load_model_set
-        from tumorcast.engines.torch_engine import TorchEngine
+        import tumorcast.engines.torch_engine  # noqa: F401 - whether it can be imported
     except ModuleNotFoundError as fault:
         needs, otherwise = "RUN folders need", "give an engine bundle"
         if of_bundle:
@@ -64,8 +73,6 @@ def _torch(choice: EngineChoice, folders: list[Path]) -> Engine:
         raise EngineError(
             f"{folders[0]}: {fault.name} is not installed, which {needs}; {how_to_install('train')}; or {otherwise}"
         ) from None
-    model = load_bundle(Bundle.open(folders[0])) if of_bundle else load_model_set(folders)
-    return TorchEngine(model, choice.device or "cpu")
 
 
 def device_index(provider: Provider, device: str | None) -> int:

@@ -1,4 +1,7 @@
-"""Parity of engines: the largest differences from the torch reference, over noise levels, on slices and on noise."""
+"""Parity of engines: the largest differences from the torch reference.
+
+Networks of images are compared over noise levels, on slices and on noise; one on volumes on phantoms of two sizes.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,23 +9,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tumorcast.arrival.planes import planes_of
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
-from tumorcast.engines.protocol import Engine
+from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.errors import EngineError
-from tumorcast.settings import Precision
+from tumorcast.settings import NetworkKind, Precision
 
 # The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes,
 # the segmenter and the progression network are held to float32 in any bundle.
 DENOISED = {Precision.FP32: 5e-5, Precision.FP16: 1e-2, Precision.BF16: 6e-2}
-LIMITS = {"size.size": 5e-5, "segment.probability": 1e-4, "progress.probability": 1e-4}
+LIMITS = {"size.size": 5e-5, "segment.probability": 1e-4, "progress.probability": 1e-4, "progress.answer": 1e-4}
 # bfloat16 rounds x by 2⁻⁹ to 2⁻⁸, at t = 0 a third of the noise in it: there ε is known to tenths (measured .18).
 # It enters x by √(1 - ᾱ) = .01, and x is held to the limit above.
 BFLOAT16_NOISE = 0.3
 LEAST_SCALES = {"size.size": 0.01}  # no tensor counts as smaller: sizes are fractions, all others are of order one
 TIMES = 12
 STRIDE = 8  # of the steps that are compared
+VOLUMES = ((48, 64, 64), (64, 80, 72))  # z, y, x, on which networks on volumes are compared
 LARGEST_ASKED = 2.0  # ln of a ratio of areas; the progression network clamps it somewhat below
 STRENGTHS = ((0.5, 0.0), (0.0, 50_000.0))  # (gain, scale) of the guidance laws
 
@@ -111,9 +116,37 @@ def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterato
         answers = [other.guided_step(x, step, eps, guidance) for other in (engine, reference)]
         yield from zip(("guided.x_next", "guided.eps"), *answers, strict=True)
     yield "segment.probability", engine.segment(part.images), reference.segment(part.images)
-    if reference.info.progression:
+    if reference.info.progression is NetworkKind.SLICE_PROGRESSION:
         questions = (part.images, part.outlines, rng.uniform(-LARGEST_ASKED, LARGEST_ASKED, len(x)).astype(np.float32))
         yield "progress.probability", engine.predict_progression(*questions), reference.predict_progression(*questions)
+
+
+def phantom_volume(contrasts: int, sides: tuple[int, int, int]) -> Array:
+    """(P, Z, Y, X) a ball of tumour in a rippled brain: contrasts, outline, distance, and the front of a ball."""
+    places = (np.arange(side, dtype=np.float32) / side - 0.5 for side in sides)
+    z, y, x = np.meshgrid(*places, indexing="ij")
+    radius, tumour = np.sqrt(z**2 + y**2 + (x - 0.1) ** 2), 0.15
+    ripple = 0.3 * np.sin(20 * y) * np.cos(15 * x) + 0.2 * np.sin(12 * z)
+    image = np.where(radius < tumour, 0.8, np.where(z**2 + y**2 + x**2 < 0.16, ripple, -1.0)).astype(np.float32)
+    distance, front = 100 * (radius - tumour), 3 * np.log(np.maximum(radius, 0.01) / tumour)
+    images = np.stack([np.roll(image, shift, axis=2) for shift in range(contrasts)])
+    return planes_of(images, radius < tumour, np.asarray(distance, np.float32), np.asarray(front, np.float32))
+
+
+def compare_volumes(
+    network: VolumeEngine, reference: VolumeEngine, report: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, TensorParity]:
+    """As `compare`, of the progression network on volumes; each of its two numbers by its own largest value."""
+    name, found = "progress.answer", []
+    for done, sides in enumerate(VOLUMES):
+        report(done + 1, len(VOLUMES))
+        volume = phantom_volume(len(reference.contrasts), sides)
+        for output, expected in zip(network.answer(volume), reference.answer(volume), strict=True):
+            difference = float(np.abs(output - expected).max() / max(float(np.abs(expected).max()), 1.0))
+            where = f"phantom of {' x '.join(map(str, sides))}"
+            found.append((difference if math.isfinite(difference) else math.inf, where))
+    difference, where = max(found)
+    return {name: TensorParity(difference=difference, limit=LIMITS[name], where=where)}
 
 
 def check(parity: dict[str, TensorParity], what: str) -> None:

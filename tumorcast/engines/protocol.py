@@ -39,8 +39,8 @@ class ModelInfo:
     """What an engine's networks are for.
 
     noise_levels: diffusion times that denoiser and regressor both know. size_reader: which network reads the sizes off
-    the generated slices. sha256: one sum over the weights and what describes them. progression: whether there is a
-    network that predicts the later outline.
+    the generated slices. sha256: one sum over the weights and what describes them. progression: which network foretells
+    where the tumour goes, if one does; an engine asks that on slices alone, see open_progression for that on volumes.
     """
 
     contrasts: tuple[str, ...]
@@ -48,7 +48,7 @@ class ModelInfo:
     noise_levels: int
     size_reader: NetworkKind
     sha256: str
-    progression: bool = False
+    progression: NetworkKind | None = None
 
     @property
     def images(self) -> ModelImages:
@@ -70,8 +70,25 @@ class Engine(StepEngine, Protocol):
         """(N, H, W) probability of tumour at the later time, by the progression network.
 
         images: (N, C, H, W) clean, in [-1, 1]; outline: (N, H, W) the present tumour in [0, 1]; log_ratio: (N,)
-        ln(later area / present area). Raises InputError where `info.progression` is false.
+        ln(later area / present area). Raises InputError where `info.progression` is not the network on slices.
         """
+
+
+class VolumeEngine(Protocol):
+    """A tumorcast.arrival.field.VolumeNetwork that says what computes it.
+
+    contrasts: those that it looks at, in the order of its planes. voxel_mm: of the volumes that it is for. sha256: of
+    the network alone, the same in whatever it is opened from.
+    """
+
+    sha256: str
+    contrasts: tuple[str, ...]
+    voxel_mm: float
+    provider: Provider
+    device: str
+
+    def answer(self, planes: Array) -> Array:
+        """(2, Z, Y, X) steepness and delay of planes (P, Z, Y, X), whose sides are multiples of 8."""
 
 
 class EngineWrapper:
@@ -121,9 +138,9 @@ def check_same_images(cohort: "Cohort", model_images: ModelImages) -> None:
 
 
 def check_progression(info: ModelInfo) -> None:
-    """Raises InputError if the model has no progression network."""
-    if not info.progression:
+    """Raises InputError if the model has no progression network on slices."""
+    if info.progression is not NetworkKind.SLICE_PROGRESSION:
         raise InputError(
-            "the model has no progression network, which foretells the outline; train one (`tumorcast train "
-            "progression`) and give its RUN folder to --model or `tumorcast export` with the others"
+            "the model has no progression network on slices, which foretells the outline; train one (`tumorcast train "
+            "slice-progression`) and give its RUN folder to --model or `tumorcast export` with the others"
         )

@@ -182,18 +182,25 @@ def provider_list(target: SessionTarget, bundle: Bundle, graph: Graph, cache: Pa
 
 
 def tensorrt_options(target: SessionTarget, bundle: Bundle, graph: Graph, folder: Path) -> dict[str, Any]:
-    """A static batch, an engine and a timing cache on disk, and CUDA graphs. Types are those of the graph."""
+    """A static batch, an engine and a timing cache on disk, and CUDA graphs. Types are those of the graph.
+
+    Volumes have other sides from call to call: TensorRT builds for those that it meets, without CUDA graphs.
+    """
     assert target.gpu is not None
-    shapes = ",".join(
-        f"{name}:{'x'.join(map(str, (target.rows, *shape)))}" for name, shape in row_shapes(bundle, graph).items()
-    )
-    return {
+    caching = {
         "device_id": target.gpu.index,
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(folder),
         "trt_engine_cache_prefix": str(graph),
         "trt_timing_cache_enable": True,
         "trt_timing_cache_path": str(folder),
+    }
+    if graph not in bundle.manifest.slice_graphs:
+        return caching
+    shapes = ",".join(
+        f"{name}:{'x'.join(map(str, (target.rows, *shape)))}" for name, shape in row_shapes(bundle, graph).items()
+    )
+    return caching | {
         "trt_profile_min_shapes": shapes,
         "trt_profile_opt_shapes": shapes,
         "trt_profile_max_shapes": shapes,
@@ -202,7 +209,7 @@ def tensorrt_options(target: SessionTarget, bundle: Bundle, graph: Graph, folder
 
 
 def row_shapes(bundle: Bundle, graph: Graph) -> dict[str, tuple[int, ...]]:
-    """The inputs of a graph that have a row an image, and the shape of a row."""
+    """The inputs of a graph that takes slices which have a row an image, and the shape of a row."""
     side, channels = bundle.info.image_size, len(bundle.info.contrasts)
     image, plane = (channels, side, side), (side, side)
     match graph:
@@ -223,7 +230,7 @@ def row_shapes(bundle: Bundle, graph: Graph) -> dict[str, tuple[int, ...]]:
 def engine_cache(target: SessionTarget, bundle: Bundle, cache: Path) -> Path:
     """Where TensorRT's engines lie: one folder for each model, TensorRT version, GPU architecture and batch."""
     assert target.gpu is not None
-    key = f"{bundle.info.sha256[:16]}-trt{tensorrt_version()}-{target.gpu.architecture}-b{target.rows}"
+    key = f"{bundle.sha256[:16]}-trt{tensorrt_version()}-{target.gpu.architecture}-b{target.rows}"
     return cache / key
 
 

@@ -18,9 +18,11 @@ from tumorcast.engines.graphs import TUMOUR_CLASS, graph_modules, lower
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.onnx_engine import Feeds, GraphEngine
 from tumorcast.engines.protocol import check_progression
+from tumorcast.engines.weights import network_sum
 from tumorcast.errors import EngineError
 from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
 from tumorcast.settings import Precision, Provider
+from tumorcast.training.networks import TrainedNetwork
 
 
 def open_device(name: str) -> torch.device:
@@ -147,6 +149,27 @@ class TorchEngine:
 
     def _put(self, values: Array) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=np.float32)).to(self._device)  # a copy: views may be read-only
+
+
+class TorchVolume:
+    """The progression network on volumes, on one device: the reference."""
+
+    provider = Provider.TORCH
+
+    def __init__(self, network: TrainedNetwork, device: str = "cpu") -> None:
+        self.contrasts, self.voxel_mm = network.info.contrasts, network.info.volume.voxel_mm
+        weights = {name: value.cpu().numpy() for name, value in network.module.state_dict().items()}
+        self.sha256 = network_sum(network.info, weights)
+        self._device = open_device(device)
+        self.device = str(self._device)
+        self._module = network.module.to(self._device)
+
+    @whole_float32()
+    @torch.no_grad()
+    def answer(self, planes: Array) -> Array:
+        """(2, Z, Y, X) of planes (P, Z, Y, X), see tumorcast.arrival.network."""
+        answer: Tensor = self._module(torch.from_numpy(np.array(planes[None], np.float32)).to(self._device))
+        return answer[0].cpu().numpy()
 
 
 def level_of(abar: float) -> Level:

@@ -16,7 +16,7 @@ FRONT = "front"
 
 
 @dataclass(frozen=True)
-class Place:
+class ArrivalModels:
     """What foretells where each patient's tumour goes.
 
     model: of whoever has none in left_out, by patient one that has not learned from them. fitted_to: the patients that
@@ -56,7 +56,7 @@ class Place:
 
 def open_place(
     named: Path, provider: Provider | None = None, device: str | None = None, *, left_out: bool = False
-) -> Place:
+) -> ArrivalModels:
     """`front`; a folder of `tumorcast fit-place`, or a voxel model of one; a bundle or RUN with a progression network.
 
     left_out: with the models that have not learned from a patient, which such a folder alone has. Raises InputError
@@ -67,19 +67,19 @@ def open_place(
     if left_out:
         raise UsageError(f"--left-out: {named} is no folder of `tumorcast fit-place`; give one, or leave it out")
     if str(named) == FRONT and not named.exists():
-        return Place(FrontArrival())
+        return ArrivalModels(FrontArrival())
     if named.suffix == ".json":
-        return Place(VoxelModel.load(named))
-    return Place(NetworkArrival(open_progression([named], provider, device)))
+        return ArrivalModels(VoxelModel.load(named))
+    return ArrivalModels(NetworkArrival(open_progression([named], provider, device)))
 
 
-def _of_folder(folder: Path, provider: Provider | None, device: str | None, *, left_out: bool) -> Place:
+def _of_folder(folder: Path, provider: Provider | None, device: str | None, *, left_out: bool) -> ArrivalModels:
     found = PlaceFolder.read(folder)
     models: dict[str, ArrivalModel] = {}
     if left_out:
         for fold in found.folds:
             models |= dict.fromkeys(fold.patients, fold.model.open(folder, provider, device))
-    return Place(found.final.open(folder, provider, device), models, frozenset(found.fitted_to))
+    return ArrivalModels(found.final.open(folder, provider, device), models, frozenset(found.fitted_to))
 
 
 def _some(names: list[str]) -> str:

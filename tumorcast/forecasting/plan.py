@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.forecasting.volume_slices import newly_reached
 from tumorcast.random_keys import patient_key
+from tumorcast.records import SessionVolume
 from tumorcast.settings import ForecastSettings
 
 CUT_OUT = -1
@@ -112,24 +113,24 @@ def plan_patient(
     *,
     images: bool = True,
     volumes: bool = False,
-    volume_ratio: npt.NDArray[np.float64] | None = None,
+    grown: Callable[[SessionVolume], npt.NDArray[np.float32]] | None = None,
 ) -> PatientPlan:
     """What to forecast of the patient's last scan.
 
     images: the slices with tumour, those with the largest if `max_slices` cuts the list. volumes: the volume, where the
-    cohort keeps one and it has tumour. volume_ratio: (M,) what the members aim at, over the present volume; where both
-    are asked for, and the list is not cut, the slices that the tumour may newly come to are among the images.
+    cohort keeps one and it has tumour. grown: makes the growth map of a volume; where both are asked for, and the list
+    is not cut, the slices that the tumour newly comes to are among the images.
     """
     last: SessionInfo = cohort.sessions(patient_id)[-1]
     volume = cohort.volume(patient_id, last.id) if volumes else None
     if volume is not None and not volume.tumour.any():
         volume = None
     slices = _slices_with_tumour(cohort, patient_id, last, max_slices) if images else ()
-    if images and volume is not None and volume_ratio is not None and max_slices is None:
+    if images and volume is not None and grown is not None and max_slices is None:
         affine, count = cohort.slice_grid(patient_id, last.id)
         has = {part.source_slice for part in slices}
         index = {int(number): k for k, number in enumerate(last.source_slice)}
-        new = [number for number in newly_reached(volume, affine, volume_ratio, count) if number not in has]
+        new = [number for number in newly_reached(volume, affine, grown(volume), count) if number not in has]
         slices += tuple(PlannedSlice(index.get(number, CUT_OUT), number) for number in new)
         slices = tuple(sorted(slices, key=lambda part: part.source_slice))
     return PatientPlan(patient_id, last.id, slices, volume is not None)

@@ -15,7 +15,7 @@ from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.plan import member_noise
 from tumorcast.forecasting.targets import SliceTargets
-from tumorcast.settings import ForecastSettings
+from tumorcast.settings import ForecastSettings, NetworkKind
 
 Array = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ def progression_guidance(
     present = targets.present
     outline, pixel_mm = present.labels > 0, pixel_size_mm(present.affine)
     near = guidance_window(outline, settings.sampler.window_mm, pixel_mm)
-    if predicted is None and not engine.info.progression:
+    if predicted is None and engine.info.progression is not NetworkKind.SLICE_PROGRESSION:
         return ProgressionGuidance(np.repeat(near[None], len(targets.change), axis=0), None)
     probability = predicted
     if probability is None:

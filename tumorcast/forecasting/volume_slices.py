@@ -16,13 +16,13 @@ from tumorcast.arrival.field import ArrivalField
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.data.grey import from_grey
 from tumorcast.forecasting.targets import Array, PatientTargets, SliceTargets
+from tumorcast.forecasting.volume_maps import held
 from tumorcast.records import FloatArray, SessionVolume
 
 Map = npt.NDArray[np.float32]
 
 NEVER = 20.0  # of a log volume
-LEAST_BRAIN_VOXELS = 100  # of a plane that a new slice is cut out of
-UPPER_LEVEL = 0.9  # of the members' sizes: how far new slices are looked for
+LEAST_NEW_MM2 = 50.0  # of tumour expected in a slice without any now, for it to be made
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SlicedField:
             field.crop.put_back(np.asarray(part, np.float32), outside)
             for part, outside in zip(parts, (NEVER, 1.0), strict=True)
         ]
-        return cls(whole[0], whole[1], volume.affine, targets.volume_ratio[0])
+        return cls(whole[0], whole[1], volume.affine, held(targets.volume_ratio[0], volume))
 
     def probability(self, present: CohortSlice, ratios: Array) -> Map:
         """(M, H, W) of tumour in the brain of a slice, for ratios (M,) of volumes."""
@@ -100,25 +100,17 @@ def slice_through(volume: SessionVolume, affine: FloatArray, source_slice: int, 
     )
 
 
-def newly_reached(volume: SessionVolume, affine: FloatArray, volume_ratio: Array, slices: int) -> list[int]:
-    """The numbers of the slices, of so many, beside the present tumour that it may come to: without it now, with brain.
+def newly_reached(volume: SessionVolume, affine: FloatArray, growth: Map, slices: int) -> list[int]:
+    """The numbers of the slices, of so many, that show no tumour now and are expected to show LEAST_NEW_MM2 or more.
 
-    As far as a ball of its volume would grow at the upper tenth of the members' sizes.
+    affine: (4, 4) of the slices; growth: (Z, Y, X) the growth map of the volume.
     """
-    depth = np.asarray(volume.tumour.any(axis=(1, 2)))
-    upper = float(np.quantile(volume_ratio, UPPER_LEVEL))
-    if not depth.any() or upper <= 1:
-        return []
-    radius_mm = (3 * volume.volume_mm3 / (4 * np.pi)) ** (1 / 3)
-    reach_mm = radius_mm * (upper ** (1 / 3) - 1)
     to_slice = np.linalg.inv(affine) @ volume.affine  # both have the axes of the scan's grid
-    numbers = to_slice[2, 2] * np.arange(len(depth)) + to_slice[2, 3]
-    spacing_mm = float(np.linalg.norm(affine[:3, 2]))
-    tumour, brain = numbers[depth], numbers[volume.brain.sum(axis=(1, 2)) >= LEAST_BRAIN_VOXELS]
-    half = abs(to_slice[2, 2]) / 2
-    away_mm = [float(np.abs(tumour - number).min() - half) * spacing_mm for number in range(slices)]
+    depths = np.rint((np.arange(slices) - to_slice[2, 3]) / to_slice[2, 2]).astype(np.int64)
+    expected_mm2 = growth.sum(axis=(1, 2), dtype=np.float64) * volume.voxel_mm**2
+    shows_now = np.asarray(volume.tumour.any(axis=(1, 2)))
     return [
         number
-        for number, distance in enumerate(away_mm)
-        if 0 < distance <= reach_mm and np.abs(brain - number).min() <= half
+        for number, depth in enumerate(depths)
+        if 0 <= depth < len(shows_now) and not shows_now[depth] and expected_mm2[depth] >= LEAST_NEW_MM2
     ]

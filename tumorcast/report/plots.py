@@ -1,6 +1,7 @@
 """PNG pictures: of an archive's slices (`show`), a patient's growth (`fit --plots`), and a study of scan counts."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
 from tumorcast.evaluation.failure_flags import flags_of, reach_of
@@ -26,6 +28,16 @@ NOTE_INCHES = 0.19  # height of such a line
 COMPARED_AFTER_DAYS = 90.0  # after the last scan, where the forecaster's components are compared
 
 Array = npt.NDArray[np.float32]
+
+
+def by_preference(contrasts: Sequence[str]) -> list[str]:
+    """The contrasts, the one that shows most first.
+
+    >>> by_preference(["t1n", "t1c", "t2f"])
+    ['t2f', 't1c', 't1n']
+    """
+    places = {name: place for place, name in enumerate(PREFERRED_CONTRASTS)}
+    return sorted(contrasts, key=lambda name: places.get(name, len(places)))
 
 
 def show_archive(archive: MapArchive, out: Path) -> list[Path]:
@@ -102,31 +114,44 @@ def _title(patient: PatientForecast, forecast: SliceForecast) -> str:
 
 def _draw_image(axes: Axes, image: Array, forecast: SliceForecast, title: str) -> None:
     axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-    _outline(axes, forecast.labels > 0, 0.5, PRESENT_OUTLINE)
-    _outline(axes, forecast.tumour, 0.5, FORECAST_OUTLINE)
+    draw_outline(axes, forecast.labels > 0, 0.5, PRESENT_OUTLINE)
+    draw_outline(axes, forecast.tumour, 0.5, FORECAST_OUTLINE)
     _frame(axes, forecast, title)
 
 
 def _draw_map(axes: Axes, values: Array, base: Array, forecast: SliceForecast, title: str) -> None:
     axes.imshow(base, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-    drawn = axes.imshow(
-        np.ma.masked_less(values, 0.02), cmap="inferno", vmin=0, vmax=1, alpha=0.75, interpolation="nearest"
-    )
-    _outline(axes, forecast.labels > 0, 0.5, PRESENT_OUTLINE)
+    drawn = overlay_map(axes, values)
+    draw_outline(axes, forecast.labels > 0, 0.5, PRESENT_OUTLINE)
     axes.figure.colorbar(drawn, ax=axes, shrink=0.75)
     _frame(axes, forecast, title)
 
 
+def overlay_map(axes: Axes, values: Array) -> AxesImage:
+    """A map of probabilities (H, W) over a picture, nothing where there is next to none."""
+    shown = np.ma.masked_less(values, 0.02)
+    return axes.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=0.75, interpolation="nearest")
+
+
 def _frame(axes: Axes, forecast: SliceForecast, title: str) -> None:
-    """The brain with a narrow margin, and no axes."""
-    rows, columns = np.nonzero(forecast.brain)
-    if rows.size:
-        axes.set(xlim=(columns.min() - MARGIN, columns.max() + MARGIN), ylim=(rows.max() + MARGIN, rows.min() - MARGIN))
+    frame_brain(axes, forecast.brain)
     axes.set_title(title, fontsize=10)
+
+
+def frame_brain(axes: Axes, brain: npt.NDArray[np.bool_]) -> None:
+    """The brain (H, W) with a narrow margin, and no axes."""
+    (top, bottom), (left, right) = (
+        (max(places.min() - MARGIN, -0.5), min(places.max() + MARGIN, side - 0.5))
+        if places.size
+        else (-0.5, side - 0.5)
+        for places, side in zip(np.nonzero(brain), brain.shape, strict=True)
+    )
+    axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.axis("off")
 
 
-def _outline(axes: Axes, values: npt.NDArray[np.generic], level: float, colour: str) -> None:
+def draw_outline(axes: Axes, values: npt.NDArray[np.generic], level: float, colour: str) -> None:
+    """The line where values (H, W) pass a level, if they do."""
     numbers = values.astype(np.float64)
     if numbers.min() < level < numbers.max():
         axes.contour(numbers, [level], colors=colour, linewidths=1.0)

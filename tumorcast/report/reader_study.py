@@ -102,7 +102,10 @@ def make_study(maps: Path, truth: Path, out: Path, *, seed: int, count: int) -> 
     rng = np.random.default_rng(seed)
     with MapArchive.open(maps) as archive, Cohort.open(truth) as cohort:
         _check_same_images(archive, cohort)
-        offers = [_offer(archive, cohort, archive.patient(name)) for name in archive.patient_ids()]
+        with_images = [name for name in archive.patient_ids() if archive.slice_names(name)]
+        if not with_images:
+            raise InputError(f"{maps}: holds growth maps alone, and a study shows images; forecast without --maps-only")
+        offers = [_offer(archive, cohort, archive.patient(name)) for name in with_images]
         chosen, pairs = _chosen(offers, count // 2, rng, truth)
         items = _draw(archive, cohort, chosen, out / SET, rng)
         contrasts = [str(name) for name in cohort.contrasts]

@@ -1,4 +1,4 @@
-"""The demo: simulate, prepare, fit, forecast and show on a small cohort, command by command, as a user types them."""
+"""The demo: simulate, prepare, fit, forecast, show and report on a small cohort, as a user types them."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from tumorcast.errors import TumorcastError, UsageError
 from tumorcast.running.doctor import SHIPPED
 
 MARK = ".tumorcast-demo"
-SEED, SESSIONS, IMAGE_SIZE, HORIZON_DAYS = 5, 4, 128, 90
+SEED, SESSIONS, IMAGE_SIZE, HORIZON_DAYS = 5, 4, 128, "90,180"
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,19 @@ def run_demo(out: Path, settings: DemoSettings, announce: Callable[[str], None])
 
 
 def commands(out: Path, settings: DemoSettings) -> list[list[str]]:
-    """The commands, without the word `tumorcast`: simulate, prepare, fit, forecast and show."""
+    """The commands, without the word `tumorcast`: simulate, prepare, fit, forecast, show and report."""
     scans, cohort, growth, maps = (str(out / name) for name in ("scans", "cohort.h5", "growth.h5", "maps.h5"))
     size = ["--patients", str(settings.patients), "--voxel-mm", f"{settings.voxel_mm:g}"]
     sampler = ["--members", str(settings.members), "--max-slices", "1"]
     sampler += [] if settings.steps is None else ["--steps", str(settings.steps)]
-    aim = ["--growth", growth, "--horizon-days", str(HORIZON_DAYS)]
+    aim = ["--growth", growth, "--horizon-days", HORIZON_DAYS]
     return [
         ["simulate", scans, *size, "--seed", str(SEED), "--sessions", str(SESSIONS)],
         ["prepare", scans, "--clinical", f"{scans}/clinical.csv", "--image-size", str(IMAGE_SIZE), "--out", cohort],
-        ["fit", cohort, "--size-column", "area_mm2", "--out", growth, "--plots", str(out / "growth")],
+        ["fit", cohort, "--size-column", "volume_mm3", "--out", growth, "--plots", str(out / "growth")],
         ["forecast", cohort, "--model", str(SHIPPED), *aim, *sampler, "--out", maps],
         ["show", maps, "--out", str(out / "pictures")],
+        ["report", maps, "--growth", growth, "--out", str(out / "report")],
     ]
 
 

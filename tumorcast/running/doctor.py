@@ -26,16 +26,17 @@ import numpy as np
 from tumorcast.diffusion.sampler import StepGuidance
 from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import Bundle, TensorParity, is_bundle
+from tumorcast.engines.bundle import PROGRESSION, Bundle, TensorParity, is_bundle, read_manifest
 from tumorcast.engines.locating import MODELS, locate
 from tumorcast.engines.onnx_engine import OnnxEngine, first_line, threads
 from tumorcast.engines.opening import EngineChoice, device_index, open_engine
-from tumorcast.engines.protocol import Engine
+from tumorcast.engines.progression import open_progression
+from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.engines.providers import TENSORRT_PACKAGES, Gpu, gpus, onnxruntime
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.extra import how_to_install
 from tumorcast.running.ranks import mpi_library, open_ranks
-from tumorcast.settings import Provider
+from tumorcast.settings import NetworkKind, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -246,6 +247,10 @@ class EngineRequest:
         """The engine that is asked for, for batches of `rows`."""
         return open_engine(EngineChoice((self.model,), self.provider, self.device, rows, self.cache))
 
+    def open_volume(self) -> VolumeEngine:
+        """The progression network on volumes, of a bundle that has one."""
+        return open_progression((self.model,), self.provider, self.device, cache=self.cache)
+
 
 def examine(request: EngineRequest, report: Report = lambda done, total: None) -> list[Check]:
     """Every check, in the order in which one looks for a fault. report: comparisons done, and how many there are."""
@@ -284,10 +289,13 @@ def check_engine(request: EngineRequest, report: Report) -> list[Check]:
         checks += guarded("provider", partial(check_provider, request))
     if checks[-1].status is CheckStatus.FAILED:
         return [*checks, Check.absent("parity", f"not checked: {checks[-1].name} failed")]
-    most = {Bundle.open(request.model).manifest.max_batch} if request.on_gpu else set()
+    manifest = read_manifest(request.model)
+    most = {manifest.max_batch} if request.on_gpu else set()
     checks += guarded("parity", partial(check_parity, request, report))
-    for batch in sorted(BATCHES | most):
+    for batch in sorted(BATCHES | most) if manifest.for_images else ():
         checks += guarded(f"speed {batch}", partial(check_speed, request, batch))
+    if manifest.progression is NetworkKind.PROGRESSION:
+        checks += guarded("speed volume", partial(check_volume_speed, request))
     return checks
 
 
@@ -299,19 +307,30 @@ def check_model(folder: Path) -> list[Check]:
             "and give --model BUNDLE"
         )
     bundle = Bundle.open(folder)
-    manifest, info = bundle.manifest, bundle.info
-    size = f"{info.image_size} px, {', '.join(info.contrasts)}, {manifest.precision}, batches to {manifest.max_batch}"
-    graphs = ", ".join(manifest.graphs)
-    return [Check.ok("model", f"{size}, graphs {graphs}, checked with {manifest.checked_with or 'nothing'}")]
+    manifest, told = bundle.manifest, []
+    if manifest.for_images:
+        info = bundle.info
+        told = [f"{info.image_size} px", *info.contrasts, manifest.precision, f"batches to {manifest.max_batch}"]
+    if manifest.progression is NetworkKind.PROGRESSION:
+        network = manifest.network(PROGRESSION)
+        told.append(f"volumes of {network.volume.voxel_mm:g} mm of {' '.join(network.contrasts)}")
+    told += [f"graphs {', '.join(manifest.graphs)}", f"checked with {manifest.checked_with or 'nothing'}"]
+    return [Check.ok("model", ", ".join(told))]
 
 
 def check_provider(request: EngineRequest) -> list[Check]:
     """Whether the provider opens the graph and does a step, and how long this takes at first."""
     began = time.perf_counter()
-    opened = request.open(rows=1)
-    guided_step(opened, 1)
+    if read_manifest(request.model).for_images:
+        opened = request.open(rows=1)
+        guided_step(opened, 1)
+        device, what = opened.device, "step"
+    else:
+        network = request.open_volume()
+        volume_pass(network)
+        device, what = network.device, "pass"
     seconds = time.perf_counter() - began
-    return [Check.ok("provider", f"{request.provider} on {opened.device}, {seconds:.1f} s to open and first step")]
+    return [Check.ok("provider", f"{request.provider} on {device}, {seconds:.1f} s to open and first {what}")]
 
 
 def check_parity(request: EngineRequest, report: Report) -> list[Check]:
@@ -336,12 +355,16 @@ def check_parity(request: EngineRequest, report: Report) -> list[Check]:
 
 
 def _with_cpu(request: EngineRequest, reference: Provider, report: Report) -> dict[str, TensorParity]:
-    bundle = Bundle.open(request.model)
-    form = len(bundle.info.contrasts), bundle.info.image_size
-    inputs = [parity.phantom(*form), parity.noise(*form)]
-    rows = len(inputs[0].images)
-    wanted = EngineRequest(request.model, reference, "cpu").open(rows)
-    differences = parity.compare(request.open(rows), wanted, bundle.manifest.precision, inputs, report)
+    bundle, wanted = Bundle.open(request.model), EngineRequest(request.model, reference, "cpu")
+    differences: dict[str, TensorParity] = {}
+    if bundle.manifest.for_images:
+        form = len(bundle.info.contrasts), bundle.info.image_size
+        inputs = [parity.phantom(*form), parity.noise(*form)]
+        rows = len(inputs[0].images)
+        precision = bundle.manifest.precision
+        differences |= parity.compare(request.open(rows), wanted.open(rows), precision, inputs, report)
+    if bundle.manifest.progression is NetworkKind.PROGRESSION:
+        differences |= parity.compare_volumes(request.open_volume(), wanted.open_volume(), report)
     parity.check(differences, f"{request.model}, held against provider {reference} on the CPU")
     return differences
 
@@ -360,6 +383,23 @@ def check_speed(request: EngineRequest, batch: int) -> list[Check]:
     cut = f", in blocks of {blocks}" if blocks < batch else ""
     message = f"{batch / seconds:.3g} images/s, guided step of {batch}{cut}: {1000 * seconds:.3g} ms"
     return [Check.ok(f"speed {batch}", message)]
+
+
+def check_volume_speed(request: EngineRequest) -> list[Check]:
+    """The time of a pass of the progression network on volumes: the median of several, after one."""
+    network = request.open_volume()
+    volume_pass(network)
+    seconds = statistics.median(volume_pass(network) for _ in range(REPEATS))
+    sides = " x ".join(map(str, parity.VOLUMES[0]))
+    return [Check.ok("speed volume", f"{1000 * seconds:.3g} ms, progression network on {sides} voxels")]
+
+
+def volume_pass(network: VolumeEngine) -> float:
+    """The seconds of a pass over a phantom."""
+    volume = parity.phantom_volume(len(network.contrasts), parity.VOLUMES[0])
+    began = time.perf_counter()
+    network.answer(volume)
+    return time.perf_counter() - began
 
 
 def guided_step(opened: Engine, batch: int) -> float:

@@ -28,12 +28,12 @@ from tumorcast.engines.providers import visible_count
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.inputs import NOT_FITTED, UnitInputs, UnitReader
-from tumorcast.forecasting.place import Place, open_place
+from tumorcast.forecasting.place import ArrivalModels, open_place
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
 from tumorcast.forecasting.targets import SAME_DAY, area_power, fitted_day
-from tumorcast.forecasting.volume_maps import forecast_volume
+from tumorcast.forecasting.volume_maps import forecast_volume, held
 from tumorcast.forecasting.volume_slices import SlicedField
-from tumorcast.records import PatientOutcome, Status
+from tumorcast.records import PatientOutcome, SessionVolume, Status
 from tumorcast.running.ledger import EventLog, Ledger
 from tumorcast.running.merging import account, write_archive
 from tumorcast.running.outcomes import attempt
@@ -139,10 +139,10 @@ class Makers:
     """What makes images, and growth maps in three dimensions; one of the two at least."""
 
     engine: Engine | None
-    place: Place | None
+    place: ArrivalModels | None
 
 
-def _open_place(inputs: ForecastInputs, engine: Engine | None) -> Place | None:
+def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels | None:
     """What foretells where tumours go: what the user named, or else the model's own network on volumes, if any."""
     choice = inputs.engine
     provider, device = (None, None) if choice is None else (choice.provider, choice.device)
@@ -154,16 +154,16 @@ def _open_place(inputs: ForecastInputs, engine: Engine | None) -> Place | None:
         raise UsageError("--model is missing: what foretells growth? Or give --place and --maps-only")
     if engine is not None and engine.info.progression is not NetworkKind.PROGRESSION:
         return None
-    return Place(NetworkArrival(open_progression(choice.model_paths, provider, device)))
+    return ArrivalModels(NetworkArrival(open_progression(choice.model_paths, provider, device)))
 
 
-def _tell_who_taught(place: Place, cohort: Cohort, inputs: ForecastInputs) -> None:
+def _tell_who_taught(place: ArrivalModels, cohort: Cohort, inputs: ForecastInputs) -> None:
     note = place.note(cohort.patient_ids(), asked_left_out=inputs.left_out)
     if note is not None:
         log.warning(note)
 
 
-def _checked_place(cohort: Cohort, place: Place | None, settings: ForecastSettings) -> Place | None:
+def _checked_place(cohort: Cohort, place: ArrivalModels | None, settings: ForecastSettings) -> ArrivalModels | None:
     """None where the cohort has slices alone, which is told. Raises InputError or UsageError where maps are needed."""
     if place is not None and not cohort.keeps_volumes:
         what = (
@@ -332,10 +332,17 @@ class _ForecastRun:
 
     def _plan_patient(self, patient_id: str) -> PatientPlan:
         images, volumes = self.makers.engine is not None, self.makers.place is not None
-        last = _last_scan(self.cohort, patient_id)
-        ratio = self._reader.targets_of(patient_id, last.day).volume_ratio[0] if images and volumes else None
+        _last_scan(self.cohort, patient_id)  # there is one
+        grown = partial(self._grown, patient_id)
         most = self.settings.max_slices
-        return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, volume_ratio=ratio)
+        return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, grown=grown)
+
+    def _grown(self, patient_id: str, volume: SessionVolume) -> npt.NDArray[np.float32]:
+        """The growth map of the patient's volume at the first horizon."""
+        assert self.makers.place is not None, "else no volume were planned"
+        day = _last_scan(self.cohort, patient_id).day
+        ratios = held(self._reader.targets_of(patient_id, day).volume_ratio[0], volume)
+        return self.makers.place.of(patient_id).field(volume, self.cohort.contrasts).probability(ratios)
 
     def _to_do(self, plan: RunPlan) -> npt.NDArray[np.int64]:
         """The units that are neither done nor failed, longest first. The ranks look at the shards together."""

@@ -20,7 +20,7 @@ def check(cohort: Path, models: Sequence[Path], prepare_options: Sequence[str]) 
 
     prepare_options: the words that prepare gets beside the model.
     """
-    wanted = images_of(locate_all(models)[0])
+    wanted = images_of(*locate_all(models))
     _check_options(wanted, models[0], prepare_options)
     if cohort.exists():
         from tumorcast.data.cohort import Cohort  # noqa: PLC0415 - h5py is slow, and seldom needed here

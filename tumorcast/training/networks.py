@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tumorcast.arrival.network import EXTRA_PLANES as VOLUME_PLANES
 from tumorcast.arrival.network import ArrivalNetwork
+from tumorcast.arrival.planes import EXTRA_PLANES as VOLUME_PLANES
 from tumorcast.diffusion.progression import EXTRA_PLANES, ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor
 from tumorcast.diffusion.unet import UNet

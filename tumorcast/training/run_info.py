@@ -31,6 +31,12 @@ class RunInfo:
         assert isinstance(self.architecture, Architecture)
         return self.architecture
 
+    @property
+    def volume(self) -> VolumeArchitecture:
+        """The architecture of a network on volumes."""
+        assert isinstance(self.architecture, VolumeArchitecture)
+        return self.architecture
+
     def to_json(self, commit: str | None) -> str:
         """The text of run.json; the commit of the code is told where it is known."""
         record = asdict(self) | {"architecture": self.architecture.model_dump()}

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tumorcast.arrival.network import EXTRA_PLANES as VOLUME_PLANES
+from tumorcast.arrival.planes import EXTRA_PLANES as VOLUME_PLANES
 from tumorcast.diffusion.progression import EXTRA_PLANES as SLICE_PLANES
 from tumorcast.durable import sha256_of
 from tumorcast.errors import StoppedError, UsageError

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from tumorcast.arrival.crop import LEAST_SIDES
 from tumorcast.arrival.front import T1
-from tumorcast.arrival.network import AIR, FARTHEST_FRONT, FARTHEST_MM
+from tumorcast.arrival.planes import AIR, FARTHEST_FRONT, FARTHEST_MM
 from tumorcast.data.grey import GREY_LEVELS
 from tumorcast.errors import InputError
 from tumorcast.training.job import Draws
 from tumorcast.training.volume_arrays import ITEMS, SPARE, VolumeArrays, pairs_of
 
 GROWING, GROWING_SHARE = 1.1, 0.8  # ratios of volumes from which a pair grows, and the share of a batch that does
-ALL_CONTRASTS, NO_CONTRAST = 0.55, 0.1  # shares of the batches; of the others each contrast is left out by half
+ALL_CONTRASTS, NO_CONTRAST = 0.7, 0.05  # shares of the batches; of the others each contrast is left out by half
+UNIFORM = 0.5  # share of the batches with a front that knows no tissue, so that the network learns what tissue does
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class VolumePool:
             images = _bent(images, stacks["brain"], draws)
             absent = _absent(draws, images.shape[1]).to(self.device)
             images = torch.where(absent[:, :, None, None, None], AIR, images)
-            has_t1 = self._t1_left(absent)
-            front = torch.where(has_t1[:, None, None, None], front, stacks["uniform_front"])
+            knows_tissue = self._t1_left(absent) & (draws.uniform(0.0, 1.0) >= UNIFORM).to(self.device)
+            front = torch.where(knows_tissue[:, None, None, None], front, stacks["uniform_front"])
         maps = [
             2 * stacks["outline"] - 1,
             (stacks["distance"] / FARTHEST_MM).clamp(-1, 1),

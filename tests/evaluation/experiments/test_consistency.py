@@ -29,7 +29,7 @@ from tumorcast.evaluation.followup import TargetSize
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Contrast, Forecaster, Session
-from tumorcast.settings import ForecastSettings, SamplerSettings
+from tumorcast.settings import ForecastSettings, NetworkKind, SamplerSettings
 
 SETTINGS = ForecastSettings(relative_change=0.25, members=4, batch=3, sampler=SamplerSettings(steps=2, noise_level=10))
 GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fixed_prior(None))
@@ -37,7 +37,7 @@ GROWTH_MODEL = GrowthModel(FitSettings(replicates=4), Forecaster.MECHANISTIC, fi
 
 @pytest.fixture
 def source(engine: Any, blob_cohort: Path) -> Iterator[LatestFollowUps]:
-    engine.info = replace(engine.info, progression=True)
+    engine.info = replace(engine.info, progression=NetworkKind.SLICE_PROGRESSION)
     with Cohort.open(blob_cohort) as cohort:
         yield LatestFollowUps(cohort, engine, SETTINGS)
 

@@ -54,7 +54,7 @@ def model(tiny_model: Path) -> ModelSet:
     progression = build(NetworkKind.SLICE_PROGRESSION, Architecture(**told | TINY)).eval().requires_grad_(False)
     assert isinstance(progression, ProgressionNetwork)
     whole = load_model_set([tiny_model])
-    return replace(whole, progression=progression, info=replace(whole.info, progression=True))
+    return replace(whole, progression=progression, info=replace(whole.info, progression=NetworkKind.SLICE_PROGRESSION))
 
 
 @pytest.fixture

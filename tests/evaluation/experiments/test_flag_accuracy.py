@@ -41,7 +41,7 @@ from tumorcast.evaluation.failure_flags import Failure, Signs
 from tumorcast.evaluation.followup import FollowUp
 from tumorcast.evaluation.score import members_of
 from tumorcast.records import Contrast, Session
-from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings
+from tumorcast.settings import ForecastSettings, Guidance, NetworkKind, SamplerSettings
 
 SETTINGS = ForecastSettings(
     relative_change=0, members=4, batch=3, keep_members=True, sampler=SamplerSettings(steps=2, noise_level=10)
@@ -52,7 +52,7 @@ PIXEL_MM = 4.0
 @pytest.fixture
 def foretelling(engine: Any) -> Any:
     """The known engine, with a progression network."""
-    engine.info = replace(engine.info, progression=True)
+    engine.info = replace(engine.info, progression=NetworkKind.SLICE_PROGRESSION)
     return engine
 
 

@@ -49,7 +49,7 @@ from tumorcast.forecasting.select import ENOUGH_AGREEMENT
 from tumorcast.forecasting.selection_scores import agreement
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.growth.model import GrowthModel
-from tumorcast.settings import ForecastSettings
+from tumorcast.settings import ForecastSettings, NetworkKind
 
 Array = npt.NDArray[np.float32]
 Maps = npt.NDArray[np.floating[Any]]
@@ -209,7 +209,7 @@ def member_maps(
     """
     members, now = members_of(forecast), followup.now
     predicted = None
-    if engine.info.progression:
+    if engine.info.progression is NetworkKind.SLICE_PROGRESSION:
         target_ratio = PatientTargets(ratios).of_slice(now).target_ratio
         predicted = predict_progression(now, target_ratio, engine, settings.batch)
     of_members = MemberMaps.of(now, members, predicted, engine=engine, settings=settings)

@@ -152,27 +152,30 @@ class GrowthChart:
     rows: list[tuple[str, str]]
 
     @classmethod
-    def of(cls, growth: GrowthFile | None, patient: PatientForecast) -> Self | None:
+    def of(cls, growth: GrowthFile | None, patient: PatientForecast, days_ahead: Sequence[float] = ()) -> Self | None:
         """From the growth file where it has the patient, else what the archive holds.
 
-        None where the forecast was of sizes that were asked for, and there is no growth file.
+        days_ahead: where growth was forecast for several days. None where the forecast was of sizes that were asked
+        for, and there is no growth file.
         """
+        aims = _aims(patient, days_ahead)
         if growth is None or patient.patient_id not in growth:
             if patient.curve is None:
                 return None
-            return cls._drawn(GrowthCurve.from_columns(patient.curve, patient.size_name or "size"), patient, [])
+            curve = GrowthCurve.from_columns(patient.curve, patient.size_name or "size")
+            return cls._drawn(curve, patient, aims, [])
         forecast = growth.forecast(patient.patient_id)
         fit = forecast.fit
         law = f"Law: {fit.law}, fit {str(fit.status).replace('_', ' ')}; forecast: {forecast.forecaster}."
         notes = [law, *(words.without_paths(note) for note in fit.notes)]
         if patient.curve is None:
             notes.insert(0, "The forecast was made for a size that was asked for, not for this curve.")
-        first, aimed = float(fit.series.days[0]), patient.target_day
+        first, aimed = float(fit.series.days[0]), max(aims.values(), default=None)
         last = None if aimed is None else aimed + BEYOND * (aimed - first)
-        return cls._drawn(GrowthCurve.from_forecast(forecast, last), patient, notes)
+        return cls._drawn(GrowthCurve.from_forecast(forecast, last), patient, aims, notes)
 
     @classmethod
-    def _drawn(cls, curve: GrowthCurve, patient: PatientForecast, notes: list[str]) -> Self:
+    def _drawn(cls, curve: GrowthCurve, patient: PatientForecast, aims: dict[str, float], notes: list[str]) -> Self:
         days, sizes = curve.observed_days.tolist(), curve.observed_sizes.tolist()
         unit = words.THIN_SPACE + size_label(curve.size_name).rpartition("(")[2].rstrip(")")
         bands = " and ".join(band.label for band in curve.bands)
@@ -182,9 +185,7 @@ class GrowthChart:
             f"Measured sizes, the median of the forecast and its {bands} bands, over days. The measured sizes stand in "
             "the table below.",
         )
-        marked = {"forecast from": float(patient.day)}
-        if patient.target_day is not None:
-            marked["aimed at"] = float(patient.target_day)
+        marked = {"forecast from": float(patient.day)} | aims
         courses = curve.treatment.radiotherapy if curve.treatment else ()
         tooltips = {
             "measured": [f"day {day:g}: {size:,.0f}{unit}" for day, size in zip(days, sizes, strict=True)],
@@ -196,6 +197,13 @@ class GrowthChart:
             [*_treatment(curve.treatment), *notes],
             [(f"{day:g}", f"{words.grouped(size)}{unit}") for day, size in zip(days, sizes, strict=True)],
         )
+
+
+def _aims(patient: PatientForecast, days_ahead: Sequence[float]) -> dict[str, float]:
+    """The days that were aimed at, by what is written at them; none where a size was asked for."""
+    if len(days_ahead) > 1:
+        return {f"+{ahead:g} d": float(patient.day + ahead) for ahead in days_ahead}
+    return {} if patient.target_day is None else {"aimed at": float(patient.target_day)}
 
 
 def _treatment(treatment: Treatment | None) -> list[str]:

@@ -15,9 +15,9 @@ from tumorcast.report.pages.render import render
 
 FOLDER = "patients"  # of the pages, in the report's folder
 BAR_PIXELS, BAR_MARGIN = 84.0, 4.0
-LEAST_SPAN = (0.5, 2.0)  # of the later area over the present one, which the bars show at least
+LEAST_SPAN = (0.5, 2.0)  # of the later size over the present one, which the bars show at least
 LEAST_RATIO = 0.1  # below it the tumour is all but gone, and the bars end
-PixelScale = Callable[[float], float]  # from a later area over the present one
+PixelScale = Callable[[float], float]  # from a later size over the present one
 STATUS_ORDER = (Status.FAILED, Status.SKIPPED, Status.OK)  # what needs a look first
 
 
@@ -46,6 +46,9 @@ def index_page(
     return render(
         "index.html",
         rows=rows,
+        with_volumes=any(row.volumes for row in rows),
+        with_areas=any(row.page and not row.volumes for row in rows) or not any(row.page for row in rows),
+        with_flags=any(row.sizes for row in rows) or not any(row.page for row in rows),
         bars=[Bar.of(row, pixel) for row in rows],
         still=pixel(1.0),
         bar_pixels=BAR_PIXELS,
@@ -62,7 +65,7 @@ def index_page(
 
 
 def _pixel_scale(rows: Sequence[IndexRow]) -> PixelScale:
-    """Pixels of changes on all bars, logarithmic: half of the area is as far from no change as twice the area."""
+    """Pixels of changes on all bars, logarithmic: half of the size is as far from no change as twice the size."""
     growths = [row.growth for row in rows if row.growth is not None]
     low = max(min([LEAST_SPAN[0], *(growth.low for growth in growths)]), LEAST_RATIO)
     high = max([LEAST_SPAN[1], *(growth.high for growth in growths)])

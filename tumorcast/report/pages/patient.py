@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
 from tumorcast.archive.growth_file import GrowthFile
-from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast, VolumeForecast
 from tumorcast.evaluation.failure_flags import Failure, flags_of, reach_of
-from tumorcast.forecasting.targets import area_power
+from tumorcast.forecasting.targets import VOLUME_TO_AREA, area_power
 from tumorcast.provenance import flat
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.report.pages import words
@@ -19,24 +18,9 @@ from tumorcast.report.pages.charts import AreasBySlice, GrowthChart, areas_chart
 from tumorcast.report.pages.evaluation import COLUMNS, EvaluationFile
 from tumorcast.report.pages.pictures import Box, SlicePictures, chosen
 from tumorcast.report.pages.render import render
-from tumorcast.report.pages.volumes import viewer_volumes
-
-SPREAD_LEVELS = (0.5, 0.05, 0.95)  # of members
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What members say: their median, and their 5 and 95 % points."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, members: npt.NDArray[np.float64]) -> Self:
-        """Of (M,) members."""
-        median, low, high = np.quantile(members, SPREAD_LEVELS).tolist()
-        return cls(median, low, high)
+from tumorcast.report.pages.volume_pictures import horizon_pictures
+from tumorcast.report.pages.volumes import ViewerVolumes, viewer_volumes, whole_volumes
+from tumorcast.report.sizes import HorizonVolumes, Spread, volumes_of
 
 
 @dataclass(frozen=True)
@@ -107,7 +91,9 @@ class Source:
 class IndexRow:
     """What the index says of a patient. page: None where there is none. days_ahead: None where no day is aimed at.
 
-    foretold: the growth by the size forecast; None where a size was asked for, or nothing was seen last.
+    sizes: of the slices, None where there are none; volumes: at each horizon, where the whole tumour was forecast.
+    foretold: the growth by the size forecast, of the volume where there is one, else of the area; None where a size was
+    asked for, or nothing was seen last.
     """
 
     patient_id: str
@@ -120,14 +106,19 @@ class IndexRow:
     flags: tuple[str, ...] = ()
     dice: float | None = None
     foretold: Spread | None = None
+    volumes: tuple[HorizonVolumes, ...] = ()
 
     @property
     def growth(self) -> Spread | None:
-        """The area on the day aimed at over the present one; None where that is not known.
+        """The volume, or else the area, on the first day aimed at over the present one; None where it is not known.
 
         What the size forecast itself says, of which few members have but a few quantiles; else what members aim at.
         """
-        return self.foretold or (None if self.sizes is None else self.sizes.growth)
+        if self.foretold is not None:
+            return self.foretold
+        if self.volumes:
+            return self.volumes[0].growth
+        return None if self.sizes is None else self.sizes.growth
 
     @property
     def outcome(self) -> PatientOutcome:
@@ -138,21 +129,24 @@ class IndexRow:
 def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     """The page, and its row. Raises InputError if the archive is damaged there."""
     patient = source.archive.patient(patient_id)
-    forecasts = source.archive.slices(patient_id)
+    forecasts, volume = source.archive.slices(patient_id), source.archive.volume(patient_id)
     sizes = [SliceSummary.of(forecast) for forecast in forecasts]
-    row = _row(source, patient, PatientSummary.of(forecasts), sizes)
+    row = _row(source, patient, forecasts, sizes, volume)
     provenance = source.archive.provenance
     contrasts = provenance["contrasts"]
+    viewer, captions = _viewer(patient, forecasts, volume, contrasts)
     html = render(
         "patient.html",
         patient=patient,
         row=row,
-        growth=GrowthChart.of(source.growth, patient),
+        growth=GrowthChart.of(source.growth, patient, [one.days for one in row.volumes if one.days is not None]),
         sizes=sizes,
+        members=forecasts[0].aimed_mm2.size if volume is None else volume.target_ratio.shape[1],
         areas_chart=_areas_chart(sizes) if len(sizes) > 1 else None,
         pictures=_pictures(forecasts, contrasts, chosen([bool(areas.flags) for areas in sizes], source.pictures)),
-        viewer=viewer_volumes(forecasts, contrasts),
-        captions=[_caption(areas) for areas in sizes],
+        whole=[] if volume is None else horizon_pictures(volume, contrasts),
+        viewer=viewer,
+        captions=captions,
         flags=flag_rows(row.flags, sizes),
         evaluation=None if source.evaluation is None else source.evaluation.of(patient_id),
         not_evaluated=_not_evaluated(source.evaluation, patient_id),
@@ -164,7 +158,36 @@ def patient_page(source: Source, patient_id: str) -> tuple[str, IndexRow]:
     return html, row
 
 
-def _row(source: Source, patient: PatientForecast, sizes: PatientSummary, slices: Sequence[SliceSummary]) -> IndexRow:
+def _viewer(
+    patient: PatientForecast, forecasts: Sequence[SliceForecast], volume: VolumeForecast | None, contrasts: list[str]
+) -> tuple[ViewerVolumes, list[str]]:
+    """What the viewer shows, the whole tumour where it was forecast, and a sentence for each of its slices."""
+    if volume is None:
+        return viewer_volumes(forecasts, contrasts), [_caption(SliceSummary.of(forecast)) for forecast in forecasts]
+    viewer = whole_volumes(patient, volume, contrasts, forecasts)
+    return viewer, [_volume_caption(volume, number) for number in viewer.slices]
+
+
+def _volume_caption(volume: VolumeForecast, number: int) -> str:
+    """The areas of a slice of the volume in a sentence: of the mask, and as the growth map expects them."""
+    mm2 = volume.voxel_mm**2
+    present = words.area(np.count_nonzero(volume.labels[number]) * mm2)
+    expected = [
+        f"{words.area(float(growth.sum(dtype=np.float64)) * mm2)} expected {sizes.when}"
+        for growth, sizes in zip(volume.growth[:, number], volumes_of(volume), strict=True)
+    ]
+    return ", ".join([f"{present} now", *expected])
+
+
+def _row(
+    source: Source,
+    patient: PatientForecast,
+    forecasts: Sequence[SliceForecast],
+    slices: Sequence[SliceSummary],
+    volume: VolumeForecast | None,
+) -> IndexRow:
+    sizes = PatientSummary.of(forecasts) if forecasts else None
+    known = volume is not None or (sizes is not None and sizes.growth is not None)
     flags = {flag for areas in slices for flag in areas.flags}
     evaluation = None if source.evaluation is None else source.evaluation.of(patient.patient_id)
     return IndexRow(
@@ -176,17 +199,19 @@ def _row(source: Source, patient: PatientForecast, sizes: PatientSummary, slices
         days_ahead=None if patient.target_day is None else float(patient.target_day - patient.day),
         flags=tuple(str(flag) for flag in Failure if str(flag) in flags),
         dice=None if evaluation is None else evaluation.dice,
-        foretold=_foretold(patient) if sizes.growth else None,
+        foretold=_foretold(patient, of_volume=volume is not None) if known else None,
+        volumes=() if volume is None else tuple(volumes_of(volume)),
     )
 
 
-def _foretold(patient: PatientForecast) -> Spread | None:
-    """The area on the day aimed at over that of the last scan, as the growth curve has it."""
+def _foretold(patient: PatientForecast, *, of_volume: bool) -> Spread | None:
+    """The volume, or the area, on the day aimed at over that of the last scan, as the growth curve has it."""
     curve, last = patient.curve, 0.0 if patient.curve is None else float(patient.curve["observed_sizes"][-1])
     if curve is None or patient.size_name is None or patient.target_day is None or last <= 0:
         return None
     sizes = (float(np.interp(patient.target_day, curve["days"], curve[name])) for name in ("q50", "q05", "q95"))
-    return Spread(*((size / last) ** area_power(patient.size_name) for size in sizes))
+    power = area_power(patient.size_name) / (VOLUME_TO_AREA if of_volume else 1.0)
+    return Spread(*((size / last) ** power for size in sizes))
 
 
 def _areas_chart(sizes: Sequence[SliceSummary]) -> Markup:
@@ -197,6 +222,8 @@ def _areas_chart(sizes: Sequence[SliceSummary]) -> Markup:
 
 
 def _pictures(forecasts: Sequence[SliceForecast], contrasts: list[str], numbers: list[int]) -> list[SlicePictures]:
+    if not forecasts:
+        return []
     box = Box.round([forecast.brain for forecast in forecasts])
     return [SlicePictures.of(forecasts[number], contrasts, box) for number in numbers]
 

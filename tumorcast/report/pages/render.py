@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from tumorcast.provenance import commit
 from tumorcast.report.pages import words
+from tumorcast.report.sizes import ml
 from tumorcast.version import VERSION
 
 HERE = Path(__file__).parent
@@ -69,5 +70,6 @@ def _environment() -> Environment:
         "shared": SHARED,
         "version": VERSION,
         "commit": commit(),
+        "ml": ml,
     }
     return environment

@@ -1,4 +1,6 @@
-"""The slices of a patient put back in their volume, for the viewer: NIfTI files, base64, one voxel grid for all.
+"""What the viewer shows of a patient, as NIfTI files, base64, on one voxel grid for all.
+
+The slices put back in their volume; or the whole tumour on its cubic voxels, with the slices interpolated there.
 
 Images and maps are bytes, since a screen shows no more: 0 … 255 stand for [-1, 1] of an image and [0, 1] of a map.
 """
@@ -15,11 +17,15 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from matplotlib import colormaps
 
-from tumorcast.archive.maps import SliceForecast
-from tumorcast.data.imaging.geometry import Grid
+from tumorcast.archive.maps import PatientForecast, SliceForecast, VolumeForecast
+from tumorcast.archive.nifti import Placement, Space
+from tumorcast.data.imaging.geometry import Grid, Interpolation
+from tumorcast.data.imaging.transforms import resample
 from tumorcast.records import FloatArray
 from tumorcast.report.pages.pictures import COLOURS, LEAST_SHOWN, Box, byte_of, outline
-from tumorcast.report.plots import PREFERRED_CONTRASTS
+from tumorcast.report.planes import planes_through
+from tumorcast.report.plots import by_preference
+from tumorcast.report.sizes import volumes_of
 
 LEAST_FOR_PLANES = 8  # slices: of fewer, a cut along the body shows nothing
 STOPS = 16  # of the colour scale
@@ -47,7 +53,9 @@ class ViewerVolumes:
     """All that the viewer needs. slices: the numbers of the slices forecast; first: the number of the lowest voxels.
 
     depth: slices of a volume. box: rows and columns of it. images: scans and forecasts; maps: the likeliest first.
-    outlines: of each slice the present mask's and the forecast's, as paths in pixels of the box.
+    outlines: of each slice the present mask's and the forecast's, as paths in pixels of the box; of a whole tumour the
+    forecast's of every horizon, in the order of the maps. start: which of the slices is seen first. planes_first:
+    whether three planes are. centre: where they meet, from 0 to 1 along the scene's first two axes.
     """
 
     slices: list[int]
@@ -56,13 +64,16 @@ class ViewerVolumes:
     box: Box
     images: list[ViewerVolume]
     maps: list[ViewerVolume]
-    outlines: list[tuple[str, str]]
+    outlines: list[tuple[str, ...]]
     three_planes: bool
+    start: int
+    planes_first: bool = False
+    centre: tuple[float, float] = (0.5, 0.5)
 
     def record(self) -> dict[str, Any]:
         """As JSON, with the colour scale."""
         return {
-            **{name: getattr(self, name) for name in ("slices", "first", "depth", "outlines")},
+            **{name: getattr(self, name) for name in ("slices", "first", "depth", "outlines", "centre")},
             "images": [vars(volume) for volume in self.images],
             "maps": [vars(volume) for volume in self.maps],
             "colours": colour_scale(),
@@ -82,10 +93,7 @@ def viewer_volumes(forecasts: Sequence[SliceForecast], contrasts: Sequence[str])
     box = Box.round([forecast.brain for forecast in forecasts])
     volume = _Volume(numbers, box, forecasts[0].affine)
     images = []
-    for name in sorted(
-        contrasts,
-        key=lambda name: PREFERRED_CONTRASTS.index(name) if name in PREFERRED_CONTRASTS else len(PREFERRED_CONTRASTS),
-    ):
+    for name in by_preference(contrasts):
         channel = contrasts.index(name)
         scans = [byte_of((forecast.image[channel] + 1) / 2) for forecast in forecasts]
         means = [byte_of((forecast.mean[channel] + 1) / 2) for forecast in forecasts]
@@ -102,6 +110,51 @@ def viewer_volumes(forecasts: Sequence[SliceForecast], contrasts: Sequence[str])
         ],
         outlines=[(outline(box, forecast.labels > 0), outline(box, forecast.tumour)) for forecast in forecasts],
         three_planes=len(forecasts) >= LEAST_FOR_PLANES,
+        start=(len(forecasts) - 1) // 2,
+    )
+
+
+def whole_volumes(
+    patient: PatientForecast, forecast: VolumeForecast, contrasts: Sequence[str], slices: Sequence[SliceForecast]
+) -> ViewerVolumes:
+    """The scan and the growth maps of a patient's whole tumour, cut to the brain; and what its slices add to them."""
+    head = forecast.brain | (forecast.labels > 0)
+    layers = np.flatnonzero(head.any(axis=(1, 2)))
+    span, box = slice(int(layers[0]), int(layers[-1]) + 1), Box.round(list(head))
+    volume = _Volume(range(span.start, span.stop), box, forecast.affine)
+    likely = forecast.growth[:, span].astype(np.float32)
+    axial, coronal, sagittal = planes_through(forecast)
+    names = by_preference(contrasts)
+    images = [volume.pack(f"scan, {name}", forecast.image[contrasts.index(name)][span]) for name in names]
+    maps = [
+        volume.pack(f"growth map, {sizes.when}", byte_of(growth), f"Probability of tumour {sizes.when}.")
+        for growth, sizes in zip(likely, volumes_of(forecast), strict=True)
+    ]
+    if slices:
+        cubes = _Cubes(Grid.from_affine(forecast.affine, head.shape[::-1]), span, volume)
+        place = Placement.of(patient.patient_id, patient.source_grid, slices)
+        means = {name: [(one.mean[contrasts.index(name)] + 1) / 2 for one in slices] for name in names}
+        images += [cubes.pack(f"slices: forecast, {name}", place, values) for name, values in means.items()]
+        maps += [cubes.pack(f"slices: {name}", place, values, MEANINGS[name]) for name, values in _maps_of(slices)]
+    return ViewerVolumes(
+        slices=list(volume.numbers),
+        first=span.start,
+        depth=volume.depth,
+        box=box,
+        images=images,
+        maps=maps,
+        outlines=[
+            (outline(box, now), *(outline(box, then) for then in later))
+            for now, later in zip(forecast.labels[span] > 0, likely.swapaxes(0, 1), strict=True)
+        ],
+        three_planes=True,
+        start=axial.at - span.start,
+        planes_first=True,
+        # The scene's first axis runs to the patient's right, its second to the front.
+        centre=(
+            1 - (sagittal.at - box.left + 0.5) / box.width,
+            1 - (coronal.at - box.top + 0.5) / box.height,
+        ),
     )
 
 
@@ -129,7 +182,7 @@ class _Volume:
     def depth(self) -> int:
         return self.numbers[-1] - self.numbers[0] + 1
 
-    def pack(self, name: str, slices: Sequence[Bytes], meaning: str = "") -> ViewerVolume:
+    def pack(self, name: str, slices: Sequence[Bytes] | Bytes, meaning: str = "") -> ViewerVolume:
         """A volume of (H, W) bytes of each slice."""
         stack = np.zeros((self.depth, self.box.height, self.box.width), np.uint8)
         for number, values in zip(self.numbers, slices, strict=True):
@@ -146,3 +199,18 @@ class _Volume:
         corner = np.eye(4)
         corner[:3, 3] = self.box.left, self.box.top, self.numbers[0]
         return Grid.from_affine(self.affine @ corner, (self.box.width, self.box.height, self.depth))
+
+
+@dataclass(frozen=True)
+class _Cubes:
+    """The cubic voxels of a whole tumour, and which of their layers are shown as `volume`."""
+
+    grid: Grid
+    span: slice
+    volume: _Volume
+
+    def pack(self, name: str, place: Placement, values: Sequence[FloatArray], meaning: str = "") -> ViewerVolume:
+        """Values from 0 to 1 of slices, (H, W) each, interpolated there."""
+        stack = place.volume(Space.COHORT, np.stack(values), 0.0, Interpolation.LINEAR)
+        moved = sitk.GetArrayFromImage(resample(stack, self.grid))
+        return self.volume.pack(name, byte_of(moved[self.span]), meaning)

@@ -56,7 +56,9 @@
   const drawOutlines = (place) => {
     const lines = byId("lines"), flat = viewer.opts.sliceType === viewer.sliceTypeAxial;
     lines.toggleAttribute("hidden", place < 0 || !flat || !byId("outlines").checked);
-    [...lines.querySelectorAll("path")].forEach((path, k) => path.setAttribute("d", told.outlines[place]?.[k] ?? ""));
+    const [present, ...forecasts] = told.outlines[place] ?? [""];
+    const forecast = forecasts[Number(byId("map").value)] ?? forecasts[0] ?? ""; // of a whole tumour, its map's horizon
+    [...lines.querySelectorAll("path")].forEach((path, k) => path.setAttribute("d", [present, forecast][k]));
   };
 
   // The corners of the slice on the canvas: the scene's first axis runs to the right, its second to the front.
@@ -91,7 +93,7 @@
     const wanted = byId("planes") !== null && byId("planes").checked;
     viewer.setCrosshairWidth(wanted ? CROSS_VOXELS : 0);
     viewer.setSliceType(wanted ? viewer.sliceTypeMultiplanar : viewer.sliceTypeAxial);
-    describe();
+    draw();
   };
 
   // Evenly spaced colours, and before them none: what is below `least_shown` fades out.
@@ -141,6 +143,7 @@
       loadingText: "",
       logLevel: "error",
       multiplanarShowRender: 0,
+      sagittalNoseLeft: true,
       show3Dcrosshair: false,
     });
     await viewer.attachToCanvas(byId("canvas"));
@@ -148,6 +151,7 @@
     addColours();
     await addVolumes();
     listen();
+    viewer.scene.crosshairPos.set(told.centre);
     setPlanes();
     toSlice();
     byId("viewer").dataset.ready = "yes";
