@@ -1,6 +1,6 @@
 """Every patient's last scan, forecast from the scans before it: an archive that the library's evaluation judges.
 
-What model_card.py and real_longitudinal.py share. Finished patients stay as shards: started again, it goes on.
+What model_card.py is made of. Finished patients stay as shards: started again, it goes on.
 """
 
 import hashlib

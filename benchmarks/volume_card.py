@@ -189,7 +189,7 @@ def page(record: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> s
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Forecast, judge, write, and return what is printed."""
     machine = describe(threads=int(os.environ.get("OMP_NUM_THREADS", "2")))
-    place = open_place(options.place)
+    place = open_place(options.place).model
     rows: list[Row] = []
     sums = {}
     for named in options.cohort:

@@ -1,4 +1,4 @@
-"""What benchmarks/model_card.py and real_longitudinal.py share: forecasts of last scans, judged by the library."""
+"""What benchmarks/model_card.py is made of: forecasts of last scans, judged by the library."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from tumorcast.evaluation.baselines import Method
 from tumorcast.evaluation.followup import TargetSize
 from tumorcast.evaluation.metrics import AP
 from tumorcast.evaluation.targets import TargetSource
-from tumorcast.forecasting.pixel_model import PixelModelEngine
 from tumorcast.growth.model import GrowthModel, fixed_prior
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import Forecaster
@@ -77,15 +76,6 @@ def test_the_papers_map_is_ranked_by_how_much_changed(cohort: Cohort) -> None:
     assert probability[inside].min() == 1.0  # 198 steps of 0.5
     assert probability[~inside].max() == 0.0
     assert score[inside].min() > KEPT.change_threshold > score[~inside].max()
-
-
-def test_a_pixel_model_is_learned_from_all_others_and_not_from_the_patient(cohort: Cohort) -> None:
-    from real_longitudinal import LeavePatientOut
-
-    study = LeavePatientOut(cohort, WindowEngine())
-    engines = [study.engine_for(name) for name in "ABC"]
-    assert all(isinstance(engine, PixelModelEngine) for engine in engines)
-    assert len({engine.info.sha256 for engine in engines}) == 3
 
 
 def test_r_squared_by_hand(cohort: Cohort) -> None:

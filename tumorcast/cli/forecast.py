@@ -8,10 +8,12 @@ import typer
 from tumorcast.cli.forecast_options import (
     A_MODEL,
     Batch,
+    BeforeLastScan,
     Device,
     EngineCache,
     Growth,
     KeepMembers,
+    LeftOut,
     MapsOnly,
     MaxSlices,
     Members,
@@ -35,6 +37,8 @@ def forecast(
     out: Out,
     model: Annotated[list[Path] | None, typer.Option(help=A_MODEL)] = None,
     place: Place = None,
+    left_out: LeftOut = False,
+    before_last_scan: BeforeLastScan = False,
     maps_only: MapsOnly = None,
     growth: Growth = None,
     horizon_days: Annotated[str, typer.Option(help="Days after each patient's last scan: 90, or 30,90,180.")] = "",
@@ -74,7 +78,7 @@ def forecast(
     engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch) if model else None
     if engine is None and not (settings.maps_only and place):
         raise UsageError("--model is missing; growth maps alone need --maps-only and --place")
-    inputs = ForecastInputs(cohort, engine, growth, place)
+    inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:
         pin_threads(ranks)

@@ -38,7 +38,16 @@ RelativeChange = Annotated[
 ]
 Place = Annotated[
     Path | None,
-    typer.Option("--place", help="What foretells where tumours go: a bundle, a RUN, or front. Default: the model's."),
+    typer.Option(
+        "--place",
+        help="What foretells where tumours go: a folder of fit-place, a bundle, a RUN, or front. Default: the model's.",
+    ),
+]
+LeftOut = Annotated[
+    bool, typer.Option("--left-out", help="Each patient by a model of --place that has not learned from them.")
+]
+BeforeLastScan = Annotated[
+    bool, typer.Option("--before-last-scan", help="Forecast as if each patient's last scan were yet to come.")
 ]
 MapsOnly = Annotated[
     bool | None, typer.Option("--maps-only/--no-maps-only", help="Sizes and growth maps in 3-D, no images.")

@@ -21,6 +21,7 @@ from tumorcast.cli.experiment import experiment
 from tumorcast.cli.export import export
 from tumorcast.cli.export_maps import export_maps
 from tumorcast.cli.fit import fit
+from tumorcast.cli.fit_place import fit_place
 from tumorcast.cli.fit_prior import fit_prior
 from tumorcast.cli.forecast import forecast
 from tumorcast.cli.import_adm import import_adm
@@ -71,6 +72,7 @@ for command in (
     fit,
     fit_prior,
     train,
+    fit_place,
     import_adm,
     export,
     doctor,

@@ -91,16 +91,16 @@ def volume_baselines(
     if Baseline.DILATION in baselines:
         yield Method.DILATION, VolumeMap(np.where(brain, away, np.inf))
     if Baseline.FISHER_KOLMOGOROV in baselines:
-        yield Method.FISHER_KOLMOGOROV, _front(followup, contrasts, ratios)
+        yield Method.FISHER_KOLMOGOROV, field_map(FrontArrival().field(followup.present, contrasts), followup, ratios)
     if Baseline.SEGMENTER_DISTANCE in baselines and segmenter is not None:
         score = near_tumour(segmenter.probability(followup.present), away)
         order = np.where(followup.before, away, -score)  # a score is not over ln 1.001, and falls with the distance
         yield Method.SEGMENTER_DISTANCE, VolumeMap(np.where(brain, order, np.inf))
 
 
-def _front(followup: VolumeFollowUp, contrasts: tuple[Contrast, ...], ratios: Ratios) -> VolumeMap:
-    """The front in the box that forecasts look at; the brain beyond it follows by its distance."""
-    told = VolumeMap.field(FrontArrival().field(followup.present, contrasts), ratios)
+def field_map(field: ArrivalField, followup: VolumeFollowUp, ratios: Ratios) -> VolumeMap:
+    """A field in the box that forecasts look at; the brain beyond it follows by its distance."""
+    told = VolumeMap.field(field, ratios)
     reached = np.isfinite(told.order)
-    beyond = told.order[reached].max() + followup.distance_mm
+    beyond = told.order[reached].max() + np.maximum(followup.distance_mm, 0.0)
     return VolumeMap(np.where(reached | ~followup.brain, told.order, beyond), told.probability)

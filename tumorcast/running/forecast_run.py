@@ -18,8 +18,8 @@ from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import write_shard
-from tumorcast.arrival.field import ArrivalField, ArrivalModel, NetworkArrival
-from tumorcast.data.cohort import Cohort
+from tumorcast.arrival.field import ArrivalField, NetworkArrival
+from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.progression import open_progression
@@ -28,9 +28,9 @@ from tumorcast.engines.providers import visible_count
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.inputs import NOT_FITTED, UnitInputs, UnitReader
-from tumorcast.forecasting.place import open_place
+from tumorcast.forecasting.place import ArrivalModels, open_place
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
-from tumorcast.forecasting.targets import area_power, fitted_day
+from tumorcast.forecasting.targets import SAME_DAY, area_power, fitted_day
 from tumorcast.forecasting.volume_maps import forecast_volume, held
 from tumorcast.forecasting.volume_slices import SlicedField
 from tumorcast.records import PatientOutcome, SessionVolume, Status
@@ -54,13 +54,16 @@ class ForecastInputs:
     """The files a forecast is made from; growth is needed where a horizon is asked for.
 
     engine: None for growth maps alone, if `place` is given. place: what foretells where tumours go (forecasting.place);
-    None is the engine's own progression network on volumes, if it has one.
+    None is the engine's own progression network on volumes, if it has one. left_out: each patient by a model of `place`
+    that has not learned from them. before_last_scan: as if each patient's last scan had not been taken yet.
     """
 
     cohort: Path
     engine: EngineChoice | None
     growth: Path | None
     place: Path | None = None
+    left_out: bool = False
+    before_last_scan: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,13 @@ def forecast_cohort(
     if inputs.engine is not None and not settings.maps_only:
         engine = open_engine(own_gpu(inputs.engine, ranks))
     place = _open_place(inputs, engine)
-    with Cohort.open(inputs.cohort) as cohort:
+    with Cohort.open(inputs.cohort) as file:
+        cohort = file.before_last_scan() if inputs.before_last_scan else file
         if engine is not None:
             _check_fit_for(cohort, engine.info, settings)
         place = _checked_place(cohort, place, settings)
+        if ranks.is_root and place is not None:
+            _tell_who_taught(place, cohort, inputs)
         if settings.horizon_days is not None:
             _check_growth_of(cohort, growth, inputs)
         makers = Makers(engine, place)
@@ -133,23 +139,31 @@ class Makers:
     """What makes images, and growth maps in three dimensions; one of the two at least."""
 
     engine: Engine | None
-    place: ArrivalModel | None
+    place: ArrivalModels | None
 
 
-def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModel | None:
+def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels | None:
     """What foretells where tumours go: what the user named, or else the model's own network on volumes, if any."""
     choice = inputs.engine
     provider, device = (None, None) if choice is None else (choice.provider, choice.device)
     if inputs.place is not None:
-        return open_place(inputs.place, provider, device)
+        return open_place(inputs.place, provider, device, left_out=inputs.left_out)
+    if inputs.left_out:
+        raise UsageError("--left-out goes with --place FOLDER, a folder of `tumorcast fit-place`")
     if choice is None:
         raise UsageError("--model is missing: what foretells growth? Or give --place and --maps-only")
     if engine is not None and engine.info.progression is not NetworkKind.PROGRESSION:
         return None
-    return NetworkArrival(open_progression(choice.model_paths, provider, device))
+    return ArrivalModels(NetworkArrival(open_progression(choice.model_paths, provider, device)))
 
 
-def _checked_place(cohort: Cohort, place: ArrivalModel | None, settings: ForecastSettings) -> ArrivalModel | None:
+def _tell_who_taught(place: ArrivalModels, cohort: Cohort, inputs: ForecastInputs) -> None:
+    note = place.note(cohort.patient_ids(), asked_left_out=inputs.left_out)
+    if note is not None:
+        log.warning(note)
+
+
+def _checked_place(cohort: Cohort, place: ArrivalModels | None, settings: ForecastSettings) -> ArrivalModels | None:
     """None where the cohort has slices alone, which is told. Raises InputError or UsageError where maps are needed."""
     if place is not None and not cohort.keeps_volumes:
         what = (
@@ -196,20 +210,31 @@ def _check_growth_of(cohort: Cohort, growth: GrowthFile | None, inputs: Forecast
             f"{inputs.cohort}: its scans have no dates, so a horizon in days means nothing; "
             "prepare it with --clinical, or give --relative-change"
         )
-    faults = (_growth_fault(cohort, growth, patient_id) for patient_id in cohort.patient_ids())
+    fault_of = partial(_growth_fault, cohort, growth, before_last_scan=inputs.before_last_scan)
+    faults = (fault_of(patient_id) for patient_id in cohort.patient_ids())
     first = next(faults, None)
     if first is not None and all(faults):
         raise InputError(f"{growth.path}: of no patient of {inputs.cohort}, as {first}")
 
 
-def _growth_fault(cohort: Cohort, growth: GrowthFile, patient_id: str) -> str | None:
+def _last_scan(cohort: Cohort, patient_id: str) -> SessionInfo:
+    """The scan that is forecast from. Raises InputError if there is none."""
+    infos = cohort.sessions(patient_id)
+    if not infos:
+        raise InputError(f"{patient_id}: has one scan, and so none before its last to forecast from")
+    return infos[-1]
+
+
+def _growth_fault(cohort: Cohort, growth: GrowthFile, patient_id: str, *, before_last_scan: bool) -> str | None:
     """Why a patient cannot be forecast from the growth file; None if it is of them."""
     if patient_id not in growth:
         return NOT_FITTED.format(patient_id)
     try:
-        series = growth.series(patient_id)
-        fitted_day(series, cohort.sessions(patient_id)[-1].day)
+        series, last = growth.series(patient_id), _last_scan(cohort, patient_id)
+        fitted_day(series, last.day)
         area_power(series.size_name)
+        if before_last_scan and series.days[-1] > last.day + SAME_DAY:
+            return f"{patient_id}: growth was fitted to scans after day {last.day:g} too, which are yet to come here"
     except InputError as fault:
         return str(fault)
     return None
@@ -227,8 +252,8 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, makers: Makers, settings
         "contrasts": [str(contrast) for contrast in cohort.contrasts],
         "engine": None if engine is None else str(engine.provider),
         "judge": None if engine is None else str(engine.info.size_reader),
-        "place": None if place is None else {"name": place.name, "sha256": place.sha256},
-    }
+        "place": None if place is None else place.record(),
+    } | ({"before_last_scan": True} if inputs.before_last_scan else {})
 
 
 @dataclass
@@ -307,6 +332,7 @@ class _ForecastRun:
 
     def _plan_patient(self, patient_id: str) -> PatientPlan:
         images, volumes = self.makers.engine is not None, self.makers.place is not None
+        _last_scan(self.cohort, patient_id)  # there is one
         grown = partial(self._grown, patient_id)
         most = self.settings.max_slices
         return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, grown=grown)
@@ -314,9 +340,9 @@ class _ForecastRun:
     def _grown(self, patient_id: str, volume: SessionVolume) -> npt.NDArray[np.float32]:
         """The growth map of the patient's volume at the first horizon."""
         assert self.makers.place is not None, "else no volume were planned"
-        day = self.cohort.sessions(patient_id)[-1].day
+        day = _last_scan(self.cohort, patient_id).day
         ratios = held(self._reader.targets_of(patient_id, day).volume_ratio[0], volume)
-        return self.makers.place.field(volume, self.cohort.contrasts).probability(ratios)
+        return self.makers.place.of(patient_id).field(volume, self.cohort.contrasts).probability(ratios)
 
     def _to_do(self, plan: RunPlan) -> npt.NDArray[np.int64]:
         """The units that are neither done nor failed, longest first. The ranks look at the shards together."""
@@ -390,7 +416,8 @@ class ForecastJob:
                 sliced=self._sliced(inputs),
             )
         assert makers.place is not None and inputs.volume is not None, "else no volume were planned"
-        return forecast_volume(inputs.volume, reader.cohort.contrasts, inputs.targets, makers.place, reader.settings)
+        model = makers.place.of(inputs.unit.patient_id)
+        return forecast_volume(inputs.volume, reader.cohort.contrasts, inputs.targets, model, reader.settings)
 
     def _sliced(self, inputs: UnitInputs) -> SlicedField | None:
         """The field that the slices of a patient are guided by, kept for its next unit."""
@@ -399,7 +426,7 @@ class ForecastJob:
             return None
         if patient_id not in self.fields:
             self.fields.clear()
-            self.fields[patient_id] = place.field(volume, self.reader.cohort.contrasts)
+            self.fields[patient_id] = place.of(patient_id).field(volume, self.reader.cohort.contrasts)
         return SlicedField.of(self.fields[patient_id], volume, inputs.targets)
 
     def write(self, inputs: UnitInputs, product: dict[str, SliceForecast] | VolumeForecast) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tumorcast.arrival.crop import LEAST_SIDES, Crop, signed_distance_mm
 from tumorcast.arrival.front import front_log_volume, t1_of
+from tumorcast.arrival.pairs import LARGEST_RATIO, LEAST_RATIO, is_pair
 from tumorcast.durable import sha256_of
 from tumorcast.errors import InputError
 from tumorcast.processes import in_processes
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "tumorcast-volumes", 2
 SPARE = 8  # voxels a side beyond what the network sees, for crops that are moved
-LEAST_VOXELS = 8  # of a tumour that is learned from
-LEAST_RATIO, LARGEST_RATIO = 0.5, 8.0  # of volumes, later over earlier
 FARTHEST = 60.0  # of a distance or a front that is kept
 ITEMS = ("images", "outline", "brain", "distance", "front", "uniform_front")
 
@@ -192,14 +191,6 @@ def _patient_boxes(source: Path, patient_id: str) -> list[_Box]:
         volumes = [cohort.volume(patient_id, info.id) for info in cohort.sessions(patient_id)]
     known = [volume for volume in volumes if volume is not None]
     return [box for number in range(len(known)) if (box := _box(known, number, contrasts)) is not None]
-
-
-def is_pair(earlier: "SessionVolume", later: "SessionVolume") -> bool:
-    """Whether growth is learned from the two: on one grid, and neither nearly nothing nor beyond all measure."""
-    if earlier.labels.shape != later.labels.shape or not np.allclose(earlier.affine, later.affine, atol=1e-2):
-        return False
-    before = int(earlier.tumour.sum())
-    return before >= LEAST_VOXELS and LEAST_RATIO <= int(later.tumour.sum()) / before <= LARGEST_RATIO
 
 
 def _box(volumes: "list[SessionVolume]", number: int, contrasts: list[str]) -> _Box | None:
