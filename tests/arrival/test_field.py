@@ -86,5 +86,5 @@ def test_voxels_of_another_size_are_refused(ball: Callable[..., SessionVolume]) 
     with pytest.raises(InputError, match=r"volumes of 2 mm, but the model takes 1 mm; .*--voxel-mm 1"):
         network = Untrained()
         network.voxel_mm = 1.0
-        check_voxels(NetworkArrival(network), ball(10.0))
-    check_voxels(FrontArrival(), ball(10.0))
+        check_voxels(NetworkArrival(network), 2.0)
+    check_voxels(FrontArrival(), 2.0)

@@ -67,6 +67,16 @@ def test_tumours_keep_their_volume_and_place(spacing: tuple[float, float, float]
     assert (volume.labels == 3).sum() * 8.0 == pytest.approx(enhancing_mm3, rel=0.5, abs=40)
 
 
+def test_the_first_plane_of_thick_slices_is_as_bright_as_the_others() -> None:
+    scan = scan_of(labelled((20, 24, 24)), (2.0, 2.0, 6.0))
+    everywhere = np.zeros((20, 24, 24), bool)
+    everywhere[:, 3:-3, 3:-3] = True
+    filled = replace(scan, images={Contrast.T1C: np.where(everywhere, np.float32(50.0), np.float32(0.0))})
+    volume = volume_of(filled, everywhere, {Contrast.T1C: WINDOW}, 2.0)
+    middle = volume.images[0][:, 12, 12]
+    assert middle.min() == middle.max() == 128 and volume.brain[[0, -1], 12, 12].all()
+
+
 def test_thick_slices_and_a_tumour_at_the_edge_are_told() -> None:
     thick = scan_of(labelled((20, 24, 24)), (1.0, 1.0, 5.0))
     volume = volume_of(thick, thick.brain, {Contrast.T1C: WINDOW}, 2.0)

@@ -1,6 +1,7 @@
 """Slices through a map in three dimensions: they agree with it, and new ones are found and cut out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tumorcast.arrival.field import FrontArrival
 from tumorcast.data.grey import from_grey
 from tumorcast.forecasting.targets import PatientTargets
 from tumorcast.forecasting.volume_maps import forecast_volume
-from tumorcast.forecasting.volume_slices import SlicedField, newly_reached, slice_through
+from tumorcast.forecasting.volume_slices import SlicedField, reached_slices, slice_through
 from tumorcast.records import Contrast, SessionVolume
 from tumorcast.settings import ForecastSettings
 
@@ -49,16 +50,27 @@ def test_a_slice_is_the_plane_of_the_volume(ball: Callable[..., SessionVolume]) 
     assert (cut.image[:, ~cut.brain] == -1).all() and cut.area_mm2 == (volume.labels[24] > 0).sum() * 4
 
 
-def test_new_slices_are_those_that_the_map_reaches(ball: Callable[..., SessionVolume]) -> None:
+def test_slices_are_those_that_the_map_reaches(ball: Callable[..., SessionVolume]) -> None:
     volume, affine = ball(12.0), plane_affine(ball(12.0), 2.0)
     field = FrontArrival().field(volume, tuple(Contrast))
     present = np.flatnonzero(volume.tumour.any(axis=(1, 2)))
-    eightfold = newly_reached(volume, affine, field.probability(np.full(3, 8.0)), volume.labels.shape[0])
-    below, above = present[0] - np.array(eightfold), np.array(eightfold) - present[-1]
-    assert len(eightfold) == (below > 0).sum() + (above > 0).sum() and 8 <= len(eightfold) <= 14  # twice the radius
-    assert newly_reached(volume, affine, field.probability(np.array([0.5, 0.9])), volume.labels.shape[0]) == []
-    thick = newly_reached(volume, plane_affine(volume, 6.0), field.probability(np.full(3, 8.0)), 16)
-    assert 2 <= len(thick) <= 5
+    eightfold = reached_slices(volume, affine, field.probability(np.full(3, 8.0)), volume.labels.shape[0])
+    assert set(present[1:-1]) < set(eightfold)
+    assert 8 <= len(set(eightfold) - set(present)) <= 14  # twice the radius
+    shrinking = reached_slices(volume, affine, field.probability(np.array([0.5, 0.9])), volume.labels.shape[0])
+    assert set(shrinking) < set(present)
+    thick = reached_slices(volume, plane_affine(volume, 6.0), field.probability(np.full(3, 8.0)), 16)
+    assert len(eightfold) / 3 - 1 <= len(thick) <= len(eightfold) / 3 + 1
+
+
+def test_planes_within_the_outermost_half_voxel_are_of_it(ball: Callable[..., SessionVolume]) -> None:
+    volume = ball(12.0)
+    thin = volume.affine @ np.diag([1.0, 1.0, 0.5, 1.0])  # two slices a voxel
+    thin[:3, 3] = (volume.affine @ [0, 0, -0.25, 1])[:3]
+    brain = np.repeat(volume.brain[24:25], len(volume.brain), axis=0)
+    whole = replace(volume, brain=brain)
+    first, last = (slice_through(whole, thin, number, 64) for number in (0, 2 * len(brain) - 1))
+    assert first.brain.sum() == last.brain.sum() == volume.brain[24].sum()
 
 
 def test_the_map_of_a_forecast_is_of_each_horizon(ball: Callable[..., SessionVolume]) -> None:

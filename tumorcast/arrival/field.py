@@ -189,10 +189,10 @@ def _spare(voxel_mm: float) -> int:
     return max(round(SPARE_MM / voxel_mm), 1)
 
 
-def check_voxels(model: ArrivalModel, volume: SessionVolume) -> None:
+def check_voxels(model: ArrivalModel, voxel_mm: float) -> None:
     """Raises InputError if the model takes voxels of another size."""
-    if model.voxel_mm is not None and abs(volume.voxel_mm / model.voxel_mm - 1) > SAME_VOXELS:
+    if model.voxel_mm is not None and abs(voxel_mm / model.voxel_mm - 1) > SAME_VOXELS:
         raise InputError(
-            f"volumes of {volume.voxel_mm:g} mm, but the model takes {model.voxel_mm:g} mm; prepare the scans "
+            f"volumes of {voxel_mm:g} mm, but the model takes {model.voxel_mm:g} mm; prepare the scans "
             f"with --voxel-mm {model.voxel_mm:g}"
         )

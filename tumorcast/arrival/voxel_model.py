@@ -151,7 +151,7 @@ class VoxelModel:
 
     def field(self, volume: SessionVolume, contrasts: Sequence[str]) -> ArrivalField:
         """See ArrivalModel. Raises InputError if the scan lacks a contrast, or has other voxels."""
-        check_voxels(self, volume)
+        check_voxels(self, volume.voxel_mm)
         absent = [name for name in self.contrasts if name not in contrasts]
         if absent:
             raise InputError(

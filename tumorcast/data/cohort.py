@@ -331,6 +331,16 @@ class Cohort:
         with _reading(self.path, "its volumes"):
             return any(VOLUME in scan for patient in self._file[PATIENTS].values() for scan in patient.values())
 
+    @cached_property
+    def voxel_mm(self) -> float | None:
+        """Side of the voxels of the first volume in the file; None where there is none."""
+        with _reading(self.path, "its volumes"):
+            for patient in self._file[PATIENTS].values():
+                for scan in patient.values():
+                    if VOLUME in scan:
+                        return float(np.linalg.norm(scan[VOLUME]["affine"][:3, 0]))
+        return None
+
     def volume(self, patient_id: str, session_id: str) -> SessionVolume | None:
         """A scan on cubic voxels; None where the file keeps none."""
         group = self._session(patient_id, session_id)

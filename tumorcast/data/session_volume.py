@@ -71,8 +71,14 @@ def _sample(volume: npt.NDArray[np.generic], axes: list[PlaneAxis]) -> FloatArra
     for axis in axes:  # each product moves its axis to the end: after three they are in order again
         untouched = axis.scale == 1.0 and axis.image_size == axis.source_size
         moved = np.moveaxis(sampled, 0, -1)
-        sampled = moved if untouched else moved @ axis.weights().T
+        sampled = moved if untouched else moved @ _weights(axis).T
     return np.ascontiguousarray(sampled)
+
+
+def _weights(axis: PlaneAxis) -> FloatArray:
+    """Those of the axis, of what the source has alone: beyond its last voxel's centre that voxel goes on."""
+    weights = axis.weights()
+    return np.asarray(weights / np.maximum(weights.sum(axis=1, keepdims=True), np.float32(1e-6)), np.float32)
 
 
 def _labels(labels: npt.NDArray[np.uint8] | None, axes: list[PlaneAxis]) -> npt.NDArray[np.uint8]:

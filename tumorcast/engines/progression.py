@@ -58,7 +58,7 @@ def _in_torch(folders: list[Path], device: str) -> VolumeEngine:
 def _has_none(folders: list[Path]) -> InputError:
     return InputError(
         f"{', '.join(map(str, folders))}: has no progression network on volumes; train one with `tumorcast train "
-        "progression`, or give --place"
+        "progression`, or give one by --place, or --place front"
     )
 
 

@@ -201,7 +201,7 @@ def _scored(pair: VolumePair, models: dict[Candidate, FittedPlace], contrasts: t
     followup, ratios = VolumeFollowUp.of(pair.present, pair.later), np.array([pair.ratio])
     found: Scores = {}
     for candidate, one in models.items():
-        check_voxels(one.model, pair.present)
+        check_voxels(one.model, pair.present.voxel_mm)
         field = one.model.field(pair.present, contrasts)
         found[candidate] = place_scores(followup, field_map(field, followup, ratios))
     ((_, dilated),) = volume_baselines(followup, contrasts, ratios, [Baseline.DILATION])

@@ -124,9 +124,12 @@ def _values(followup: VolumeFollowUp, found: VolumeMap, expected: int) -> Iterat
     yield AP.name, average_precision(new, score, candidates)
     yield AP_SEEN.name, average_precision(new, score, candidates & seen)
     yield AP_NEW.name, average_precision(new, score, candidates & ~seen)
-    outline = found.outline_of(int(followup.after.sum()))
-    yield RECALL_NEW.name, recall(new, outline, ~seen)
-    yield from outline_values([outline], followup.after, followup.voxel_mm)
+    if not followup.after.any():  # an outline of no volume is any method's, and would be right for each
+        yield from ((metric.name, float("nan")) for metric in (RECALL_NEW, *OUTLINE))
+    else:
+        outline = found.outline_of(int(followup.after.sum()))
+        yield RECALL_NEW.name, recall(new, outline, ~seen)
+        yield from outline_values([outline], followup.after, followup.voxel_mm)
     yield from _outline_values(OF_EXPECTED, found.outline_of(expected), followup)
     if found.outline is None:
         yield PLAN_COVERAGE.name, plan_coverage(new, score, candidates, followup.distance_mm)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.data.cohort import Cohort, SessionInfo
-from tumorcast.forecasting.volume_slices import newly_reached
+from tumorcast.forecasting.volume_slices import reached_slices
 from tumorcast.random_keys import patient_key
 from tumorcast.records import SessionVolume
 from tumorcast.settings import ForecastSettings
@@ -130,7 +130,7 @@ def plan_patient(
         affine, count = cohort.slice_grid(patient_id, last.id)
         has = {part.source_slice for part in slices}
         index = {int(number): k for k, number in enumerate(last.source_slice)}
-        new = [number for number in newly_reached(volume, affine, grown(volume), count) if number not in has]
+        new = [number for number in reached_slices(volume, affine, grown(volume), count) if number not in has]
         slices += tuple(PlannedSlice(index.get(number, CUT_OUT), number) for number in new)
         slices = tuple(sorted(slices, key=lambda part: part.source_slice))
     return PatientPlan(patient_id, last.id, slices, volume is not None)

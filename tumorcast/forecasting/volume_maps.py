@@ -20,7 +20,7 @@ def forecast_volume(
     settings: ForecastSettings,
 ) -> VolumeForecast:
     """The growth map of a scan with tumour at each horizon. Raises InputError if the model takes other voxels."""
-    check_voxels(model, volume)
+    check_voxels(model, volume.voxel_mm)
     field = model.field(volume, contrasts)
     ratios = held(targets.volume_ratio, volume)
     growth = np.stack([field.probability(members) for members in ratios]).astype(np.float16)

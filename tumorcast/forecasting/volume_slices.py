@@ -22,7 +22,8 @@ from tumorcast.records import FloatArray, SessionVolume
 Map = npt.NDArray[np.float32]
 
 NEVER = 20.0  # of a log volume
-LEAST_NEW_MM2 = 50.0  # of tumour expected in a slice without any now, for it to be made
+RIM = 1e-6  # voxels, of rounding
+LEAST_NEW_MM2 = 50.0  # of tumour expected in a slice that the cohort has not, or without any now, for it to be made
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,16 @@ def in_plane(
     points = np.stack([columns, rows, np.full(rows.shape, plane.source_slice), np.ones(rows.shape)])
     to_voxel = np.linalg.inv(affine) @ plane.affine
     x, y, z = np.tensordot(to_voxel[:3], points, axes=1)
+    z, y, x = (_at_the_rim(at, side) for at, side in zip((z, y, x), volume.shape[-3:], strict=True))
     whole = volume.reshape(-1, *volume.shape[-3:])
     cuts = [map_coordinates(part, np.stack([z, y, x]), order=order, cval=outside) for part in whole]
     return np.stack(cuts).reshape(*volume.shape[:-3], *plane.labels.shape)
+
+
+def _at_the_rim(at: FloatArray, side: int) -> FloatArray:
+    """Places within the outermost half voxel are that voxel's."""
+    within = (at > -0.5 - RIM) & (at < side - 0.5 + RIM)
+    return np.where(within, np.clip(at, 0, side - 1), at)
 
 
 def slice_through(volume: SessionVolume, affine: FloatArray, source_slice: int, image_size: int) -> CohortSlice:
@@ -100,17 +108,16 @@ def slice_through(volume: SessionVolume, affine: FloatArray, source_slice: int, 
     )
 
 
-def newly_reached(volume: SessionVolume, affine: FloatArray, growth: Map, slices: int) -> list[int]:
-    """The numbers of the slices, of so many, that show no tumour now and are expected to show LEAST_NEW_MM2 or more.
+def reached_slices(volume: SessionVolume, affine: FloatArray, growth: Map, slices: int) -> list[int]:
+    """The numbers of the slices, of so many, that are expected to show LEAST_NEW_MM2 or more.
 
     affine: (4, 4) of the slices; growth: (Z, Y, X) the growth map of the volume.
     """
     to_slice = np.linalg.inv(affine) @ volume.affine  # both have the axes of the scan's grid
     depths = np.rint((np.arange(slices) - to_slice[2, 3]) / to_slice[2, 2]).astype(np.int64)
     expected_mm2 = growth.sum(axis=(1, 2), dtype=np.float64) * volume.voxel_mm**2
-    shows_now = np.asarray(volume.tumour.any(axis=(1, 2)))
     return [
         number
         for number, depth in enumerate(depths)
-        if 0 <= depth < len(shows_now) and not shows_now[depth] and expected_mm2[depth] >= LEAST_NEW_MM2
+        if 0 <= depth < len(expected_mm2) and expected_mm2[depth] >= LEAST_NEW_MM2
     ]

@@ -18,7 +18,7 @@ from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import write_shard
-from tumorcast.arrival.field import ArrivalField, NetworkArrival
+from tumorcast.arrival.field import ArrivalField, NetworkArrival, check_voxels
 from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
@@ -167,12 +167,15 @@ def _checked_place(cohort: Cohort, place: ArrivalModels | None, settings: Foreca
     """None where the cohort has slices alone, which is told. Raises InputError or UsageError where maps are needed."""
     if place is not None and not cohort.keeps_volumes:
         what = (
-            f"{cohort.path}: keeps no volumes, so there are no growth maps in three dimensions; prepare the scans again"
+            f"{cohort.path}: keeps no volumes, so there are no growth maps in three dimensions; prepare whole scans "
+            "again, without --voxel-mm 0"
         )
         if settings.maps_only:
             raise InputError(what)
         log.warning(what)
         place = None
+    if place is not None and cohort.voxel_mm is not None:
+        check_voxels(place.model, cohort.voxel_mm)
     if settings.later_horizons and place is None:
         raise UsageError(
             "--horizon-days: several are for growth maps in three dimensions, which this model or cohort has not; give "
@@ -333,6 +336,8 @@ class _ForecastRun:
     def _plan_patient(self, patient_id: str) -> PatientPlan:
         images, volumes = self.makers.engine is not None, self.makers.place is not None
         _last_scan(self.cohort, patient_id)  # there is one
+        if not images and self.cohort.volume(patient_id, self.cohort.sessions(patient_id)[-1].id) is None:
+            raise InputError(f"{patient_id}: its last scan has no volume; prepare the whole scan again")
         grown = partial(self._grown, patient_id)
         most = self.settings.max_slices
         return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, grown=grown)
