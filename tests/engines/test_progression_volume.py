@@ -46,7 +46,6 @@ from tumorcast.settings import NetworkKind, Precision, Provider
 from tumorcast.training.run_info import RUN_FILE
 
 SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
-OF_SLICES = Path(__file__).parents[1] / "golden" / "manifest-of-slices.json"
 PLANES = len(VOLUME_CONTRASTS) + EXTRA_PLANES
 
 
@@ -158,9 +157,9 @@ def test_nothing_else_of_a_bundle_is_opened(both_bundle: Path, tmp_path: Path) -
         open_progression([part])
 
 
-@pytest.mark.parametrize("which", ["slices alone", "without"])
+@pytest.mark.parametrize("which", ["shipped", "slices alone", "without"])
 def test_a_model_without_one_says_how_to_get_it(which: str, dense_runs: Path, pool_runs: Path) -> None:
-    model = {"slices alone": pool_runs, "without": dense_runs}[which]
+    model = {"shipped": SHIPPED, "slices alone": pool_runs, "without": dense_runs}[which]
     with pytest.raises(InputError, match=r"no progression network on volumes; train one .* progression`, or .*--place"):
         open_progression([model])
 
@@ -247,15 +246,15 @@ def test_a_manifest_that_does_not_fit_is_refused(copied: Path, edit: Callable[[d
         Bundle.open(copied)
 
 
-def test_old_manifests_are_read_and_stay_as_they_are(tmp_path: Path) -> None:
-    text = OF_SLICES.read_text()
+def test_old_manifests_are_read_and_stay_as_they_are() -> None:
+    text = (SHIPPED / MANIFEST_FILE).read_text()
     assert json.loads(text)["networks"]["progression"]["kind"] == "progression"
-    (tmp_path / MANIFEST_FILE).write_text(text)
-    manifest = read_manifest(tmp_path)
+    manifest = read_manifest(SHIPPED)
     assert manifest.progression is NetworkKind.SLICE_PROGRESSION
     assert manifest.network("progression").plane.image_size == 128
-    assert (tmp_path / MANIFEST_FILE).read_text() == text
-    assert Bundle.open(SHIPPED).info.progression is NetworkKind.PROGRESSION
+    assert Bundle.open(SHIPPED).info.progression is NetworkKind.SLICE_PROGRESSION
+    assert load_bundle(Bundle.open(SHIPPED)).progression is not None
+    assert (SHIPPED / MANIFEST_FILE).read_text() == text
 
 
 def test_a_bundle_is_checked_again(place_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

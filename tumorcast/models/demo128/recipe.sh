@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # How the demo model was made: simulate, prepare, train, export. docs/models/demo128.md has the wall times.
 # Usage: tumorcast/models/demo128/recipe.sh WORK_FOLDER    (resumable: start it again with the same folder)
-# On one H200 with 16 cores the networks of slices took 7 minutes; on two cores count two days. --until is where the
-# lease ended. The progression network on volumes was trained later, on two cores.
+# On one H200 with 16 cores the whole took 7 minutes; on two cores count two days. --until is where the lease ended.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tumorcast="$here/../../../bin/tumorcast"
@@ -18,18 +17,10 @@ cohort() { # NAME PATIENTS SEED
 train() { # NETWORK COHORT STEPS UNTIL SEED [OPTIONS]
     "$tumorcast" train "$1" "$work/$2.h5" --out "$work/$1" --config "$here/train.toml" --steps "$3" --until "$4" --seed "$5" "${@:6}"
 }
-train_volumes() { # on two cores count an hour and a half; volumes.toml is of this network alone
-    if [ ! -f "$work/p300.h5" ]; then
-        rm -rf "${work:?}/p300"
-        "$tumorcast" simulate "$work/p300" --patients 300 --seed 20261130 --sessions 4 --voxel-mm 2 --jobs "$jobs"
-        "$tumorcast" prepare "$work/p300" --clinical "$work/p300/clinical.csv" --image-size 64 --slices largest --jobs "$jobs" --out "$work/p300.h5"
-    fi
-    "$tumorcast" train progression "$work/p300.h5" --out "$work/progression" --config "$here/volumes.toml" --steps 1900 --seed 7
-}
 cohort a 104 20261126
 cohort b 160 20261127
 train denoiser a 1900 1650 3
-train_volumes
+train progression b 1700 900 5
 train regressor b 1300 900 11
 train segmenter b 500 500 2 --noise-levels 20
 for run in denoiser progression regressor segmenter; do # what is shipped: the averaged weights, rounded to half precision
