@@ -76,8 +76,8 @@ def forecast(
 
     settings = forecast_settings(context.params | horizons_of(horizon_days))
     engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch) if model else None
-    if engine is None and not (settings.maps_only and place):
-        raise UsageError("--model is missing; growth maps alone need --maps-only and --place")
+    if engine is None and not settings.maps_only:
+        raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
     inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:

@@ -40,7 +40,8 @@ Place = Annotated[
     Path | None,
     typer.Option(
         "--place",
-        help="What foretells where tumours go: a folder of fit-place, a bundle, a RUN, or front. Default: the model's.",
+        help="What foretells where tumours go: front, a folder of fit-place, a bundle, a RUN; or slices, one by one. "
+        "Default: the model's network on volumes, or else front.",
     ),
 ]
 LeftOut = Annotated[

@@ -45,6 +45,14 @@ def open_progression(
     return _in_torch(folders, device or "cpu")
 
 
+def has_volume_network(model_paths: Sequence[Path]) -> bool:
+    """Whether a model has a progression network on volumes. Raises InputError where there is no model."""
+    folders = locate_all(model_paths)
+    if is_bundle(folders[0]):
+        return read_manifest(folders[0]).progression is NetworkKind.PROGRESSION
+    return volume_run(folders) is not None
+
+
 def _in_torch(folders: list[Path], device: str) -> VolumeEngine:
     from tumorcast.engines.model import bundle_volume
     from tumorcast.engines.torch_engine import TorchVolume

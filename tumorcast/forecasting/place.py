@@ -13,6 +13,7 @@ from tumorcast.forecasting.place_folder import PLACE_FILE, PlaceFolder
 from tumorcast.settings import Provider
 
 FRONT = "front"
+SLICES = "slices"  # none of them: slices are forecast one by one
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,17 @@ from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import write_shard
-from tumorcast.arrival.field import ArrivalField, NetworkArrival, check_voxels
+from tumorcast.arrival.field import ArrivalField, FrontArrival, NetworkArrival, check_voxels
 from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
-from tumorcast.engines.progression import open_progression
+from tumorcast.engines.progression import has_volume_network, open_progression
 from tumorcast.engines.protocol import Engine, ModelInfo, check_same_images
 from tumorcast.engines.providers import visible_count
 from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.inputs import NOT_FITTED, UnitInputs, UnitReader
-from tumorcast.forecasting.place import ArrivalModels, open_place
+from tumorcast.forecasting.place import SLICES, ArrivalModels, open_place
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, plan_patient
 from tumorcast.forecasting.targets import SAME_DAY, area_power, fitted_day
 from tumorcast.forecasting.volume_maps import forecast_volume, held
@@ -41,7 +41,7 @@ from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping, stopping_of_job
 from tumorcast.running.work_queue import Tally
 from tumorcast.running.worker import work_on_ranks
-from tumorcast.settings import ForecastSettings, NetworkKind, Provider
+from tumorcast.settings import ForecastSettings, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def forecast_cohort(
         cohort = file.before_last_scan() if inputs.before_last_scan else file
         if engine is not None:
             _check_fit_for(cohort, engine.info, settings)
-        place = _checked_place(cohort, place, settings)
+        place = _checked_place(cohort, place, inputs, settings)
         if ranks.is_root and place is not None:
             _tell_who_taught(place, cohort, inputs)
         if settings.horizon_days is not None:
@@ -143,18 +143,23 @@ class Makers:
 
 
 def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels | None:
-    """What foretells where tumours go: what the user named, or else the model's own network on volumes, if any."""
+    """What foretells where tumours go: what the user named, or the model's own network on volumes, or else the front.
+
+    None where slices are to be forecast one by one.
+    """
     choice = inputs.engine
     provider, device = (None, None) if choice is None else (choice.provider, choice.device)
-    if inputs.place is not None:
+    if inputs.place is not None and str(inputs.place) != SLICES:
         return open_place(inputs.place, provider, device, left_out=inputs.left_out)
     if inputs.left_out:
         raise UsageError("--left-out goes with --place FOLDER, a folder of `tumorcast fit-place`")
-    if choice is None:
-        raise UsageError("--model is missing: what foretells growth? Or give --place and --maps-only")
-    if engine is not None and engine.info.progression is not NetworkKind.PROGRESSION:
+    if inputs.place is not None:
+        if engine is None:
+            raise UsageError(f"--place {SLICES}: --maps-only makes maps in three dimensions; leave out one of the two")
         return None
-    return ArrivalModels(NetworkArrival(open_progression(choice.model_paths, provider, device)))
+    if choice is not None and has_volume_network(choice.model_paths):
+        return ArrivalModels(NetworkArrival(open_progression(choice.model_paths, provider, device)))
+    return ArrivalModels(FrontArrival())
 
 
 def _tell_who_taught(place: ArrivalModels, cohort: Cohort, inputs: ForecastInputs) -> None:
@@ -163,8 +168,13 @@ def _tell_who_taught(place: ArrivalModels, cohort: Cohort, inputs: ForecastInput
         log.warning(note)
 
 
-def _checked_place(cohort: Cohort, place: ArrivalModels | None, settings: ForecastSettings) -> ArrivalModels | None:
+def _checked_place(
+    cohort: Cohort, place: ArrivalModels | None, inputs: ForecastInputs, settings: ForecastSettings
+) -> ArrivalModels | None:
     """None where the cohort has slices alone, which is told. Raises InputError or UsageError where maps are needed."""
+    asked = settings.maps_only or inputs.place is not None or bool(settings.later_horizons)
+    if place is not None and not cohort.keeps_volumes and not asked and isinstance(place.model, FrontArrival):
+        return None
     if place is not None and not cohort.keeps_volumes:
         what = (
             f"{cohort.path}: keeps no volumes, so there are no growth maps in three dimensions; prepare whole scans "
