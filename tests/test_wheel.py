@@ -100,6 +100,7 @@ def test_the_demo_runs(installed: Path, tmp_path: Path) -> None:
         "fit",
         "forecast",
         "show",
+        "report",
     ]
-    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 1
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 2  # of the volume, and of a slice
     assert list((tmp_path / "out" / "growth").glob("*.png"))

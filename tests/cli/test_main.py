@@ -69,7 +69,7 @@ def test_the_main_job_end_to_end(tiny_model: Path, tmp_path: Path) -> None:
     forecast = last_json(run("forecast", cohort, *options, *sampler, "--out", maps, "--json"))
     assert forecast["patients"] == {"ok": 1, "failed": 0, "skipped": 0}
     shown = last_json(run("show", maps, "--out", tmp_path / "pictures", "--json"))
-    assert shown["pictures"] == len(list((tmp_path / "pictures").glob("*.png"))) == 1
+    assert shown["pictures"] == len(list((tmp_path / "pictures").glob("*.png"))) == 2
     (record,) = shown["slices"]
     gained = record["reached_mm2"] - record["present_segmented_mm2"]
     assert record["reach"] * (record["aimed_mm2"] - record["present_mm2"]) == pytest.approx(gained, abs=1e-6)

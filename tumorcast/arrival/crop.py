@@ -32,7 +32,7 @@ class Crop:
         >>> mask = np.zeros((80, 100, 100), bool)
         >>> mask[40:50, 5:45, 10:90] = True
         >>> Crop.round(mask, 2.0)
-        Crop(start=(21, -7, 0), sides=(48, 64, 104), volume=(80, 100, 100))
+        Crop(start=(21, -7, -2), sides=(48, 64, 104), volume=(80, 100, 100))
         """
         margin = round(MARGIN_MM / voxel_mm)
         starts, sides = [], []

@@ -20,6 +20,7 @@ from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import write_shard
 from tumorcast.arrival.field import ArrivalField, FrontArrival, NetworkArrival, check_voxels
 from tumorcast.data.cohort import Cohort, SessionInfo
+from tumorcast.data.settings import SliceChoice
 from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.progression import has_volume_network, open_progression
@@ -41,7 +42,7 @@ from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping, stopping_of_job
 from tumorcast.running.work_queue import Tally
 from tumorcast.running.worker import work_on_ranks
-from tumorcast.settings import ForecastSettings, Provider
+from tumorcast.settings import ForecastSettings, NetworkKind, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -157,7 +158,12 @@ def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels 
         if engine is None:
             raise UsageError(f"--place {SLICES}: --maps-only makes maps in three dimensions; leave out one of the two")
         return None
-    if choice is not None and has_volume_network(choice.model_paths):
+    has_network = False
+    if engine is not None:
+        has_network = engine.info.progression is NetworkKind.PROGRESSION
+    elif choice is not None:
+        has_network = has_volume_network(choice.model_paths)
+    if choice is not None and has_network:
         return ArrivalModels(NetworkArrival(open_progression(choice.model_paths, provider, device)))
     return ArrivalModels(FrontArrival())
 
@@ -348,7 +354,8 @@ class _ForecastRun:
         _last_scan(self.cohort, patient_id)  # there is one
         if not images and self.cohort.volume(patient_id, self.cohort.sessions(patient_id)[-1].id) is None:
             raise InputError(f"{patient_id}: its last scan has no volume; prepare the whole scan again")
-        grown = partial(self._grown, patient_id)
+        one_slice = self.cohort.config.get("settings", {}).get("slices") == str(SliceChoice.LARGEST)
+        grown = None if one_slice else partial(self._grown, patient_id)
         most = self.settings.max_slices
         return plan_patient(self.cohort, patient_id, most, images=images, volumes=volumes, grown=grown)
 

@@ -6,6 +6,7 @@ rank 0 writes what it reads from the shards as it would write what it made itsel
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +82,11 @@ def _read_scans(
     """The results of the pieces, as a `Share` of the work. holders: the shard of each piece; failures: of each."""
     for piece, holder, failed in zip(pieces, holders, failures, strict=True):
         yield [
-            failure or holder.session(scan.patient_id, scan.session_id)
+            failure or _whole_session(holder, scan.patient_id, scan.session_id)
             for scan, failure in zip(piece, failed, strict=True)
         ]
+
+
+def _whole_session(holder: Cohort, patient_id: str, session_id: str) -> Session:
+    """A scan with its volume, which Cohort.session leaves where it is."""
+    return replace(holder.session(patient_id, session_id), volume=holder.volume(patient_id, session_id))
