@@ -11,7 +11,7 @@ The caller keeps dt_days below 1 / largest_outflow, or the scheme is unstable.
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.kernels.compiling import compiled
+from tumorcast.kernels.compiling import compiled, compiled_inner
 
 Density = npt.NDArray[np.float32]
 Box = npt.NDArray[np.int64]
@@ -56,6 +56,28 @@ def support(density: Density, floor: float, out: Box) -> None:
         out[:] = 0
 
 
+@compiled_inner
+def grown(density: Density, conductance: Density, gain: Density, dt_days: float, at: tuple[int, int, int]) -> float:
+    """The density of one voxel a step of dt_days later; see `step`."""
+    z, y, x = at
+    depth, height, width = density.shape
+    # A neighbour beyond the edge is the voxel itself: no difference, no flux, no branch in the inner loop.
+    below, above = max(z - 1, 0), min(z + 1, depth - 1)
+    front, back = max(y - 1, 0), min(y + 1, height - 1)
+    right, left = max(x - 1, 0), min(x + 1, width - 1)
+    here = density[z, y, x]
+    inflow = (
+        conductance[0, below, y, x] * (density[below, y, x] - here)
+        + conductance[0, z, y, x] * (density[above, y, x] - here)
+        + conductance[1, z, front, x] * (density[z, front, x] - here)
+        + conductance[1, z, y, x] * (density[z, back, x] - here)
+        + conductance[2, z, y, right] * (density[z, y, right] - here)
+        + conductance[2, z, y, x] * (density[z, y, left] - here)
+    )
+    u = here + dt_days * inflow
+    return u * gain[z, y, x] / (1.0 + u * (gain[z, y, x] - 1.0))
+
+
 @compiled
 def step(density: Density, scratch: Density, conductance: Density, gain: Density, dt_days: float) -> None:
     """Grow the density by one step of dt_days, in place.
@@ -64,23 +86,9 @@ def step(density: Density, scratch: Density, conductance: Density, gain: Density
     """
     depth, height, width = density.shape
     for z in range(depth):
-        # A neighbour beyond the edge is the voxel itself: no difference, no flux, no branch in the inner loop.
-        below, above = max(z - 1, 0), min(z + 1, depth - 1)
         for y in range(height):
-            front, back = max(y - 1, 0), min(y + 1, height - 1)
             for x in range(width):
-                right, left = max(x - 1, 0), min(x + 1, width - 1)
-                here = density[z, y, x]
-                inflow = (
-                    conductance[0, below, y, x] * (density[below, y, x] - here)
-                    + conductance[0, z, y, x] * (density[above, y, x] - here)
-                    + conductance[1, z, front, x] * (density[z, front, x] - here)
-                    + conductance[1, z, y, x] * (density[z, back, x] - here)
-                    + conductance[2, z, y, right] * (density[z, y, right] - here)
-                    + conductance[2, z, y, x] * (density[z, y, left] - here)
-                )
-                u = here + dt_days * inflow
-                scratch[z, y, x] = u * gain[z, y, x] / (1.0 + u * (gain[z, y, x] - 1.0))
+                scratch[z, y, x] = grown(density, conductance, gain, dt_days, (z, y, x))
     density[:] = scratch
 
 
@@ -136,22 +144,9 @@ def arrival(
             box[axis, 0] = max(box[axis, 0] - 1, 0)
             box[axis, 1] = min(box[axis, 1] + 1, density.shape[axis])
         for z in range(box[0, 0], box[0, 1]):
-            below, above = max(z - 1, 0), min(z + 1, depth - 1)
             for y in range(box[1, 0], box[1, 1]):
-                front, back = max(y - 1, 0), min(y + 1, height - 1)
                 for x in range(box[2, 0], box[2, 1]):
-                    right, left = max(x - 1, 0), min(x + 1, width - 1)
-                    here = density[z, y, x]
-                    inflow = (
-                        conductance[0, below, y, x] * (density[below, y, x] - here)
-                        + conductance[0, z, y, x] * (density[above, y, x] - here)
-                        + conductance[1, z, front, x] * (density[z, front, x] - here)
-                        + conductance[1, z, y, x] * (density[z, back, x] - here)
-                        + conductance[2, z, y, right] * (density[z, y, right] - here)
-                        + conductance[2, z, y, x] * (density[z, y, left] - here)
-                    )
-                    u = here + dt_days * inflow
-                    u = u * gain[z, y, x] / (1.0 + u * (gain[z, y, x] - 1.0))
+                    here, u = density[z, y, x], grown(density, conductance, gain, dt_days, (z, y, x))
                     scratch[z, y, x] = u
                     if here < threshold <= u and days[z, y, x] == np.inf:
                         days[z, y, x] = (steps + (threshold - here) / (u - here)) * dt_days
