@@ -75,7 +75,8 @@ def grown(density: Density, conductance: Density, gain: Density, dt_days: float,
         + conductance[2, z, y, x] * (density[z, y, left] - here)
     )
     u = here + dt_days * inflow
-    return u * gain[z, y, x] / (1.0 + u * (gain[z, y, x] - 1.0))
+    later: float = u * gain[z, y, x] / (1.0 + u * (gain[z, y, x] - 1.0))
+    return later
 
 
 @compiled

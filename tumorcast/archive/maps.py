@@ -31,6 +31,7 @@ from tumorcast.archive.integrity import (
     text_of,
 )
 from tumorcast.archive.packing import READING, Packing, copy_attributes, copy_group, load_all, store
+from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.durable import why_unreadable, written_whole
 from tumorcast.errors import InputError
 from tumorcast.hdf5_file import LIBRARY, UNREADABLE, hdf5_at
@@ -101,7 +102,7 @@ class VolumeForecast:
     @property
     def voxel_mm(self) -> float:
         """Side of a voxel."""
-        return float(np.linalg.norm(self.affine[:3, 0]))
+        return pixel_size_mm(self.affine)
 
     @property
     def aimed_mm3(self) -> npt.NDArray[np.float64]:

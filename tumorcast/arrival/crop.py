@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 Box = tuple[slice, slice, slice]
+Sides = tuple[int, int, int]
 
 MARGIN_MM = 20.0
 LEAST_SIDES = (48, 64, 64)  # z, y, x, as in training
@@ -35,17 +36,22 @@ class Crop:
         Crop(start=(21, -7, -2), sides=(48, 64, 104), volume=(80, 100, 100))
         """
         margin = round(MARGIN_MM / voxel_mm)
-        starts, sides = [], []
+        extents, sides = _extents(tumour), []
         for axis, least in enumerate(LEAST_SIDES):
-            others = tuple(other for other in range(3) if other != axis)
-            found = np.flatnonzero(tumour.any(axis=others))
-            first, past = int(found[0]), int(found[-1]) + 1
-            wanted = min(past - first + 2 * margin, max(tumour.shape[axis], least))
-            side = max(least, -(-wanted // SIDES_OF) * SIDES_OF)
-            starts.append((first + past - side) // 2)
-            sides.append(side)
+            wanted = min(extents[axis][1] - extents[axis][0] + 2 * margin, max(tumour.shape[axis], least))
+            sides.append(max(least, -(-wanted // SIDES_OF) * SIDES_OF))
+        return cls._centred(extents, (sides[0], sides[1], sides[2]), tumour)
+
+    @classmethod
+    def of_sides(cls, tumour: npt.NDArray[np.bool_], sides: Sides) -> Self:
+        """The box of these sides round the middle of a tumour (Z, Y, X), which is not empty."""
+        return cls._centred(_extents(tumour), sides, tumour)
+
+    @classmethod
+    def _centred(cls, extents: list[tuple[int, int]], sides: Sides, tumour: npt.NDArray[np.bool_]) -> Self:
+        z, y, x = ((first + past - side) // 2 for (first, past), side in zip(extents, sides, strict=True))
         depth, height, width = tumour.shape
-        return cls((starts[0], starts[1], starts[2]), (sides[0], sides[1], sides[2]), (depth, height, width))
+        return cls((z, y, x), sides, (depth, height, width))
 
     def widened(self, voxels: int) -> "Crop":
         """The box with so many voxels more to every side."""
@@ -76,6 +82,12 @@ class Crop:
             whole.append(slice(first, past))
             inner.append(slice(first - start, past - start))
         return (inner[0], inner[1], inner[2]), (whole[0], whole[1], whole[2])
+
+
+def _extents(tumour: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and one-past-last index of a tumour along z, y, x."""
+    along = (np.flatnonzero(tumour.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    return [(int(found[0]), int(found[-1]) + 1) for found in along]
 
 
 def signed_distance_mm(tumour: npt.NDArray[np.bool_], voxel_mm: float) -> npt.NDArray[np.float32]:

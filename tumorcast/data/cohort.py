@@ -18,7 +18,7 @@ import hdf5plugin
 import numpy as np
 import numpy.typing as npt
 
-from tumorcast.data.imaging.geometry import Grid, pixel_mm
+from tumorcast.data.imaging.geometry import Grid, pixel_mm, pixel_size_mm
 from tumorcast.data.imaging.transforms import Displacement
 from tumorcast.durable import sha256_of, why_unreadable, written_whole
 from tumorcast.errors import InputError
@@ -338,8 +338,12 @@ class Cohort:
             for patient in self._file[PATIENTS].values():
                 for scan in patient.values():
                     if VOLUME in scan:
-                        return float(np.linalg.norm(scan[VOLUME]["affine"][:3, 0]))
+                        return pixel_size_mm(scan[VOLUME]["affine"][...])
         return None
+
+    def has_volume(self, patient_id: str, session_id: str) -> bool:
+        """Whether the file keeps a scan's volume."""
+        return VOLUME in self._session(patient_id, session_id)
 
     def volume(self, patient_id: str, session_id: str) -> SessionVolume | None:
         """A scan on cubic voxels; None where the file keeps none."""

@@ -10,7 +10,7 @@ from tumorcast.data.brain import BRAIN_MASK, with_brain
 from tumorcast.data.cohort import SLICE_AREAS, deformed
 from tumorcast.data.imaging.bias_field import corrected
 from tumorcast.data.imaging.brain_mask import BoolArray, Window, window_of
-from tumorcast.data.imaging.geometry import PreparedGrid
+from tumorcast.data.imaging.geometry import PreparedGrid, largest_shares
 from tumorcast.data.imaging.registration import one_thread
 from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.readers.source_session import SourceSession
@@ -212,10 +212,7 @@ def _keeping_area(share: FloatArray) -> BoolArray:
     array([[0, 0],
            [1, 0]])
     """
-    pixels = max(round(float(share.sum())), int(share.any()))
-    mask = np.zeros(share.size, bool)
-    mask[np.argsort(-share, axis=None, kind="stable")[:pixels]] = True
-    return mask.reshape(share.shape)
+    return largest_shares(share, max(round(float(share.sum())), int(share.any())))
 
 
 def _provenance(scan: Scan, windows: dict[Contrast, Window], area_mm2: FloatArray) -> dict[str, Any]:

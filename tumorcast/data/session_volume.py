@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tumorcast.data.grey import to_grey
 from tumorcast.data.imaging.brain_mask import BoolArray, Window
-from tumorcast.data.imaging.geometry import SAME_SPACING, Grid, PlaneAxis
+from tumorcast.data.imaging.geometry import SAME_SPACING, Grid, PlaneAxis, largest_shares, scale_between
 from tumorcast.data.readers.volumes import Scan
 from tumorcast.records import Contrast, FloatArray, SessionVolume
 
@@ -59,9 +59,7 @@ def _axis(size: int, spacing_mm: float, voxel_mm: float) -> PlaneAxis:
     >>> _axis(155, 1.0, 2.0)
     PlaneAxis(source_size=155, image_size=78, start=0, scale=2.0)
     """
-    scale = voxel_mm / spacing_mm
-    if abs(scale - round(scale)) < SAME_SPACING * scale:
-        scale = float(round(scale))
+    scale = scale_between(voxel_mm, spacing_mm)
     return PlaneAxis(size, max(1, math.ceil(size / scale - SAME_SPACING)), 0, scale)
 
 
@@ -87,13 +85,10 @@ def _labels(labels: npt.NDArray[np.uint8] | None, axes: list[PlaneAxis]) -> npt.
     if labels is None or not labels.any():
         return np.zeros(shape, np.uint8)
     shares = np.stack([_sample(labels == label, axes) for label in (1, 2, 3)])
-    total = shares.sum(axis=0)
     cells = math.prod(axis.scale for axis in axes)
     voxels = max(round(np.count_nonzero(labels) / cells), 1)
-    chosen = np.zeros(total.size, np.bool_)
-    touched = np.flatnonzero(total)
-    chosen[touched[np.argsort(-total.ravel()[touched], kind="stable")[:voxels]]] = True
-    return np.where(chosen.reshape(shape), shares.argmax(axis=0) + 1, 0).astype(np.uint8)
+    chosen = largest_shares(shares.sum(axis=0), voxels)
+    return np.where(chosen, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
 def _affine(grid: Grid, axes: list[PlaneAxis]) -> FloatArray:

@@ -12,7 +12,7 @@ from tumorcast.data.readers.labels import LabelScheme
 from tumorcast.errors import UsageError
 from tumorcast.records import Contrast
 
-VOXEL_MM = 2.0  # of volumes: what the shipped networks are trained on
+VOXEL_MM = 2.0  # of volumes
 LEAST_VOXEL_MM, LARGEST_VOXEL_MM = 0.5, 5.0
 
 

@@ -47,15 +47,15 @@ def forecast_unit(
     sliced: the field of arrival, of which each slice's targets and guidance are then, and a member's noise is the same
     in all slices.
     """
-    tasks, members = [], slice(unit.first, unit.last)
+    tasks, everyone, members = [], [], slice(unit.first, unit.last)
     for planned, present in zip(unit.slices, slices, strict=True):
         every = targets.of_slice(present) if sliced is None else sliced.targets(present)
         predicted = None if sliced is None else sliced.probability(present, sliced.volume_ratio[members])
         keys = GuidanceKeys(unit.patient_id, planned.source_slice if sliced is None else SHARED, unit.first)
         guidance = progression_guidance(keys, every[members], predicted, engine=engine, settings=settings)
         tasks.append(SliceTask(planned, every[members], guidance, keys))
-    first = targets.of_slice(slices[0]) if sliced is None else sliced.targets(slices[0])
-    shared = encodings_of(first, settings)
+        everyone.append(every)
+    shared = encodings_of(everyone[0], settings)
     encoded, turns = np.unique(np.arange(unit.first, unit.last) % shared, return_inverse=True)
     member_targets = MemberTargets(
         encoding=np.concatenate([k * len(encoded) + turns for k in range(len(tasks))]),

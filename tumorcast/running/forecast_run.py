@@ -18,7 +18,7 @@ from tumorcast.archive.growth_file import GrowthFile, read_growth
 from tumorcast.archive.maps import SliceForecast, VolumeForecast
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import write_shard
-from tumorcast.arrival.field import ArrivalField, FrontArrival, NetworkArrival, check_voxels
+from tumorcast.arrival.field import FrontArrival, NetworkArrival, check_voxels
 from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.data.settings import SliceChoice
 from tumorcast.durable import sha256_of
@@ -352,7 +352,7 @@ class _ForecastRun:
     def _plan_patient(self, patient_id: str) -> PatientPlan:
         images, volumes = self.makers.engine is not None, self.makers.place is not None
         _last_scan(self.cohort, patient_id)  # there is one
-        if not images and self.cohort.volume(patient_id, self.cohort.sessions(patient_id)[-1].id) is None:
+        if not images and not self.cohort.has_volume(patient_id, self.cohort.sessions(patient_id)[-1].id):
             raise InputError(f"{patient_id}: its last scan has no volume; prepare the whole scan again")
         one_slice = self.cohort.config.get("settings", {}).get("slices") == str(SliceChoice.LARGEST)
         grown = None if one_slice else partial(self._grown, patient_id)
@@ -414,7 +414,7 @@ class ForecastJob:
     makers: Makers
     plan: RunPlan
     ledger: Ledger
-    fields: dict[str, ArrivalField] = field(default_factory=dict, repr=False)
+    sliced: dict[str, SlicedField] = field(default_factory=dict, repr=False)
 
     def name(self, unit: int) -> str:
         """The unit's key: patient, first slice, block of members."""
@@ -446,10 +446,11 @@ class ForecastJob:
         volume, place, patient_id = inputs.volume, self.makers.place, inputs.unit.patient_id
         if volume is None or place is None or not volume.tumour.any():
             return None
-        if patient_id not in self.fields:
-            self.fields.clear()
-            self.fields[patient_id] = place.of(patient_id).field(volume, self.reader.cohort.contrasts)
-        return SlicedField.of(self.fields[patient_id], volume, inputs.targets)
+        if patient_id not in self.sliced:
+            self.sliced.clear()
+            found = place.of(patient_id).field(volume, self.reader.cohort.contrasts)
+            self.sliced[patient_id] = SlicedField.of(found, volume, inputs.targets)
+        return self.sliced[patient_id]
 
     def write(self, inputs: UnitInputs, product: dict[str, SliceForecast] | VolumeForecast) -> None:
         """Write the unit's shard."""

@@ -8,7 +8,7 @@ training reads, so it can be taken where the cohort's own readers (h5py, hdf5plu
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +60,43 @@ def open_arrays(source: Path, cache: Path | None = None) -> SliceArrays:
     cache: where the folder stands, by default beside the cohort. Raises InputError if the cohort cannot be used,
     StorageError if the folder cannot be written.
     """
+    return _map(unpacked_folder(source, cache, "slices", _unpack))
+
+
+def unpacked_folder(source: Path, cache: Path | None, what: str, unpack: Callable[[Path, Path, str], None]) -> Path:
+    """The folder of a cohort file's `what`, made by `unpack` (cohort, folder, its SHA-256) on first use.
+
+    source: the file, or the folder itself. Raises InputError if there is no such file.
+    """
     if source.is_dir():
-        return _map(source)
+        return source
     if not source.exists():
         raise InputError(f"{source}: no such file; make it with `tumorcast prepare`")
     sha256 = sha256_of(source)
-    folder = (cache or source.parent) / f"{source.stem}-{sha256[:SHA_DIGITS]}.slices"
+    folder = (cache or source.parent) / f"{source.stem}-{sha256[:SHA_DIGITS]}.{what}"
     if not folder.exists():
-        _unpack(source, folder, sha256)
-    return _map(folder)
+        unpack(source, folder, sha256)
+    return folder
+
+
+@contextmanager
+def reading_unpacked(folder: Path, what: str) -> Iterator[None]:
+    """Whatever is wrong with a folder of unpacked `what` becomes an InputError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise InputError(
+            f"{folder}: not unpacked {what} of this version ({fault}); give the cohort file, which is unpacked anew "
+            "where no such folder stands"
+        ) from None
+
+
+def mapped_arrays(folder: Path, form: str, version: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The index of an unpacked folder, and its arrays by name. Raises ValueError for another format or version."""
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    if (index["format"], index["format_version"]) != (form, version):
+        raise ValueError(f"format {index['format']} {index['format_version']}")
+    return index, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in index["arrays"]}
 
 
 def _map(folder: Path) -> SliceArrays:
@@ -77,18 +105,10 @@ def _map(folder: Path) -> SliceArrays:
             f"{folder}: a folder without unpacked slices; give a cohort file. Of scans one is made by "
             f"`tumorcast prepare {folder} --out cohort.h5`"
         )
-    try:
-        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        if (index["format"], index["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise ValueError(f"format {index['format']} {index['format_version']}")
-        arrays: dict[str, Any] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in index["arrays"]}
+    with reading_unpacked(folder, "slices"):
+        index, arrays = mapped_arrays(folder, FORMAT, FORMAT_VERSION)
         patient_ids, contrasts = tuple(index["patient_ids"]), tuple(index["contrasts"])
         return SliceArrays(folder, index["cohort_sha256"], contrasts, patient_ids, **arrays)
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise InputError(
-            f"{folder}: not unpacked slices of this version ({fault}); give the cohort file, which is unpacked anew "
-            "where no such folder stands"
-        ) from None
 
 
 def _unpack(source: Path, folder: Path, sha256: str) -> None:

@@ -18,7 +18,7 @@ def augment(images: Tensor, masks: Tensor, draws: Draws) -> tuple[Tensor, Tensor
     grid = functional.affine_grid(_random_affines(draws), [n, c, *size], align_corners=False)
     images = functional.grid_sample(images - AIR, grid, align_corners=False) + AIR
     masks = (functional.grid_sample(masks, grid, align_corners=False) > 0.5).float()
-    return _bend(images, masks[:, -1:], draws), masks
+    return bend(images, masks[:, -1:], draws), masks
 
 
 def _random_affines(draws: Draws) -> Tensor:
@@ -33,9 +33,12 @@ def _random_affines(draws: Draws) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def _bend(images: Tensor, brain: Tensor, draws: Draws) -> Tensor:
-    """A random gamma, gain and offset for each image and contrast, inside the brain: scanners differ."""
-    shape = (images.shape[1], 1, 1)
+def bend(images: Tensor, brain: Tensor, draws: Draws) -> Tensor:
+    """A random gamma, gain and offset for each image and contrast, inside the brain: scanners differ.
+
+    images: (N, C, …), of slices or volumes, on the device of `draws`; brain: (N, 1, …).
+    """
+    shape = (images.shape[1], *[1] * (images.ndim - 2))
     unit = ((images + 1) / 2).clamp(0, 1)
     gamma, gain = torch.exp(draws.uniform(-0.35, 0.35, *shape)), draws.uniform(0.85, 1.05, *shape)
     bent = unit**gamma * gain + draws.uniform(-0.05, 0.05, *shape)

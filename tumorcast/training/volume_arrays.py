@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,23 @@ import numpy.typing as npt
 
 from tumorcast.arrival.crop import LEAST_SIDES, Crop, signed_distance_mm
 from tumorcast.arrival.front import front_log_volume, t1_of
-from tumorcast.arrival.pairs import LARGEST_RATIO, LEAST_RATIO, is_pair
-from tumorcast.durable import sha256_of
+from tumorcast.arrival.pairs import LARGEST_RATIO, LEAST_RATIO, volume_pairs
 from tumorcast.errors import InputError
 from tumorcast.processes import in_processes
-from tumorcast.training.arrays import INDEX_FILE, SHA_DIGITS, folder_written_whole
+from tumorcast.training.arrays import (
+    INDEX_FILE,
+    folder_written_whole,
+    mapped_arrays,
+    reading_unpacked,
+    unpacked_folder,
+)
 
 if TYPE_CHECKING:
     from tumorcast.records import SessionVolume
 
 FORMAT, FORMAT_VERSION = "tumorcast-volumes", 2
 SPARE = 8  # voxels a side beyond what the network sees, for crops that are moved
+BOX = (LEAST_SIDES[0] + 2 * SPARE, LEAST_SIDES[1] + 2 * SPARE, LEAST_SIDES[2] + 2 * SPARE)
 FARTHEST = 60.0  # of a distance or a front that is kept
 ITEMS = ("images", "outline", "brain", "distance", "front", "uniform_front")
 
@@ -68,23 +74,12 @@ def open_volume_arrays(source: Path, cache: Path | None = None, jobs: int = 1) -
     cache: where the folder stands, by default beside the cohort. jobs: processes that compute fronts. Raises InputError
     if the cohort cannot be used or keeps no volumes, StorageError if the folder cannot be written.
     """
-    if source.is_dir():
-        return _map(source)
-    if not source.exists():
-        raise InputError(f"{source}: no such file; make it with `tumorcast prepare`")
-    sha256 = sha256_of(source)
-    folder = (cache or source.parent) / f"{source.stem}-{sha256[:SHA_DIGITS]}.volumes"
-    if not folder.exists():
-        _unpack(source, folder, sha256, jobs)
-    return _map(folder)
+    return _map(unpacked_folder(source, cache, "volumes", partial(_unpack, jobs=jobs)))
 
 
 def _map(folder: Path) -> VolumeArrays:
-    try:
-        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        if (index["format"], index["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise ValueError(f"format {index['format']} {index['format_version']}")
-        arrays: dict[str, Any] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in index["arrays"]}
+    with reading_unpacked(folder, "volumes"):
+        index, arrays = mapped_arrays(folder, FORMAT, FORMAT_VERSION)
         return VolumeArrays(
             folder,
             index["cohort_sha256"],
@@ -93,11 +88,6 @@ def _map(folder: Path) -> VolumeArrays:
             tuple(index["patient_ids"]),
             **arrays,
         )
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise InputError(
-            f"{folder}: not unpacked volumes of this version ({fault}); give the cohort file, which is unpacked anew "
-            "where no such folder stands"
-        ) from None
 
 
 def _unpack(source: Path, folder: Path, sha256: str, jobs: int) -> None:
@@ -106,7 +96,7 @@ def _unpack(source: Path, folder: Path, sha256: str, jobs: int) -> None:
     with Cohort.open(source) as cohort:
         check_keeps_volumes(cohort)
         contrasts, patient_ids = [str(contrast) for contrast in cohort.contrasts], cohort.patient_ids()
-        voxel_mm = _voxel_mm(cohort)
+        voxel_mm = round(cohort.voxel_mm or 0.0, 6)
     with folder_written_whole(folder) as temporary:
         files = {name: (temporary / f"{name}.raw").open("wb") for name in (*ITEMS, "later")}
         patient: list[int] = []
@@ -165,15 +155,6 @@ def check_keeps_volumes(cohort: Any) -> None:
         )
 
 
-def _voxel_mm(cohort: Any) -> float:
-    for patient_id in cohort.patient_ids():
-        for info in cohort.sessions(patient_id):
-            volume = cohort.volume(patient_id, info.id)
-            if volume is not None:
-                return float(round(volume.voxel_mm, 6))
-    raise InputError(f"{cohort.path}: keeps no volumes")
-
-
 @dataclass(frozen=True)
 class _Box:
     """What is kept of one scan: its `ITEMS`, and the later tumours in its box."""
@@ -188,17 +169,16 @@ def _patient_boxes(source: Path, patient_id: str) -> list[_Box]:
 
     with Cohort.open(source) as cohort:
         contrasts = [str(contrast) for contrast in cohort.contrasts]
-        volumes = [cohort.volume(patient_id, info.id) for info in cohort.sessions(patient_id)]
-    known = [volume for volume in volumes if volume is not None]
-    return [box for number in range(len(known)) if (box := _box(known, number, contrasts)) is not None]
+        pairs = volume_pairs(cohort, patient_id)
+    boxes = []
+    for _, group in groupby(pairs, key=lambda pair: id(pair.present)):
+        own = list(group)
+        boxes.append(_box(own[0].present, [pair.later for pair in own], contrasts))
+    return boxes
 
 
-def _box(volumes: "list[SessionVolume]", number: int, contrasts: list[str]) -> _Box | None:
-    volume = volumes[number]
-    partners = [later for before, later in combinations(volumes, 2) if before is volume and is_pair(volume, later)]
-    if not partners:
-        return None
-    crop = _spacious(volume.tumour)
+def _box(volume: "SessionVolume", partners: "list[SessionVolume]", contrasts: list[str]) -> _Box:
+    crop = Crop.of_sides(volume.tumour, BOX)
     outline, brain, images = (crop.cut(part) for part in (volume.tumour, volume.brain, volume.images))
     channel = t1_of(contrasts)
     uniform = front_log_volume(brain, outline, None, volume.voxel_mm)
@@ -216,17 +196,6 @@ def _box(volumes: "list[SessionVolume]", number: int, contrasts: list[str]) -> _
 
 def _kept(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     return np.clip(values, -FARTHEST, FARTHEST).astype(np.float16)
-
-
-def _spacious(tumour: npt.NDArray[np.bool_]) -> Crop:
-    """A box of one size for all, round the middle of the tumour."""
-    sides = tuple(side + 2 * SPARE for side in LEAST_SIDES)
-    starts = []
-    for axis, side in enumerate(sides):
-        found = np.flatnonzero(tumour.any(axis=tuple(other for other in range(3) if other != axis)))
-        starts.append((int(found[0]) + int(found[-1]) + 1 - side) // 2)
-    depth, height, width = tumour.shape
-    return Crop((starts[0], starts[1], starts[2]), (sides[0], sides[1], sides[2]), (depth, height, width))
 
 
 def pairs_of(arrays: VolumeArrays, patients: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.int64]]:

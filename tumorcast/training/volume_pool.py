@@ -13,6 +13,7 @@ from tumorcast.arrival.front import T1
 from tumorcast.arrival.planes import AIR, FARTHEST_FRONT, FARTHEST_MM
 from tumorcast.data.grey import GREY_LEVELS
 from tumorcast.errors import InputError
+from tumorcast.training.augment import bend
 from tumorcast.training.job import Draws
 from tumorcast.training.volume_arrays import ITEMS, SPARE, VolumeArrays, pairs_of
 
@@ -69,7 +70,7 @@ class VolumePool:
         stacks = {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
         images, front = stacks["images"], stacks["front"]
         if augmented:
-            images = _bent(images, stacks["brain"], draws)
+            images = bend(images, stacks["brain"][:, None], draws)
             absent = _absent(draws, images.shape[1]).to(self.device)
             images = torch.where(absent[:, :, None, None, None], AIR, images)
             knows_tissue = self._t1_left(absent) & (draws.uniform(0.0, 1.0) >= UNIFORM).to(self.device)
@@ -137,15 +138,6 @@ class _Turns:
         axes = [axis - 3 for axis in range(3) if self.mirrored[row, axis]]
         part = part.flip(axes) if axes else part
         return part.transpose(-1, -2) if self.exchanged[row] else part
-
-
-def _bent(images: Tensor, brain: Tensor, draws: Draws) -> Tensor:
-    """A random gamma, gain and offset for each image and contrast, inside the brain: scanners differ."""
-    shape = (images.shape[1], 1, 1, 1)
-    unit = ((images + 1) / 2).clamp(0, 1)
-    gamma, gain = torch.exp(draws.uniform(-0.35, 0.35, *shape)), draws.uniform(0.85, 1.05, *shape)
-    bent = unit ** gamma.to(images.device) * gain.to(images.device) + draws.uniform(-0.05, 0.05, *shape).to(images)
-    return torch.where(brain[:, None] > 0, bent.clamp(0, 1) * 2 - 1, images)
 
 
 def _absent(draws: Draws, contrasts: int) -> Tensor:

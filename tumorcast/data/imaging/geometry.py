@@ -174,9 +174,7 @@ class PlaneAxis:
         >>> PlaneAxis.over(240, 1.0, 256)
         PlaneAxis(source_size=240, image_size=256, start=-8, scale=1.0)
         """
-        scale = pixel_mm(image_size) / spacing_mm
-        if abs(scale - round(scale)) < SAME_SPACING * scale:
-            scale = float(round(scale))
+        scale = scale_between(pixel_mm(image_size), spacing_mm)
         start = round(source_size / 2 - FIELD_OF_VIEW_MM / spacing_mm / 2)
         return cls(source_size, image_size, start, scale)
 
@@ -211,6 +209,24 @@ class PlaneAxis:
     def offset(self) -> float:
         """Position of the first prepared pixel's centre, in source pixel centres."""
         return self.start + (self.scale - 1.0) / 2
+
+
+def scale_between(made_mm: float, spacing_mm: float) -> float:
+    """Source pixels a pixel that is made; whole where it is but for a header's rounding.
+
+    >>> scale_between(2.0, 0.99999), scale_between(2.0, 0.9)
+    (2.0, 2.2222222222222223)
+    """
+    scale = made_mm / spacing_mm
+    return float(round(scale)) if abs(scale - round(scale)) < SAME_SPACING * scale else scale
+
+
+def largest_shares(share: FloatArray, count: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Mask of the `count` largest shares, of those above 0; of equal ones the first."""
+    touched = np.flatnonzero(share)
+    mask = np.zeros(share.size, np.bool_)
+    mask[touched[np.argsort(-share.ravel()[touched], kind="stable")[:count]]] = True
+    return mask.reshape(share.shape)
 
 
 def pixel_mm(image_size: int) -> float:
