@@ -22,7 +22,7 @@ from machine import describe
 
 from tumorcast.arrival.field import ArrivalField, ArrivalModel
 from tumorcast.data.cohort import Cohort, SizeMeasure
-from tumorcast.durable import written_whole
+from tumorcast.durable import write_text
 from tumorcast.errors import TumorcastError
 from tumorcast.evaluation.aggregate import CALIBRATION
 from tumorcast.evaluation.baselines import Baseline, Method
@@ -211,10 +211,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     parts = {name: summary(part) for name, part in groups(rows).items() if part}
     told = record | {"summaries": parts, "rows": [asdict(row) for row in rows]}
     options.out.mkdir(parents=True, exist_ok=True)
-    with written_whole(options.out / "figures.json") as temporary:
-        temporary.write_text(json.dumps(jsonable(told), indent=1) + "\n", encoding="utf-8")
-    with written_whole(options.out / "README.md") as temporary:
-        temporary.write_text(page(record, parts), encoding="utf-8")
+    write_text(options.out / "figures.json", json.dumps(jsonable(told), indent=1) + "\n")
+    write_text(options.out / "README.md", page(record, parts))
     return {"out": str(options.out), "pairs": len(rows), "seconds_median": record["seconds_median"]}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.durable import written_whole
+from tumorcast.durable import write_text
 from tumorcast.evaluation.aggregate import (
     ImageSummary,
     MethodSummary,
@@ -81,12 +81,6 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> Summaries:
     draw_reliability(evaluation.patients, out / "reliability.png")
     draw_sizes(PatientSizes.of(evaluation.patients), out / "sizes.png")
     return summaries
-
-
-def write_text(path: Path, text: str) -> None:
-    """A whole file."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def jsonable(value: Any) -> Any:

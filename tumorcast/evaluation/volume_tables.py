@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from tumorcast.durable import write_text
 from tumorcast.evaluation.aggregate import COLUMNS, MethodSummary, PatientValues, method_summaries
 from tumorcast.evaluation.baselines import Method
 from tumorcast.evaluation.metrics import (
@@ -35,7 +36,6 @@ from tumorcast.evaluation.tables import (
     markdown_table,
     means_cells,
     not_judged,
-    write_text,
 )
 from tumorcast.evaluation.volume_evaluator import PatientVolume, VolumeEvaluation
 from tumorcast.evaluation.volume_score import AP_NEW, AP_SEEN, OF_EXPECTED, OF_HALF

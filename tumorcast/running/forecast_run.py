@@ -178,17 +178,16 @@ def _checked_place(
     cohort: Cohort, place: ArrivalModels | None, inputs: ForecastInputs, settings: ForecastSettings
 ) -> ArrivalModels | None:
     """None where the cohort has slices alone, which is told. Raises InputError or UsageError where maps are needed."""
-    asked = settings.maps_only or inputs.place is not None or bool(settings.later_horizons)
-    if place is not None and not cohort.keeps_volumes and not asked and isinstance(place.model, FrontArrival):
-        return None
     if place is not None and not cohort.keeps_volumes:
+        asked = inputs.place is not None or bool(settings.later_horizons)
         what = (
             f"{cohort.path}: keeps no volumes, so there are no growth maps in three dimensions; prepare whole scans "
             "again, without --voxel-mm 0"
         )
         if settings.maps_only:
             raise InputError(what)
-        log.warning(what)
+        if asked or not isinstance(place.model, FrontArrival):
+            log.warning(what)
         place = None
     if place is not None and cohort.voxel_mm is not None:
         check_voxels(place.model, cohort.voxel_mm)
