@@ -3,16 +3,19 @@
 import base64
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.archive.conftest import content_starts
 from tests.report.conftest import (
     AFFINE,
     CONTRASTS,
@@ -90,6 +93,28 @@ def test_show_draws_volumes_and_slices_and_tells_both(volume_maps: Path, tmp_pat
     ]
     assert [one["patient_id"] for one in told["slices"]] == ["P2"]
     assert told["volumes"][0]["foretold_ml"]["low"] < told["volumes"][0]["foretold_ml"]["high"]
+
+
+def damage(path: Path, place: str) -> None:
+    """Change one bit of an array of an archive."""
+    with h5py.File(path, "r") as file:
+        chunk = file[place].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[content_starts(content) + chunk.byte_offset + chunk.size // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", ["patients/P2/volume/growth", "patients/P2/slices/0007/image"])
+def test_a_damaged_patient_is_told_and_the_others_are_shown(place: str, volume_maps: Path, tmp_path: Path) -> None:
+    maps = Path(shutil.copy(volume_maps, tmp_path / "maps.h5"))
+    damage(maps, place)
+    done = command(maps, "--out", tmp_path / "pictures", "--json")
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["P1_volume.png"]
+    assert (told["pictures"], told["failed"], told["without_forecast"]) == (1, 1, 1)
+    assert {one["patient_id"] for one in told["volumes"]} == {"P1"} and told["slices"] == []
+    assert f"P2: failed: {maps}: P2, " in done.stderr and "`tumorcast archive verify` tells" in done.stderr
+    assert done.exit_code == 1
 
 
 @pytest.mark.parametrize("contour", [0, 1, 50, "nan"])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.maps import PatientForecast, SliceForecast
 from tumorcast.evaluation.failure_flags import flags_of, reach_of
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
@@ -40,31 +40,19 @@ def by_preference(contrasts: Sequence[str]) -> list[str]:
     return sorted(contrasts, key=lambda name: places.get(name, len(places)))
 
 
-def show_archive(archive: MapArchive, out: Path) -> list[Path]:
-    """Write one PNG for each slice of the archive into folder `out`; returns their paths."""
-    contrasts = archive.provenance["contrasts"]
-    paths = []
-    for patient in archive.patients():
-        for forecast in archive.slices(patient.patient_id):
-            paths.append(out / f"{patient.patient_id}_{forecast.source_slice:04d}.png")
-            save_figure(draw_slice(patient, forecast, contrasts), paths[-1])
-    return paths
+def save_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: list[str], out: Path) -> Path:
+    """Write a slice's picture into folder `out`; returns its path."""
+    path = out / f"{patient.patient_id}_{forecast.source_slice:04d}.png"
+    save_figure(draw_slice(patient, forecast, contrasts), path)
+    return path
 
 
-def slice_records(archive: MapArchive) -> list[dict[str, Any]]:
-    """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted
+def slice_record(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
+    """Of a slice, areas in mm² (medians over members), and reach, the area gained over the area wanted
     (None where less than a twentieth was wanted).
 
     The segmenter's own area of the present slice is what the gain is counted from. flags: signs that it failed.
     """
-    return [
-        _record_of(patient.patient_id, forecast)
-        for patient in archive.patients()
-        for forecast in archive.slices(patient.patient_id)
-    ]
-
-
-def _record_of(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
     reach = reach_of(forecast)
     return {
         "patient_id": patient_id,

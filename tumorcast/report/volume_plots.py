@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tumorcast.archive.maps import MapArchive, PatientForecast, VolumeForecast
+from tumorcast.archive.maps import PatientForecast, VolumeForecast
 from tumorcast.growth.plot import save_figure
 from tumorcast.report.planes import Plane, planes_through
 from tumorcast.report.plots import (
@@ -32,26 +32,18 @@ LETTERS = (  # where the ends of a plane are named: x, y and how the letter stan
 )
 
 
-def show_volumes(archive: MapArchive, out: Path, contour: float) -> list[Path]:
-    """Write a PNG for each patient with a volume into folder `out`; returns their paths."""
-    contrasts = archive.provenance["contrasts"]
-    paths = []
-    for patient in archive.patients():
-        forecast = archive.volume(patient.patient_id)
-        if forecast is not None:
-            paths.append(out / f"{patient.patient_id}_volume.png")
-            save_figure(draw_volume(patient, forecast, contrasts, contour), paths[-1])
-    return paths
+def save_volume(
+    patient: PatientForecast, forecast: VolumeForecast, contrasts: list[str], contour: float, out: Path
+) -> Path:
+    """Write the picture of a patient's volume into folder `out`; returns its path."""
+    path = out / f"{patient.patient_id}_volume.png"
+    save_figure(draw_volume(patient, forecast, contrasts, contour), path)
+    return path
 
 
-def volume_records(archive: MapArchive, contour: float) -> list[dict[str, Any]]:
-    """A record a patient and horizon: volumes in mL, now and foretold."""
-    return [
-        {"patient_id": patient_id, **volumes.record()}
-        for patient_id in archive.patient_ids()
-        if (forecast := archive.volume(patient_id)) is not None
-        for volumes in volumes_of(forecast, contour)
-    ]
+def volume_record(patient_id: str, forecast: VolumeForecast, contour: float) -> list[dict[str, Any]]:
+    """A record a horizon: volumes in mL, now and foretold."""
+    return [{"patient_id": patient_id, **volumes.record()} for volumes in volumes_of(forecast, contour)]
 
 
 def draw_volume(patient: PatientForecast, forecast: VolumeForecast, contrasts: list[str], contour: float) -> Figure:
