@@ -54,8 +54,9 @@ AHEAD_RANKS = 2  # units are taken ahead while more than so many a rank are left
 class ForecastInputs:
     """The files a forecast is made from; growth is needed where a horizon is asked for.
 
-    engine: None for growth maps alone, if `place` is given. place: what foretells where tumours go (forecasting.place);
-    None is the engine's own progression network on volumes, if it has one. left_out: each patient by a model of `place`
+    engine: None for growth maps alone; or without paths, to say what computes the network that `place` names. place:
+    what foretells where tumours go (forecasting.place); None is the engine's own progression network on volumes, if it
+    has one. left_out: each patient by a model of `place`
     that has not learned from them. before_last_scan: as if each patient's last scan had not been taken yet.
     """
 
@@ -110,8 +111,10 @@ def forecast_cohort(
     """
     growth = None if inputs.growth is None else read_growth(inputs.growth)
     engine = None
+    if inputs.engine is not None:
+        inputs = replace(inputs, engine=own_gpu(inputs.engine, ranks))
     if inputs.engine is not None and not settings.maps_only:
-        engine = open_engine(own_gpu(inputs.engine, ranks))
+        engine = open_engine(inputs.engine)
     place = _open_place(inputs, engine)
     with Cohort.open(inputs.cohort) as file:
         cohort = file.before_last_scan() if inputs.before_last_scan else file
@@ -119,7 +122,7 @@ def forecast_cohort(
             _check_fit_for(cohort, engine.info, settings)
         place = _checked_place(cohort, place, inputs, settings)
         if ranks.is_root and place is not None:
-            _tell_who_taught(place, cohort, inputs)
+            _tell_of_place(place, cohort, inputs, settings)
         if settings.horizon_days is not None:
             _check_growth_of(cohort, growth, inputs)
         makers = Makers(engine, place)
@@ -148,8 +151,8 @@ def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels 
 
     None where slices are to be forecast one by one.
     """
-    choice = inputs.engine
-    provider, device = (None, None) if choice is None else (choice.provider, choice.device)
+    choice = inputs.engine or EngineChoice(())
+    provider, device = choice.provider, choice.device
     if inputs.place is not None and str(inputs.place) != SLICES:
         return open_place(inputs.place, provider, device, left_out=inputs.left_out)
     if inputs.left_out:
@@ -161,17 +164,21 @@ def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels 
     has_network = False
     if engine is not None:
         has_network = engine.info.progression is NetworkKind.PROGRESSION
-    elif choice is not None:
+    elif choice.model_paths:
         has_network = has_volume_network(choice.model_paths)
-    if choice is not None and has_network:
+    if has_network:
         return ArrivalModels(NetworkArrival(open_progression(choice.model_paths, provider, device)))
     return ArrivalModels(FrontArrival())
 
 
-def _tell_who_taught(place: ArrivalModels, cohort: Cohort, inputs: ForecastInputs) -> None:
+def _tell_of_place(place: ArrivalModels, cohort: Cohort, inputs: ForecastInputs, settings: ForecastSettings) -> None:
     note = place.note(cohort.patient_ids(), asked_left_out=inputs.left_out)
     if note is not None:
         log.warning(note)
+    choice, models = inputs.engine, (place.model, *place.left_out.values())
+    no_network = settings.maps_only and not any(isinstance(model, NetworkArrival) for model in models)
+    if no_network and choice is not None and (choice.provider or choice.device):
+        log.warning("--provider, --device: are for networks, and %s has none; it runs on the CPU", place.model.name)
 
 
 def _checked_place(
@@ -309,13 +316,13 @@ class _ForecastRun:
             if not self.ranks.is_root:
                 return ForecastResult([], stopped)
             accounts = account(self.ledger, plan, left_out)
-            stopped = stopped or bool(accounts.missing)
+            outcomes, stopped = accounts.outcomes, stopped or bool(accounts.missing)
             if not stopped and self.options.merge:
                 events.write("merging")
                 packing = self.options.packing
-                write_archive(self.ledger, plan, accounts.outcomes, self.ledger.archive, packing=packing)
+                outcomes = write_archive(self.ledger, plan, outcomes, self.ledger.archive, packing=packing)
                 events.write("merged")
-        return ForecastResult(accounts.outcomes, stopped)
+        return ForecastResult(outcomes, stopped)
 
     def _planned(self) -> tuple[RunPlan, dict[str, str]]:
         """Rank 0's plan, on every rank."""
