@@ -350,6 +350,16 @@ def test_maps_alone_from_forecast_to_tables(tmp_path: Path) -> None:
     assert isinstance(result.exception, InputError) and "no patient could be judged" in str(result.exception)
 
 
+def test_a_size_that_is_held_is_told_by_the_forecast_and_in_its_table(tmp_path: Path) -> None:
+    past = write_sessions(tmp_path / "past.h5", [session("A", 0, 0.0, ball(5)), session("B", 0, 0.0, ball(12))])
+    asked = ["--maps-only", "--relative-change", "0.8", "--members", "2", "--out", str(tmp_path / "maps.h5")]
+    done = CliRunner().invoke(app, ["forecast", str(past), *asked])
+    told = "for the change asked for: all members aim at the most that is allowed, half of the brain"
+    assert (done.exit_code, done.stderr.count(told)) == (0, 1) and f"B: ok: {told}" in done.stderr
+    table = (tmp_path / "maps.status.tsv").read_text(encoding="utf-8")
+    assert "A\tok\t\n" in table and f"B\tok\t{told}\n" in table
+
+
 @pytest.mark.slow
 def test_slices_and_volumes_of_one_archive(random_bundle: Path, tmp_path: Path) -> None:
     past = write_sessions(tmp_path / "past.h5", [session("A", 0, 0.0, ball(5))])

@@ -28,11 +28,16 @@ from tests.report.conftest import (
 from tests.report.test_html import Page
 from tests.report.test_plots import texts
 from tumorcast.archive.maps import VolumeForecast
+from tumorcast.archive.merge import PatientShards, merge
+from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.cli.show import show
+from tumorcast.records import PatientOutcome, Status
+from tumorcast.report.html import write_report
 from tumorcast.report.pages.volumes import whole_volumes
 from tumorcast.report.planes import Plane, planes_through
 from tumorcast.report.sizes import HorizonVolumes
-from tumorcast.report.volume_plots import draw_volume
+from tumorcast.report.volume_plots import draw_volume, volume_record
+from tumorcast.running.ranks import Ranks
 
 MARK = (20, 4, 5)  # z, y, x: towards the head, the front and the patient's right
 
@@ -75,6 +80,27 @@ def test_a_picture_a_patient_tells_the_volumes_of_every_horizon(foretold: Volume
     assert "for the change asked for: 0.74 mL now, 1.1 mL foretold, " in texts(
         draw_volume(patient, asked, ["t1c"], 0.5)
     )
+
+
+def test_what_keeps_a_map_from_its_sizes_is_told_in_pictures_and_pages(
+    foretold: VolumeForecast, tmp_path: Path
+) -> None:
+    lower = replace(foretold, expected_mm3=foretold.expected_mm3 * np.array([1.0, 0.4]))
+    patient = replace(patient_with_curve("P1"), target_day=60.0, source_grid=VOLUME_GRID)
+    note = "the map gains 1"
+    drawn = texts(draw_volume(patient, lower, CONTRASTS, 0.5))
+    assert drawn.count(note) == 1 and note not in texts(draw_volume(patient, foretold, CONTRASTS, 0.5))
+    shard, key = tmp_path / "P1.h5", ShardKey("run", "P1")
+    write_shard(shard, key, patient, {}, lower)
+    told = {"contrasts": CONTRASTS, "place": {"name": "front"}, "settings": {}}
+    merge(tmp_path / "maps.h5", [PatientShards("P1", {}, (shard, key))], told, [PatientOutcome("P1", Status.OK)])
+    write_report(tmp_path / "maps.h5", tmp_path / "report", Ranks())
+    assert note in Page(tmp_path / "report" / "patients" / "P1.html").text
+    index = Page(tmp_path / "report" / "index.html").text
+    assert "⚑ volume apart" in index and "1 with signs of failure" in index
+    records = volume_record("P1", lower, 0.5)
+    assert [record["reach"] < 0.5 for record in records] == [False, True]
+    assert {record["members_held"] for record in records} == {0}
 
 
 def command(*arguments: object) -> Any:

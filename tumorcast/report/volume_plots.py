@@ -14,6 +14,7 @@ from tumorcast.report.planes import Plane, planes_through
 from tumorcast.report.plots import (
     FORECAST_OUTLINE,
     MARGIN,
+    NOTE_INCHES,
     PRESENT_OUTLINE,
     by_preference,
     draw_outline,
@@ -50,7 +51,8 @@ def draw_volume(patient: PatientForecast, forecast: VolumeForecast, contrasts: l
     """A row a horizon, of the same three planes at one scale; radiological convention, see planes.py."""
     volumes, planes = volumes_of(forecast, contour), planes_through(forecast)
     heights, widths = zip(*(_extent(plane.shadow(forecast.brain)) for plane in planes), strict=True)
-    row_inches = TITLE_INCHES + PICTURE_INCHES * max(heights) / sum(widths)
+    notes = max(len(sizes.reach.notes()) for sizes in volumes)
+    row_inches = TITLE_INCHES + NOTE_INCHES * notes + PICTURE_INCHES * max(heights) / sum(widths)
     figure = Figure(figsize=(WIDTH_INCHES, TITLE_INCHES + row_inches * len(volumes)), layout="constrained")
     name = by_preference(contrasts)[0]
     for horizon, row in enumerate(figure.subfigures(len(volumes), 1, squeeze=False)[:, 0]):
@@ -76,10 +78,11 @@ def _extent(mask: npt.NDArray[np.bool_]) -> tuple[float, float]:
 def _row_title(sizes: HorizonVolumes) -> str:
     told = sizes.foretold
     spread = "" if told.low == told.high else f" (median; 90 %: {ml(told.low)} to {ml(told.high)})"
-    return (
+    line = (
         f"{sizes.when}: {ml(sizes.present)} now, {ml(told.median)} foretold{spread}, {ml(sizes.expected)} expected by "
         f"the map, {ml(sizes.outlined)} within the contour"
     )
+    return "\n".join([line, *sizes.reach.notes()])
 
 
 def _draw_plane(
