@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -117,8 +118,9 @@ def test_a_mask_stays_in_its_place_also_from_the_scan_to_exported_maps(
         true = centre_of(labels > 0, grid.affine())
         assert np.linalg.norm(centre_of(volume.tumour, volume.affine) - true) < 0.1 * voxel_mm
         place = CubicPlacement(Grid.from_affine(volume.affine, volume.tumour.shape[::-1]), volume.tumour | True, grid)
-        for space in Space:
-            image = place.volume(space, volume.tumour.astype(np.float32), 0.0, Interpolation.LINEAR)
+        for space, interpolation in product(Space, Interpolation):
+            kind = np.float32 if interpolation is Interpolation.LINEAR else np.uint8
+            image = place.volume(space, volume.tumour.astype(kind), 0.0, interpolation)
             values = sitk.GetArrayFromImage(image)
             found = np.average(np.argwhere(values > 0), axis=0, weights=values[values > 0])[::-1]
             at = Grid.of(image).affine() @ [*found, 1.0]
