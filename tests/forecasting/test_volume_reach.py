@@ -34,7 +34,7 @@ def test_members_held_at_half_of_the_brain_are_told(ball: Callable[..., SessionV
     forecast = foretold(ball(12.0), [2, 3, 40, 50], [60, 60, 60, 60])
     assert notes_of(forecast) == [
         "in 30 days: 2 of 4 members aim at the most that is allowed, half of the brain",
-        "in 90 days: all members aim at the most that is allowed, half of the brain",
+        "in 90 days: every member aims at the most that is allowed, half of the brain",
     ]
     assert VolumeReach.of(forecast, 0).record() | {"reach": None} == {
         "members_held": 2,

@@ -91,4 +91,6 @@ def forecast(
     if result.stopped:
         raise StoppedError("stopped: finished units are kept; start the same command again to go on")
     if ranks.is_root:
+        if not merge and not out.exists():
+            typer.echo(f"{out}: not merged; `tumorcast archive merge {out}` writes it", err=True)
         tell_outcomes(result.outcomes, out, as_json)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tumorcast.cli.options import Json, print_result
+from tumorcast.counted import counted
 
 
 def status(
@@ -18,4 +19,4 @@ def status(
     state = run_status(run)
     print_result(as_json, state.figures())
     for reason, count in state.reasons.items():
-        typer.echo(f"{count} units failed: {reason}", err=True)
+        typer.echo(f"{counted(count, 'unit')} failed: {reason}", err=True)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.archive.maps import VolumeForecast
+from tumorcast.counted import counted
 
 LARGEST_BRAIN_SHARE = 0.5  # of its volume that a tumour may aim at
 LEAST_WANTED = 0.05  # of the present size: of less, a share of it reached means nothing
@@ -33,7 +34,7 @@ def when_in_words(days: float | None) -> str:
     >>> when_in_words(90.0), when_in_words(1.0)
     ('in 90 days', 'in 1 day')
     """
-    return "for the change asked for" if days is None else f"in {days:g} day{'s' * (days != 1)}"
+    return "for the change asked for" if days is None else f"in {counted(days, 'day')}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class VolumeReach:
         return {"members_held": self.held, "members_beyond_reach": self.beyond, "reach": gained}
 
     def _some(self, count: int) -> str:
-        return "all members aim" if count == self.members else f"{count} of {self.members} members aim"
+        return "every member aims" if count == self.members else f"{count} of {self.members} members aim"
 
 
 def notes_of(forecast: VolumeForecast) -> list[str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from tumorcast.archive.maps import PatientForecast, SliceForecast
+from tumorcast.counted import counted
 from tumorcast.evaluation.failure_flags import flags_of, reach_of
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
@@ -177,7 +178,8 @@ def draw_patient(model: GrowthModel, folder: Path, series: SizeSeries) -> Path:
 def draw_forecast(forecast: GrowthForecast) -> Figure:
     """The growth curve, and beside it what each component of the forecaster predicts for one day."""
     fit = forecast.fit
-    title = f"{fit.series.patient_id}: {fit.series.days.size} scans, fit {fit.status}, forecast {forecast.forecaster}"
+    scans = counted(fit.series.days.size, "scan")
+    title = f"{fit.series.patient_id}: {scans}, fit {fit.status}, forecast {forecast.forecaster}"
     notes = [line for note in fit.notes for line in textwrap.wrap(note, NOTE_WIDTH)]
     figure = Figure(figsize=(12, 4.6 + NOTE_INCHES * len(notes)), layout="constrained")
     curve, components = figure.subplots(1, 2, width_ratios=[2.4, 1])
@@ -226,7 +228,9 @@ def draw_study(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
         panels[0].legend(fontsize=8)
     rows = tables["spacing"]
     panels[2].bar(
-        [f"{row['spacing']}\n{row['scans_scored']} scans" for row in rows], [row["crps"] for row in rows], color="0.6"
+        [f"{row['spacing']}\n{counted(row['scans_scored'], 'scan')}" for row in rows],
+        [row["crps"] for row in rows],
+        color="0.6",
     )
     panels[2].set(ylabel="CRPS of log size", title="spacing of the scans given")
     save_figure(figure, path)

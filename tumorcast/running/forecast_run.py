@@ -156,7 +156,9 @@ def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels 
     if inputs.place is not None and str(inputs.place) != SLICES:
         return open_place(inputs.place, provider, device, left_out=inputs.left_out)
     if inputs.left_out:
-        raise UsageError("--left-out goes with --place FOLDER, a folder of `tumorcast fit-place`")
+        raise UsageError(
+            "--left-out goes with --place FOLDER, a folder of `tumorcast fit-place`; leave it out, as for --place front"
+        )
     if inputs.place is not None:
         if engine is None:
             raise UsageError(f"--place {SLICES}: --maps-only makes maps in three dimensions; leave out one of the two")
@@ -199,9 +201,12 @@ def _checked_place(
     if place is not None and cohort.voxel_mm is not None:
         check_voxels(place.model, cohort.voxel_mm)
     if settings.later_horizons and place is None:
+        remedy = (
+            "leave out --place slices" if cohort.keeps_volumes else "prepare whole scans again, without --voxel-mm 0"
+        )
         raise UsageError(
-            "--horizon-days: several are for growth maps in three dimensions, which this model or cohort has not; give "
-            "one, or --place"
+            "--horizon-days: several are for growth maps in three dimensions, which are not made here; give one day, "
+            f"or {remedy}"
         )
     return place
 

@@ -9,6 +9,7 @@ from tumorcast.archive.maps import read_volume
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
 from tumorcast.archive.shard import ShardKey, header, open_shard
+from tumorcast.counted import counted
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, Unit
 from tumorcast.forecasting.volume_reach import notes_of
@@ -43,7 +44,7 @@ def merge_run(
         accounts = account(ledger, plan, left_out)
         if accounts.missing:
             raise InputError(
-                f"{ledger.folder}: {len(accounts.missing)} of {len(plan)} units are missing, as "
+                f"{ledger.folder}: {len(accounts.missing)} of {counted(len(plan), 'unit')} missing, as "
                 f"{accounts.missing[0].key}; start the forecast again, which does them alone"
             )
         return write_archive(ledger, plan, accounts.outcomes, out or ledger.archive, packing=packing, report=report)

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 
+from tumorcast.counted import counted
 from tumorcast.evaluation.failure_flags import (
     BLOB_FAR_MM,
     BLOB_LEAST_MM2,
@@ -110,7 +111,7 @@ def days(count: float) -> str:
     >>> days(90.0), days(1)
     ('90 days', '1 day')
     """
-    return f"{count:g} day{'' if count == 1 else 's'}"
+    return counted(count, "day")
 
 
 def page_name(patient_id: str) -> str:
