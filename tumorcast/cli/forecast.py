@@ -77,9 +77,8 @@ def forecast(
     settings = forecast_settings(context.params | horizons_of(horizon_days))
     if not model and not settings.maps_only:
         raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
-    engine = None
-    if model or provider or device or engine_cache:
-        engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch)
+    named = model or provider or device or engine_cache
+    engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch) if named else None
     inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:
@@ -91,6 +90,10 @@ def forecast(
     if result.stopped:
         raise StoppedError("stopped: finished units are kept; start the same command again to go on")
     if ranks.is_root:
-        if not merge and not out.exists():
-            typer.echo(f"{out}: not merged; `tumorcast archive merge {out}` writes it", err=True)
+        _tell_if_not_merged(out)
         tell_outcomes(result.outcomes, out, as_json)
+
+
+def _tell_if_not_merged(out: Path) -> None:
+    if not out.exists():
+        typer.echo(f"{out}: not merged; `tumorcast archive merge {out}` writes it", err=True)
