@@ -75,10 +75,9 @@ def forecast(
     from tumorcast.running.ranks import open_ranks, pin_threads
 
     settings = forecast_settings(context.params | horizons_of(horizon_days))
+    engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch)
     if not model and not settings.maps_only:
         raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
-    named = model or provider or device or engine_cache
-    engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch) if named else None
     inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:
