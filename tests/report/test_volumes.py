@@ -31,6 +31,7 @@ from tumorcast.archive.maps import VolumeForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.cli.show import show
+from tumorcast.errors import InputError
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.report.html import write_report
 from tumorcast.report.pages.volumes import whole_volumes
@@ -101,6 +102,12 @@ def test_what_keeps_a_map_from_its_sizes_is_told_in_pictures_and_pages(
     records = volume_record("P1", lower, 0.5)
     assert [record["reach"] < 0.5 for record in records] == [False, True]
     assert {record["members_held"] for record in records} == {0}
+
+
+def test_an_evaluation_of_volumes_alone_is_refused_by_its_name(volume_maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "volumes.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="judges volumes alone, which pages do not show; leave --evaluation out"):
+        write_report(volume_maps, tmp_path / "report", Ranks(), evaluation=tmp_path)
 
 
 def command(*arguments: object) -> Any:

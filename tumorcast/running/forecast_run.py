@@ -264,7 +264,10 @@ def _growth_fault(cohort: Cohort, growth: GrowthFile, patient_id: str, *, before
         fitted_day(series, last.day)
         area_power(series.size_name)
         if before_last_scan and series.days[-1] > last.day + SAME_DAY:
-            return f"{patient_id}: growth was fitted to scans after day {last.day:g} too, which are yet to come here"
+            return (
+                f"{patient_id}: growth was fitted to scans after day {last.day:g} too, which are yet to come here; fit "
+                "a table of the sizes before, or give --relative-change"
+            )
     except InputError as fault:
         return str(fault)
     return None
