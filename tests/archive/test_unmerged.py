@@ -30,4 +30,5 @@ def test_a_run_that_was_not_merged_is_told_with_the_command(run: Path) -> None:
 def test_shards_beside_their_archive_lead_to_it(run: Path) -> None:
     run.write_bytes(b"")
     assert how_to_get_archive(run.with_name("maps.h5.parts")) == f"these are shards of {run}: give that"
-    assert how_to_get_archive(run.with_name("other.h5")) == "give a maps.h5 of `tumorcast forecast`"
+    for other in (run.with_name("other.h5"), Path(), Path("/")):
+        assert how_to_get_archive(other) == "give a maps.h5 of `tumorcast forecast`"

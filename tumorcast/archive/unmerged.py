@@ -25,8 +25,8 @@ def archive_of(run: Path) -> Path:
 
 def how_to_get_archive(path: Path) -> str:
     """What to do where there is no archive at `path`: merge the run that stands there, or name another file."""
-    archive = archive_of(path)
-    if not (parts_of(archive) / RUN_FILE).is_file():
+    archive = archive_of(path) if path.name else path  # a dot has no name
+    if not path.name or not (parts_of(archive) / RUN_FILE).is_file():
         return "give a maps.h5 of `tumorcast forecast`"
     if archive != path and archive.is_file():
         return f"these are shards of {archive}: give that"
