@@ -2,6 +2,9 @@
 
 All replicates of a patient share the scans, so the curves of a catalogue of starts are computed once, and a replicate
 descends from those whose curves fit it best. `search`, which fills the catalogue, takes every start a few steps first.
+
+A delay at which dying cells begin to vanish on the day of a scan is a kink of the loss, and minima lie on it. So each
+fit ends with a descent along the nearest kink (`follow_kink`).
 """
 
 import math
@@ -12,7 +15,7 @@ import numpy.typing as npt
 
 from tumorcast.kernels.compiling import compiled, compiled_freely, compiled_inner
 from tumorcast.kernels.growth import Timeline, fill_log_growth
-from tumorcast.kernels.least_squares import FLOOR, copy, descend
+from tumorcast.kernels.least_squares import copy, descend, floor_of
 from tumorcast.kernels.residuals import LOGARITHMS, Data, Problem, Work, evaluate, new_work, set_parameter
 
 Array = npt.NDArray[np.float64]
@@ -23,6 +26,7 @@ CONVERGED, AT_BOUND, NOT_CONVERGED = range(3)
 SCOUT_STEPS = 5
 WALL = 1e-6  # a coordinate this near to a bound is at it
 BOUNCE = 0.3  # how far from its wall a coordinate is moved
+KINK_NEAR = 0.05  # within this of a kink a descent may have been caught by it
 NEAR = 0.05  # starts whose coordinates differ by less lead to one end
 
 
@@ -113,7 +117,7 @@ def scout(problem: Problem, data: Data, count: int, work: Work) -> None:
     """Take a few steps from each of the first `count` of work.starts, in place; their losses into work.reached."""
     for k in range(count):
         take(work.starts, k, work.unit)
-        work.reached[k], _ = descend(problem, data, SCOUT_STEPS, work)
+        work.reached[k], _ = descend(problem, data, SCOUT_STEPS, -1, work)
         put(work.unit, k, work.starts)
     for k in range(count, work.reached.size):
         work.reached[k] = math.inf
@@ -129,14 +133,10 @@ def descend_best(problem: Problem, data: Data, work: Work) -> tuple[float, int]:
     take(work.starts, 0, work.best)
     for _ in range(problem.finalists):
         k = least(work.reached)
-        if (
-            work.reached[k] == math.inf
-            or work.reached[k] > problem.promise * best
-            or best <= FLOOR * data.observed.size
-        ):
+        if work.reached[k] == math.inf or work.reached[k] > problem.promise * best or best <= floor_of(problem, data):
             break
         take(work.starts, k, work.unit)
-        loss, ended = descend(problem, data, problem.max_steps, work)
+        loss, ended = descend(problem, data, problem.max_steps, -1, work)
         work.reached[k] = math.inf
         if loss < best:
             best, status = loss, status_of(work.unit, ended)
@@ -156,7 +156,32 @@ def bounce(problem: Problem, data: Data, loss: float, status: int, work: Work) -
     for j in range(problem.free.size):
         u = work.best[j]
         work.unit[j] = u + BOUNCE if u <= WALL else u - BOUNCE if u >= 1.0 - WALL else u
-    reached, ended = descend(problem, data, problem.max_steps, work)
+    reached, ended = descend(problem, data, problem.max_steps, -1, work)
+    if reached < loss:
+        copy(work.unit, work.best)
+        return reached, status_of(work.unit, ended)
+    return loss, status
+
+
+@compiled_inner
+def follow_kink(problem: Problem, data: Data, loss: float, status: int, work: Work) -> tuple[float, int]:
+    """Descend once more from the best with the delay held at the nearest kink, then set free; keep what is better.
+
+    Where the dying cells vanish from the day of a scan on, the loss has a valley with a sharp floor: steps that leave
+    the floor are cut short, and a descent ends far up the valley. Along the floor it is smooth.
+    """
+    if problem.kinks.size == 0 or loss <= floor_of(problem, data):
+        return loss, status
+    kink = problem.kinks[0]
+    for i in range(problem.kinks.size):
+        if abs(problem.kinks[i] - work.best[problem.delay]) < abs(kink - work.best[problem.delay]):
+            kink = problem.kinks[i]
+    if abs(kink - work.best[problem.delay]) > KINK_NEAR:
+        return loss, status
+    copy(work.best, work.unit)
+    work.unit[problem.delay] = kink
+    descend(problem, data, problem.max_steps, problem.delay, work)
+    reached, ended = descend(problem, data, problem.max_steps, -1, work)
     if reached < loss:
         copy(work.unit, work.best)
         return reached, status_of(work.unit, ended)
@@ -171,7 +196,8 @@ def search(problem: Problem, data: Data, starts: Array, work: Work) -> tuple[flo
             work.starts[k, j] = starts[k, j]
     scout(problem, data, starts.shape[0], work)
     loss, status = descend_best(problem, data, work)
-    return bounce(problem, data, loss, status, work)
+    loss, status = bounce(problem, data, loss, status, work)
+    return follow_kink(problem, data, loss, status, work)
 
 
 @compiled_inner
@@ -217,7 +243,9 @@ def pick(problem: Problem, data: Data, catalogue: Catalogue, work: Work) -> tupl
         count += 1
     scout(problem, data, count, work)
     loss, status = descend_best(problem, data, work)
-    return bounce(problem, data, loss, status, work) if problem.finalists > 1 else (loss, status)
+    if problem.finalists > 1:
+        loss, status = bounce(problem, data, loss, status, work)
+    return follow_kink(problem, data, loss, status, work)
 
 
 @compiled

@@ -1,6 +1,7 @@
 """The loss of a growth law's fit to one patient's sizes, and its derivatives.
 
-Every free parameter is a coordinate in [0, 1]: linear between its bounds, or logarithmic where `log_scaled`.
+Every free parameter is a coordinate in [0, 1]: linear between its bounds, or logarithmic where
+`log_widths` is not 0.
 
 The size A0 enters linearly (its logarithm does, for residuals of logarithms), so it is solved for at every point:
 variable projection (Golub & Pereyra 1973; least_squares.py takes the step).
@@ -36,10 +37,13 @@ class Problem(NamedTuple):
     """What every replicate shares.
 
     law: of kernels.growth; start, days, kinds, values, indices: its timeline; row: (P,) values of the fixed parameters;
-    free: (F,) columns of the free ones, A0 the last; lower, upper, log_scaled: (F,) of the free ones;
+    free: (F,) columns of the free ones, A0 the last; lower, upper: (F,) of the free ones; log_widths: (F,)
+    log(upper / lower) of those that are scaled logarithmically, 0 of the others;
     residual: LOGARITHMS …; whitening: (T, T) lower triangle with r → whitening r, or (0, 0) for none;
     precision: (F,) of the prior on the coordinates; scouts: starts that a few steps are taken from;
     finalists, max_steps: of the descents to the end; promise: what a scout's loss may be over the best, to be followed.
+    delay: which free parameter is the delay of the dying cells, -1 where none is; kinks: (K,) increasing coordinates
+    of delays at which the dying cells of a course begin to vanish on the day of a scan.
     """
 
     law: int
@@ -52,7 +56,7 @@ class Problem(NamedTuple):
     free: Integers
     lower: Array
     upper: Array
-    log_scaled: npt.NDArray[np.bool_]
+    log_widths: Array
     residual: int
     whitening: Array
     precision: Array
@@ -60,6 +64,8 @@ class Problem(NamedTuple):
     finalists: int
     max_steps: int
     promise: float
+    delay: int
+    kinks: Array
 
 
 class Data(NamedTuple):
@@ -121,8 +127,8 @@ def new_work(problem: Problem, scans: int, starts: int) -> Work:
 def set_parameter(problem: Problem, j: int, u: float, work: Work) -> None:
     """Free parameter j from its coordinate, and its scale."""
     lower, upper = problem.lower[j], problem.upper[j]
-    if problem.log_scaled[j]:
-        width = math.log(upper / lower)
+    width = problem.log_widths[j]
+    if width > 0.0:
         value = lower * math.exp(width * u)
         work.scale[j] = width * value
     else:
@@ -136,8 +142,8 @@ def coordinate(problem: Problem, j: int, value: float) -> float:
     """The coordinate of a value of free parameter j, cut back to [0, 1]."""
     lower, upper = problem.lower[j], problem.upper[j]
     value = min(max(value, lower), upper)
-    if problem.log_scaled[j]:
-        return float(math.log(value / lower) / math.log(upper / lower))
+    if problem.log_widths[j] > 0.0:
+        return float(math.log(value / lower) / problem.log_widths[j])
     return float((value - lower) / (upper - lower))
 
 

@@ -315,11 +315,24 @@ def test_too_few_steps_are_told() -> None:
 
 
 def test_more_steps_are_never_worse() -> None:
-    problem = problem_of(LawName.GOMPERTZ)
+    problem = problem_of(LawName.GOMPERTZ, box={"delay_days": Bound(30.0, 30.0)})  # so that one descent is all
     sizes = noisy(problem, 4)
     catalogue = catalogue_of(problem, starts_of(problem, 1))
     losses = [run(problem, search_of(1, 1, steps), catalogue, sample_of(problem, sizes)).losses for steps in range(30)]
     assert np.all(np.diff(losses, axis=0) <= 0) and np.all(losses[-1] < losses[0])
+
+
+def test_descent_is_not_caught_where_dying_cells_vanish_from_the_day_of_a_scan_on() -> None:
+    days = np.array([60.0, 80.0, 155.0, 210.0])
+    sharp = {"noise": Noise.ADDITIVE, "bounds": BoundsPreset.PAPER, "days": days}
+    course = Treatment((RadiotherapyCourse(0.0, 42.0),))
+    row = (0.0254, 0.0062, 155.0, 300.0, 0.0121, 0.0, 2.0, 0.9)
+    problem = problem_of(treatment=course, row=row, **sharp)
+    sizes = problem.series.sizes * np.array([[0.9, 0.8, 1.1, 0.95], [0.8, 0.9, 1.1, 0.9], [0.9, 0.75, 1.05, 0.9]])
+    few = replace(search_of(24, 1, 60), promise=4.0)
+    on_the_day = replace(problem, box={"delay_days": Bound(155.0, 155.0)})
+    floor = fit(on_the_day, sizes, search=search_of(96, 20, 300)).losses
+    assert np.all(fit(problem, sizes, search=few).losses <= 1.002 * floor)
 
 
 # One replicate and the others.

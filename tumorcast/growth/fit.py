@@ -120,7 +120,11 @@ class ReplicateFitter:
 
     @classmethod
     def of(cls, problem: PatientProblem, settings: FitSettings) -> Self:
-        """Search the best fit and those of a few pilot replicates thoroughly; the others start from their ends."""
+        """Search the best fit and those of a few pilot replicates thoroughly; the others start from their ends.
+
+        Where replicates are searched little, some hundred are fitted in advance, and the others start from their ends
+        too: so the least of all minima that were seen is among the starts of each.
+        """
         sizes = problem.series.sizes
         rng = patient_rng(settings.seed, problem.series.patient_id, Stream.STARTS)
         settings = settings.eased if problem.prior else settings
@@ -132,7 +136,11 @@ class ReplicateFitter:
         fitter = cls(problem, settings, best, starts_to_search(starts[: search.starts], sizes.size))
         pilots = fitter._pilots(search)
         ends = problem.coordinates(np.vstack([best.rows, pilots.rows]))
-        return replace(fitter, catalogue=catalogue_of(problem, np.vstack([ends, starts[: search.starts]])))
+        fitter = replace(fitter, catalogue=catalogue_of(problem, np.vstack([ends, starts[: search.starts]])))
+        if settings.scouting_replicates == 0:
+            return fitter
+        more = fitter.fit(fitter._draw(Stream.PILOT, 1, settings.scouting_replicates))
+        return replace(fitter, catalogue=catalogue_of(problem, np.vstack([ends, problem.coordinates(more.rows)])))
 
     def _pilots(self, search: Search) -> Fits:
         return run(self.problem, search, self.catalogue, self._draw(Stream.PILOT, 0, self.settings.pilots))

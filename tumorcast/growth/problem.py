@@ -179,7 +179,7 @@ class PatientProblem:
             free=self.free,
             lower=lower,
             upper=upper,
-            log_scaled=lower > 0,
+            log_widths=np.log(np.divide(upper, lower, out=np.ones_like(upper), where=lower > 0)),
             residual=self.residual,
             whitening=self.prior.whitening(self.series.days) if self.prior else np.empty((0, 0)),
             precision=self.prior_on_coordinates[1],
@@ -187,7 +187,27 @@ class PatientProblem:
             finalists=search.finalists,
             max_steps=search.max_steps,
             promise=search.promise,
+            delay=self._delay,
+            kinks=self._kinks,
         )
+
+    @property
+    def _delay(self) -> int:
+        """Which free parameter is the delay; -1 where it is not free."""
+        (places,) = np.nonzero(self.free == kernels.DELAY)
+        return int(places[0]) if places.size else -1
+
+    @property
+    def _kinks(self) -> Array:
+        """(K,) the coordinates of delays that end on the day of a scan."""
+        if self._delay < 0:
+            return np.empty(0)
+        lower, upper = self.columns[kernels.DELAY]
+        began = np.array([course.start_days for course in self.series.treatment.radiotherapy])
+        delays = np.unique(self.series.days[:, None] - began)
+        delays = delays[(delays > lower) & (delays < upper)]
+        scaled = (np.log(delays / lower) / np.log(upper / lower)) if lower > 0 else (delays - lower) / (upper - lower)
+        return np.asarray(scaled)
 
     @cached_property
     def prior_on_coordinates(self) -> tuple[Array, Array]:

@@ -35,6 +35,7 @@ class FitSettings(Settings):
 
     noise, spread: how measured sizes err (bootstrap.Noise). replicates: of the bootstrap.
     pilots: replicates searched thoroughly, whose fits the others start from; starts: of such a search.
+    scouting_replicates: fitted in advance as all others are, which then start from their fits too.
     scouts: those of a replicate's starts that a few steps are taken from; finalists: of these followed to the end;
     max_steps: of one descent. See `quick` and `eased`.
     drop_ratio: a fall to less than this share of the last size is taken for a resection; None never.
@@ -53,6 +54,7 @@ class FitSettings(Settings):
     finalists: int = Field(6, ge=1)
     max_steps: int = Field(60, ge=1)
     pilots: int = Field(128, ge=1)
+    scouting_replicates: int = Field(0, ge=0)
     drop_ratio: float | None = Field(0.2, gt=0, lt=1)
     chemotherapy: bool = False
     seed: int = Field(0, ge=0)
@@ -92,13 +94,14 @@ class FitSettings(Settings):
     @property
     def eased(self) -> Self:
         """The same with less of a search, where a prior leaves few local minima."""
-        least = {"pilots": 16, "starts": 16, "scouts": 6, "finalists": 2}
+        least = {"pilots": 16, "scouting_replicates": 0, "starts": 16, "scouts": 6, "finalists": 2}
         return self.model_copy(update={name: min(getattr(self, name), value) for name, value in least.items()})
 
     @property
     def quick(self) -> Self:
-        """The same with the least search for many replicates: ten times the fits, and more local minima among them."""
-        return self.model_copy(update={"pilots": 64, "scouts": 2, "finalists": 1, "max_steps": 30})
+        """The same with the least search for many replicates: some six times the fits of the thorough one."""
+        least = {"pilots": 64, "scouting_replicates": 512, "scouts": 2, "finalists": 1, "max_steps": 30}
+        return self.model_copy(update=least)
 
     @property
     def replicate_search(self) -> Search:
