@@ -89,4 +89,4 @@ def forecast(
     if result.stopped:
         raise StoppedError("stopped: finished units are kept; start the same command again to go on")
     if ranks.is_root:
-        tell_outcomes(result.outcomes, out, as_json)
+        tell_outcomes(result.outcomes, out, as_json, lost=result.lost)

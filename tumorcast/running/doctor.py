@@ -21,18 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
-from tumorcast.diffusion.sampler import StepGuidance
-from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines import parity
+from tumorcast.engines.batches import first_line
 from tumorcast.engines.bundle import PROGRESSION, Bundle, TensorParity, is_bundle, read_manifest
 from tumorcast.engines.locating import MODELS, locate
-from tumorcast.engines.onnx_engine import OnnxEngine, first_line, threads
+from tumorcast.engines.onnx_engine import OnnxEngine, threads
 from tumorcast.engines.opening import EngineChoice, device_index, open_engine
 from tumorcast.engines.progression import open_progression
 from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.engines.providers import TENSORRT_PACKAGES, Gpu, gpus, onnxruntime
+from tumorcast.engines.trial import guided_step, volume_pass
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.extra import how_to_install
 from tumorcast.running.ranks import mpi_library, open_ranks
@@ -61,7 +59,6 @@ NEEDED = {  # and every speed
 NO_TORCH = "not checked: torch is not installed"
 BATCHES = {1, 8}
 REPEATS = 5  # timed steps, after one that is not
-TIME = 199  # of the timed step
 Report = Callable[[int, int], None]
 
 
@@ -392,24 +389,3 @@ def check_volume_speed(request: EngineRequest) -> list[Check]:
     seconds = statistics.median(volume_pass(network) for _ in range(REPEATS))
     sides = " x ".join(map(str, parity.VOLUMES[0]))
     return [Check.ok("speed volume", f"{1000 * seconds:.3g} ms, progression network on {sides} voxels")]
-
-
-def volume_pass(network: VolumeEngine) -> float:
-    """The seconds of a pass over a phantom."""
-    volume = parity.phantom_volume(len(network.contrasts), parity.VOLUMES[0])
-    began = time.perf_counter()
-    network.answer(volume)
-    return time.perf_counter() - began
-
-
-def guided_step(opened: Engine, batch: int) -> float:
-    """The seconds of a guided step of `batch` phantoms."""
-    info, abar = opened.info, alpha_bars()
-    part = parity.phantom(len(info.contrasts), info.image_size)
-    images, brains = (np.resize(rows, (batch, *rows.shape[1:])) for rows in (part.images, part.brains))
-    step_time = min(TIME, info.noise_levels - 1)
-    step = Step(step_time, abar[step_time], abar[max(step_time - parity.STRIDE, 0)])
-    guidance = StepGuidance(np.full(batch, 0.1, np.float32), brain=brains, window=brains, gain=0.5)
-    began = time.perf_counter()
-    opened.guided_step(images, step, np.zeros_like(images), guidance)
-    return time.perf_counter() - began
