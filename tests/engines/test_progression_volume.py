@@ -368,7 +368,7 @@ def test_tensorrt_is_built_for_the_least_volume(place_bundle: Path, monkeypatch:
     monkeypatch.setattr(make, "OnnxVolume", Opened)
     monkeypatch.setattr(SessionTarget, "find", classmethod(lambda cls, *_: cls(Provider.CPU, gpu, 1)))
     monkeypatch.setattr("tumorcast.engines.progression.open_session", lambda *_: Silent())
-    assert make.build_tensorrt(place_bundle, 0, None) == "cuda:0 H100"
+    assert make.build_tensorrt(place_bundle, 0, None, 16) == "cuda:0 H100"
     assert seen == [(PLANES, 48, 64, 64)]
 
 

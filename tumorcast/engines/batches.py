@@ -1,6 +1,7 @@
 """How many images a device computes at once: as many as are asked for, and half of them when its memory runs out."""
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ OUT_OF_MEMORY = (
     *("out of memory", "alloc_failed", "allocation_failed", "outofmemory (requested"),
     *("can't allocate memory", "unable to allocate"),
 )
+CUDA_WORDS = re.compile(r"\b(CUDA|CUDNN|CUBLAS|CUFFT|CURAND) failure -?\d+: [^;\n]+")
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 
@@ -66,5 +68,12 @@ def ran_out_of_memory(fault: Exception) -> bool:
 
 
 def first_line(fault: BaseException) -> str:
-    """The first line of what went wrong."""
+    """The first line of what went wrong, or in the midst of C++ the words of CUDA.
+
+    >>> first_line(RuntimeError("/src/cuda_call.cc:154 CudaCall(x) CUDA failure 719: launch failure ; GPU=0 ; host=n"))
+    'CUDA failure 719: launch failure'
+    """
+    of_cuda = CUDA_WORDS.search(str(fault))
+    if of_cuda is not None:
+        return of_cuda[0].strip()
     return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__

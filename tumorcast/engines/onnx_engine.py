@@ -7,6 +7,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,25 @@ import numpy as np
 
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
+from tumorcast.durable import held_when_free
 from tumorcast.engines.batches import Batches, Feeds, first_line
 from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.onnxruntime_package import onnxruntime
 from tumorcast.engines.protocol import ModelInfo, check_progression
-from tumorcast.engines.providers import ORT_NAMES, SessionTarget, onnxruntime, provider_list, row_shapes
+from tumorcast.engines.providers import (
+    ORT_NAMES,
+    SessionTarget,
+    check_precision,
+    engine_cache,
+    has_fixed_shapes,
+    provider_list,
+    row_shapes,
+)
 from tumorcast.errors import EngineError, TumorcastError
 from tumorcast.settings import Provider
 
 UNBOUNDED = 1e30  # a bound that holds nothing back
-MEMORY_SHARE = 0.8  # of the free device memory that activations may take
+MEMORY_SHARE = 0.8  # of the device's memory that activations may take
 
 
 class GraphEngine(ABC):
@@ -82,6 +93,7 @@ class OnnxEngine(GraphEngine):
         cache: Path | None = None,
     ) -> None:
         self.bundle, self.info, self.provider = bundle, bundle.info, provider
+        check_precision(bundle, provider)
         most = bundle.manifest.max_batch
         target = SessionTarget.find(provider, device, min(rows or most, most))
         self.target = SessionTarget(provider, target.gpu, rows_that_fit(bundle, target))
@@ -172,26 +184,40 @@ class _Bound:
 
 
 def open_session(bundle: Bundle, graph: Graph, target: SessionTarget, cache: Path) -> Any:
-    """An InferenceSession. Raises EngineError if its first provider is not the one asked for."""
+    """An InferenceSession, whose nodes are all the provider's own.
+
+    Raises EngineError if it cannot be opened so. One process alone builds an engine of TensorRT, and others wait.
+    """
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads()
     options.log_severity_level = 3
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     path = bundle.graph(graph)
+    if target.gpu is not None and has_fixed_shapes(bundle, graph):
+        options.add_free_dimension_override_by_name("N", target.rows)  # so no arithmetic of shapes is left, for the CPU
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(path, options, providers=provider_list(target, bundle, graph, cache))
+        providers = provider_list(target, bundle, graph, cache)
+        with _building(target, bundle, graph, cache):
+            session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as fault:
         what = f"{path}: cannot be opened on {target.device}: {first_line(fault)}"
         raise EngineError(f"{what}; {remedy_for(bundle, target.provider)}") from fault
     first = session.get_providers()[0]
     if first != ORT_NAMES[target.provider]:
         raise EngineError(
-            f"{path}: ONNX Runtime fell back to {first}, {target.provider} was asked for: a library that it needs is "
-            "missing or of another version, and its own line above names it; install that (tumorcast[gpu] and CUDA of "
-            "the version that onnxruntime-gpu was built for), or use --provider cpu"
+            f"{path}: ONNX Runtime opened it on {first}, and {target.provider} was asked for; its own line above tells "
+            "why. Every library that it names loads here: see that driver and GPU are those that this onnxruntime-gpu "
+            "was built for (`tumorcast doctor`), or use --provider cpu"
         )
     return session
+
+
+def _building(target: SessionTarget, bundle: Bundle, graph: Graph, cache: Path) -> AbstractContextManager[None]:
+    if target.provider is not Provider.TENSORRT:
+        return nullcontext()
+    return held_when_free(engine_cache(target, bundle, cache) / f"{graph}.lock")
 
 
 def remedy_for(bundle: Bundle, provider: Provider) -> str:
@@ -212,11 +238,14 @@ def threads() -> int:
 
 
 def rows_that_fit(bundle: Bundle, target: SessionTarget) -> int:
-    """The rows asked for, or the power of two below that fits the free memory of the GPU."""
-    if target.gpu is None or not target.gpu.free:
+    """The rows asked for, or the power of two below that fits the memory of the GPU.
+
+    All of it counts, and not what is free now: every rank shall have the same rows, and the engines built for them.
+    """
+    if target.gpu is None or not target.gpu.memory:
         return target.rows
     graphs = bundle.manifest.slice_graphs
-    room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(graphs)
+    room = MEMORY_SHARE * target.gpu.memory - bundle.weights.stat().st_size * len(graphs)
     fitting = max(1, int(room / max(bundle.manifest.activation_bytes[graph] for graph in graphs)))
     return min(target.rows, 1 << (fitting.bit_length() - 1))
 

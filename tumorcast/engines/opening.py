@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorcast.engines.bundle import Bundle, is_bundle
+from tumorcast.engines.gpu_libraries import apply_settings
 from tumorcast.engines.guarded import GuardedEngine
 from tumorcast.engines.locating import locate_all
 from tumorcast.engines.onnx_engine import OnnxEngine
@@ -51,6 +52,7 @@ def open_engine(choice: EngineChoice) -> Engine:
 
 def _torch(choice: EngineChoice, folders: list[Path]) -> Engine:
     check_torch(choice.provider, folders)
+    apply_settings()
     from tumorcast.engines.model import load_bundle, load_model_set
     from tumorcast.engines.torch_engine import TorchEngine, free_memory
 
@@ -67,6 +69,16 @@ def make_ready(engine: Engine) -> None:
         engine.open_all()
     if engine.device.startswith("cuda"):
         try_out(engine)
+
+
+def torch_sees_gpu() -> bool:
+    """Whether torch is here, is a build for CUDA, and finds a GPU."""
+    apply_settings()
+    try:
+        import torch
+    except ModuleNotFoundError:  # which `check_torch` tells with a remedy
+        return False
+    return bool(torch.cuda.is_available())
 
 
 def check_torch(provider: Provider | None, folders: list[Path]) -> None:

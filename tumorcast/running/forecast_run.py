@@ -22,10 +22,10 @@ from tumorcast.arrival.field import FrontArrival, NetworkArrival, check_voxels
 from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.data.settings import SliceChoice
 from tumorcast.durable import sha256_of
-from tumorcast.engines.opening import EngineChoice, make_ready, open_engine
+from tumorcast.engines.opening import EngineChoice, make_ready, open_engine, torch_sees_gpu
 from tumorcast.engines.progression import has_volume_network, open_progression
 from tumorcast.engines.protocol import Engine, ModelInfo, check_same_images
-from tumorcast.engines.providers import visible_count
+from tumorcast.engines.providers import has_granted_gpus, visible_count
 from tumorcast.engines.trial import try_out, try_out_volume
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
@@ -234,11 +234,24 @@ def _checked_place(
 
 
 def own_gpu(choice: EngineChoice, ranks: Ranks) -> EngineChoice:
-    """Of several GPUs, the ranks of a machine take one each by turns, where the user named none."""
-    count = visible_count(os.environ)
-    if choice.device is not None or choice.provider not in (Provider.CUDA, Provider.TENSORRT) or count < 2:
+    """Of several GPUs, the ranks of a machine take one each by turns, where the user named none.
+
+    Torch, which else takes the CPU, takes one where it is named and the scheduler granted some.
+    """
+    if choice.device is not None or choice.provider in (None, Provider.CPU):
         return choice
-    return replace(choice, device=f"cuda:{ranks.local_rank % count}")
+    count = visible_count(os.environ)
+    if choice.provider is Provider.TORCH:
+        if not has_granted_gpus(os.environ):
+            return choice
+        if not torch_sees_gpu():
+            log.warning(
+                "--provider torch: takes the CPU, though the job was granted a GPU: torch sees none here; install a "
+                "torch for CUDA, or give --device cuda, which tells why, or --device cpu to be silent"
+            )
+            return choice
+        return replace(choice, device=f"cuda:{ranks.local_rank % max(count, 1)}")
+    return choice if count < 2 else replace(choice, device=f"cuda:{ranks.local_rank % count}")
 
 
 def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings) -> None:
