@@ -100,7 +100,8 @@ def test_where_no_rank_is_left_it_is_4_and_nobody_has_failed(
     assert not out.exists()
     assert marked_as_failed(out) == []
     status = run_status(out)
-    assert (status.state, status.failed) == ("stopped", 0)
+    assert (status.state, status.failed, len(status.lost)) == ("stopped", 0, 3)
+    assert status.lost[1].startswith("rank 1 on ") and CUDA_FAULT in status.lost[1]
     assert 0 < status.done < status.units
     assert not rank.run(out, cohort).stopped
     assert digest(out) == undisturbed
