@@ -1,4 +1,4 @@
-"""What the extras ask for and what bin/setup installs agree; that pip resolves them was tried by hand (docs/engines.md)."""
+"""What the extras ask for and what bin/setup installs agree; that pip resolves them was tried by hand."""
 
 from configparser import ConfigParser
 from pathlib import Path
