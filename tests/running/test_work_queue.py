@@ -163,6 +163,30 @@ def test_where_the_last_rank_leaves_it_is_told_what_is_not_done() -> None:
             units.wait_for_ranks()
 
 
+def test_rank_0_that_left_at_its_first_unit_waits_for_the_first_units_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody knows by then how long a unit takes."""
+    monkeypatch.setattr(work_queue, "LEAST_PATIENCE_SECONDS", 0.01)
+    everyone = ranks(2)
+    done: list[int] = []
+
+    def one_long_unit(client: QueueClient) -> None:
+        done.append(client.take(RankProgress()).unit)
+        time.sleep(0.2)
+        client.take(RankProgress(done=1, longest_ms=60_000))
+        client.take(RankProgress(last=True))
+
+    with WorkQueue(np.arange(1), everyone[0]) as units:
+        units.take(RankProgress())
+        units.leave(RankProgress(), "rank 0 on n1: no device")
+        other = threading.Thread(target=one_long_unit, args=(QueueClient(everyone[1]),))
+        other.start()
+        units.wait_for_ranks()
+        other.join()
+    assert done == [0]
+
+
 def test_a_rank_that_waits_does_not_hide_that_another_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_queue, "LEAST_PATIENCE_SECONDS", 0.3)
     everyone = ranks(3)

@@ -22,10 +22,11 @@ from tumorcast.running.ranks import ANSWER_TAG, LEAVE_TAG, LONGEST_POLL_SECONDS,
 log = logging.getLogger(__name__)
 
 NONE_LEFT, STOPPED, LATER = -1, -2, -3  # LATER: none now, but one may come back; ask again
-REASON_BYTES = 600  # of why a rank left
+REASON_BYTES = 400  # of why a rank left; MPI sends so few numbers without waiting for who receives them
 SILENCE_SECONDS = 120.0  # of rank 0, whose thread answers at once
 LEAST_PATIENCE_SECONDS = 60.0
 UNITS_OF_PATIENCE = 10
+FIRST_PATIENCE_SECONDS = 4 * 3600.0  # where rank 0 left before any unit told how long one takes
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ class WorkQueue:
         if self._fault is not None:
             raise self._fault
         patience = max(LEAST_PATIENCE_SECONDS, UNITS_OF_PATIENCE * self.longest_ms / 1000)
+        if self.lost and not self.longest_ms:
+            patience = FIRST_PATIENCE_SECONDS
         if time.monotonic() - self._last_message > patience:
             busy = {rank for rank in self._working if self._in_hand[rank]}
             missing = ", ".join(map(str, sorted(busy or self._working)))
