@@ -1,10 +1,12 @@
 """Growth maps in three dimensions on patients not seen, beside all that needs less; writes a page and its figures.
 
     benchmarks/volume_card.py fibres=A.h5 surfaces=B.h5 --place MODEL --out docs/model-card/volumes [--members 16]
+        [--segmenter demo128]
 
 Of each patient one pair of scans: every third patient's that grew most, the others' drawn by --seed, of those that grew
 by 10 % or more, up to eightfold. A forecast is made at the true volume, and at sizes forecast from the scans so far.
-Cohorts are prepared with volumes; their names stand for how the tumours spread.
+Cohorts are prepared with volumes; their names stand for how the tumours spread. With --segmenter, a model of images
+whose pixels are as large as the voxels, segmenter and distance stand among the baselines.
 """
 
 import argparse
@@ -23,7 +25,9 @@ from machine import describe
 from tumorcast.arrival.field import ArrivalField, ArrivalModel
 from tumorcast.data.cohort import Cohort, SizeMeasure
 from tumorcast.durable import write_text
-from tumorcast.errors import TumorcastError
+from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.protocol import Engine
+from tumorcast.errors import TumorcastError, UsageError
 from tumorcast.evaluation.aggregate import CALIBRATION
 from tumorcast.evaluation.baselines import Baseline, Method
 from tumorcast.evaluation.followup import TargetSize
@@ -31,7 +35,7 @@ from tumorcast.evaluation.metrics import AP, DICE, HD95, SURFACE, Metric
 from tumorcast.evaluation.statistics import difference, mean_of
 from tumorcast.evaluation.tables import jsonable, markdown_table
 from tumorcast.evaluation.targets import TargetSource, targets_from_past
-from tumorcast.evaluation.volume_baselines import VolumeMap
+from tumorcast.evaluation.volume_baselines import PlaneSegmenter, VolumeMap
 from tumorcast.evaluation.volume_score import AP_NEW, AP_SEEN, judge_volumes
 from tumorcast.forecasting.place import open_place
 from tumorcast.forecasting.targets import PatientTargets
@@ -42,7 +46,8 @@ from tumorcast.version import VERSION
 
 LEAST_GROWTH, LARGEST_GROWTH, MUCH = 1.1, 8.0, 1.5
 LARGEST_OF = 3  # of so many patients, one's pair is the one that grew most
-BASELINES = (Baseline.NO_CHANGE, Baseline.DILATION, Baseline.FISHER_KOLMOGOROV)
+BASELINES = (Baseline.NO_CHANGE, Baseline.DILATION, Baseline.FISHER_KOLMOGOROV, Baseline.SEGMENTER_DISTANCE)
+PLANES = 16  # that the segmenter sees at a time
 TOLD = (AP, AP_SEEN, AP_NEW, HD95, SURFACE, DICE, *CALIBRATION)
 COMPARED = (AP, HD95, SURFACE)
 
@@ -106,7 +111,18 @@ class Row:
     values: dict[str, dict[str, dict[str, float]]]
 
 
-def row_of(pair: Pair, cohort: Cohort, place: ArrivalModel, members: int) -> Row:
+def segmenter_for(engine: Engine | None, cohort: Cohort) -> PlaneSegmenter | None:
+    """What sees the volumes of a cohort. Raises UsageError if it cannot."""
+    if engine is None:
+        return None
+    segmenter = PlaneSegmenter(engine, PLANES)
+    why = segmenter.why_not(cohort.contrasts, cohort.voxel_mm or float("nan"))
+    if why is not None:
+        raise UsageError(f"--segmenter: {why}; give one of the cohort's contrasts and voxels, or leave it out")
+    return segmenter
+
+
+def row_of(pair: Pair, cohort: Cohort, place: ArrivalModel, members: int, segmenter: PlaneSegmenter | None) -> Row:
     """Forecast and judge a pair."""
     contrasts: tuple[Contrast, ...] = cohort.contrasts
     source = TargetSource.shipped(TargetSize.FORECAST)
@@ -118,7 +134,8 @@ def row_of(pair: Pair, cohort: Cohort, place: ArrivalModel, members: int) -> Row
     for target in TargetSize:
         ratios = ratios_of(pair, cohort, target, source, members)
         product = VolumeMap.field(field, ratios)
-        found = judge_volumes(pair.present, pair.later, product, ratios, contrasts, baselines=BASELINES)
+        scans = pair.present, pair.later
+        found = judge_volumes(*scans, product, ratios, contrasts, baselines=BASELINES, segmenter=segmenter)
         values[str(target)] = {str(method): dict(told) for method, told in found.values.items()}
     millilitres = pair.present.volume_mm3 / 1000
     return Row(pair.cohort, pair.patient_id, pair.ratio, millilitres, seconds, values)
@@ -139,7 +156,8 @@ def groups(rows: list[Row]) -> dict[str, list[Row]]:
 
 def summary(rows: list[Row]) -> dict[str, Any]:
     """Means of every method and figure, and differences of the growth map to each baseline."""
-    methods = [Method.PRODUCT, *(Method(str(name)) for name in BASELINES)]
+    judged = rows[0].values[str(TargetSize.TRUE)]
+    methods = [Method.PRODUCT, *(Method(str(name)) for name in BASELINES if str(name) in judged)]
     told: dict[str, Any] = {"pairs": len(rows), "ratio_median": float(np.median([row.ratio for row in rows]))}
     for target in TargetSize:
         ours = {metric: column(rows, target, Method.PRODUCT, metric) for metric in COMPARED}
@@ -190,19 +208,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Forecast, judge, write, and return what is printed."""
     machine = describe(threads=int(os.environ.get("OMP_NUM_THREADS", "2")))
     place = open_place(options.place).model
+    engine = None if options.segmenter is None else open_engine(EngineChoice((options.segmenter,)))
     rows: list[Row] = []
     sums = {}
     for named in options.cohort:
         name, _, path = named.partition("=")
         with Cohort.open(Path(path)) as cohort:
+            segmenter = segmenter_for(engine, cohort)
             sums[name] = {"sha256": cohort.sha256, "patients": len(cohort.patient_ids())}
             for pair in pairs_of(name, cohort, options.seed):
-                rows.append(row_of(pair, cohort, place, options.members))
+                rows.append(row_of(pair, cohort, place, options.members, segmenter))
                 print(f"{name} {pair.patient_id}: ratio {pair.ratio:.2f}", file=sys.stderr, flush=True)
     record = {
         "version": VERSION,
         "machine": machine,
         "place": {"name": place.name, "sha256": place.sha256},
+        "segmenter": None if engine is None else engine.info.sha256,
         "cohorts": sums,
         "members": options.members,
         "seed": options.seed,
@@ -221,6 +242,7 @@ if __name__ == "__main__":
     parser.add_argument("cohort", nargs="+", help="NAME=COHORT.h5")
     parser.add_argument("--place", type=Path, required=True, help="as of `tumorcast forecast`")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    parser.add_argument("--segmenter", type=Path, help="a model of images, as of `tumorcast forecast`")
     parser.add_argument("--members", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     try:

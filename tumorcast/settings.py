@@ -316,8 +316,6 @@ class ForecastSettings(Settings):
             raise ValueError(
                 "give exactly one of horizon_days (--horizon-days) and relative_change (--relative-change)"
             )
-        if self.maps_only and (self.keep_members or self.max_slices is not None):
-            raise ValueError("maps_only (--maps-only) makes no images: leave out --keep-members and --max-slices")
         if any(after <= before for before, after in pairwise((self.horizon_days or 0.0, *self.later_horizons))):
             days = ",".join(f"{day:g}" for day in self.horizons)
             raise ValueError(f"horizons {days} (--horizon-days): give them in increasing order, each once")

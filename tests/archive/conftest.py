@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tumorcast.archive.integrity import USER_BLOCK
 from tumorcast.archive.maps import PatientForecast, SliceForecast, VolumeForecast
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
@@ -231,3 +233,8 @@ def make_run() -> Callable[..., list[PatientShards]]:
 @pytest.fixture
 def make_archive() -> Callable[..., Path]:
     return write_archive
+
+
+def content_starts(content: bytearray) -> int:
+    """Where addresses of the file count from: HDF5 gives them from the start of the file or of the superblock."""
+    return 0 if h5py.version.hdf5_version_tuple >= (1, 14) else USER_BLOCK

@@ -13,6 +13,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 
+from tests.archive.conftest import content_starts
 from tumorcast.archive.integrity import USER_BLOCK, seal_file
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, MapArchive
 from tumorcast.archive.merge import merge
@@ -107,18 +108,13 @@ def test_the_damaged_slice_of_a_damaged_file_is_named(make_archive: Maker, tmp_p
     with h5py.File(path, "r") as file:
         place = file["patients/P1/slices/0009/mean"].id.get_chunk_info(0)
     content = bytearray(path.read_bytes())
-    content[_offset(content) + place.byte_offset + place.size // 2] ^= 4
+    content[content_starts(content) + place.byte_offset + place.size // 2] ^= 4
     path.write_bytes(content)
     first, *others = verify(path)
     assert "the sum of its bytes is not right" in first
     assert [fault.split(": ")[1].split(" can")[0] for fault in others] == ["P1, slice 0009"]
     with MapArchive.open(path) as archive, pytest.raises(InputError, match="P1, slice 0009"):
         archive.slices("P1")
-
-
-def _offset(content: bytearray) -> int:
-    """Where addresses of the file count from: HDF5 gives them from the start of the file or of the superblock."""
-    return 0 if h5py.version.hdf5_version_tuple >= (1, 14) else USER_BLOCK
 
 
 @pytest.mark.parametrize("content", [b"", b"no", b"{}".ljust(1023) + b"\n", b"\x89HDF\r\n\x1a\n", b"\0" * 5000])

@@ -30,3 +30,18 @@ def test_distances_are_negative_within() -> None:
     tumour = np.zeros((1, 1, 7), bool)
     tumour[..., 2:5] = True
     np.testing.assert_array_equal(signed_distance_mm(tumour, 2.0)[0, 0], [4, 2, -2, -4, -2, 2, 4])
+
+
+def test_the_box_goes_its_margin_beyond_the_tumour_or_to_the_end_of_the_volume() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        shape = rng.integers(40, 130, 3)
+        tumour = np.zeros(shape, bool)
+        first = [int(rng.integers(0, side)) for side in shape]
+        past = [int(rng.integers(start + 1, side + 1)) for start, side in zip(first, shape, strict=True)]
+        tumour[tuple(slice(*ends) for ends in zip(first, past, strict=True))] = True
+        crop = Crop.round(tumour, 2.0)
+        for axis in range(3):
+            assert crop.start[axis] <= max(first[axis] - 10, 0)
+            assert crop.start[axis] + crop.sides[axis] >= min(past[axis] + 10, shape[axis])
+            assert crop.sides[axis] % 8 == 0 and crop.sides[axis] < max(shape[axis], LEAST_SIDES[axis]) + 8

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tumorcast.cli.main import app
 from tumorcast.cli.progress import CohortProgress
-from tumorcast.errors import InputError
+from tumorcast.errors import InputError, UsageError
 from tumorcast.running.work_queue import Tally
 
 FEW = ["--members", "3", "--steps", "2", "--max-slices", "1"]
@@ -19,6 +19,26 @@ def run(*words: object, code: int = 0) -> dict[str, object]:
     result = CliRunner().invoke(app, [*map(str, words), "--json"])
     assert result.exit_code == code, (result.output, result.exception)
     return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--preset", "paper"], "--preset"),
+        (["--steps", "2", "--seed", "1"], "--steps, --seed"),
+        (["--max-slices", "1", "--keep-members"], "--max-slices, --keep-members"),
+        (["--batch", "2", "--no-keep-members"], "--batch"),
+        (["--config", "given.toml"], "order of given.toml, block of given.toml"),
+    ],
+)
+def test_maps_alone_refuse_what_is_of_images(
+    options: list[str], named: str, blob_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("given.toml").write_text("members = 2\nblock = 8\n[sampler]\norder = 1\n", encoding="utf-8")
+    command = ["forecast", str(blob_cohort), "--maps-only", "--relative-change", "0.2", "--out", "maps.h5", *options]
+    refusal = CliRunner().invoke(app, command).exception
+    assert isinstance(refusal, UsageError) and f"--maps-only with {named}: " in str(refusal)
 
 
 @pytest.mark.slow

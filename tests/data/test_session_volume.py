@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from tumorcast.archive.nifti import CubicPlacement, Space
 from tumorcast.data.cohort import Cohort, write_cohort
 from tumorcast.data.grey import from_grey
 from tumorcast.data.imaging.brain_mask import Window
-from tumorcast.data.imaging.geometry import Grid
+from tumorcast.data.imaging.geometry import AxisOrder, Grid, Interpolation
 from tumorcast.data.readers.volumes import Scan
 from tumorcast.data.session_volume import doubts_of, volume_of
 from tumorcast.errors import InputError
@@ -65,6 +68,63 @@ def test_tumours_keep_their_volume_and_place(spacing: tuple[float, float, float]
     np.testing.assert_allclose(centres[0], centres[1], atol=0.6)
     enhancing_mm3 = float((labels == 3).sum() * np.prod(spacing))
     assert (volume.labels == 3).sum() * 8.0 == pytest.approx(enhancing_mm3, rel=0.5, abs=40)
+
+
+OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+FLIPPED = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # as RAS
+
+
+def half_full_box(factor: tuple[int, int, int]) -> np.ndarray:
+    """All round, its last voxels fill one half of a voxel so many times as large, x, y, z."""
+    labels = np.zeros((72, 72, 72), np.uint8)
+    labels[tuple(slice(3 * k + k // 2, (5 + n) * k + k // 2) for n, k in enumerate(factor[::-1], 1))] = 3
+    return labels
+
+
+def ellipsoid(factor: tuple[int, int, int]) -> np.ndarray:
+    z, y, x = np.indices((72, 72, 72))
+    inside = ((z - 32.3) / 14) ** 2 + ((y - 35.1) / 19) ** 2 + ((x - 33.8) / 12) ** 2 < 1
+    return np.where(inside, 3, 0).astype(np.uint8)
+
+
+def centre_of(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """The middle of a mask (Z, Y, X) in mm."""
+    return np.asarray((affine @ [*np.argwhere(mask).mean(axis=0)[::-1], 1.0])[:3])
+
+
+@pytest.mark.parametrize("shape_of", [half_full_box, ellipsoid])
+@pytest.mark.parametrize(
+    ("spacing", "voxel_mm"),
+    [
+        ((1.0, 1.0, 1.0), 2.0),
+        ((1.0, 1.0, 1.0), 4.0),
+        ((1.0, 1.0, 2.0), 2.0),
+        ((0.5, 0.5, 1.0), 2.0),
+        ((1.0, 1.0, 4.0), 2.0),
+        ((2.0, 2.0, 2.0), 1.0),
+    ],
+)
+def test_a_mask_stays_in_its_place_also_from_the_scan_to_exported_maps(
+    spacing: tuple[float, float, float], voxel_mm: float, shape_of: Callable[..., np.ndarray]
+) -> None:
+    """Of voxels that are half full all round, one side is not taken before the other: a tenth of a voxel is left."""
+    labels = shape_of(tuple(max(round(voxel_mm / side), 1) for side in spacing))
+    for direction in (OBLIQUE, FLIPPED):
+        scan = scan_of(labels, spacing)
+        grid = replace(scan.grid, direction=direction)
+        lps = grid.canonical()
+        scan = replace(scan, grids={Contrast.T1C: grid}, labels=AxisOrder.between(grid, lps).voxels(labels))
+        volume = volume_of(scan, scan.brain, {Contrast.T1C: WINDOW}, voxel_mm)
+        true = centre_of(labels > 0, grid.affine())
+        assert np.linalg.norm(centre_of(volume.tumour, volume.affine) - true) < 0.1 * voxel_mm
+        place = CubicPlacement(Grid.from_affine(volume.affine, volume.tumour.shape[::-1]), volume.tumour | True, grid)
+        for space, interpolation in product(Space, Interpolation):
+            kind = np.float32 if interpolation is Interpolation.LINEAR else np.uint8
+            image = place.volume(space, volume.tumour.astype(kind), 0.0, interpolation)
+            values = sitk.GetArrayFromImage(image)
+            found = np.average(np.argwhere(values > 0), axis=0, weights=values[values > 0])[::-1]
+            at = Grid.of(image).affine() @ [*found, 1.0]
+            assert np.linalg.norm(at[:3] - true) < 0.1 * max(voxel_mm, *spacing)
 
 
 def test_the_first_plane_of_thick_slices_is_as_bright_as_the_others() -> None:

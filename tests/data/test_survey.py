@@ -86,7 +86,7 @@ def test_a_head_that_stands_for_the_brain_is_said(tmp_path: Path, scan: Callable
     heads = {kind: with_skull(make_phantom(kind)) for kind in ("t1n", "t1c", "t2w", "t2f")}
     scan(tmp_path / "scans", "P1", **heads)
     _, told, result = run(tmp_path / "scans", *QUICK, "--out", tmp_path / "c.h5", "--json")
-    assert "1 scans hold the head" in told and "--brain-tool" in told
+    assert "1 scan holds the head" in told and "--brain-tool" in told
     assert result["balance"]["heads"] == 1
     _, told, _ = run(tmp_path / "scans", *QUICK, "--brain", "head", "--out", tmp_path / "d.h5")
     assert "hold the head" not in told  # the user said so

@@ -24,6 +24,7 @@ from tests.engines.conftest import (
     write_volume_run,
 )
 from tests.engines.test_bundle import edited, rehash, scaled
+from tests.evaluation.test_volumes import ball, session, write_sessions
 from tumorcast.arrival.field import VolumeNetwork
 from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.cli.main import app
@@ -43,7 +44,8 @@ from tumorcast.engines.providers import Gpu, SessionTarget, tensorrt_options
 from tumorcast.engines.torch_engine import TorchEngine, TorchVolume
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.running.doctor import CheckStatus, EngineRequest, check_engine
-from tumorcast.settings import NetworkKind, Precision, Provider
+from tumorcast.running.forecast_run import ForecastInputs, forecast_cohort
+from tumorcast.settings import ForecastSettings, NetworkKind, Precision, Provider
 from tumorcast.training.run_info import RUN_FILE
 
 SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
@@ -394,3 +396,21 @@ def test_torch_in_whole_float32(volume_run: Path) -> None:
     network.network._module.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     network.answer(np.zeros((PLANES, 16, 16, 16), np.float32))
     assert seen == [False]
+
+
+def test_a_forecast_of_maps_alone_computes_the_network_of_place_as_it_is_told(
+    place_bundle: Path, blob_cohort: Path, tmp_path: Path
+) -> None:
+    settings = ForecastSettings(relative_change=0.2, members=2, maps_only=True)
+    inputs = ForecastInputs(blob_cohort, EngineChoice((), Provider.CPU, "cuda"), None, place_bundle)
+    with pytest.raises(UsageError, match="--device cuda: --provider cpu takes cpu"):
+        forecast_cohort(inputs, tmp_path / "maps.h5", settings)
+
+
+def test_a_device_is_of_no_use_to_the_front_and_that_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cohort = write_sessions(tmp_path / "cohort.h5", [session("A", 0, 0.0, ball(5))])
+    settings = ForecastSettings(relative_change=0.2, members=2, maps_only=True)
+    for choice, told in ((EngineChoice((), Provider.CUDA), True), (EngineChoice(()), False)):
+        caplog.clear()
+        forecast_cohort(ForecastInputs(cohort, choice, None, Path("front")), tmp_path / f"{told}.h5", settings)
+        assert any("front has none; it runs on the CPU" in one.getMessage() for one in caplog.records) is told

@@ -269,7 +269,7 @@ def test_each_volume_is_judged_by_the_scan_next_to_a_horizon(maps: Path, truth: 
     assert "keeps no volume of session 001; prepare it with --voxel-mm 2" in reasons[0]
     assert "different grids" in reasons[1] and "not in " in reasons[2]
     assert found.notes == [
-        "1 patients have no new tumour, and so no AP, recall or coverage; the other figures are of them too: B.",
+        "Without new tumour, and so without AP, recall or coverage; the other figures are of them too: 1 patient, B.",
         "Segmenter + distance was not made: it needs `--model`.",
     ]
     right = found.patients[0].scores.values[Method.PRODUCT]
@@ -348,6 +348,16 @@ def test_maps_alone_from_forecast_to_tables(tmp_path: Path) -> None:
         app, ["evaluate", str(tmp_path / "maps.h5"), "--truth", str(past), "--out", str(tmp_path / "none")]
     )
     assert isinstance(result.exception, InputError) and "no patient could be judged" in str(result.exception)
+
+
+def test_a_size_that_is_held_is_told_by_the_forecast_and_in_its_table(tmp_path: Path) -> None:
+    past = write_sessions(tmp_path / "past.h5", [session("A", 0, 0.0, ball(5)), session("B", 0, 0.0, ball(12))])
+    asked = ["--maps-only", "--relative-change", "0.8", "--members", "2", "--out", str(tmp_path / "maps.h5")]
+    done = CliRunner().invoke(app, ["forecast", str(past), *asked])
+    told = "for the change asked for: every member aims at the most that is allowed, half of the brain"
+    assert (done.exit_code, done.stderr.count(told)) == (0, 1) and f"B: ok: {told}" in done.stderr
+    table = (tmp_path / "maps.status.tsv").read_text(encoding="utf-8")
+    assert "A\tok\t\n" in table and f"B\tok\t{told}\n" in table
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from tumorcast.growth.prior import shipped_prior
 from tumorcast.growth.scan_count import forecast_from_fewer, scan_count_tables
 from tumorcast.growth.settings import FitSettings
 from tumorcast.records import ChemotherapyCourse, Forecaster, RadiotherapyCourse, SizeSeries, Treatment
-from tumorcast.report.plots import draw_forecast, draw_patient, draw_slice, draw_study, show_archive
+from tumorcast.report.plots import draw_forecast, draw_patient, draw_slice, draw_study
+from tumorcast.report.show import show_archive
 
 QUICK = FitSettings(replicates=20, starts=8, scouts=3, finalists=1, pilots=4)
 TREATED = Treatment(
@@ -58,7 +59,7 @@ def test_an_archive_becomes_a_picture_a_slice(tmp_path: Path) -> None:
     shards = write_run(tmp_path / "parts", {"P1": {7: [3]}}, curve=False)
     merge(tmp_path / "maps.h5", shards, {"contrasts": ["t1n"] * 4}, [])
     with MapArchive.open(tmp_path / "maps.h5") as archive:
-        (path,) = show_archive(archive, tmp_path)
+        (path,) = show_archive(archive, tmp_path, 0.5).patients[0].pictures
     assert path.name == "P1_0007.png"
     assert path.read_bytes()[:4] == b"\x89PNG"
 

@@ -254,7 +254,7 @@ def test_agreement_is_named_by_the_number_of_readers(study: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:-2], "2 of 8 pictures have no row \\(7, 8\\)"),
+        (lambda rows: rows[:-2], "2 of 8 pictures without a row \\(7, 8\\)"),
         (lambda rows: [*rows, rows[-1]], "line 10: picture 8 has a row already"),
         (lambda rows: [*rows[:-1], ["9", *rows[-1][1:]]], "line 9: 'number' is '9', not a whole number from 1 to 8"),
         (lambda rows: [*rows[:-1], [rows[-1][0], "fake", *rows[-1][2:]]], "'fake'; give real or generated"),

@@ -3,16 +3,19 @@
 import base64
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.archive.conftest import content_starts
 from tests.report.conftest import (
     AFFINE,
     CONTRASTS,
@@ -25,11 +28,17 @@ from tests.report.conftest import (
 from tests.report.test_html import Page
 from tests.report.test_plots import texts
 from tumorcast.archive.maps import VolumeForecast
+from tumorcast.archive.merge import PatientShards, merge
+from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.cli.show import show
+from tumorcast.errors import InputError
+from tumorcast.records import PatientOutcome, Status
+from tumorcast.report.html import write_report
 from tumorcast.report.pages.volumes import whole_volumes
 from tumorcast.report.planes import Plane, planes_through
 from tumorcast.report.sizes import HorizonVolumes
-from tumorcast.report.volume_plots import draw_volume
+from tumorcast.report.volume_plots import draw_volume, volume_record
+from tumorcast.running.ranks import Ranks
 
 MARK = (20, 4, 5)  # z, y, x: towards the head, the front and the patient's right
 
@@ -74,6 +83,33 @@ def test_a_picture_a_patient_tells_the_volumes_of_every_horizon(foretold: Volume
     )
 
 
+def test_what_keeps_a_map_from_its_sizes_is_told_in_pictures_and_pages(
+    foretold: VolumeForecast, tmp_path: Path
+) -> None:
+    lower = replace(foretold, expected_mm3=foretold.expected_mm3 * np.array([1.0, 0.4]))
+    patient = replace(patient_with_curve("P1"), target_day=60.0, source_grid=VOLUME_GRID)
+    note = "the map gains 1"
+    drawn = texts(draw_volume(patient, lower, CONTRASTS, 0.5))
+    assert drawn.count(note) == 1 and note not in texts(draw_volume(patient, foretold, CONTRASTS, 0.5))
+    shard, key = tmp_path / "P1.h5", ShardKey("run", "P1")
+    write_shard(shard, key, patient, {}, lower)
+    told = {"contrasts": CONTRASTS, "place": {"name": "front"}, "settings": {}}
+    merge(tmp_path / "maps.h5", [PatientShards("P1", {}, (shard, key))], told, [PatientOutcome("P1", Status.OK)])
+    write_report(tmp_path / "maps.h5", tmp_path / "report", Ranks())
+    assert note in Page(tmp_path / "report" / "patients" / "P1.html").text
+    index = Page(tmp_path / "report" / "index.html").text
+    assert "⚑ volume apart" in index and "1 with signs of failure" in index
+    records = volume_record("P1", lower, 0.5)
+    assert [record["reach"] < 0.5 for record in records] == [False, True]
+    assert {record["members_held"] for record in records} == {0}
+
+
+def test_an_evaluation_of_volumes_alone_is_refused_by_its_name(volume_maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "volumes.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="judges volumes alone, which pages do not show; leave --evaluation out"):
+        write_report(volume_maps, tmp_path / "report", Ranks(), evaluation=tmp_path)
+
+
 def command(*arguments: object) -> Any:
     app = typer.Typer()
     app.command()(show)
@@ -90,6 +126,28 @@ def test_show_draws_volumes_and_slices_and_tells_both(volume_maps: Path, tmp_pat
     ]
     assert [one["patient_id"] for one in told["slices"]] == ["P2"]
     assert told["volumes"][0]["foretold_ml"]["low"] < told["volumes"][0]["foretold_ml"]["high"]
+
+
+def damage(path: Path, place: str) -> None:
+    """Change one bit of an array of an archive."""
+    with h5py.File(path, "r") as file:
+        chunk = file[place].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[content_starts(content) + chunk.byte_offset + chunk.size // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", ["patients/P2/volume/growth", "patients/P2/slices/0007/image"])
+def test_a_damaged_patient_is_told_and_the_others_are_shown(place: str, volume_maps: Path, tmp_path: Path) -> None:
+    maps = Path(shutil.copy(volume_maps, tmp_path / "maps.h5"))
+    damage(maps, place)
+    done = command(maps, "--out", tmp_path / "pictures", "--json")
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["P1_volume.png"]
+    assert (told["pictures"], told["failed"], told["without_forecast"]) == (1, 1, 1)
+    assert {one["patient_id"] for one in told["volumes"]} == {"P1"} and told["slices"] == []
+    assert f"P2: failed: {maps}: P2, " in done.stderr and "`tumorcast archive verify` tells" in done.stderr
+    assert done.exit_code == 1
 
 
 @pytest.mark.parametrize("contour", [0, 1, 50, "nan"])

@@ -31,6 +31,7 @@ from tumorcast.archive.integrity import (
     text_of,
 )
 from tumorcast.archive.packing import READING, Packing, copy_attributes, copy_group, load_all, store
+from tumorcast.archive.unmerged import how_to_get_archive
 from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.durable import why_unreadable, written_whole
 from tumorcast.errors import InputError
@@ -250,7 +251,7 @@ class MapArchive:
         try:
             file = h5py.File(path, "r", **READING)
         except OSError as fault:
-            raise InputError(f"{path}: {why_unreadable(path, fault)}; give a maps.h5 of `tumorcast forecast`") from None
+            raise InputError(f"{path}: {why_unreadable(path, fault)}; {how_to_get_archive(path)}") from None
         with file:
             _check(path, file)
             yield cls(file)

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from tumorcast.archive.maps import VolumeForecast
 from tumorcast.data.imaging.geometry import Grid, Interpolation, to_source_grid
-from tumorcast.data.imaging.transforms import IDENTITY, resample
+from tumorcast.data.imaging.transforms import IDENTITY, Transform, resample, resample_mask
 from tumorcast.data.native import NativeImage, NativeSlices
 from tumorcast.durable import written_whole
 from tumorcast.errors import InputError, StorageError
@@ -130,24 +130,27 @@ class CubicPlacement:
     def volume(self, space: Space, values: Array, outside: float, interpolation: Interpolation) -> sitk.Image:
         """The values (Z, Y, X) in a space, `outside` where they mean nothing.
 
-        On the scan's own voxels they are interpolated in space, each once: the mean of the eight nearest, or the
-        nearest. What is inside is settled by the nearest.
+        On the scan's own voxels they are interpolated in space, each once: the mean of the eight nearest; of a mask and
+        of what is inside, see resample_mask.
         """
         match space:
             case Space.COHORT:
                 return self.own.image(values)
             case Space.NATIVE:
-                inside = self._native(self.inside.astype(np.uint8), 0, Interpolation.NEAREST) > 0
-                found = self._native(values, outside, interpolation)
+                inside = resample_mask(self.inside, self.own, self.native, self._home) > 0
+                if interpolation is Interpolation.NEAREST:
+                    found: Array = resample_mask(values, self.own, self.native, self._home)
+                else:
+                    moved = resample(self.own.image(values), self.native, self._home, outside=outside)
+                    found = sitk.GetArrayFromImage(moved)
                 return self.native.image(np.where(inside, found, np.asarray(outside, found.dtype)))
             case _:
                 assert_never(space)
 
-    def _native(self, values: Array, outside: float, interpolation: Interpolation) -> Array:
-        transform = IDENTITY if self.home is None else ~self.home.transform
-        moved = resample(self.own.image(values), self.native, transform, interpolation=interpolation, outside=outside)
-        array: Array = sitk.GetArrayFromImage(moved)
-        return array
+    @property
+    def _home(self) -> Transform:
+        """Where points of the scan's own space lie in the cohort's."""
+        return IDENTITY if self.home is None else ~self.home.transform
 
 
 def write_nifti(path: Path, image: sitk.Image) -> None:

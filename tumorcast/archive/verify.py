@@ -16,6 +16,7 @@ import h5py
 from tumorcast.archive.integrity import SUM, VOLUME, fault_of, has_seal, sum_of, text_of
 from tumorcast.archive.maps import FORMAT, FORMAT_VERSION, PROVENANCE, RECORD, MapArchive, record_sum
 from tumorcast.archive.packing import READING
+from tumorcast.archive.unmerged import how_to_get_archive
 from tumorcast.errors import InputError
 from tumorcast.hdf5_file import UNREADABLE
 from tumorcast.records import Status
@@ -46,7 +47,7 @@ def refuse_broken(path: Path) -> None:
     fault = fault_of(path, FORMAT, FORMAT_VERSION)
     if fault is not None:
         ours = has_seal(path, FORMAT, FORMAT_VERSION)
-        remedy = f"see `tumorcast archive verify {path}`" if ours else "give a maps.h5 of `tumorcast forecast`"
+        remedy = f"see `tumorcast archive verify {path}`" if ours else how_to_get_archive(path)
         raise InputError(f"{fault}; {remedy}")
 
 

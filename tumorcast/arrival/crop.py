@@ -30,6 +30,8 @@ class Crop:
     def round(cls, tumour: npt.NDArray[np.bool_], voxel_mm: float) -> Self:
         """The box round a tumour (Z, Y, X), which is not empty: LEAST_SIDES or more, multiples of SIDES_OF.
 
+        It goes MARGIN_MM beyond the tumour on every side, or to the end of the volume.
+
         >>> mask = np.zeros((80, 100, 100), bool)
         >>> mask[40:50, 5:45, 10:90] = True
         >>> Crop.round(mask, 2.0)
@@ -38,8 +40,10 @@ class Crop:
         margin = round(MARGIN_MM / voxel_mm)
         extents, sides = _extents(tumour), []
         for axis, least in enumerate(LEAST_SIDES):
-            wanted = min(extents[axis][1] - extents[axis][0] + 2 * margin, max(tumour.shape[axis], least))
-            sides.append(max(least, -(-wanted // SIDES_OF) * SIDES_OF))
+            wanted, whole = extents[axis][1] - extents[axis][0] + 2 * margin, max(tumour.shape[axis], least)
+            sides.append(max(least, -(-min(wanted, whole) // SIDES_OF) * SIDES_OF))
+            if wanted > whole:  # all of the axis, however far from its middle the tumour is
+                extents[axis] = (0, tumour.shape[axis])
         return cls._centred(extents, (sides[0], sides[1], sides[2]), tumour)
 
     @classmethod

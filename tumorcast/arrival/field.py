@@ -194,5 +194,5 @@ def check_voxels(model: ArrivalModel, voxel_mm: float) -> None:
     if model.voxel_mm is not None and abs(voxel_mm / model.voxel_mm - 1) > SAME_VOXELS:
         raise InputError(
             f"volumes of {voxel_mm:g} mm, but the model takes {model.voxel_mm:g} mm; prepare the scans "
-            f"with --voxel-mm {model.voxel_mm:g}"
+            f"with --voxel-mm {model.voxel_mm:g}, or forecast with --place front, which takes any"
         )

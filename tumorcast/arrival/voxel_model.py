@@ -41,6 +41,7 @@ Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
+REMEDY = "make it with `tumorcast fit-place`, or forecast with --place front"
 FORMAT, FORMAT_VERSION = "tumorcast-voxel-model", 1
 REACH_MM = MARGIN_MM  # farther voxels are not learned from; they are as those at this distance
 FALL_MM, CROWD_MM = (3.0, 8.0, 20.0), (3.0, 6.0, 12.0)
@@ -132,11 +133,9 @@ class VoxelModel:
             if model.sha256 != digest:
                 raise ValueError("its sum is not that of its content")
         except OSError as fault:
-            raise InputError(f"{path}: cannot be read ({fault.strerror}); make it with `tumorcast fit-place`") from None
+            raise InputError(f"{path}: cannot be read ({fault.strerror}); {REMEDY}") from None
         except (ValueError, KeyError, TypeError) as fault:
-            raise InputError(
-                f"{path}: not a voxel model of this version ({fault}); make it with `tumorcast fit-place`"
-            ) from None
+            raise InputError(f"{path}: not a voxel model of this version ({fault}); {REMEDY}") from None
         return model
 
     def write(self, path: Path) -> None:
@@ -156,7 +155,7 @@ class VoxelModel:
         if absent:
             raise InputError(
                 f"a scan without {', '.join(absent)}, which the voxel model was fitted with; fit one to scans of "
-                f"{', '.join(contrasts)} (`tumorcast fit-place`)"
+                f"{', '.join(contrasts)} (`tumorcast fit-place`), or forecast with --place front"
             )
         present = CroppedScan.of(volume, contrasts)
         looked_at = _Surroundings.of(present, self.contrasts)

@@ -75,8 +75,8 @@ def forecast(
     from tumorcast.running.ranks import open_ranks, pin_threads
 
     settings = forecast_settings(context.params | horizons_of(horizon_days))
-    engine = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch) if model else None
-    if engine is None and not settings.maps_only:
+    engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch)
+    if not model and not settings.maps_only:
         raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
     inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
@@ -89,4 +89,10 @@ def forecast(
     if result.stopped:
         raise StoppedError("stopped: finished units are kept; start the same command again to go on")
     if ranks.is_root:
+        _tell_if_not_merged(out)
         tell_outcomes(result.outcomes, out, as_json, lost=result.lost)
+
+
+def _tell_if_not_merged(out: Path) -> None:
+    if not out.exists():
+        typer.echo(f"{out}: not merged; `tumorcast archive merge {out}` writes it", err=True)

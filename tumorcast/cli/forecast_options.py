@@ -68,6 +68,7 @@ ENSEMBLE = (
     "block",
     "keep_members",
 )
+OF_IMAGES = ("seed", "max_slices", "batch", "block", "keep_members", "change_threshold")  # and all of the sampler's
 LARGE_CHANGE = 2.0  # of area: above it one may have meant per cent
 
 
@@ -103,10 +104,12 @@ def forecast_settings(options: dict[str, Any]) -> "ForecastSettings":
     values = read_toml(config) if config else {}
     sampler = table_of(values.pop("sampler", {}), "sampler", config)
     sampler |= only_given({name: options.get(name) for name in SAMPLER})
+    given = values | only_given({name: options.get(name) for name in ENSEMBLE})
+    if given.get("maps_only"):
+        _refuse_of_images([*sampler, *(name for name in OF_IMAGES if given.get(name) not in (None, False))], options)
     if sampler.get("preset") == Preset.PAPER:
         sampler = SamplerSettings.paper().model_dump() | sampler
-    given = only_given({name: options.get(name) for name in ENSEMBLE})
-    settings = ForecastSettings.of(values | given | {"sampler": sampler}, origin_of(config, "tumorcast forecast"))
+    settings = ForecastSettings.of(given | {"sampler": sampler}, origin_of(config, "tumorcast forecast"))
     change = settings.relative_change
     if change is not None and change > LARGE_CHANGE:
         typer.echo(
@@ -114,3 +117,16 @@ def forecast_settings(options: dict[str, Any]) -> "ForecastSettings":
             err=True,
         )
     return settings
+
+
+def _refuse_of_images(names: list[str], options: dict[str, Any]) -> None:
+    """Raises UsageError for settings that mean nothing without images: growth maps have no noise and no sampler."""
+    if names:
+        told = [
+            f"{name} of {options['config']}" if options.get(name) is None else f"--{name.replace('_', '-')}"
+            for name in names
+        ]
+        raise UsageError(
+            f"--maps-only with {', '.join(told)}: growth maps are made without images, noise or sampler; leave out "
+            f"{'that' if len(told) == 1 else 'those'}, or --maps-only"
+        )

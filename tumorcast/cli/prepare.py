@@ -17,6 +17,7 @@ from tumorcast.cli.options import (
     stoppable,
     tell_fate,
 )
+from tumorcast.counted import counted
 from tumorcast.errors import InputError, UsageError
 
 PLAIN_SETTINGS = ("min_tumour_mm2", "deformable", "n4", "brain_mask", "brain_tool", "voxel_mm")
@@ -185,5 +186,5 @@ def _list_scans(source: Path, settings: Any, options: dict[str, Any]) -> None:
     if not options["allow_unmatched"]:
         inventory.survey.refuse_unmatched()
     if not inventory.usable:
-        raise InputError(f"{source}: none of {len(inventory.scans)} scans can be used; the list says why")
+        raise InputError(f"{source}: none of {counted(len(inventory.scans), 'scan')} can be used; the list says why")
     exit_if_failed(len(inventory.scans) - inventory.usable + inventory.balance.lost)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from tumorcast.counted import counted
+
 if TYPE_CHECKING:
     from tumorcast.running.work_queue import Tally
 
@@ -62,7 +64,7 @@ def line(tally: "Tally", seconds: float, unit: str) -> str:
     failed = f" ({tally.failed} failed)" if tally.failed else ""
     rate = 60 * through / max(seconds, 1e-9)
     left = duration((tally.total - through) / max(through, 1) * seconds)
-    return f"{through} of {tally.total} {unit}{failed}, {rate:.3g} a minute, {left} left"
+    return f"{through} of {counted(tally.total, unit.removesuffix('s'))}{failed}, {rate:.3g} a minute, {left} left"
 
 
 def duration(seconds: float) -> str:

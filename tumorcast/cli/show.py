@@ -1,11 +1,11 @@
 """The command show: parse, call, print."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tumorcast.cli.options import Json, Out, print_result
+from tumorcast.cli.options import Json, Out, exit_if_failed, print_result, tell_fate
 from tumorcast.errors import InputError, UsageError
 
 
@@ -19,16 +19,24 @@ def show(
 ) -> None:
     """Draw an archive: whole tumours in three planes with their volumes, and slices with scan, forecast and maps."""
     from tumorcast.archive.maps import MapArchive
-    from tumorcast.report.plots import show_archive, slice_records
-    from tumorcast.report.volume_plots import show_volumes, volume_records
+    from tumorcast.records import count_by_status
+    from tumorcast.report.show import show_archive
 
     if not 0 < contour < 1:
         raise UsageError(f"--contour {contour:g}: is no probability between 0 and 1; give one such as 0.5")
     with MapArchive.open(maps) as archive:
         _make_folder(out)
-        paths = [*show_volumes(archive, out, contour), *show_archive(archive, out)]
-        records = {"volumes": volume_records(archive, contour), "slices": slice_records(archive)} if as_json else {}
-    print_result(as_json, {"out": str(out), "pictures": len(paths)} | records)
+        shown = show_archive(archive, out, contour)
+    for outcome in shown.outcomes:
+        tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+    failed = count_by_status(shown.outcomes)["failed"]
+    told: dict[str, Any] = {"pictures": sum(len(patient.pictures) for patient in shown.patients)}
+    told |= {"failed": failed, "without_forecast": shown.without_forecast}
+    if as_json:
+        told |= {"volumes": [record for patient in shown.patients for record in patient.volumes]}
+        told |= {"slices": [record for patient in shown.patients for record in patient.slices]}
+    print_result(as_json, {"out": str(out)} | told)
+    exit_if_failed(failed)
 
 
 def _make_folder(out: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tumorcast.cli.options import Json, print_result
+from tumorcast.counted import counted
 
 
 def status(
@@ -20,4 +21,4 @@ def status(
     for rank in state.lost:
         typer.echo(f"{rank}: it left the run", err=True)
     for reason, count in state.reasons.items():
-        typer.echo(f"{count} units failed: {reason}", err=True)
+        typer.echo(f"{counted(count, 'unit')} failed: {reason}", err=True)

@@ -434,8 +434,9 @@ def _check_header(path: Path, file: h5py.File) -> None:
     with _reading(path, "its header"):
         version = (file.attrs.get("format"), int(file.attrs.get("format_version", 0)))
     if version != (FORMAT, FORMAT_VERSION):
+        found = version[0].decode(errors="replace") if isinstance(version[0], bytes) else version[0]
         raise InputError(
-            f"{path}: not a cohort file of version {FORMAT_VERSION} (found {version[0]} {version[1]}); "
+            f"{path}: not a cohort file of version {FORMAT_VERSION} (found {found} {version[1]}); "
             "make it with `tumorcast prepare`"
         )
     with _reading(path, "its header"):

@@ -11,6 +11,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from tumorcast.counted import counted
 from tumorcast.data.brain import BRAIN_MASK, rooted
 from tumorcast.data.cohort import DATED, SLICE_AREAS, Cohort, write_cohort
 from tumorcast.data.imaging.brain_mask import BrainMask
@@ -270,7 +271,7 @@ class _CohortRun:
         if all(outcome.status is not Status.OK for outcome in self.outcomes):
             reason = self.outcomes[0].reason
             raise NothingUsableError(
-                f"{self._plan.survey.source}: none of {len(self.outcomes)} scans could be used; {reason}",
+                f"{self._plan.survey.source}: none of {counted(len(self.outcomes), 'scan')} could be used; {reason}",
                 self.balance(),
             )
 

@@ -10,8 +10,9 @@ from tumorcast.data.brain import BRAIN_MASK, with_brain
 from tumorcast.data.cohort import SLICE_AREAS, deformed
 from tumorcast.data.imaging.bias_field import corrected
 from tumorcast.data.imaging.brain_mask import BoolArray, Window, window_of
-from tumorcast.data.imaging.geometry import PreparedGrid, largest_shares
+from tumorcast.data.imaging.geometry import PreparedGrid
 from tumorcast.data.imaging.registration import one_thread
+from tumorcast.data.imaging.shares import largest_shares
 from tumorcast.data.patient_space import PatientSpace
 from tumorcast.data.readers.source_session import SourceSession
 from tumorcast.data.readers.volumes import Scan, read_session

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from tumorcast.data.grey import to_grey
 from tumorcast.data.imaging.brain_mask import BoolArray, Window
-from tumorcast.data.imaging.geometry import SAME_SPACING, Grid, PlaneAxis, largest_shares, scale_between
+from tumorcast.data.imaging.geometry import SAME_SPACING, Grid, PlaneAxis, scale_between
+from tumorcast.data.imaging.shares import largest_shares
 from tumorcast.data.readers.volumes import Scan
 from tumorcast.records import Contrast, FloatArray, SessionVolume
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorcast.column_hints import hints
+from tumorcast.counted import counted
 from tumorcast.data.imaging.brain_mask import BrainMask
 from tumorcast.data.imaging.geometry import Grid
 from tumorcast.data.readers.clinical import TREATMENT, ClinicalTable, DatedSessions, date_sessions, read_clinical
@@ -118,9 +119,9 @@ class SourceBalance:
         total = scans + sum(map(len, self.unusable.values()))
         plain = sum(group.count for group in self.left_out if group.reason in PLAIN)
         yield (
-            f"balance: {self.found} files found, {self.taken} taken, {self.found - self.taken} left out "
-            f"({plain} of them no images); "
-            f"{scans} of {total} scans of {self.patients} patients"
+            f"balance: {counted(self.found, 'file')} found, {self.taken} taken, {self.found - self.taken} left out "
+            f"({counted(plain, 'of them no image', 'of them no images')}); "
+            f"{scans} of {counted(total, 'scan')} of {counted(self.patients, 'patient')}"
         )
         yield from _some(f"  left out{_of(group.place)}: {group.line()}" for group in self._reported_groups())
         for patient, sessions in self.unusable.items():
@@ -132,7 +133,7 @@ class SourceBalance:
         yield from _some(f"  row that fits no scan: {row}" for row in self.unmatched)
         yield from (f"  {hint}" for hint in self.columns)
         if self.radiotherapy is not None:
-            yield f"  radiotherapy known for {self.radiotherapy} of {self.patients} patients"
+            yield f"  radiotherapy known for {self.radiotherapy} of {counted(self.patients, 'patient')}"
         yield from (
             f"  {', '.join(names)}: read as {len(names)} patients; if they are time points of one, say so in a table: "
             "prepare SOURCE --dry-run --table sessions.csv"
@@ -148,11 +149,12 @@ class SourceBalance:
         for (name, assumed), count in sorted(self.labels.items()):
             meaning = f" ({SCHEMES[name]})" if name in SCHEMES else ""
             doubt = ", assumed from the labels that are there; --labels names another scheme" if assumed else ""
-            yield f"  labels of {count} masks read as {name}{meaning}{doubt}"
+            yield f"  labels of {counted(count, 'mask')} read as {name}{meaning}{doubt}"
         if len({name for name, assumed in self.labels if assumed}) > 1:
             yield "  masks were read by several schemes: if they are of one data set, say which with --labels"
         if self.heads:
-            yield f"  {self.heads} scans hold the head: it stands for the brain; --brain-tool or --brain inner"
+            heads = counted(self.heads, "scan holds", "scans hold")
+            yield f"  {heads} the head: it stands for the brain; --brain-tool or --brain inner"
         yield from _some(f"  {line}" for line in self.apart)
 
 
@@ -174,7 +176,7 @@ def _some(lines: Iterator[str]) -> Iterator[str]:
     shown = list(lines)
     yield from shown[:SHOWN]
     if len(shown) > SHOWN:
-        yield f"  … and {len(shown) - SHOWN} more lines of this kind (--json has all)"
+        yield f"  … and {len(shown) - SHOWN} more of this kind (--json has all)"
 
 
 def _of(place: str) -> str:
@@ -206,7 +208,8 @@ class Survey:
             rows = "; ".join(map(str, self.unmatched[:UNMATCHED_SHOWN]))
             more = len(self.unmatched) - UNMATCHED_SHOWN
             raise InputError(
-                f"{len(self.unmatched)} rows of tables fit no scan: {rows}{f'; and {more} more' if more > 0 else ''}. "
+                f"{counted(len(self.unmatched), 'row of tables fits', 'rows of tables fit')} no scan: "
+                f"{rows}{f'; and {more} more' if more > 0 else ''}. "
                 "Correct the names, or use --allow-unmatched to go on without these rows"
             )
 

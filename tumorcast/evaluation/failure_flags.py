@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt, label
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.imaging.geometry import pixel_size_mm
+from tumorcast.forecasting.volume_reach import LEAST_REACH, MOST_REACH, share_reached
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.floating[Any]]
@@ -24,8 +25,6 @@ RIM_FAR_MM = 20.0  # from the present tumour: a change beyond is not its growth
 RIM_LEAST_MM2 = 40.0
 BLOB_FAR_MM = 10.0  # from all tumour of the present scan: nearer is taken as its growth
 BLOB_LEAST_MM2 = 40.0
-LEAST_WANTED = 0.05  # of the present area: of less, a share of it reached means nothing
-LEAST_REACH, MOST_REACH = 0.5, 1.5
 LEAST_NEW_MM2 = 40.0  # of new tumour in map or images: of less, or of a band about the outline that is
 LEAST_NEW_PIXELS = 0.5  # narrower than this, how they overlap means nothing
 NEW_NEAR_MM = 20.0  # of the present outline: what the images show beyond is for SEPARATE_BLOB
@@ -99,10 +98,8 @@ def flags_of(forecast: SliceForecast) -> list[str]:
 
 def reach_of(forecast: SliceForecast) -> float:
     """The area gained over the area wanted, by the segmenter, medians over members; NaN where too little was wanted."""
-    wanted = float(np.median(forecast.aimed_mm2)) - forecast.present_mm2
-    if abs(wanted) < LEAST_WANTED * forecast.present_mm2 or wanted == 0:
-        return float("nan")
-    return (float(np.median(forecast.reached_mm2)) - forecast.present_segmented_mm2) / wanted
+    gained = float(np.median(forecast.reached_mm2)) - forecast.present_segmented_mm2
+    return share_reached(forecast.present_mm2, float(np.median(forecast.aimed_mm2)), gained)
 
 
 def _far_rim_change(forecast: SliceForecast) -> Mask:

@@ -14,6 +14,7 @@ import numpy as np
 from tumorcast.arrival.field import check_voxels
 from tumorcast.arrival.pairs import VolumePair, volume_pairs
 from tumorcast.arrival.voxel_model import VoxelSample, look_at
+from tumorcast.counted import counted
 from tumorcast.data.cohort import Cohort
 from tumorcast.errors import InputError, UsageError
 from tumorcast.evaluation.baselines import Baseline
@@ -174,7 +175,8 @@ def _candidates(settings: FitPlaceSettings, pairs: int, tell: Tell) -> tuple[Can
         chosen.append(Candidate.NETWORK)
         if pairs < LEAST_TUNED_PAIRS:
             tell(
-                f"fine-tuned: left out, as {pairs} pairs of scans are fewer than {LEAST_TUNED_PAIRS}; --candidates "
+                f"fine-tuned: left out, as {counted(pairs, 'pair of scans is', 'pairs of scans are')} fewer than "
+                f"{LEAST_TUNED_PAIRS}; --candidates "
                 "names it all the same"
             )
         elif not _is_run(start):

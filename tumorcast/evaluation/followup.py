@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.counted import counted
 from tumorcast.data.cohort import Cohort, CohortSlice, SessionInfo
 from tumorcast.data.imaging.geometry import pixel_size_mm
 from tumorcast.engines.protocol import Engine
@@ -224,7 +225,8 @@ def check_cohort(archive: MapArchive, cohort: Cohort) -> None:
     names = {patient.patient_id for patient in patients}
     if names.isdisjoint(cohort.patient_ids()):
         raise InputError(
-            f"{cohort.path}: none of the {len(names)} patients of {archive.path} ({_some(names)}) is among its "
+            f"{cohort.path}: none of the {counted(len(names), 'patient')} of {archive.path} ({_some(names)}) is "
+            "among its "
             f"{len(cohort.patient_ids())} ({_some(set(cohort.patient_ids()))}); give the cohort with their later scans"
         )
     theirs, ours = archive.provenance.get("contrasts"), [str(name) for name in cohort.contrasts]

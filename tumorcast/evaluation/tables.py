@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.durable import write_text
 from tumorcast.evaluation.aggregate import (
     ImageSummary,
@@ -188,7 +189,8 @@ def _opening(evaluation: Evaluation, given: str) -> str:
         f"Written by `tumorcast evaluate` {record['version']} (commit {record['commit'] or 'unknown'}); every row and "
         "setting stands in [evaluation.json](evaluation.json), a line a slice and method in [rows.csv](rows.csv). "
         f"{FIGURES}\n\n"
-        f"{len(evaluation.patients)} patients judged, {len(areas)} slices, the tumour larger later in {grown} of them. "
+        f"{counted(len(evaluation.patients), 'patient')} judged, {counted(len(areas), 'slice')}, the tumour larger "
+        f"later in {grown} of them. "
         f"A patient is the unit: its slices are averaged first. {UNIT} All methods have "
         f"**{given}**, except no change, which keeps its own.\n\n{notes}"
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from tumorcast.archive.maps import MapArchive, PatientForecast
 from tumorcast.arrival.front import t1_of
+from tumorcast.counted import counted
 from tumorcast.data.cohort import Cohort
 from tumorcast.evaluation.baselines import Baseline
 from tumorcast.evaluation.evaluate import EvaluationSettings, Report, evaluation_record, judge_patients
@@ -101,8 +102,8 @@ class VolumeEvaluator:
         still = [patient.patient_id for patient in judged if patient.scores.facts.new_mm3 == 0]
         wanted, none_t1 = self.settings.baselines, t1_of(self.cohort.contrasts) is None
         notes = {
-            f"{len(still)} patients have no new tumour, and so no AP, recall or coverage; the other figures are of "
-            f"them too: {', '.join(still)}.": bool(still),
+            f"Without new tumour, and so without AP, recall or coverage; the other figures are of them too: "
+            f"{counted(len(still), 'patient')}, {', '.join(still)}.": bool(still),
             "The forecast aims at no day: each patient's first scan after the one forecast from was taken.": any(
                 patient.days_off is None for patient in judged
             ),

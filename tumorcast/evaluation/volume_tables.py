@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.durable import write_text
 from tumorcast.evaluation.aggregate import COLUMNS, MethodSummary, PatientValues, method_summaries
 from tumorcast.evaluation.baselines import Method
@@ -157,7 +158,8 @@ def _opening(evaluation: VolumeEvaluation) -> str:
         f"Written by `tumorcast evaluate` {record['version']} (commit {record['commit'] or 'unknown'}); all of it "
         "stands in [volumes.json](volumes.json), a line a patient and method in [volumes.csv](volumes.csv). "
         f"{FIGURES}\n\n"
-        f"{len(facts)} patients judged, the tumour smaller later in {smaller} of them. {UNIT} Orders of voxels are "
+        f"{counted(len(facts), 'patient')} judged, the tumour smaller later in {smaller} of them. {UNIT} Orders of "
+        "voxels are "
         f"compared by **{TRUE_SIZE}**; no change keeps its own.\n\n{notes}"
     )
 

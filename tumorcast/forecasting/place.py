@@ -8,7 +8,7 @@ from pathlib import Path
 from tumorcast.arrival.field import ArrivalModel, FrontArrival, NetworkArrival
 from tumorcast.arrival.voxel_model import VoxelModel
 from tumorcast.engines.progression import open_progression
-from tumorcast.errors import UsageError
+from tumorcast.errors import InputError, UsageError
 from tumorcast.forecasting.place_folder import PLACE_FILE, PlaceFolder
 from tumorcast.settings import Provider
 
@@ -71,7 +71,12 @@ def open_place(
         return ArrivalModels(FrontArrival())
     if named.suffix == ".json":
         return ArrivalModels(VoxelModel.load(named))
-    return ArrivalModels(NetworkArrival(open_progression([named], provider, device)))
+    try:
+        return ArrivalModels(NetworkArrival(open_progression([named], provider, device)))
+    except InputError as fault:
+        if named.exists():
+            raise
+        raise InputError(f"--place {fault}; or a folder of `tumorcast fit-place`, or front") from None
 
 
 def _of_folder(folder: Path, provider: Provider | None, device: str | None, *, left_out: bool) -> ArrivalModels:

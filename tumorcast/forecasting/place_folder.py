@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self, assert_never
 
 from tumorcast.arrival.field import ArrivalModel, FrontArrival, NetworkArrival
-from tumorcast.arrival.voxel_model import VoxelModel
+from tumorcast.arrival.voxel_model import REMEDY, VoxelModel
 from tumorcast.durable import write_text
 from tumorcast.engines.progression import open_progression
 from tumorcast.errors import InputError
@@ -63,8 +63,7 @@ class PlaceModel:
                 assert_never(self.candidate)
         if model.sha256 != self.sha256:
             raise InputError(
-                f"{folder / self.path}: is not the model that {PLACE_FILE} names; copy the folder whole, or make it "
-                "again with `tumorcast fit-place`"
+                f"{folder / self.path}: is not the model that {PLACE_FILE} names; copy the folder whole, or {REMEDY}"
             )
         return model
 
@@ -98,9 +97,9 @@ class PlaceFolder:
             folds = tuple(Fold(tuple(fold["patients"]), _model(fold["model"])) for fold in record["folds"])
             return cls(_model(record["final"]), tuple(record["fitted_to"]), folds, record["comparison"])
         except OSError as fault:
-            raise InputError(f"{path}: cannot be read ({fault.strerror}); make it with `tumorcast fit-place`") from None
+            raise InputError(f"{path}: cannot be read ({fault.strerror}); {REMEDY}") from None
         except (ValueError, KeyError, TypeError) as fault:
-            raise InputError(f"{path}: not of this version ({fault!r}); make it with `tumorcast fit-place`") from None
+            raise InputError(f"{path}: not of this version ({fault!r}); {REMEDY}") from None
 
     def write(self, folder: Path) -> None:
         """Write place.json, whole or not at all."""

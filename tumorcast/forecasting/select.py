@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from tumorcast.counted import counted
 from tumorcast.errors import UsageError
 from tumorcast.forecasting.selection_scores import Scores
 from tumorcast.settings import ForecastSettings, Guidance, SamplerSettings, Settings
@@ -61,7 +62,7 @@ class Point:
         >>> Point(200, Guidance.NORMALISED, 0.5, 4).name
         'NL 200, gain 0.5, 4 members'
         """
-        return f"NL {self.noise_level}, {self.strength_name} {self.strength:g}, {self.members} members"
+        return f"NL {self.noise_level}, {self.strength_name} {self.strength:g}, {counted(self.members, 'member')}"
 
     @property
     def strength_name(self) -> str:

@@ -6,10 +6,9 @@ import numpy.typing as npt
 from tumorcast.archive.maps import VolumeForecast
 from tumorcast.arrival.field import ArrivalModel, check_voxels
 from tumorcast.forecasting.targets import PatientTargets
+from tumorcast.forecasting.volume_reach import largest_ratio
 from tumorcast.records import Contrast, SessionVolume
 from tumorcast.settings import ForecastSettings
-
-LARGEST_BRAIN_SHARE = 0.5  # of its volume that a tumour may aim at
 
 
 def forecast_volume(
@@ -42,5 +41,4 @@ def forecast_volume(
 
 def held(ratios: npt.NDArray[np.float64], volume: SessionVolume) -> npt.NDArray[np.float64]:
     """Ratios of volumes held below half of the brain, as those of areas are."""
-    present = max(int(volume.tumour.sum()), 1)
-    return np.minimum(ratios, max(LARGEST_BRAIN_SHARE * int(volume.brain.sum()) / present, 1.0))
+    return np.minimum(ratios, largest_ratio(volume.tumour, volume.brain))

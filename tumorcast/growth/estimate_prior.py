@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
+from tumorcast.counted import counted
 from tumorcast.errors import InputError
 from tumorcast.growth.fit import fit_growth
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
@@ -83,7 +84,8 @@ def estimate_prior(
     name = cohort[0].size_name if cohort else "size"
     if len(followed) < FEWEST_PATIENTS:
         raise InputError(
-            f"{len(followed)} patients with two scans of '{name}' or more: a prior needs {FEWEST_PATIENTS}; give more"
+            f"{counted(len(followed), 'patient')} with two scans of '{name}' or more: a prior needs "
+            f"{FEWEST_PATIENTS}; give more"
         )
     histories = [History.of(series) for series in cohort]
     return SizePrior(

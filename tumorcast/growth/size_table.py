@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.errors import InputError
 from tumorcast.records import PatientOutcome, SizeSeries, Status
 from tumorcast.tables import Row, TreatmentColumns, read_table, rows_by_patient, treatment_of
@@ -209,13 +210,16 @@ class SizeBalance:
 
     def lines(self) -> list[str]:
         """For people."""
-        rows = "" if self.rows is None else f"{self.rows} rows read: "
+        rows = "" if self.rows is None else f"{counted(self.rows, 'row')} read: "
         first = (
-            f"{rows}{self.scans} scans of {self.patients} patients; "
-            f"{self.scans_used} scans of {self.patients_used} patients used"
+            f"{rows}{counted(self.scans, 'scan')} of {counted(self.patients, 'patient')}; "
+            f"{counted(self.scans_used, 'scan')} of {counted(self.patients_used, 'patient')} used"
         )
-        lost = [f"{sum(of.values())} scans left out, {reason}: {_named(of)}" for reason, of in self.left_out.items()]
-        patients = f"of {self.patients_used} patients"
+        lost = [
+            f"{counted(sum(of.values()), 'scan')} left out, {reason}: {_named(of)}"
+            for reason, of in self.left_out.items()
+        ]
+        patients = f"of {counted(self.patients_used, 'patient')}"
         known = (f"{treatment} known for {count} {patients}" for treatment, count in self.known.items())
         return [first, *lost, ", ".join(known)]
 
@@ -227,5 +231,5 @@ def _named(counts: Mapping[str, int]) -> str:
     'P1 (2), P2 (1)'
     """
     named = [f"{patient_id} ({count})" for patient_id, count in counts.items()]
-    more = [f"and {len(named) - PATIENTS_NAMED} more patients"] if len(named) > PATIENTS_NAMED else []
+    more = [f"and {counted(len(named) - PATIENTS_NAMED, 'more patient')}"] if len(named) > PATIENTS_NAMED else []
     return ", ".join(named[:PATIENTS_NAMED] + more)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from tumorcast.counted import counted
 from tumorcast.growth.population.combined import DENSITY_LEVELS, log_density
 from tumorcast.growth.population.history import History
 from tumorcast.growth.population.state_space import StateSpaceMixture
@@ -62,8 +63,10 @@ class Surprise:
         """What is found, what is usual, and what to do. source, size_name, companion: the table and its columns."""
         beside = f" --companion {size_name}={companion}" if companion else ""
         return (
-            f"this cohort looks unlike the patients of the prior: {self.scans} scans of {self.patients} patients "
-            f"surprise it by {self.mean:.2f} nats a scan, usual is {self.usual:.2f} (p {self.p:.1g}; 90 % intervals "
+            f"this cohort looks unlike the patients of the prior: {counted(self.scans, 'scan')} of "
+            f"{counted(self.patients, 'patient')} "
+            f"{'surprises' if self.scans == 1 else 'surprise'} it by {self.mean:.2f} nats a scan, usual is "
+            f"{self.usual:.2f} (p {self.p:.1g}; 90 % intervals "
             f"hold {self.coverage90:.0%}). To learn a prior of this cohort: `tumorcast fit-prior {source} "
             f"--size-column {size_name}{beside} --out prior.json`, then the same command with --prior prior.json. How "
             f"well such a prior forecasts patients left out, `tumorcast fit {source} --size-column {size_name} --prior "

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from tumorcast.archive.maps import MapArchive, PatientForecast, SliceForecast
+from tumorcast.archive.maps import PatientForecast, SliceForecast
+from tumorcast.counted import counted
 from tumorcast.evaluation.failure_flags import flags_of, reach_of
 from tumorcast.growth.forecast import LEVELS, GrowthForecast
 from tumorcast.growth.model import GrowthModel
@@ -40,31 +41,19 @@ def by_preference(contrasts: Sequence[str]) -> list[str]:
     return sorted(contrasts, key=lambda name: places.get(name, len(places)))
 
 
-def show_archive(archive: MapArchive, out: Path) -> list[Path]:
-    """Write one PNG for each slice of the archive into folder `out`; returns their paths."""
-    contrasts = archive.provenance["contrasts"]
-    paths = []
-    for patient in archive.patients():
-        for forecast in archive.slices(patient.patient_id):
-            paths.append(out / f"{patient.patient_id}_{forecast.source_slice:04d}.png")
-            save_figure(draw_slice(patient, forecast, contrasts), paths[-1])
-    return paths
+def save_slice(patient: PatientForecast, forecast: SliceForecast, contrasts: list[str], out: Path) -> Path:
+    """Write a slice's picture into folder `out`; returns its path."""
+    path = out / f"{patient.patient_id}_{forecast.source_slice:04d}.png"
+    save_figure(draw_slice(patient, forecast, contrasts), path)
+    return path
 
 
-def slice_records(archive: MapArchive) -> list[dict[str, Any]]:
-    """A record a slice: areas in mm² (medians over members), and reach, the area gained over the area wanted
+def slice_record(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
+    """Of a slice, areas in mm² (medians over members), and reach, the area gained over the area wanted
     (None where less than a twentieth was wanted).
 
     The segmenter's own area of the present slice is what the gain is counted from. flags: signs that it failed.
     """
-    return [
-        _record_of(patient.patient_id, forecast)
-        for patient in archive.patients()
-        for forecast in archive.slices(patient.patient_id)
-    ]
-
-
-def _record_of(patient_id: str, forecast: SliceForecast) -> dict[str, Any]:
     reach = reach_of(forecast)
     return {
         "patient_id": patient_id,
@@ -189,7 +178,8 @@ def draw_patient(model: GrowthModel, folder: Path, series: SizeSeries) -> Path:
 def draw_forecast(forecast: GrowthForecast) -> Figure:
     """The growth curve, and beside it what each component of the forecaster predicts for one day."""
     fit = forecast.fit
-    title = f"{fit.series.patient_id}: {fit.series.days.size} scans, fit {fit.status}, forecast {forecast.forecaster}"
+    scans = counted(fit.series.days.size, "scan")
+    title = f"{fit.series.patient_id}: {scans}, fit {fit.status}, forecast {forecast.forecaster}"
     notes = [line for note in fit.notes for line in textwrap.wrap(note, NOTE_WIDTH)]
     figure = Figure(figsize=(12, 4.6 + NOTE_INCHES * len(notes)), layout="constrained")
     curve, components = figure.subplots(1, 2, width_ratios=[2.4, 1])
@@ -238,7 +228,9 @@ def draw_study(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
         panels[0].legend(fontsize=8)
     rows = tables["spacing"]
     panels[2].bar(
-        [f"{row['spacing']}\n{row['scans_scored']} scans" for row in rows], [row["crps"] for row in rows], color="0.6"
+        [f"{row['spacing']}\n{counted(row['scans_scored'], 'scan')}" for row in rows],
+        [row["crps"] for row in rows],
+        color="0.6",
     )
     panels[2].set(ylabel="CRPS of log size", title="spacing of the scans given")
     save_figure(figure, path)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, mannwhitneyu
 
 from tumorcast.archive.maps import MapArchive, PatientForecast
+from tumorcast.counted import counted
 from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.durable import sha256_of, write_text, written_whole
 from tumorcast.errors import InputError, UsageError
@@ -308,7 +309,8 @@ class Reading:
         missing = [str(number) for number in range(1, len(key.generated) + 1) if number not in answers_by_number]
         if missing:
             raise InputError(
-                f"{path}: {len(missing)} of {len(key.generated)} pictures have no row ({', '.join(missing[:5])}"
+                f"{path}: {len(missing)} of {counted(len(key.generated), 'picture')} without a row "
+                f"({', '.join(missing[:5])}"
                 f"{' …' if len(missing) > 5 else ''}); the reader must judge each"
             )
         answers, confidence = zip(*(answers_by_number[number] for number in sorted(answers_by_number)), strict=True)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tumorcast.archive.maps import VolumeForecast
+from tumorcast.forecasting.volume_reach import VolumeReach, when_in_words
 
 SPREAD_LEVELS = (0.5, 0.05, 0.95)  # of members
 MM3_IN_ML = 1000.0
@@ -33,7 +34,8 @@ class HorizonVolumes:
     """The volumes of a tumour at one horizon, in mL. days: ahead; None of a change that was asked for.
 
     present: of the mask; foretold: aimed at by members; growth: the same over the present one; expected: the sum of the
-    growth map; outlined: of the voxels in which its probability is at least `contour`.
+    growth map; outlined: of the voxels in which its probability is at least `contour`. reach: how far the map comes to
+    what is aimed at.
     """
 
     days: float | None
@@ -43,6 +45,7 @@ class HorizonVolumes:
     expected: float
     outlined: float
     contour: float
+    reach: VolumeReach
 
     @classmethod
     def of(cls, forecast: VolumeForecast, horizon: int, contour: float = CONTOUR) -> Self:
@@ -57,12 +60,13 @@ class HorizonVolumes:
             float(forecast.expected_mm3[horizon]) / MM3_IN_ML,
             outlined / MM3_IN_ML,
             contour,
+            VolumeReach.of(forecast, horizon),
         )
 
     @property
     def when(self) -> str:
         """The horizon in words."""
-        return "for the change asked for" if self.days is None else f"in {self.days:g} day{'s' * (self.days != 1)}"
+        return when_in_words(self.days)
 
     def record(self) -> dict[str, Any]:
         """As JSON: mL, and days."""
@@ -73,7 +77,7 @@ class HorizonVolumes:
             "expected_ml": self.expected,
             "contour": self.contour,
             "outlined_ml": self.outlined,
-        }
+        } | self.reach.record()
 
 
 def volumes_of(forecast: VolumeForecast, contour: float = CONTOUR) -> list[HorizonVolumes]:

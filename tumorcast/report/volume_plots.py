@@ -8,12 +8,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tumorcast.archive.maps import MapArchive, PatientForecast, VolumeForecast
+from tumorcast.archive.maps import PatientForecast, VolumeForecast
 from tumorcast.growth.plot import save_figure
 from tumorcast.report.planes import Plane, planes_through
 from tumorcast.report.plots import (
     FORECAST_OUTLINE,
     MARGIN,
+    NOTE_INCHES,
     PRESENT_OUTLINE,
     by_preference,
     draw_outline,
@@ -32,33 +33,26 @@ LETTERS = (  # where the ends of a plane are named: x, y and how the letter stan
 )
 
 
-def show_volumes(archive: MapArchive, out: Path, contour: float) -> list[Path]:
-    """Write a PNG for each patient with a volume into folder `out`; returns their paths."""
-    contrasts = archive.provenance["contrasts"]
-    paths = []
-    for patient in archive.patients():
-        forecast = archive.volume(patient.patient_id)
-        if forecast is not None:
-            paths.append(out / f"{patient.patient_id}_volume.png")
-            save_figure(draw_volume(patient, forecast, contrasts, contour), paths[-1])
-    return paths
+def save_volume(
+    patient: PatientForecast, forecast: VolumeForecast, contrasts: list[str], contour: float, out: Path
+) -> Path:
+    """Write the picture of a patient's volume into folder `out`; returns its path."""
+    path = out / f"{patient.patient_id}_volume.png"
+    save_figure(draw_volume(patient, forecast, contrasts, contour), path)
+    return path
 
 
-def volume_records(archive: MapArchive, contour: float) -> list[dict[str, Any]]:
-    """A record a patient and horizon: volumes in mL, now and foretold."""
-    return [
-        {"patient_id": patient_id, **volumes.record()}
-        for patient_id in archive.patient_ids()
-        if (forecast := archive.volume(patient_id)) is not None
-        for volumes in volumes_of(forecast, contour)
-    ]
+def volume_record(patient_id: str, forecast: VolumeForecast, contour: float) -> list[dict[str, Any]]:
+    """A record a horizon: volumes in mL, now and foretold."""
+    return [{"patient_id": patient_id, **volumes.record()} for volumes in volumes_of(forecast, contour)]
 
 
 def draw_volume(patient: PatientForecast, forecast: VolumeForecast, contrasts: list[str], contour: float) -> Figure:
     """A row a horizon, of the same three planes at one scale; radiological convention, see planes.py."""
     volumes, planes = volumes_of(forecast, contour), planes_through(forecast)
     heights, widths = zip(*(_extent(plane.shadow(forecast.brain)) for plane in planes), strict=True)
-    row_inches = TITLE_INCHES + PICTURE_INCHES * max(heights) / sum(widths)
+    notes = max(len(sizes.reach.notes()) for sizes in volumes)
+    row_inches = TITLE_INCHES + NOTE_INCHES * notes + PICTURE_INCHES * max(heights) / sum(widths)
     figure = Figure(figsize=(WIDTH_INCHES, TITLE_INCHES + row_inches * len(volumes)), layout="constrained")
     name = by_preference(contrasts)[0]
     for horizon, row in enumerate(figure.subfigures(len(volumes), 1, squeeze=False)[:, 0]):
@@ -84,10 +78,11 @@ def _extent(mask: npt.NDArray[np.bool_]) -> tuple[float, float]:
 def _row_title(sizes: HorizonVolumes) -> str:
     told = sizes.foretold
     spread = "" if told.low == told.high else f" (median; 90 %: {ml(told.low)} to {ml(told.high)})"
-    return (
+    line = (
         f"{sizes.when}: {ml(sizes.present)} now, {ml(told.median)} foretold{spread}, {ml(sizes.expected)} expected by "
         f"the map, {ml(sizes.outlined)} within the contour"
     )
+    return "\n".join([line, *sizes.reach.notes()])
 
 
 def _draw_plane(

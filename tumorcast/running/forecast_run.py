@@ -55,8 +55,9 @@ AHEAD_RANKS = 2  # units are taken ahead while more than so many a rank are left
 class ForecastInputs:
     """The files a forecast is made from; growth is needed where a horizon is asked for.
 
-    engine: None for growth maps alone, if `place` is given. place: what foretells where tumours go (forecasting.place);
-    None is the engine's own progression network on volumes, if it has one. left_out: each patient by a model of `place`
+    engine: None for growth maps alone; or without paths, to say what computes the network that `place` names. place:
+    what foretells where tumours go (forecasting.place); None is the engine's own progression network on volumes, if it
+    has one. left_out: each patient by a model of `place`
     that has not learned from them. before_last_scan: as if each patient's last scan had not been taken yet.
     """
 
@@ -118,7 +119,7 @@ def forecast_cohort(
         if makers.fault is None:
             makers = _checked(cohort, makers, inputs, settings)
         if ranks.is_root and makers.place is not None:
-            _tell_who_taught(makers.place, cohort, inputs)
+            _tell_of_place(makers.place, cohort, inputs, settings)
         if settings.horizon_days is not None:
             _check_growth_of(cohort, growth, inputs)
         provenance = ranks.from_root(_provenance(inputs, cohort, makers, settings) if ranks.is_root else None)
@@ -156,10 +157,12 @@ class Makers:
 
 def _opened(inputs: ForecastInputs, settings: ForecastSettings, ranks: Ranks) -> Makers:
     """What this rank computes with, ready for the first unit. Raises EngineError on rank 0, which plans, alone."""
+    if inputs.engine is not None:
+        inputs = replace(inputs, engine=own_gpu(inputs.engine, ranks))
     try:
         engine = None
         if inputs.engine is not None and not settings.maps_only:
-            engine = open_engine(own_gpu(inputs.engine, ranks))
+            engine = open_engine(inputs.engine)
             make_ready(engine)
         return Makers(engine, _open_place(inputs, engine))
     except EngineError as fault:
@@ -182,12 +185,14 @@ def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels 
 
     None where slices are to be forecast one by one.
     """
-    choice = inputs.engine
-    provider, device = (None, None) if choice is None else (choice.provider, choice.device)
+    choice = inputs.engine or EngineChoice(())
+    provider, device = choice.provider, choice.device
     if inputs.place is not None and str(inputs.place) != SLICES:
         return open_place(inputs.place, provider, device, left_out=inputs.left_out)
     if inputs.left_out:
-        raise UsageError("--left-out goes with --place FOLDER, a folder of `tumorcast fit-place`")
+        raise UsageError(
+            "--left-out goes with --place FOLDER, a folder of `tumorcast fit-place`; leave it out, as for --place front"
+        )
     if inputs.place is not None:
         if engine is None:
             raise UsageError(f"--place {SLICES}: --maps-only makes maps in three dimensions; leave out one of the two")
@@ -195,17 +200,21 @@ def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels 
     has_network = False
     if engine is not None:
         has_network = engine.info.progression is NetworkKind.PROGRESSION
-    elif choice is not None:
+    elif choice.model_paths:
         has_network = has_volume_network(choice.model_paths)
-    if choice is not None and has_network:
+    if has_network:
         return ArrivalModels(NetworkArrival(open_progression(choice.model_paths, provider, device)))
     return ArrivalModels(FrontArrival())
 
 
-def _tell_who_taught(place: ArrivalModels, cohort: Cohort, inputs: ForecastInputs) -> None:
+def _tell_of_place(place: ArrivalModels, cohort: Cohort, inputs: ForecastInputs, settings: ForecastSettings) -> None:
     note = place.note(cohort.patient_ids(), asked_left_out=inputs.left_out)
     if note is not None:
         log.warning(note)
+    choice, models = inputs.engine, (place.model, *place.left_out.values())
+    no_network = settings.maps_only and not any(isinstance(model, NetworkArrival) for model in models)
+    if no_network and choice is not None and (choice.provider or choice.device):
+        log.warning("--provider, --device: are for networks, and %s has none; it runs on the CPU", place.model.name)
 
 
 def _checked_place(
@@ -226,9 +235,12 @@ def _checked_place(
     if place is not None and cohort.voxel_mm is not None:
         check_voxels(place.model, cohort.voxel_mm)
     if settings.later_horizons and place is None:
+        remedy = (
+            "leave out --place slices" if cohort.keeps_volumes else "prepare whole scans again, without --voxel-mm 0"
+        )
         raise UsageError(
-            "--horizon-days: several are for growth maps in three dimensions, which this model or cohort has not; give "
-            "one, or --place"
+            "--horizon-days: several are for growth maps in three dimensions, which are not made here; give one day, "
+            f"or {remedy}"
         )
     return place
 
@@ -299,7 +311,10 @@ def _growth_fault(cohort: Cohort, growth: GrowthFile, patient_id: str, *, before
         fitted_day(series, last.day)
         area_power(series.size_name)
         if before_last_scan and series.days[-1] > last.day + SAME_DAY:
-            return f"{patient_id}: growth was fitted to scans after day {last.day:g} too, which are yet to come here"
+            return (
+                f"{patient_id}: growth was fitted to scans after day {last.day:g} too, which are yet to come here; fit "
+                "a table of the sizes before, or give --relative-change"
+            )
     except InputError as fault:
         return str(fault)
     return None
@@ -356,13 +371,13 @@ class _ForecastRun:
             if not self.ranks.is_root:
                 return ForecastResult([], end.stopped)
             accounts = account(self.ledger, plan, left_out)
-            stopped = end.stopped or bool(accounts.missing)
+            outcomes, stopped = accounts.outcomes, end.stopped or bool(accounts.missing)
             if not stopped and self.options.merge:
                 events.write("merging")
                 packing = self.options.packing
-                write_archive(self.ledger, plan, accounts.outcomes, self.ledger.archive, packing=packing)
+                outcomes = write_archive(self.ledger, plan, outcomes, self.ledger.archive, packing=packing)
                 events.write("merged")
-        return ForecastResult(accounts.outcomes, stopped, end.lost)
+        return ForecastResult(outcomes, stopped, end.lost)
 
     def _planned(self) -> tuple[RunPlan, dict[str, str]]:
         """Rank 0's plan, on every rank."""

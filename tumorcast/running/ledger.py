@@ -19,12 +19,13 @@ from typing import Any, Self
 
 from tumorcast.archive.maps import MapArchive, archive_provenance
 from tumorcast.archive.shard import ShardKey, is_whole
+from tumorcast.archive.unmerged import RUN_FILE, archive_of, parts_of
 from tumorcast.durable import held, lock, write_text
 from tumorcast.errors import InputError, StorageError
 from tumorcast.forecasting.plan import RunPlan, Unit
 from tumorcast.provenance import difference, is_made_already, refuse_other
 from tumorcast.records import PatientOutcome
-from tumorcast.running.outcomes import archive_of, parts_of, read_outcomes, status_table_of
+from tumorcast.running.outcomes import read_outcomes, status_table_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Ledger:
         Raises InputError if there is none.
         """
         archive = archive_of(run)
-        path = parts_of(archive) / "run.json"
+        path = parts_of(archive) / RUN_FILE
         try:
             return cls(archive, json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):

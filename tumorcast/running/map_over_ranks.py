@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from tumorcast.running.outcomes import parts_of
+from tumorcast.archive.unmerged import parts_of
 from tumorcast.running.ranks import Ranks
 
 Item = TypeVar("Item")

@@ -1,14 +1,18 @@
 """From the shards of a run to its archive, as the last step of the run or later."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tumorcast.archive.integrity import VOLUME
+from tumorcast.archive.maps import read_volume
 from tumorcast.archive.merge import PatientShards, merge
 from tumorcast.archive.packing import Packing
-from tumorcast.archive.shard import ShardKey, header
+from tumorcast.archive.shard import ShardKey, header, open_shard
+from tumorcast.counted import counted
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, RunPlan, Unit
+from tumorcast.forecasting.volume_reach import notes_of
 from tumorcast.provenance import commit
 from tumorcast.records import PatientOutcome, Status
 from tumorcast.running.ledger import Ledger, read_events
@@ -40,11 +44,10 @@ def merge_run(
         accounts = account(ledger, plan, left_out)
         if accounts.missing:
             raise InputError(
-                f"{ledger.folder}: {len(accounts.missing)} of {len(plan)} units are missing, as "
+                f"{ledger.folder}: {len(accounts.missing)} of {counted(len(plan), 'unit')} missing, as "
                 f"{accounts.missing[0].key}; start the forecast again, which does them alone"
             )
-        write_archive(ledger, plan, accounts.outcomes, out or ledger.archive, packing=packing, report=report)
-    return accounts.outcomes
+        return write_archive(ledger, plan, accounts.outcomes, out or ledger.archive, packing=packing, report=report)
 
 
 def verify_run(run: Path) -> list[str]:
@@ -103,8 +106,8 @@ def write_archive(
     *,
     packing: Packing,
     report: Report = lambda done, total: None,
-) -> None:
-    """Write the archive, with its table of outcomes beside it.
+) -> list[PatientOutcome]:
+    """Write the archive, with its table of outcomes beside it; returns them, with what to know of the maps' sizes.
 
     The shards go once their own archive stands; they stay while a patient has failed, so that `--retry-failed` does
     those patients alone.
@@ -112,10 +115,23 @@ def write_archive(
     opened = (event for _, event in read_events(ledger.events) if event.get("event") == "opened")
     devices = sorted({event["device"] for event in opened})
     provenance = ledger.provenance | {"commit": commit(), "devices": devices}
+    outcomes = _with_notes(ledger, plan, outcomes)
     merge(out, _shards(ledger, plan, outcomes), provenance, outcomes, packing=packing, report=report)
     write_outcomes(status_table_of(out), outcomes)
     if out == ledger.archive and not any(outcome.status is Status.FAILED for outcome in outcomes):
         ledger.remove_shards()
+    return outcomes
+
+
+def _with_notes(ledger: Ledger, plan: RunPlan, outcomes: list[PatientOutcome]) -> list[PatientOutcome]:
+    """The outcomes; where a growth map in three dimensions is not of the sizes wanted, that is the reason told."""
+    noted = list(outcomes)
+    for number, outcome in enumerate(outcomes):
+        if outcome.status is Status.OK and plan.patients[number].volume:
+            unit = next(plan.units_of(number))
+            with open_shard(ledger.shard(unit), ledger.key(unit)) as file:
+                noted[number] = replace(outcome, reason="; ".join(notes_of(read_volume(file[VOLUME]))))
+    return noted
 
 
 def _shards(ledger: Ledger, plan: RunPlan, outcomes: list[PatientOutcome]) -> Iterator[PatientShards]:

@@ -15,24 +15,6 @@ Result = TypeVar("Result")
 HEADER = "patient_id\tstatus\treason\n"
 
 
-def parts_of(archive: Path) -> Path:
-    """The folder where the shards of an unfinished run stand.
-
-    >>> parts_of(Path("run/maps.h5")).as_posix()
-    'run/maps.h5.parts'
-    """
-    return archive.with_name(archive.name + ".parts")
-
-
-def archive_of(run: Path) -> Path:
-    """The archive of a run that is named by it, or by the folder of its shards.
-
-    >>> archive_of(Path("run/maps.h5.parts")).as_posix(), archive_of(Path("maps.h5")).as_posix()
-    ('run/maps.h5', 'maps.h5')
-    """
-    return run.with_name(run.name.removesuffix(".parts"))
-
-
 def status_table_of(archive: Path) -> Path:
     """The table of outcomes beside an archive, or beside the shard of one rank.
 

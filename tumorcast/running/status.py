@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tumorcast.archive.maps import MapArchive
+from tumorcast.archive.unmerged import archive_of
 from tumorcast.errors import InputError
 from tumorcast.forecasting.plan import PatientPlan, PlannedSlice, RunPlan
 from tumorcast.records import Status, count_by_status
 from tumorcast.running.ledger import Ledger, read_events
 from tumorcast.running.merging import account
-from tumorcast.running.outcomes import archive_of
 from tumorcast.settings import ForecastSettings
 
 SAME_START_SECONDS = 600.0  # ranks that opened the run within this time belong to one start

@@ -173,7 +173,7 @@ def test_a_report_tells_methods_pairs_and_who_is_left_out(tmp_path: Path) -> Non
 
 def test_patients_are_limited_evenly_and_some_must_have_three_scans() -> None:
     assert list(replace(DATA, most=2).units()) == ["P_201", "P3"]
-    with pytest.raises(InputError, match="none of 1 patients"):
+    with pytest.raises(InputError, match="none of 1 patient has"):
         SizeData(PATIENTS[3:], {}).units()
 
 

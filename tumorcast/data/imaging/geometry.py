@@ -221,14 +221,6 @@ def scale_between(made_mm: float, spacing_mm: float) -> float:
     return float(round(scale)) if abs(scale - round(scale)) < SAME_SPACING * scale else scale
 
 
-def largest_shares(share: FloatArray, count: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Mask of the `count` largest shares, of those above 0; of equal ones the first."""
-    touched = np.flatnonzero(share)
-    mask = np.zeros(share.size, np.bool_)
-    mask[touched[np.argsort(-share.ravel()[touched], kind="stable")[:count]]] = True
-    return mask.reshape(share.shape)
-
-
 def pixel_mm(image_size: int) -> float:
     """Side of a prepared pixel.
 

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from tumorcast.data.imaging.geometry import LPS_TO_RAS, Grid, Interpolation
+from tumorcast.data.imaging.geometry import LPS_TO_RAS, AxisOrder, Grid, Interpolation
+from tumorcast.data.imaging.shares import largest_shares
 from tumorcast.records import FloatArray
 
 Matrix = npt.NDArray[np.float64]
 INVERSE_ITERATIONS = 60
 INVERSE_TOLERANCE_MM = 1e-4
 INTERPOLATORS = {Interpolation.NEAREST: sitk.sitkNearestNeighbor, Interpolation.LINEAR: sitk.sitkLinear}
+UNLIKE = 1.5  # sides of voxels, the longer over the shorter
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])  # of points
 
 
@@ -183,6 +185,28 @@ def resample(
 def resample_mask(
     mask: npt.NDArray[np.bool_ | np.uint8], own: Grid, grid: Grid, transform: Transform = IDENTITY
 ) -> npt.NDArray[np.uint8]:
-    """(Z, Y, X) a mask, or labels, of the grid `own` on another grid, each voxel the nearest of its own; 0 outside."""
-    moved = resample(own.image(mask.astype(np.uint8)), grid, transform, interpolation=Interpolation.NEAREST)
-    return np.asarray(sitk.GetArrayFromImage(moved), np.uint8)
+    """(Z, Y, X) a mask, or labels, of the grid `own` on another grid; 0 outside.
+
+    Each voxel is the nearest of its own, but between voxels of unlike sizes: there the nearest is often none of two,
+    and a mask would move by half a voxel. Those that hold most of it are taken, as many as keep its volume, each with
+    its most frequent label.
+    """
+    labels = mask.astype(np.uint8)
+    if not _unlike(own, grid):
+        moved = resample(own.image(labels), grid, transform, interpolation=Interpolation.NEAREST)
+        return np.asarray(sitk.GetArrayFromImage(moved), np.uint8)
+    largest = np.zeros(grid.size[::-1], np.float32)
+    total, found = np.zeros_like(largest), np.zeros(largest.shape, np.uint8)
+    for label in np.unique(labels[labels > 0]).tolist():
+        image = own.image((labels == label).astype(np.float32))
+        share = sitk.GetArrayFromImage(resample(image, grid, transform))
+        total += share
+        found[share > largest] = label
+        np.maximum(largest, share, out=largest)
+    return np.where(largest_shares(total, round(float(total.sum(dtype=np.float64)))), found, np.uint8(0))
+
+
+def _unlike(one: Grid, other: Grid) -> bool:
+    """Whether the voxels of two grids differ in size so much that several of one lie in one of the other."""
+    ratio = np.divide(AxisOrder.between(one, other).grid(one).spacing, other.spacing)
+    return bool((np.maximum(ratio, 1 / ratio) >= UNLIKE).any())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tumorcast.counted import counted
 from tumorcast.errors import InputError, UsageError
 
 NEAR_WHOLE = 0.01  # labels that went through a slope come back so near to whole numbers
@@ -148,7 +149,7 @@ def read_labels(path: Path, voxels: npt.NDArray[Any], rule: LabelRule) -> MaskLa
     if odd.size:
         text, count = np.format_float_positional(values[odd[0]], trim="-"), int((voxels == values[odd[0]]).sum())
         raise InputError(
-            f"{path}: label {text} found, in {count} voxels; labels are whole numbers (within "
+            f"{path}: label {text} found, in {counted(count, 'voxel')}; labels are whole numbers (within "
             f"{NEAR_WHOLE:g}): give the mask itself, not a probability or what interpolation made of it"
         )
     labels = sorted({int(value) for value in rounded if value})

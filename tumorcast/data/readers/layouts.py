@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
+from tumorcast.counted import counted
 from tumorcast.data.readers import conventions
 from tumorcast.data.readers.bids import find_bids, has_bids_images
 from tumorcast.data.readers.dicom import series_in
@@ -197,7 +198,7 @@ def _what_is_there(source: Path) -> str:
     paths = [item for item in files_below(source) if isinstance(item, Path)] if source.is_dir() else []
     ends = Counter("".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else [path.suffix]) for path in paths)
     counts = ", ".join(f"{count} {end or 'without ending'}" for end, count in ends.most_common(5))
-    return f" among {len(paths)} files ({counts})" if counts else " (the folder is empty)"
+    return f" among {counted(len(paths), 'file')} ({counts})" if counts else " (the folder is empty)"
 
 
 def _any(items: Iterable[object]) -> bool:

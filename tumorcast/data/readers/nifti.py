@@ -23,6 +23,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
+from tumorcast.counted import counted
 from tumorcast.data.readers.files import LARGEST_VOXELS, is_file, why_absent
 from tumorcast.errors import InputError
 from tumorcast.records import FloatArray
@@ -146,7 +147,7 @@ def _scaled(path: Path, header: NiftiHeader, stored: npt.NDArray[np.generic]) ->
         values: npt.NDArray[np.generic] = apply_read_scaling(stored, slope, intercept)
     bad = 0 if values.dtype.kind in "iu" else values.size - int(np.isfinite(values).sum())
     if bad:
-        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them (0 for air)")
+        raise InputError(f"{path}: {counted(bad, 'voxel is', 'voxels are')} NaN or infinite; replace them (0 for air)")
     return values
 
 

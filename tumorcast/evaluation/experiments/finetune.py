@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.data.cohort import Cohort
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.protocol import Engine
@@ -112,7 +113,8 @@ class FinetuneExperiment:
         values = {name: values_of([row[name] for row in rows.values()], EVERY) for name in (BEFORE, AFTER)}
         also = sum(row["progression"] for row in rows.values())
         note = (
-            f"{RECONSTRUCTION_NOTE} Of {len(rows)} patients, {also} have two earlier scans of one slice, and their "
+            f"{RECONSTRUCTION_NOTE} Of {counted(len(rows), 'patient')}, {counted(also, 'has', 'have')} two earlier "
+            "scans of one slice, and their "
             f"progression network was tuned too. {NOTE}"
         )
         tables = [

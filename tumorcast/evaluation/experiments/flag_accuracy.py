@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.base import (
     Findings,
@@ -335,7 +336,9 @@ def answer_of(rows: dict[str, Row], summaries: dict[str, FlagSummary]) -> str:
         for failure, summary in summaries.items()
     )
     cases = sum(len(row["cases"]) for row in rows.values())
-    return f"How far can the flags be trusted? In {cases} cases of {len(rows)} patients: {of_flags}."
+    return (
+        f"How far can the flags be trusted? In {counted(cases, 'case')} of {counted(len(rows), 'patient')}: {of_flags}."
+    )
 
 
 def _picture(failure: Failure, rows: dict[str, Row], folder: Path) -> ReportPicture:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.base import Experiment, Findings, Row, check_unit_names
 from tumorcast.evaluation.experiments.result_folder import ResultFolder, write_report
@@ -75,7 +76,7 @@ def report_so_far(experiment: Experiment, out: Path) -> ExperimentResult:
     results = _UnitResults.of(folder, experiment.units())
     if not results.rows:
         raise InputError(
-            f"{out}: none of {len(results.units)} units is done yet; wait, or start again without --so-far"
+            f"{out}: none of {counted(len(results.units), 'unit')} is done yet; wait, or start again without --so-far"
         )
     return _reported(experiment, folder, results, folder.so_far)
 
@@ -154,7 +155,7 @@ def _settled(experiment: Experiment, folder: ResultFolder, units: Sequence[str],
     if not results.rows:
         shown = "; ".join(f"{unit}: {results.failed[unit]}" for unit in list(results.failed)[:SHOWN_REASONS])
         raise InputError(
-            f"{folder.out}: none of {len(units)} units could be measured; {shown or 'give other patients'}"
+            f"{folder.out}: none of {counted(len(units), 'unit')} could be measured; {shown or 'give other patients'}"
         )
     return _reported(experiment, folder, results, folder.out)
 

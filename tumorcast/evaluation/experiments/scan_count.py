@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table
 from tumorcast.evaluation.experiments.plots import HorizonDots, draw_by_count, draw_by_horizon
 from tumorcast.evaluation.experiments.report_tables import estimate_cell
@@ -314,11 +315,14 @@ def _choice_table(patients: Patients) -> Table:
 def answer_of(patients: Patients) -> str:
     """The question and its answer."""
     means = {count: mean_of(_crps(patients, group)) for count, group in by_count(patients).items()}
-    by_number = ", ".join(f"{count}: {mean.value:.3f} ({mean.patients} patients)" for count, mean in means.items())
+    by_number = ", ".join(
+        f"{count}: {mean.value:.3f} ({counted(mean.patients, 'patient')})" for count, mean in means.items()
+    )
     lost = difference(_from_fewer(patients, 1), _from_all(patients))
     kept, without = _cost(patients, GivenScans.THINNED), _cost(patients, GivenScans.OLDER)
     return (
-        f"How do forecasts of the last scan fare with few or irregular scans? {len(patients)} patients. CRPS of the "
+        f"How do forecasts of the last scan fare with few or irregular scans? {counted(len(patients), 'patient')}. "
+        "CRPS of the "
         f"combined forecast by the number of last scans given: {by_number}. CRPS from one scan minus that from all: "
         f"{lost.estimate.text(3, signed=True)} (p {lost.p:.2g}). From other scans minus that from as many last "
         f"ones: {kept} where the latest is kept, {without} where it is not."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tumorcast.counted import counted
 from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table
 from tumorcast.evaluation.experiments.forecast_scores import METRICS, NOTE, mean_scores
 from tumorcast.evaluation.experiments.plots import draw_by_patient, draw_centred
@@ -177,7 +178,8 @@ def _answer(
     return (
         "How near does `select`, which does not see the later scan, come to the best settings with hindsight? All "
         f"forecasts aim at the {target.label}. Its choice loses {lost[BLIND]} of worth (mean over "
-        f"{len(regrets[BLIND])} patients) to the best point of the grid; a random point loses {lost[RANDOM]}, the "
+        f"{counted(len(regrets[BLIND]), 'patient')}) to the best point of the grid; a random point loses "
+        f"{lost[RANDOM]}, the "
         f"default {lost[DEFAULT]}{others}{paper}. Blind choice less default: "
         f"{against.estimate.text(3, signed=True)}, p {against.p:.2g}. {near.text(2)} of patients lose {LOST[0]:g} or "
         "less by the blind choice. Within a patient, the blind score ranks the points like their worth with ρ "

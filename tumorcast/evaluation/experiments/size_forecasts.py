@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tumorcast.counted import counted
 from tumorcast.evaluation.experiments.base import Findings, ReportPicture, Row, Table, spread_by_value
 from tumorcast.evaluation.experiments.plots import GrowthPanel, SizePanel, draw_against_truth, draw_growth
 from tumorcast.evaluation.experiments.report_tables import estimate_cell, numbers
@@ -174,8 +175,9 @@ def _answer(rows: Sequence[Row], summaries: Summaries) -> str:
     ours, ahead = summaries[SizeMethod.COMBINED], np.median([row["days_ahead"] for row in rows])
     against = difference(_loss(rows, SizeMethod.COMBINED, "crps"), _loss(rows, SizeMethod.PERSISTENCE, "crps"))
     return (
-        f"How near does a forecast come to the last scan, {ahead:g} days ahead in the median, that was fitted without "
-        f"it? In {len(rows)} patients the combined forecast has R² {ours['r2'].text(2)} of size and "
+        f"How near does a forecast come to the last scan, {counted(ahead, 'day')} ahead in the median, that was "
+        "fitted without "
+        f"it? In {counted(len(rows), 'patient')} the combined forecast has R² {ours['r2'].text(2)} of size and "
         f"{ours['r2_log'].text(2)} of log size, a median relative error of "
         f"{ours['median_relative_error'].text(2)}, and its 90 % interval holds {ours['coverage90'].text(2)} of the "
         f"truths. Its CRPS less that of persistence is {against.estimate.text(3, signed=True)} (p {against.p:.2g}). "

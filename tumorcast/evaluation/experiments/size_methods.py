@@ -13,6 +13,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from tumorcast.counted import counted
 from tumorcast.errors import InputError
 from tumorcast.evaluation.experiments.base import Row, Table, spread_evenly, unit_name
 from tumorcast.evaluation.experiments.report_tables import numbers
@@ -169,7 +170,8 @@ class SizeData:
         long_enough = [series for series in self.series if series.days.size >= FEWEST_SCANS]
         if not long_enough:
             raise InputError(
-                f"none of {len(self.series)} patients has {FEWEST_SCANS} scans with a known size, two to forecast from "
+                f"none of {counted(len(self.series), 'patient')} has {FEWEST_SCANS} scans with a known size, two to "
+                "forecast from "
                 "and one to forecast; give a cohort or a table with more of them"
             )
         return {unit_name(series.patient_id): series for series in spread_evenly(long_enough, self.most)}

@@ -13,7 +13,7 @@ from tumorcast.evaluation.baselines import LABELS
 from tumorcast.evaluation.metrics import AP, BRIER, COVERAGE, DICE, DIRECTION, HD95, Metric
 from tumorcast.report.pages import words
 
-FILE = "evaluation.json"
+FILE, VOLUMES_FILE = "evaluation.json", "volumes.json"
 COLUMNS: tuple[Metric, ...] = (AP, DICE, HD95.rounded(1), DIRECTION, COVERAGE.rounded(2), BRIER)
 PRODUCT = "product"
 
@@ -62,6 +62,8 @@ class EvaluationFile:
         Raises InputError if it is missing, is no evaluation, or judged another archive.
         """
         path = folder / FILE
+        if not path.exists() and (folder / VOLUMES_FILE).exists():
+            raise InputError(f"{folder}: judges volumes alone, which pages do not show; leave --evaluation out")
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as fault:

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from tumorcast.evaluation.failure_flags import Failure
 from tumorcast.records import Status, count_by_status
 from tumorcast.report.pages import words
 from tumorcast.report.pages.evaluation import COLUMNS, EvaluationFile
@@ -42,19 +41,19 @@ def index_page(
 ) -> str:
     """The index of these patients, in their order. provenance, seal: of the archive."""
     pixel = _pixel_scale(rows)
-    flag_counts = {flag: sum(flag in row.flags for row in rows) for flag in map(str, Failure)}
+    flag_counts = {flag: sum(flag in row.all_flags for row in rows) for flag in words.FLAG_TEXTS}
     return render(
         "index.html",
         rows=rows,
         with_volumes=any(row.volumes for row in rows),
         with_areas=any(row.page and not row.volumes for row in rows) or not any(row.page for row in rows),
-        with_flags=any(row.sizes for row in rows) or not any(row.page for row in rows),
+        with_flags=any(row.sizes or row.all_flags for row in rows) or not any(row.page for row in rows),
         bars=[Bar.of(row, pixel) for row in rows],
         still=pixel(1.0),
         bar_pixels=BAR_PIXELS,
         folder=FOLDER,
         counts=count_by_status(row.outcome for row in rows),
-        flagged=sum(bool(row.flags) for row in rows),
+        flagged=sum(bool(row.all_flags) for row in rows),
         flags=[(*words.FLAG_TEXTS[flag], count) for flag, count in flag_counts.items() if count],
         status_order=[str(status) for status in STATUS_ORDER],
         evaluation=evaluation,

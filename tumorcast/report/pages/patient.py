@@ -22,6 +22,8 @@ from tumorcast.report.pages.volume_pictures import horizon_pictures
 from tumorcast.report.pages.volumes import ViewerVolumes, viewer_volumes, whole_volumes
 from tumorcast.report.sizes import HorizonVolumes, Spread, volumes_of
 
+VOLUME_APART = "volume_apart"  # in words.FLAG_TEXTS
+
 
 @dataclass(frozen=True)
 class SliceSummary:
@@ -91,7 +93,8 @@ class Source:
 class IndexRow:
     """What the index says of a patient. page: None where there is none. days_ahead: None where no day is aimed at.
 
-    sizes: of the slices, None where there are none; volumes: at each horizon, where the whole tumour was forecast.
+    flags: of the slices. sizes: of the slices, None where there are none; volumes: at each horizon, where the whole
+    tumour was forecast.
     foretold: the growth by the size forecast, of the volume where there is one, else of the area; None where a size was
     asked for, or nothing was seen last.
     """
@@ -119,6 +122,12 @@ class IndexRow:
         if self.volumes:
             return self.volumes[0].growth
         return None if self.sizes is None else self.sizes.growth
+
+    @property
+    def all_flags(self) -> tuple[str, ...]:
+        """Those of the slices, and whether the map of the volume misses a size."""
+        apart = any(told.reach.notes() for told in self.volumes)
+        return (*self.flags, *([VOLUME_APART] if apart else []))
 
     @property
     def outcome(self) -> PatientOutcome:

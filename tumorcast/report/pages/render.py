@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tumorcast.counted import counted
 from tumorcast.provenance import commit
 from tumorcast.report.pages import words
 from tumorcast.report.sizes import ml
@@ -71,5 +72,6 @@ def _environment() -> Environment:
         "version": VERSION,
         "commit": commit(),
         "ml": ml,
+        "counted": counted,
     }
     return environment

@@ -4,15 +4,15 @@ import hashlib
 import math
 import re
 
+from tumorcast.counted import counted
 from tumorcast.evaluation.failure_flags import (
     BLOB_FAR_MM,
     BLOB_LEAST_MM2,
-    LEAST_REACH,
-    MOST_REACH,
     RIM_FAR_MM,
     RIM_LEAST_MM2,
     RIM_MM,
 )
+from tumorcast.forecasting.volume_reach import LEAST_REACH, MOST_REACH
 
 DISCLAIMER = "For research, not a medical device."
 UNKNOWN = "–"
@@ -39,6 +39,11 @@ FLAG_TEXTS = {  # by the name of a Failure: in a word, and what it means
     "too_little": ("too little", f"Less than {100 * LEAST_REACH:g} % of the change aimed at was reached."),
     "too_much": ("too much", f"More than {100 * MOST_REACH:g} % of the change aimed at was reached."),
     "map_apart": ("map apart", "The growth map and the generated images put new tumour in different places."),
+    "volume_apart": (
+        "volume apart",
+        "The growth map in three dimensions does not come to the volume wanted, or that was held at half of the brain: "
+        "the patient's page tells how far.",
+    ),
 }
 
 
@@ -106,7 +111,7 @@ def days(count: float) -> str:
     >>> days(90.0), days(1)
     ('90 days', '1 day')
     """
-    return f"{count:g} day{'' if count == 1 else 's'}"
+    return counted(count, "day")
 
 
 def page_name(patient_id: str) -> str:
