@@ -284,6 +284,15 @@ def test_faults_become_checks_that_name_no_user_and_no_host(monkeypatch: pytest.
     assert (check.message, check.remedy) == ("/scratch/USER/bundle on HOST: cannot be opened", "ask for room")
 
 
+def test_a_fault_of_cuda_keeps_its_remedy() -> None:
+    def look() -> list[Check]:
+        raise EngineError("guided.onnx: cannot be opened on cuda:0: CUDA failure 36: not supported; use another one")
+
+    (check,) = doctor.guarded("provider", look)
+    assert check.message == "guided.onnx: cannot be opened on cuda:0: CUDA failure 36: not supported"
+    assert check.remedy == "use another one"
+
+
 def test_a_place_that_cannot_be_written_fails_where_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda place, mode: False)
     for must, status in ((True, CheckStatus.FAILED), (False, CheckStatus.OK)):

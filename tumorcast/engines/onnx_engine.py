@@ -223,7 +223,7 @@ def _building(target: SessionTarget, bundle: Bundle, graph: Graph, cache: Path) 
 def remedy_for(bundle: Bundle, provider: Provider) -> str:
     """What to try where ONNX Runtime does not take a graph."""
     if provider is not Provider.CPU:
-        return "use --provider cpu, or mend the driver and libraries of the GPU"
+        return "its libraries load, so look at the GPU (`nvidia-smi -q`); use another one, or --provider cpu"
     checked_with = bundle.manifest.checked_with or "another version"
     return f"the bundle was checked with {checked_with}: install that, or export the bundle again"
 

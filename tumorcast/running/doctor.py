@@ -113,7 +113,7 @@ def guarded(name: str, run: Callable[[], list[Check]]) -> list[Check]:
     try:
         return run()
     except TumorcastError as fault:
-        message, _, remedy = private(first_line(fault)).partition("; ")
+        message, _, remedy = private(str(fault).splitlines()[0]).partition("; ")
     except ModuleNotFoundError as fault:
         message, remedy = f"{fault.name} is not installed", how_to_install("train")
     except Exception as fault:  # whatever a driver or a package does is a finding
