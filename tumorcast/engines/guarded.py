@@ -92,5 +92,5 @@ class GuardedVolume:
 def failed_on(device: str, fault: Exception) -> EngineError:
     """What torch raised, in a message with a remedy."""
     return EngineError(
-        f"torch failed on {device}: {first_line(fault)}; look at it (`nvidia-smi -q`), and use another device, or --device cpu"
+        f"torch failed on {device}: {first_line(fault)}; look at it (`nvidia-smi -q`), use another one, or --device cpu"
     )
