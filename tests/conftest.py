@@ -234,6 +234,7 @@ ON_THE_CLUSTER = tuple(
     f"tests/slurm/test_{name}"
     for name in (
         "cohort.py",
+        "engine_faults.py",
         "ranks.py",
         "train.py",
         "jobs.py::test_one_job_runs_every_step_over_the_ranks_it_has_room_for[cluster]",

@@ -12,6 +12,7 @@ from tumorcast.archive.growth_file import growth_writer
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import ModelInfo
+from tumorcast.errors import EngineError
 from tumorcast.growth.model import GrowthModel
 from tumorcast.records import Contrast, GrowthFit, SizeSeries
 from tumorcast.settings import NetworkKind, Provider
@@ -185,6 +186,46 @@ class SlowEngine(FakeEngine):
     def segment(self, images: Array) -> Array:
         """More where it is brighter."""
         return np.asarray(1 / (1 + np.exp(-images[:, 0])), np.float32)
+
+
+@dataclass
+class FailingEngine(SlowEngine):
+    """A SlowEngine whose device fails at its guided step number `fails_at`, counted from 1, or at every one of some.
+
+    once: it computes again afterwards; else it is lost, as after a CUDA error, and fails at whatever it is asked.
+    sick_of: the target at which it fails, each time anew.
+    """
+
+    fails_at: int | None = None
+    once: bool = False
+    sick_of: float | None = None
+    guided_steps: int = 0
+    is_lost: bool = False
+
+    def guided(self, x: Array, step: Step, guidance: StepGuidance) -> Array:
+        """That of the SlowEngine, or a fault."""
+        self.guided_steps += 1
+        if self.guided_steps == self.fails_at:
+            self.is_lost = not self.once
+            raise EngineError("guided.onnx: failed on cuda:0: CUDA failure 719: unspecified launch failure; mend it")
+        if self.sick_of is not None and np.isclose(guidance.target.max(), self.sick_of, rtol=1e-4):
+            raise EngineError("guided.onnx: failed on cuda:0: an odd slice; give another")
+        self._check_there()
+        return super().guided(x, step, guidance)
+
+    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
+        """That of the SlowEngine, or a fault."""
+        self._check_there()
+        return super().encode_step(x, step, previous_eps)
+
+    def segment(self, images: Array) -> Array:
+        """That of the SlowEngine, or a fault."""
+        self._check_there()
+        return super().segment(images)
+
+    def _check_there(self) -> None:
+        if self.is_lost:
+            raise EngineError("segment.onnx: failed on cuda:0: CUDA failure 719: the device is lost; mend it")
 
 
 @dataclass(frozen=True)

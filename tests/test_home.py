@@ -26,7 +26,7 @@ sys.meta_path.insert(0, Looked)
 """
 WAYS_TO_IT = {
     "engine": "from tumorcast.engines.onnx_engine import OnnxEngine; import onnxruntime",
-    "providers": "from tumorcast.engines.providers import onnxruntime; onnxruntime()",
+    "providers": "from tumorcast.engines.onnxruntime_package import onnxruntime; onnxruntime()",
     "doctor": "from tumorcast.running.doctor import check_onnxruntime; check_onnxruntime()",
     "child": "import subprocess, tumorcast; subprocess.run([sys.executable, '-c', sys.orig_argv[-1]], check=True)",
 }

@@ -6,13 +6,18 @@ And the lock by which one process alone writes to a folder.
 import errno
 import fcntl
 import hashlib
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tumorcast.errors import InputError, StorageError, UsageError
 
+log = logging.getLogger(__name__)
+
+LOCK_PAUSE_SECONDS = 0.2  # between two looks whether a lock is free
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without them
 
 
@@ -94,6 +99,28 @@ def held(path: Path, taken: str) -> Iterator[None]:
     try:
         if not lock(descriptor):
             raise UsageError(taken)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def held_when_free(path: Path) -> Iterator[None]:
+    """No other process is in the block for this lock file at the same time: this one waits until it is free.
+
+    The lock goes with the process. Where the file system has none, or the folder cannot be written, there is none.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield
+        return
+    try:
+        if not lock(descriptor):
+            log.warning("%s: another process is at it; waiting", path)
+            while not lock(descriptor):
+                time.sleep(LOCK_PAUSE_SECONDS)
         yield
     finally:
         os.close(descriptor)

@@ -1,20 +1,24 @@
 """The engine for users against the reference engine, and what it does when a device or its memory fails."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, StepGuidance, sample
 from tumorcast.diffusion.schedule import Step
+from tumorcast.durable import lock
 from tumorcast.engines import onnx_engine
 from tumorcast.engines.bundle import Bundle, Graph
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine, _Bound, open_session, padded, rows_that_fit, threads
-from tumorcast.engines.providers import SessionTarget, row_shapes
+from tumorcast.engines.opening import make_ready
+from tumorcast.engines.providers import SessionTarget, engine_cache, row_shapes
 from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine
 from tumorcast.errors import EngineError, InputError
 from tumorcast.settings import Precision, Provider, SamplerSettings
@@ -203,11 +207,77 @@ def test_a_session_that_falls_back_is_refused(
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
-    fell_back = r"guided\.onnx: ONNX Runtime fell back to CPUExecutionProvider, cuda was"
+    fell_back = r"guided\.onnx: ONNX Runtime opened it on CPUExecutionProvider, and cuda was"
     with pytest.raises(EngineError, match=fell_back) as told:
         open_session(Bundle.open(dense_bundle), Graph.GUIDED, gpu_target, dense_bundle)
-    assert "doctor" not in str(told.value)  # which says no more than this message
     assert "provider cpu" in str(told.value)
+
+
+def test_the_providers_own_fault_comes_out(
+    dense_bundle: Path, gpu_target: SessionTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime would print it, and open the graph on the CPU."""
+    opened: list[dict[str, Any]] = []
+
+    def session(path: Path, options: onnxruntime.SessionOptions, **given: Any) -> None:
+        opened.append(given | {"strict": options.get_session_config_entry("session.disable_cpu_ep_fallback")})
+        raise RuntimeError("/src/cuda_call.cc:154 CudaCall() CUDA failure 35: driver is old ; GPU=-1 ; hostname=n1")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(EngineError, match=r"guided\.onnx: .*cuda:1 NVIDIA H100.*: CUDA failure 35: driver is old; use"):
+        open_session(Bundle.open(dense_bundle), Graph.GUIDED, gpu_target, dense_bundle)
+    assert [(given["enable_fallback"], given["strict"]) for given in opened] == [(0, "1")]
+    assert [name for name, _ in opened[0]["providers"]] == ["CUDAExecutionProvider"]
+
+
+def test_with_the_batch_fixed_no_arithmetic_of_shapes_is_left(shaken_bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would do it on the CPU, which a session on a GPU does not allow."""
+    for graph in Bundle.open(shaken_bundle).manifest.slice_graphs:
+        kinds = []
+        for fixed in (False, True):
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            options.optimized_model_filepath = str(tmp_path / f"{graph}-{fixed}.onnx")
+            if fixed:
+                options.add_free_dimension_override_by_name("N", 4)
+            onnxruntime.InferenceSession(shaken_bundle / graph.file, options, providers=["CPUExecutionProvider"])
+            nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+            kinds.append({node.op_type for node in nodes})
+        assert "Shape" in kinds[0] and "Shape" not in kinds[1]
+
+
+def test_graphs_are_opened_ahead(dense_bundle: Path) -> None:
+    engine = OnnxEngine(Bundle.open(dense_bundle))
+    make_ready(engine)
+    assert {*engine._graphs} == {*engine.bundle.manifest.slice_graphs}
+
+
+def test_what_cannot_be_opened_is_told_ahead(dense_bundle: Path, tmp_path: Path) -> None:
+    broken = Bundle(tmp_path, Bundle.open(dense_bundle).manifest)
+    with pytest.raises(EngineError, match=r"encode\.onnx: cannot be opened on cpu"):
+        make_ready(OnnxEngine(broken))
+
+
+def test_one_process_alone_builds_an_engine(
+    dense_bundle: Path, gpu_target: SessionTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While a session of TensorRT is opened, another process finds the lock of its graph taken, and no other one."""
+    bundle, target = Bundle.open(dense_bundle), replace(gpu_target, provider=Provider.TENSORRT)
+    monkeypatch.setattr("tumorcast.engines.providers.version", lambda _: "10.14.1")
+    seen: list[tuple[str, bool]] = []
+
+    def session(*_: object, **__: object) -> None:
+        for path in sorted(engine_cache(target, bundle, tmp_path).glob("*.lock")):
+            descriptor = os.open(path, os.O_RDWR)
+            seen.append((path.name, lock(descriptor)))
+            os.close(descriptor)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    for graph in (Graph.SIZE, Graph.GUIDED):
+        with pytest.raises(EngineError, match="seen"):
+            open_session(bundle, graph, target, tmp_path)
+    assert seen == [("size.lock", False), ("guided.lock", False), ("size.lock", True)]
 
 
 def test_bound_memory_gives_the_same_numbers(dense_bundle: Path) -> None:
@@ -242,10 +312,11 @@ def test_the_inputs_with_rows_are_those_of_the_graphs(shaken_bundle: Path) -> No
         assert told == row_shapes(Bundle.open(shaken_bundle), graph)
 
 
-@pytest.mark.parametrize(("free", "rows"), [(0, 4), (10**12, 4), (1, 1)], ids=["not told", "ample", "scarce"])
-def test_rows_are_what_fits_the_memory(dense_bundle: Path, gpu_target: SessionTarget, free: int, rows: int) -> None:
+@pytest.mark.parametrize(("memory", "rows"), [(0, 4), (10**12, 4), (1, 1)], ids=["not told", "ample", "scarce"])
+def test_rows_are_what_fits_the_memory(dense_bundle: Path, gpu_target: SessionTarget, memory: int, rows: int) -> None:
+    """All of it: ranks that see another part of it free at their start take the same rows."""
     assert gpu_target.gpu is not None
-    target = replace(gpu_target, gpu=replace(gpu_target.gpu, free=free))
+    target = replace(gpu_target, gpu=replace(gpu_target.gpu, memory=memory, free=1))
     assert rows_that_fit(Bundle.open(dense_bundle), target) == rows
 
 
@@ -253,7 +324,7 @@ def test_rows_that_fit_are_a_power_of_two(dense_bundle: Path, gpu_target: Sessio
     bundle = Bundle.open(dense_bundle)
     one, weights = max(bundle.manifest.activation_bytes.values()), bundle.weights.stat().st_size
     assert gpu_target.gpu is not None
-    gpu = replace(gpu_target.gpu, free=int((3.5 * one + 4 * weights) / onnx_engine.MEMORY_SHARE))
+    gpu = replace(gpu_target.gpu, memory=int((3.5 * one + 4 * weights) / onnx_engine.MEMORY_SHARE))
     assert rows_that_fit(bundle, replace(gpu_target, gpu=gpu)) == 2
 
 

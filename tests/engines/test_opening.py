@@ -7,6 +7,7 @@ import pytest
 
 from tumorcast.cli.forecast_options import A_BUNDLE
 from tumorcast.engines.bundle import Bundle
+from tumorcast.engines.guarded import GuardedEngine
 from tumorcast.engines.locating import MODELS, images_of, locate, locate_all, runs_in, shipped_names
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.opening import EngineChoice, device_index, open_engine
@@ -81,7 +82,7 @@ def test_the_engine_is_what_the_folder_is_for(dense_bundle: Path, dense_runs: Pa
     assert (engine.provider, engine.device, engine.target.rows) == (Provider.CPU, "cpu", 3)
     for folder, provider in ((dense_bundle, Provider.TORCH), (dense_runs, None), (dense_runs, Provider.TORCH)):
         reference = open_engine(EngineChoice((folder,), provider))
-        assert isinstance(reference, TorchEngine)
+        assert isinstance(reference, GuardedEngine) and isinstance(reference.engine, TorchEngine)
         assert (reference.provider, reference.device) == (Provider.TORCH, "cpu")
 
 

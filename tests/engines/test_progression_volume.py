@@ -31,6 +31,7 @@ from tumorcast.cli.main import app
 from tumorcast.engines import make, parity
 from tumorcast.engines.bundle import IMAGE_GRAPHS, MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, read_manifest
 from tumorcast.engines.graphs import TwoStageNorm
+from tumorcast.engines.guarded import GuardedEngine, GuardedVolume
 from tumorcast.engines.locating import images_of
 from tumorcast.engines.make import check_bundle
 from tumorcast.engines.model import load_bundle, load_model_set, load_networks
@@ -199,7 +200,7 @@ def test_a_model_with_both_makes_images_and_has_no_network_on_slices(both_bundle
     assert "progress.answer" in bundle.manifest.parity and "size.size" in bundle.manifest.parity
     engines = open_engine(EngineChoice((both_bundle,))), open_engine(EngineChoice((both_runs,)))
     assert isinstance(engines[0], OnnxEngine)
-    assert isinstance(engines[1], TorchEngine)
+    assert isinstance(engines[1], GuardedEngine) and isinstance(engines[1].engine, TorchEngine)
     images = np.zeros((1, len(CONTRASTS), SIDE, SIDE), np.float32)
     for engine in engines:
         assert engine.info.progression is NetworkKind.PROGRESSION
@@ -369,7 +370,7 @@ def test_tensorrt_is_built_for_the_least_volume(place_bundle: Path, monkeypatch:
     monkeypatch.setattr(make, "OnnxVolume", Opened)
     monkeypatch.setattr(SessionTarget, "find", classmethod(lambda cls, *_: cls(Provider.CPU, gpu, 1)))
     monkeypatch.setattr("tumorcast.engines.progression.open_session", lambda *_: Silent())
-    assert make.build_tensorrt(place_bundle, 0, None) == "cuda:0 H100"
+    assert make.build_tensorrt(place_bundle, 0, None, 16) == "cuda:0 H100"
     assert seen == [(PLANES, 48, 64, 64)]
 
 
@@ -391,8 +392,8 @@ def test_doctor_looks_at_a_place_only_bundle(place_bundle: Path, provider: Provi
 
 def test_torch_in_whole_float32(volume_run: Path) -> None:
     network, seen = open_progression([volume_run]), []
-    assert isinstance(network, TorchVolume)
-    network._module.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    assert isinstance(network, GuardedVolume) and isinstance(network.network, TorchVolume)
+    network.network._module.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     network.answer(np.zeros((PLANES, 16, 16, 16), np.float32))
     assert seen == [False]
 

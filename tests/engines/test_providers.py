@@ -10,9 +10,19 @@ import pytest
 from tumorcast.engines import providers
 from tumorcast.engines.bundle import Bundle, Graph
 from tumorcast.engines.onnx_engine import OnnxEngine
-from tumorcast.engines.providers import Gpu, SessionTarget, engine_cache, gpus, onnxruntime, parse_gpus, provider_list
+from tumorcast.engines.onnxruntime_package import onnxruntime
+from tumorcast.engines.providers import (
+    GPU_LISTING,
+    Gpu,
+    SessionTarget,
+    check_precision,
+    engine_cache,
+    gpus,
+    parse_gpus,
+    provider_list,
+)
 from tumorcast.errors import EngineError
-from tumorcast.settings import Provider
+from tumorcast.settings import Precision, Provider
 
 SMI = """NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f
 NVIDIA A100-SXM4-40GB, 8.0, 570.86.15, 40960, 39000, GPU-2e
@@ -27,7 +37,7 @@ def bundle(dense_bundle: Path) -> Bundle:
 
 @pytest.fixture
 def tensorrt(gpu_target: SessionTarget, monkeypatch: pytest.MonkeyPatch) -> SessionTarget:
-    monkeypatch.setattr(providers, "version", lambda package: {"tensorrt": "11.0.3"}[package])
+    monkeypatch.setattr(providers, "version", lambda package: {"tensorrt": "10.14.1"}[package])
     return replace(gpu_target, provider=Provider.TENSORRT)
 
 
@@ -43,10 +53,14 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(EngineError, match=r"cuda: GPU 0 .*--gres=gpu:1"):
         SessionTarget.find(Provider.CUDA, 0, 8)
     monkeypatch.setattr(providers, "gpus", lambda: parse_gpus(SMI))
+    asked: list[Provider] = []
+    monkeypatch.setattr(providers, "make_loadable", asked.append)
+    monkeypatch.setattr(providers, "check_libraries", asked.append)
     with pytest.raises(EngineError, match=r"GPU 3 .*HBM3, .*cuda:0 to cuda:"):
         SessionTarget.find(Provider.CUDA, 3, 8)
     target = SessionTarget.find(Provider.CUDA, 1, 8)
     assert (target.device, target.rows) == ("cuda:1 NVIDIA A100-SXM4-40GB", 8)
+    assert asked == [Provider.CUDA] * 2
 
 
 def test_without_onnxruntime_the_remedy_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,17 +76,17 @@ def test_providers_of_a_session(bundle: Bundle, gpu_target: SessionTarget, tmp_p
     assert provider_list(SessionTarget(Provider.CPU, None, 8), bundle, Graph.ENCODE, tmp_path) == [cpu]
     options = {"device_id": 1, "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
     cuda = ("CUDAExecutionProvider", options)
-    assert provider_list(gpu_target, bundle, Graph.ENCODE, tmp_path) == [cuda, cpu]
+    assert provider_list(gpu_target, bundle, Graph.ENCODE, tmp_path) == [cuda]  # no node is left to the CPU
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tensorrt_takes_a_static_batch_and_a_folder_of_its_own(
     bundle: Bundle, tensorrt: SessionTarget, tmp_path: Path
 ) -> None:
-    (name, options), cuda, cpu = provider_list(tensorrt, bundle, Graph.GUIDED, tmp_path)
-    folder = tmp_path / f"{bundle.info.sha256[:16]}-trt11.0.3-sm90-b4"
+    (name, options), cuda = provider_list(tensorrt, bundle, Graph.GUIDED, tmp_path)
+    folder = tmp_path / f"{bundle.info.sha256[:16]}-trt10.14.1-sm90-b4-fp32"
     shapes = "x:4x2x32x32,last:4x2x32x32,target:4,brain:4x32x32,window:4x32x32"
-    assert [name, cuda[0], cpu[0]] == [f"{p}ExecutionProvider" for p in ("Tensorrt", "CUDA", "CPU")]
+    assert [name, cuda[0]] == [f"{p}ExecutionProvider" for p in ("Tensorrt", "CUDA")]
     assert options == {
         "device_id": 1,
         "trt_engine_cache_enable": True,
@@ -101,14 +115,47 @@ def test_engines_are_kept_apart_by_all_that_they_depend_on(
         engine_cache(replace(tensorrt, rows=8), bundle, tmp_path),
         engine_cache(tensorrt, Bundle.open(pool_bundle), tmp_path),
     ]
-    monkeypatch.setattr(providers, "version", lambda _: "11.1")
+    with monkeypatch.context() as rounded:
+        rounded.setenv("NVIDIA_TF32_OVERRIDE", "1")
+        others.append(engine_cache(tensorrt, bundle, tmp_path))
+    monkeypatch.setattr(providers, "version", lambda _: "10.16")
     others.append(engine_cache(tensorrt, bundle, tmp_path))
-    assert len({folder, *others}) == 5
+    assert len({folder, *others}) == 6
+
+
+def test_half_precision_is_refused_for_tensorrt_alone(bundle: Bundle) -> None:
+    half = Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": Precision.FP16}))
+    check_precision(half, Provider.CUDA)
+    check_precision(bundle, Provider.TENSORRT)
+    with pytest.raises(EngineError, match=r"is in fp16, .*--provider cuda, .*--precision fp32"):
+        OnnxEngine(half, Provider.TENSORRT)
+
+
+PARTS = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1f)
+  MIG 1g.10gb     Device  0: (UUID: MIG-7a01)
+  MIG 3g.40gb     Device  1: (UUID: MIG-9b02)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-2e)
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "name", "memory"),
+    [("MIG-9b02", "NVIDIA H100 80GB HBM3 MIG 3g.40gb", 40 * 10**9), ("MIG-7a01,MIG-9b02", "1g.10gb", 10**10)],
+)
+def test_a_part_of_a_gpu_is_found(shown: str, name: str, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {GPU_LISTING: SMI, ("-L",): PARTS}
+    monkeypatch.setattr(providers, "_nvidia_smi", lambda *options: told[options])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    (part,) = gpus()
+    assert part.name.endswith(name)
+    assert (part.index, part.memory, part.architecture) == (0, memory, "sm90")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-none")
+    assert gpus() == []
 
 
 def test_without_tensorrt_the_remedy_is_told(bundle: Bundle, gpu_target: SessionTarget, tmp_path: Path) -> None:
     target = replace(gpu_target, provider=Provider.TENSORRT)
-    with pytest.raises(EngineError, match=r"tensorrt: .*--provider cuda"):
+    with pytest.raises(EngineError, match=r"tensorrt: .*tumorcast\[tensorrt\].*--provider cuda"):
         provider_list(target, bundle, Graph.SIZE, tmp_path)
 
 

@@ -57,7 +57,8 @@ def test_the_graphs_that_are_there_are_built(
 
         device = "cuda:0 fake"
 
-        def __init__(self, bundle: Bundle, *_: object, **__: object) -> None:
+        def __init__(self, bundle: Bundle, *_: object, rows: int, **__: object) -> None:
+            assert rows == 8, "else forecasts of this batch would not find them"
             self.bundle = bundle
 
         def open(self, graph: Graph) -> None:
@@ -66,7 +67,7 @@ def test_the_graphs_that_are_there_are_built(
     monkeypatch.setattr(make, "OnnxEngine", Opening)
     for folder, count in ((dense_bundle, 4), (pool_bundle, 5)):
         opened: list[Graph] = []
-        assert make.build_tensorrt(folder, 0, None) == Opening.device
+        assert make.build_tensorrt(folder, 0, None, 8) == Opening.device
         assert opened == list(Graph)[:count]
 
 

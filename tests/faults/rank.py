@@ -1,7 +1,8 @@
 """Ranks of the kill matrix, `mpirun -n 3 python -m mpi4py rank.py OUT COHORT BEHAVIOUR`; or one rank of a test.
 
 BEHAVIOUR is JSON: `sleep_seconds` of each guided step; `rank`, `stage` and `write`: who kills itself, at which stage
-of which of its shards.
+of which of its shards; `fails`: by rank, what else a FailingEngine is given; `unopened`: the ranks whose engine cannot
+be opened.
 """
 
 import json
@@ -14,9 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a rank starts in this folder, and knows no other of the tests'
 
-from tests.fakes import SlowEngine
+from tests.fakes import FailingEngine, SlowEngine
 from tumorcast.engines.opening import EngineChoice
-from tumorcast.errors import TumorcastError
+from tumorcast.errors import EngineError, TumorcastError
 from tumorcast.running import forecast_run
 from tumorcast.running.forecast_run import ForecastInputs, ForecastResult, RunOptions, forecast_cohort
 from tumorcast.running.ranks import open_ranks
@@ -31,11 +32,17 @@ def run(
     cohort: Path,
     *,
     settings: ForecastSettings = SETTINGS,
-    engine: SlowEngine | None = None,
+    engine: SlowEngine | EngineError | None = None,
     options: RunOptions = forecast_run.AS_USUAL,
 ) -> ForecastResult:
     """A run with the cheap engine, on the ranks that were launched."""
-    forecast_run.open_engine = lambda _: engine or SlowEngine()
+
+    def opened(choice: EngineChoice) -> SlowEngine:
+        if isinstance(engine, EngineError):
+            raise engine
+        return engine or SlowEngine()
+
+    forecast_run.open_engine = opened
     with open_ranks() as ranks:
         return forecast_cohort(ForecastInputs(cohort, EngineChoice(()), None), out, settings, options, ranks=ranks)
 
@@ -92,11 +99,24 @@ def main(out: Path, cohort: Path, behaviour: dict[str, Any]) -> int:
     if "stage" in behaviour and int(os.environ["OMPI_COMM_WORLD_RANK"]) == behaviour["rank"]:
         die_at(behaviour["stage"], behaviour["write"])
     try:
-        result = run(out, cohort, engine=SlowEngine(sleep_seconds=behaviour.get("sleep_seconds", 0.0)))
+        result = run(out, cohort, engine=engine_of(behaviour))
     except TumorcastError as fault:
         print(f"error: {fault}", file=sys.stderr, flush=True)
         return fault.exit_code
+    for lost in result.lost:
+        print(f"lost: {lost}", file=sys.stderr, flush=True)
     return 75 if result.stopped else 0
+
+
+def engine_of(behaviour: dict[str, Any]) -> SlowEngine | EngineError:
+    """This rank's engine."""
+    rank = next(os.environ[name] for name in ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID") if name in os.environ)
+    if int(rank) in behaviour.get("unopened", ()):
+        return EngineError("provider cuda: libcublasLt.so.13 is missing; install tumorcast[gpu]")
+    slowly = behaviour.get("sleep_seconds", 0.0)
+    if rank in behaviour.get("fails", {}):
+        return FailingEngine(sleep_seconds=slowly, **behaviour["fails"][rank])
+    return SlowEngine(sleep_seconds=slowly)
 
 
 if __name__ == "__main__":

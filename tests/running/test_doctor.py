@@ -17,7 +17,6 @@ from tumorcast.cli.main import app
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import Bundle
 from tumorcast.engines.protocol import EngineWrapper
 from tumorcast.errors import EngineError, UsageError
 from tumorcast.running import doctor
@@ -147,8 +146,7 @@ def fake_gpu(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 def test_without_torch_a_gpu_is_held_against_the_cpu(fake_gpu: Callable[[float], doctor.EngineRequest]) -> None:
     asked = fake_gpu(1.0)
     found = doctor.check_engine(asked, lambda done, total: None)
-    most = Bundle.open(asked.model).manifest.max_batch
-    speeds = [f"speed {batch}" for batch in sorted({1, 8, most})]
+    speeds = [f"speed {batch}" for batch in (1, 8, 16)]
     assert [check.name for check in found] == ["model", "provider", "parity", *speeds]
     assert {check.status for check in found} == {CheckStatus.OK}
     message = found[2].message
@@ -199,6 +197,75 @@ def test_one_onnxruntime_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["tensorrt"].message == "10.9"
 
 
+@pytest.fixture
+def built_for_13(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime-gpu for CUDA 13 that has both providers, and nothing to load."""
+    monkeypatch.setattr(doctor, "cuda_of_build", lambda: "13.0")
+    names = [f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU")]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    monkeypatch.setattr(doctor, "make_loadable", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "words"),
+    [
+        ((13, 1), CheckStatus.OK, "knows CUDA 13.1, ONNX Runtime built for 13.0"),
+        ((12, 8), CheckStatus.FAILED, "knows CUDA 12.8 and ONNX Runtime was built for 13.0"),
+        (None, CheckStatus.FAILED, "libcuda.so.1 does not load"),
+    ],
+)
+def test_the_driver_is_held_against_the_build(
+    driver: tuple[int, int] | None,
+    status: CheckStatus,
+    words: str,
+    built_for_13: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "cuda_of_driver", lambda: driver)
+    (check,) = doctor.check_driver(needed=True)
+    assert check.status is status
+    assert words in check.message
+    assert bool(check.remedy) == doctor.failed([check], Provider.CUDA) == (status is CheckStatus.FAILED)
+
+
+def test_a_library_that_does_not_load_is_told_once(
+    built_for_13: None, random_bundle: Path, nvidia_smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to do, and nothing sends to another check in a circle."""
+    nvidia_smi("NVIDIA H100 80GB HBM3, 9.0, 580.65.06, 81559, 81000, GPU-1f")
+    monkeypatch.setattr(doctor, "cuda_of_driver", lambda: (13, 0))
+    monkeypatch.setattr("tumorcast.engines.gpu_libraries.provider_libraries", lambda _: ["libcublasLt.so.99"])
+    code, checks = run("--model", random_bundle, "--provider", "cuda")
+    assert code == EngineError.exit_code
+    assert checks["libraries"]["status"] == "FAILED"
+    assert checks["libraries"]["told"].startswith("libcublasLt.so.99: cannot open shared object file")
+    assert "tumorcast[gpu]" in checks["libraries"]["remedy"]
+    assert checks["provider"]["told"] == checks["parity"]["told"] == "not checked: libraries failed"
+    assert not any("doctor" in check["remedy"] for name, check in checks.items() if name)
+
+
+def test_rounding_that_the_user_asked_for_is_a_fault_of_gpus_alone() -> None:
+    found = doctor.check_rounding({"NVIDIA_TF32_OVERRIDE": "1"})
+    assert doctor.failed(found, Provider.TENSORRT)
+    assert not doctor.failed(found, Provider.CPU)
+    assert doctor.check_rounding({})[0].status is CheckStatus.OK
+
+
+def test_a_part_of_a_gpu_that_is_not_there_is_told(
+    nvidia_smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi("NVIDIA H100 80GB HBM3, 9.0, 580.65.06, 81559, 81000, GPU-1f")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7a01")
+    (check,) = doctor.check_gpus(needed=True)
+    assert check.message == "none found of CUDA_VISIBLE_DEVICES=MIG-7a01"
+    assert "nvidia-smi -L" in check.remedy
+
+
+def test_tensorrt_is_asked_for_one_batch_alone() -> None:
+    """It would build an engine for each."""
+    assert doctor.batches_of(doctor.EngineRequest(provider=Provider.TENSORRT, batch=32)) == {32}
+
+
 def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "100000")
     (check,) = doctor.check_cores()
@@ -215,6 +282,15 @@ def test_faults_become_checks_that_name_no_user_and_no_host(monkeypatch: pytest.
 
     (check,) = doctor.guarded("provider", look)
     assert (check.message, check.remedy) == ("/scratch/USER/bundle on HOST: cannot be opened", "ask for room")
+
+
+def test_a_fault_of_cuda_keeps_its_remedy() -> None:
+    def look() -> list[Check]:
+        raise EngineError("guided.onnx: cannot be opened on cuda:0: CUDA failure 36: not supported; use another one")
+
+    (check,) = doctor.guarded("provider", look)
+    assert check.message == "guided.onnx: cannot be opened on cuda:0: CUDA failure 36: not supported"
+    assert check.remedy == "use another one"
 
 
 def test_a_place_that_cannot_be_written_fails_where_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -402,4 +402,18 @@ def test_ranks_of_a_machine_take_its_gpus_by_turns(
     choice: EngineChoice, visible: str, device: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("SLURM_JOB_GPUS", raising=False)
     assert own_gpu(choice, Ranks(rank=7, size=8, local_rank=3)).device == device
+
+
+@pytest.mark.parametrize(("sees", "device"), [(True, "cuda:1"), (False, None)])
+def test_torch_takes_its_ranks_gpu_under_slurm_or_says_that_it_takes_the_cpu(
+    sees: bool, device: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0,1")
+    monkeypatch.setattr("tumorcast.running.forecast_run.torch_sees_gpu", lambda: sees)
+    assert own_gpu(EngineChoice((), Provider.TORCH), Ranks(rank=7, size=8, local_rank=3)).device == device
+    assert ("takes the CPU, though the job was granted a GPU" in caplog.text) != sees
+    asked = EngineChoice((), Provider.TORCH, "cpu")
+    assert own_gpu(asked, Ranks()) == asked

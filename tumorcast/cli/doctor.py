@@ -19,6 +19,7 @@ def doctor(
     provider: Annotated[str, typer.Option(help="To be checked: cpu, cuda, tensorrt or torch.")] = "cpu",
     device: Device = None,
     engine_cache: EngineCache = None,
+    batch: Annotated[int, typer.Option(min=1, help="That of the forecasts to come; TensorRT builds for it.")] = 16,
     as_json: Json = False,
 ) -> None:
     """Check this machine: packages, GPUs, MPI, SLURM, and whether a provider gives what torch gives, and how fast."""
@@ -27,7 +28,7 @@ def doctor(
     from tumorcast.settings import Provider
 
     request = EngineRequest(
-        resolve(model) if model else SHIPPED, choice(Provider, "--provider", provider), device, engine_cache
+        resolve(model) if model else SHIPPED, choice(Provider, "--provider", provider), device, engine_cache, batch
     )
     with progress("comparisons", "nothing was changed") as tell:
         checks = examine(request, tell)

@@ -27,6 +27,7 @@ def export(
     provider: ProviderName = "",
     device: Device = None,
     engine_cache: EngineCache = None,
+    batch: Annotated[int, typer.Option(min=1, help="--build: the --batch of the forecasts to come.")] = 16,
     as_json: Json = False,
 ) -> None:
     """Export networks to an engine bundle: ONNX graphs with the guidance inside, checked against torch."""
@@ -43,7 +44,7 @@ def export(
     if out is not None:
         result |= _make(folders, out, precision, max_batch, cohort)
     if build:
-        result |= _build(out or _only_bundle(folders), device, engine_cache)
+        result |= _build(out or _only_bundle(folders), device, engine_cache, batch)
     print_result(as_json, result)
 
 
@@ -89,11 +90,11 @@ def _check(
     return {"bundle": str(bundle_folder), "provider": str(named), "parity": differences}
 
 
-def _build(bundle_folder: Path, device: str | None, cache: Path | None) -> dict[str, object]:
+def _build(bundle_folder: Path, device: str | None, cache: Path | None, batch: int) -> dict[str, object]:
     from tumorcast.engines.make import build_tensorrt
     from tumorcast.engines.opening import device_index
     from tumorcast.settings import Provider
 
     with progress("graphs", "finished engines are kept; start it again") as tell:
-        built_for = build_tensorrt(bundle_folder, device_index(Provider.TENSORRT, device), cache, tell)
+        built_for = build_tensorrt(bundle_folder, device_index(Provider.TENSORRT, device), cache, batch, tell)
     return {"bundle": str(bundle_folder), "built_for": built_for}

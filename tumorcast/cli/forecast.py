@@ -90,7 +90,7 @@ def forecast(
         raise StoppedError("stopped: finished units are kept; start the same command again to go on")
     if ranks.is_root:
         _tell_if_not_merged(out)
-        tell_outcomes(result.outcomes, out, as_json)
+        tell_outcomes(result.outcomes, out, as_json, lost=result.lost)
 
 
 def _tell_if_not_merged(out: Path) -> None:

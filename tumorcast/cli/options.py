@@ -127,14 +127,16 @@ def exit_if_failed(failed: int) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-def tell_outcomes(outcomes: Sequence[Any], out: Path, as_json: bool) -> None:
-    """How each patient fared, the counts, and the exit code where some failed."""
+def tell_outcomes(outcomes: Sequence[Any], out: Path, as_json: bool, lost: Sequence[str] = ()) -> None:
+    """How each patient fared, the counts, and the exit code where some failed. lost: ranks that left, and why."""
     from tumorcast.records import count_by_status
 
     for outcome in outcomes:
         tell_fate(outcome.patient_id, None, outcome.status, outcome.reason)
+    for rank in lost:
+        typer.echo(f"{rank}: it left the run, and the others did its units", err=True)
     counts = count_by_status(outcomes)
-    print_result(as_json, {"out": str(out), "patients": counts})
+    print_result(as_json, {"out": str(out), "patients": counts} | ({"lost_ranks": list(lost)} if lost else {}))
     exit_if_failed(counts["failed"])
 
 

@@ -18,5 +18,7 @@ def status(
 
     state = run_status(run)
     print_result(as_json, state.figures())
+    for rank in state.lost:
+        typer.echo(f"{rank}: it left the run", err=True)
     for reason, count in state.reasons.items():
         typer.echo(f"{counted(count, 'unit')} failed: {reason}", err=True)

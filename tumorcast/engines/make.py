@@ -16,9 +16,10 @@ from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.locating import locate_all
 from tumorcast.engines.model import ModelSet, Networks, bundle_networks, load_networks
 from tumorcast.engines.onnx_engine import OnnxEngine
+from tumorcast.engines.onnxruntime_package import onnxruntime
 from tumorcast.engines.progression import OnnxVolume
 from tumorcast.engines.protocol import check_same_images
-from tumorcast.engines.providers import SessionTarget, onnxruntime
+from tumorcast.engines.providers import SessionTarget
 from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine, TorchVolume
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.settings import NetworkKind, Precision, Provider
@@ -75,8 +76,12 @@ def check_bundle(
     *,
     device: int = 0,
     cache: Path | None = None,
+    rows: int | None = None,
 ) -> dict[str, TensorParity]:
-    """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much."""
+    """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much.
+
+    rows: the batch that the graphs are opened for; None is the least that the comparison needs.
+    """
     bundle = Bundle.open(bundle_folder)
     if bundle.manifest.precision is Precision.BF16 and provider is Provider.CPU:
         raise EngineError(f"{bundle_folder}: {NO_BFLOAT16}")
@@ -84,7 +89,7 @@ def check_bundle(
     if networks.images is None and cohort is not None:
         _check_alone(Precision.FP32, cohort)
     inputs = [] if networks.images is None else parity_inputs(networks.images, cohort)
-    differences, _ = measure(bundle, networks, inputs, provider, report, device=device, cache=cache)
+    differences, _ = measure(bundle, networks, inputs, provider, report, device=device, cache=cache, rows=rows)
     parity.check(differences, str(bundle_folder))
     return differences
 
@@ -98,6 +103,7 @@ def measure(
     *,
     device: int = 0,
     cache: Path | None = None,
+    rows: int | None = None,
 ) -> tuple[dict[str, TensorParity], str]:
     """The differences from the torch reference, and what was compared with it; in bfloat16 on a CPU see NO_BFLOAT16."""
     differences: dict[str, TensorParity] = {}
@@ -106,7 +112,7 @@ def measure(
     if networks.images is not None and precision is Precision.BF16 and provider is Provider.CPU:
         differences, checked_with = measure_lowered(networks.images, precision, inputs, report)
     elif networks.images is not None:
-        engine = OnnxEngine(bundle, provider, device=device, rows=CHECKED_ROWS, cache=cache)
+        engine = OnnxEngine(bundle, provider, device=device, rows=rows or CHECKED_ROWS, cache=cache)
         differences = parity.compare(engine, TorchEngine(networks.images), precision, inputs, report)
         checked_with += f", {engine.device}"
     if networks.volume is not None:
@@ -151,13 +157,15 @@ def _of_cohort(path: Path, model: ModelSet) -> parity.Inputs:
     )
 
 
-def build_tensorrt(bundle_folder: Path, device: int, cache: Path | None, report: Progress = lambda *_: None) -> str:
-    """Build TensorRT's engines ahead, into the cache that forecasts look in; returns the device they are for."""
+def build_tensorrt(
+    bundle_folder: Path, device: int, cache: Path | None, batch: int, report: Progress = lambda *_: None
+) -> str:
+    """Build TensorRT's engines ahead, into the cache that forecasts of this batch look in; returns their device."""
     bundle = Bundle.open(bundle_folder)
     manifest = bundle.manifest
     builds: list[Callable[[], object]] = []
     if manifest.for_images:
-        engine = OnnxEngine(bundle, Provider.TENSORRT, device=device, cache=cache)
+        engine = OnnxEngine(bundle, Provider.TENSORRT, device=device, rows=batch, cache=cache)
         builds += [partial(engine.open, graph) for graph in manifest.slice_graphs]
     if manifest.progression is NetworkKind.PROGRESSION:
         builds.append(partial(_build_volume, bundle, device, cache))

@@ -3,11 +3,12 @@
 What no GPU has run is listed in docs/engines.md.
 """
 
-import logging
 import math
 import os
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,25 @@ import numpy as np
 
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
+from tumorcast.durable import held_when_free
+from tumorcast.engines.batches import Batches, Feeds, first_line
 from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.onnxruntime_package import onnxruntime
 from tumorcast.engines.protocol import ModelInfo, check_progression
-from tumorcast.engines.providers import ORT_NAMES, SessionTarget, onnxruntime, provider_list, row_shapes
-from tumorcast.errors import EngineError
+from tumorcast.engines.providers import (
+    ORT_NAMES,
+    SessionTarget,
+    check_precision,
+    engine_cache,
+    has_fixed_shapes,
+    provider_list,
+    row_shapes,
+)
+from tumorcast.errors import EngineError, TumorcastError
 from tumorcast.settings import Provider
 
-log = logging.getLogger(__name__)
-
 UNBOUNDED = 1e30  # a bound that holds nothing back
-MEMORY_SHARE = 0.8  # of the free device memory that activations may take
-OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed", "bfcarena", "bad_alloc")
-Feeds = dict[str, np.ndarray[Any, Any]]
+MEMORY_SHARE = 0.8  # of the device's memory that activations may take
 
 
 class GraphEngine(ABC):
@@ -85,10 +93,12 @@ class OnnxEngine(GraphEngine):
         cache: Path | None = None,
     ) -> None:
         self.bundle, self.info, self.provider = bundle, bundle.info, provider
+        check_precision(bundle, provider)
         most = bundle.manifest.max_batch
         target = SessionTarget.find(provider, device, min(rows or most, most))
         self.target = SessionTarget(provider, target.gpu, rows_that_fit(bundle, target))
         self.device = target.device
+        self.batches = Batches(self.target.rows, self.device, self.info.image_size)
         self.cache = cache or bundle.folder / "tensorrt"
         self._graphs: dict[Graph, _Session] = {}
         # ONNX Runtime flushes denormal numbers in the thread that opens a session: it gets a thread of its own.
@@ -98,43 +108,30 @@ class OnnxEngine(GraphEngine):
         """Open a graph ahead of its first use; with TensorRT this builds its engine, or finds it in the cache."""
         self._thread.submit(self._session, graph).result()
 
+    def open_all(self) -> None:
+        """Open every graph that slices are asked of."""
+        for graph in self.bundle.manifest.slice_graphs:
+            self.open(graph)
+
     def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
         return self._thread.submit(self._blocks, graph, rows, scalars).result()
 
     def _blocks(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
         fixed = {name: np.asarray(value, np.float32) for name, value in scalars.items()}
-        count, done, parts = len(next(iter(rows.values()))), 0, []
-        while done < count:
-            block = {
-                name: np.asarray(value[done : done + self.target.rows], np.float32) for name, value in rows.items()
-            }
-            try:
-                parts.append(self._session(graph).run(block | fixed))
-            except EngineError as fault:  # a graph that cannot be opened, with its whole message
-                if not ran_out_of_memory(fault):
-                    raise
-                self._halve(fault)
-                continue
-            except Exception as fault:
-                if not ran_out_of_memory(fault):
-                    what = f"{self.bundle.graph(graph)}: failed on {self.device}: {first_line(fault)}"
-                    raise EngineError(f"{what}; {remedy_for(self.bundle, self.provider)}") from fault
-                self._halve(fault)
-                continue
-            done += len(block[next(iter(block))])
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
-    def _halve(self, fault: Exception) -> None:
-        """Fewer rows a call from now on. Raises EngineError if one row is too much."""
-        rows = self.target.rows
-        if rows == 1:
-            raise EngineError(
-                f"{self.device}: out of memory with one image of {self.info.image_size} px ({first_line(fault)}); "
-                "use a device with more memory, or --provider cpu"
-            ) from fault
-        log.warning("%s: out of memory with %d images a call; going on with %d", self.device, rows, rows // 2)
-        self._graphs.clear()  # their arenas, and profiles of the old batch
-        self.target = SessionTarget(self.provider, self.target.gpu, rows // 2)
+        def compute(block: Feeds) -> list[Array]:
+            if self.batches.rows != self.target.rows:  # out of memory: away with arenas, and profiles of the old batch
+                self._graphs.clear()
+                self.target = replace(self.target, rows=self.batches.rows)
+            return self._session(graph).run(block | fixed)
+
+        try:
+            return self.batches.run(rows, compute)
+        except TumorcastError:  # a graph that cannot be opened, or one image that is too much, with its whole message
+            raise
+        except Exception as fault:
+            what = f"{self.bundle.graph(graph)}: failed on {self.device}: {first_line(fault)}"
+            raise EngineError(f"{what}; {remedy_for(self.bundle, self.provider)}") from fault
 
     def _session(self, graph: Graph) -> "_Session":
         if graph not in self._graphs:
@@ -187,32 +184,46 @@ class _Bound:
 
 
 def open_session(bundle: Bundle, graph: Graph, target: SessionTarget, cache: Path) -> Any:
-    """An InferenceSession. Raises EngineError if its first provider is not the one asked for."""
+    """An InferenceSession, whose nodes are all the provider's own.
+
+    Raises EngineError if it cannot be opened so. One process alone builds an engine of TensorRT, and others wait.
+    """
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads()
     options.log_severity_level = 3
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     path = bundle.graph(graph)
+    if target.gpu is not None and has_fixed_shapes(bundle, graph):
+        options.add_free_dimension_override_by_name("N", target.rows)  # so no arithmetic of shapes is left, for the CPU
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(path, options, providers=provider_list(target, bundle, graph, cache))
+        providers = provider_list(target, bundle, graph, cache)
+        with _building(target, bundle, graph, cache):
+            session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as fault:
         what = f"{path}: cannot be opened on {target.device}: {first_line(fault)}"
         raise EngineError(f"{what}; {remedy_for(bundle, target.provider)}") from fault
     first = session.get_providers()[0]
     if first != ORT_NAMES[target.provider]:
         raise EngineError(
-            f"{path}: ONNX Runtime fell back to {first}, {target.provider} was asked for: a library that it needs is "
-            "missing or of another version, and its own line above names it; install that (tumorcast[gpu] and CUDA of "
-            "the version that onnxruntime-gpu was built for), or use --provider cpu"
+            f"{path}: ONNX Runtime opened it on {first}, and {target.provider} was asked for; its own line above tells "
+            "why. Every library that it names loads here: see that driver and GPU are those that this onnxruntime-gpu "
+            "was built for (`tumorcast doctor`), or use --provider cpu"
         )
     return session
+
+
+def _building(target: SessionTarget, bundle: Bundle, graph: Graph, cache: Path) -> AbstractContextManager[None]:
+    if target.provider is not Provider.TENSORRT:
+        return nullcontext()
+    return held_when_free(engine_cache(target, bundle, cache) / f"{graph}.lock")
 
 
 def remedy_for(bundle: Bundle, provider: Provider) -> str:
     """What to try where ONNX Runtime does not take a graph."""
     if provider is not Provider.CPU:
-        return "use --provider cpu, or mend the driver and libraries of the GPU"
+        return "its libraries load, so look at the GPU (`nvidia-smi -q`); use another one, or --provider cpu"
     checked_with = bundle.manifest.checked_with or "another version"
     return f"the bundle was checked with {checked_with}: install that, or export the bundle again"
 
@@ -227,11 +238,14 @@ def threads() -> int:
 
 
 def rows_that_fit(bundle: Bundle, target: SessionTarget) -> int:
-    """The rows asked for, or the power of two below that fits the free memory of the GPU."""
-    if target.gpu is None or not target.gpu.free:
+    """The rows asked for, or the power of two below that fits the memory of the GPU.
+
+    All of it counts, and not what is free now: every rank shall have the same rows, and the engines built for them.
+    """
+    if target.gpu is None or not target.gpu.memory:
         return target.rows
     graphs = bundle.manifest.slice_graphs
-    room = MEMORY_SHARE * target.gpu.free - bundle.weights.stat().st_size * len(graphs)
+    room = MEMORY_SHARE * target.gpu.memory - bundle.weights.stat().st_size * len(graphs)
     fitting = max(1, int(room / max(bundle.manifest.activation_bytes[graph] for graph in graphs)))
     return min(target.rows, 1 << (fitting.bit_length() - 1))
 
@@ -243,20 +257,6 @@ def padded(part: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
     array([1, 2, 2, 2])
     """
     return np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)]) if len(part) < rows else part
-
-
-def ran_out_of_memory(fault: Exception) -> bool:
-    """Whether ONNX Runtime's words tell of memory.
-
-    >>> ran_out_of_memory(RuntimeError("CUDNN_STATUS_ALLOC_FAILED")), ran_out_of_memory(ValueError("bad shape"))
-    (True, False)
-    """
-    return any(words in str(fault).lower() for words in OUT_OF_MEMORY)
-
-
-def first_line(fault: Exception) -> str:
-    """The first line of what went wrong."""
-    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
 
 
 def _scalars(step: Step) -> dict[str, float]:

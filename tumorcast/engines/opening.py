@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorcast.engines.bundle import Bundle, is_bundle
+from tumorcast.engines.gpu_libraries import apply_settings
+from tumorcast.engines.guarded import GuardedEngine
 from tumorcast.engines.locating import locate_all
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.protocol import Engine
+from tumorcast.engines.trial import try_out
 from tumorcast.errors import EngineError, UsageError
 from tumorcast.extra import how_to_install
 from tumorcast.settings import Provider
@@ -49,11 +52,33 @@ def open_engine(choice: EngineChoice) -> Engine:
 
 def _torch(choice: EngineChoice, folders: list[Path]) -> Engine:
     check_torch(choice.provider, folders)
+    apply_settings()
     from tumorcast.engines.model import load_bundle, load_model_set
-    from tumorcast.engines.torch_engine import TorchEngine
+    from tumorcast.engines.torch_engine import TorchEngine, free_memory
 
     model = load_bundle(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_model_set(folders)
-    return TorchEngine(model, choice.device or "cpu")
+    return GuardedEngine(TorchEngine(model, choice.device or "cpu"), free_memory)
+
+
+def make_ready(engine: Engine) -> None:
+    """Open ahead what an engine opens at its first use; on a GPU, have it compute once.
+
+    So what is missing is told before any work is begun. Raises EngineError.
+    """
+    if isinstance(engine, OnnxEngine):
+        engine.open_all()
+    if engine.device.startswith("cuda"):
+        try_out(engine)
+
+
+def torch_sees_gpu() -> bool:
+    """Whether torch is here, is a build for CUDA, and finds a GPU."""
+    apply_settings()
+    try:
+        import torch
+    except ModuleNotFoundError:  # which `check_torch` tells with a remedy
+        return False
+    return bool(torch.cuda.is_available())
 
 
 def check_torch(provider: Provider | None, folders: list[Path]) -> None:

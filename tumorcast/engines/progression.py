@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tumorcast.diffusion.sampler import Array
+from tumorcast.engines.batches import first_line, ran_out_of_memory
 from tumorcast.engines.bundle import PROGRESSION, Bundle, Graph, is_bundle, read_manifest
+from tumorcast.engines.guarded import GuardedVolume
 from tumorcast.engines.locating import locate_all, volume_run
-from tumorcast.engines.onnx_engine import first_line, open_session, ran_out_of_memory, remedy_for
+from tumorcast.engines.onnx_engine import open_session, remedy_for
 from tumorcast.engines.opening import check_torch, device_index
 from tumorcast.engines.protocol import VolumeEngine
 from tumorcast.engines.providers import SessionTarget
@@ -60,7 +62,7 @@ def _in_torch(folders: list[Path], device: str) -> VolumeEngine:
 
     run = None if is_bundle(folders[0]) else volume_run(folders)
     network = bundle_volume(Bundle.open(folders[0], (Graph.PROGRESS,))) if run is None else load_network(run)
-    return TorchVolume(network, device)
+    return GuardedVolume(TorchVolume(network, device))
 
 
 def _has_none(folders: list[Path]) -> InputError:

@@ -3,19 +3,26 @@
 What GPUs there are `nvidia-smi` tells; nothing else asks the driver, and no GPU package is needed.
 """
 
-import importlib
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 from typing import Any, assert_never
 
 from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.gpu_libraries import (
+    GET_TENSORRT,
+    apply_settings,
+    check_libraries,
+    make_loadable,
+    rounds_to_tf32,
+)
+from tumorcast.engines.onnxruntime_package import onnxruntime
 from tumorcast.errors import EngineError
-from tumorcast.settings import Provider
+from tumorcast.settings import Precision, Provider
 
 ORT_NAMES = {
     Provider.CPU: "CPUExecutionProvider",
@@ -29,7 +36,10 @@ GET_GPU = (
 )
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 GPU_QUERY = ("name", "compute_cap", "driver_version", "memory.total", "memory.free", "uuid")
+GPU_LISTING = (f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
 MIB = 2**20
+MIG_LINE = re.compile(r"MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-\S+)\)")  # of `nvidia-smi -L`, below its GPU's
+GPU_LINE = re.compile(r"GPU (\d+): ")
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,47 @@ class Gpu:
 
 def gpus() -> list[Gpu]:
     """The GPUs that this process may use, in the order of CUDA; none where nvidia-smi is missing or fails."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits"]
+    listed, shown = parse_gpus(_nvidia_smi(*GPU_LISTING)), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None and shown.strip().startswith("MIG-"):
+        return _parts(listed, shown)
+    return visible(listed, shown)
+
+
+def _nvidia_smi(*options: str) -> str:
+    """What it prints; nothing where it is missing or fails."""
+    command = ["nvidia-smi", *options]
     try:
-        listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
-        return []
-    return visible(parse_gpus(listing), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return ""
+
+
+def _parts(listed: list[Gpu], shown: str) -> list[Gpu]:
+    """The part of a GPU that CUDA_VISIBLE_DEVICES names first: CUDA uses no other one beside it."""
+    first = shown.split(",", maxsplit=1)[0].strip()
+    return [replace(part, index=0) for part in parse_parts(_nvidia_smi("-L"), listed) if part.uuid.startswith(first)][
+        :1
+    ]
+
+
+def parse_parts(listing: str, gpus: list[Gpu]) -> list[Gpu]:
+    """The parts (MIG) in what `nvidia-smi -L` prints; the memory is that of its name, where it tells.
+
+    >>> whole = parse_gpus("NVIDIA H100, 9.0, 580.1, 81559, 81000, GPU-1f")
+    >>> parse_parts("GPU 0: NVIDIA H100 (UUID: GPU-1f)\\n  MIG 1g.10gb  Device  0: (UUID: MIG-7a)", whole)[0].name
+    'NVIDIA H100 MIG 1g.10gb'
+    """
+    by_index, parts = {gpu.index: gpu for gpu in gpus}, []
+    whole: Gpu | None = None
+    for line in listing.splitlines():
+        head, part = GPU_LINE.match(line), MIG_LINE.search(line)
+        if head is not None:
+            whole = by_index.get(int(head[1]))
+        if part is not None and whole is not None:
+            size = re.search(r"(\d+)gb", part[1])
+            memory = int(size[1]) * 10**9 if size else 0
+            parts.append(replace(whole, name=f"{whole.name} MIG {part[1]}", memory=memory, free=memory, uuid=part[2]))
+    return parts
 
 
 def parse_gpus(listing: str) -> list[Gpu]:
@@ -100,15 +145,13 @@ def visible_count(variables: Mapping[str, str]) -> int:
     return len(gpus()) if listed is None else len([word for word in listed.split(",") if word.strip()])
 
 
-def onnxruntime() -> ModuleType:
-    """The package. Raises EngineError if it is not installed, or broken."""
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as fault:
-        raise EngineError(
-            f"onnxruntime cannot be used ({fault}); install tumorcast[cpu], or tumorcast[gpu] on a "
-            "machine with an NVIDIA GPU (`pip install 'tumorcast[cpu]'`; in a checkout bin/setup)"
-        ) from None
+def has_granted_gpus(variables: Mapping[str, str]) -> bool:
+    """Whether SLURM has granted this job a GPU.
+
+    >>> has_granted_gpus({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0,1"}), has_granted_gpus({"SLURM_JOB_ID": "7"})
+    (True, False)
+    """
+    return any(variables.get(name) for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"))
 
 
 def check_offered(provider: Provider) -> None:
@@ -131,10 +174,11 @@ class SessionTarget:
 
     @classmethod
     def find(cls, provider: Provider, device: int, rows: int) -> "SessionTarget":
-        """The target. Raises EngineError if the provider, or its GPU, is not here."""
+        """The target, its libraries loaded. Raises EngineError if the provider, its GPU or a library is not here."""
         check_offered(provider)
         if provider is Provider.CPU:
             return cls(provider, None, rows)
+        apply_settings()
         listed = gpus()
         if device >= len(listed):
             names = ", ".join(gpu.name for gpu in listed) or "none"
@@ -147,6 +191,8 @@ class SessionTarget:
                 f"provider {provider}: GPU {device} asked for, found: {names} (nvidia-smi); {remedy}, "
                 "or use --provider cpu"
             )
+        make_loadable(provider)
+        check_libraries(provider)
         return cls(provider, listed[device], rows)
 
     @property
@@ -160,21 +206,26 @@ class SessionTarget:
 
 
 def provider_list(target: SessionTarget, bundle: Bundle, graph: Graph, cache: Path) -> list[tuple[str, dict[str, Any]]]:
-    """What InferenceSession takes as `providers`, the wanted one first."""
+    """What InferenceSession takes as `providers`, the wanted one first.
+
+    On a GPU the CPU is none of them: a node that is left to it would be slow without a word. The graph of volumes,
+    whose sides are not known, does arithmetic with them there.
+    """
     cpu: list[tuple[str, dict[str, Any]]] = [(ORT_NAMES[Provider.CPU], {})]
     if target.gpu is None:
         return cpu
     exact = {"use_tf32": "0"}  # its 10 bits would be off by more than parity allows
     memory = {"device_id": target.gpu.index, "arena_extend_strategy": "kSameAsRequested"}
     cuda = (ORT_NAMES[Provider.CUDA], memory | exact)
+    spare = [] if has_fixed_shapes(bundle, graph) else cpu
     match target.provider:
         case Provider.CUDA:
-            return [cuda, *cpu]
+            return [cuda, *spare]
         case Provider.TENSORRT:
             folder = engine_cache(target, bundle, cache)
             folder.mkdir(parents=True, exist_ok=True)
             options = tensorrt_options(target, bundle, graph, folder)
-            return [(ORT_NAMES[Provider.TENSORRT], options), cuda, *cpu]
+            return [(ORT_NAMES[Provider.TENSORRT], options), cuda, *spare]
         case Provider.CPU | Provider.TORCH:
             raise AssertionError(f"{target.provider} has no GPU session")
         case _:
@@ -195,7 +246,7 @@ def tensorrt_options(target: SessionTarget, bundle: Bundle, graph: Graph, folder
         "trt_timing_cache_enable": True,
         "trt_timing_cache_path": str(folder),
     }
-    if graph not in bundle.manifest.slice_graphs:
+    if not has_fixed_shapes(bundle, graph):
         return caching
     shapes = ",".join(
         f"{name}:{'x'.join(map(str, (target.rows, *shape)))}" for name, shape in row_shapes(bundle, graph).items()
@@ -206,6 +257,21 @@ def tensorrt_options(target: SessionTarget, bundle: Bundle, graph: Graph, folder
         "trt_profile_max_shapes": shapes,
         "trt_cuda_graph_enable": True,
     }
+
+
+def has_fixed_shapes(bundle: Bundle, graph: Graph) -> bool:
+    """Whether a graph's shapes are known once the batch is."""
+    return graph in bundle.manifest.slice_graphs
+
+
+def check_precision(bundle: Bundle, provider: Provider) -> None:
+    """Raises EngineError for half precision in TensorRT: what comes out of it has not been measured."""
+    precision = bundle.manifest.precision
+    if provider is Provider.TENSORRT and precision is not Precision.FP32:
+        raise EngineError(
+            f"{bundle.folder}: is in {precision}, which nobody has measured in TensorRT; use --provider cuda, or a "
+            "bundle that is exported with --precision fp32"
+        )
 
 
 def row_shapes(bundle: Bundle, graph: Graph) -> dict[str, tuple[int, ...]]:
@@ -228,9 +294,10 @@ def row_shapes(bundle: Bundle, graph: Graph) -> dict[str, tuple[int, ...]]:
 
 
 def engine_cache(target: SessionTarget, bundle: Bundle, cache: Path) -> Path:
-    """Where TensorRT's engines lie: one folder for each model, TensorRT version, GPU architecture and batch."""
+    """Where TensorRT's engines lie: a folder for each model, TensorRT version, GPU architecture, batch and rounding."""
     assert target.gpu is not None
-    key = f"{bundle.sha256[:16]}-trt{tensorrt_version()}-{target.gpu.architecture}-b{target.rows}"
+    rounding = "tf32" if rounds_to_tf32(os.environ) else "fp32"
+    key = f"{bundle.sha256[:16]}-trt{tensorrt_version()}-{target.gpu.architecture}-b{target.rows}-{rounding}"
     return cache / key
 
 
@@ -241,7 +308,4 @@ def tensorrt_version() -> str:
             return version(package)
         except PackageNotFoundError:
             continue
-    raise EngineError(
-        "provider tensorrt: TensorRT is not installed; `pip install tensorrt` (tumorcast[gpu] has it), or use "
-        "--provider cuda"
-    )
+    raise EngineError(f"provider tensorrt: TensorRT is not installed; {GET_TENSORRT}; or use --provider cuda")

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
+from tumorcast.engines.batches import Feeds
 from tumorcast.engines.bundle import Graph
 from tumorcast.engines.graphs import TUMOUR_CLASS, graph_modules, lower
 from tumorcast.engines.model import ModelSet
-from tumorcast.engines.onnx_engine import Feeds, GraphEngine
+from tumorcast.engines.onnx_engine import GraphEngine
 from tumorcast.engines.protocol import check_progression
 from tumorcast.engines.weights import network_sum
 from tumorcast.errors import EngineError
@@ -34,6 +35,12 @@ def open_device(name: str) -> torch.device:
         raise EngineError(
             f"device {name}: not available ({reason}); use --device cpu, or a machine and a torch that have it"
         ) from None
+
+
+def free_memory() -> None:
+    """Give back what torch keeps of a GPU's memory for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -14,29 +14,38 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
-from tumorcast.diffusion.sampler import StepGuidance
-from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines import parity
+from tumorcast.engines.batches import first_line
 from tumorcast.engines.bundle import PROGRESSION, Bundle, TensorParity, is_bundle, read_manifest
+from tumorcast.engines.gpu_libraries import (
+    DRIVER,
+    cuda_of_build,
+    cuda_of_driver,
+    driver_fault,
+    loader_fault,
+    make_loadable,
+    remedy_for_library,
+    rounds_to_tf32,
+)
 from tumorcast.engines.locating import MODELS, locate
-from tumorcast.engines.onnx_engine import OnnxEngine, first_line, threads
+from tumorcast.engines.onnx_engine import OnnxEngine, threads
+from tumorcast.engines.onnxruntime_package import onnxruntime
 from tumorcast.engines.opening import EngineChoice, device_index, open_engine
 from tumorcast.engines.progression import open_progression
 from tumorcast.engines.protocol import Engine, VolumeEngine
-from tumorcast.engines.providers import TENSORRT_PACKAGES, Gpu, gpus, onnxruntime
+from tumorcast.engines.providers import ORT_NAMES, TENSORRT_PACKAGES, Gpu, gpus
+from tumorcast.engines.trial import guided_step, volume_pass
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.extra import how_to_install
 from tumorcast.running.ranks import mpi_library, open_ranks
-from tumorcast.settings import NetworkKind, Provider
+from tumorcast.settings import ForecastSettings, NetworkKind, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -52,16 +61,18 @@ GB = 1e9
 LEAST_DISK = 1 * GB
 SHIPPED = MODELS / "demo128"
 ONNX_RUNTIME = {"onnxruntime-gpu", "ORT providers", "model", "provider", "parity"}
+ON_GPU = ONNX_RUNTIME | {"gpu", "driver", "libraries", "TF32"}
 NEEDED = {  # and every speed
     Provider.TORCH: {"model", "provider", "parity"},
     Provider.CPU: ONNX_RUNTIME,
-    Provider.CUDA: ONNX_RUNTIME | {"gpu"},
-    Provider.TENSORRT: ONNX_RUNTIME | {"gpu", "engine cache"},
+    Provider.CUDA: ON_GPU,
+    Provider.TENSORRT: ON_GPU | {"engine cache"},
 }
+LOADED = {"driver", "libraries"}  # a fault of these is that of the provider
 NO_TORCH = "not checked: torch is not installed"
 BATCHES = {1, 8}
+DEFAULT_BATCH = int(ForecastSettings.model_fields["batch"].default)
 REPEATS = 5  # timed steps, after one that is not
-TIME = 199  # of the timed step
 Report = Callable[[int, int], None]
 
 
@@ -102,7 +113,7 @@ def guarded(name: str, run: Callable[[], list[Check]]) -> list[Check]:
     try:
         return run()
     except TumorcastError as fault:
-        message, _, remedy = private(first_line(fault)).partition("; ")
+        message, _, remedy = private(str(fault).splitlines()[0]).partition("; ")
     except ModuleNotFoundError as fault:
         message, remedy = f"{fault.name} is not installed", how_to_install("train")
     except Exception as fault:  # whatever a driver or a package does is a finding
@@ -163,9 +174,56 @@ def check_gpus(*, needed: bool) -> list[Check]:
     checks = [Check.ok(f"gpu {gpu.index}", _gpu_in_words(gpu)) for gpu in gpus()]
     if checks:
         return checks
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    message, remedy = "none found", NO_GPU_REMEDY
+    if shown is not None:
+        message = f"none found of CUDA_VISIBLE_DEVICES={shown}"
+        remedy = "see that `nvidia-smi -L` lists it in the same job, or leave the variable to the scheduler"
     if needed:
-        return [Check("gpu", CheckStatus.FAILED, "none found", NO_GPU_REMEDY)]
-    return [Check.absent("gpu", "none found")]
+        return [Check("gpu", CheckStatus.FAILED, message, remedy)]
+    return [Check.absent("gpu", message)]
+
+
+def check_driver(*, needed: bool) -> list[Check]:
+    """The CUDA that the driver knows, against that of ONNX Runtime's build."""
+    build, driver = cuda_of_build(), cuda_of_driver()
+    built = f"ONNX Runtime built for {build}" if build else "ONNX Runtime built without CUDA"
+    if driver is None:
+        message = f"none ({DRIVER} does not load), {built}"
+        return [
+            Check("driver", CheckStatus.FAILED, message, NO_GPU_REMEDY) if needed else Check.absent("driver", message)
+        ]
+    fault = driver_fault(build, driver)
+    if fault is not None:
+        message, _, remedy = fault.partition("; ")
+        return [Check("driver", CheckStatus.FAILED, message, remedy)]
+    return [Check.ok("driver", f"knows CUDA {driver[0]}.{driver[1]}, {built}")]
+
+
+def check_loading(provider: Provider) -> list[Check]:
+    """Whether the libraries of the provider load, by loading them."""
+    if provider not in (Provider.CUDA, Provider.TENSORRT):
+        return [Check.absent("libraries", f"not checked: provider {provider} needs none of CUDA")]
+    if ORT_NAMES[provider] not in onnxruntime().get_available_providers():
+        return [Check.absent("libraries", f"not checked: this onnxruntime has no provider {provider}")]
+    make_loadable(provider)
+    fault = loader_fault(provider)
+    if fault is not None:
+        return [Check("libraries", CheckStatus.FAILED, fault, remedy_for_library(fault))]
+    return [Check.ok("libraries", f"those of provider {provider} load")]
+
+
+def check_rounding(variables: Mapping[str, str]) -> list[Check]:
+    """Whether the user had CUDA round to TF32, whose 10 bits are more than parity allows.
+
+    >>> check_rounding({"NVIDIA_TF32_OVERRIDE": "1"})[0].remedy
+    'unset NVIDIA_TF32_OVERRIDE: it is set to 0 for every run'
+    """
+    if rounds_to_tf32(variables):
+        message = f"NVIDIA_TF32_OVERRIDE={variables['NVIDIA_TF32_OVERRIDE']}"
+        remedy = "unset NVIDIA_TF32_OVERRIDE: it is set to 0 for every run"
+        return [Check("TF32", CheckStatus.FAILED, message, remedy)]
+    return [Check.ok("TF32", "off (NVIDIA_TF32_OVERRIDE=0)")]
 
 
 def _gpu_in_words(gpu: Gpu) -> str:
@@ -225,13 +283,14 @@ def check_scheduler(variables: Mapping[str, str]) -> list[Check]:
 class EngineRequest:
     """What to check: a bundle, and what is to run it. device: None is the CPU, or the first GPU.
 
-    cache: where TensorRT's engines lie; None is a folder in the bundle.
+    cache: where TensorRT's engines lie; None is a folder in the bundle. batch: that of the forecasts to come.
     """
 
     model: Path = SHIPPED
     provider: Provider = Provider.CPU
     device: str | None = None
     cache: Path | None = None
+    batch: int = DEFAULT_BATCH
 
     def __post_init__(self) -> None:
         """Raise UsageError where provider and device do not go together."""
@@ -244,7 +303,8 @@ class EngineRequest:
         return self.provider in (Provider.CUDA, Provider.TENSORRT) or (self.device or "").startswith("cuda")
 
     def open(self, rows: int) -> Engine:
-        """The engine that is asked for, for batches of `rows`."""
+        """The engine that is asked for, for batches of `rows`; TensorRT builds for one, that of forecasts."""
+        rows = self.batch if self.provider is Provider.TENSORRT else rows
         return open_engine(EngineChoice((self.model,), self.provider, self.device, rows, self.cache))
 
     def open_volume(self) -> VolumeEngine:
@@ -259,6 +319,9 @@ def examine(request: EngineRequest, report: Report = lambda done, total: None) -
         "packages": check_packages,
         "ORT providers": check_onnxruntime,
         "gpu": partial(check_gpus, needed=request.on_gpu),
+        "driver": partial(check_driver, needed=request.on_gpu),
+        "libraries": partial(check_loading, request.provider),
+        "TF32": partial(check_rounding, os.environ),
         "cores": check_cores,
         "memory": check_memory,
         "working folder": partial(check_disk, "working folder", Path()),
@@ -268,7 +331,10 @@ def examine(request: EngineRequest, report: Report = lambda done, total: None) -
         "mpi": check_mpi,
         "slurm": partial(check_scheduler, os.environ),
     }
-    return [check for name, run in checks.items() for check in guarded(name, run)] + check_engine(request, report)
+    found = [check for name, run in checks.items() for check in guarded(name, run)]
+    loaded = {check.name: check.status for check in found if check.name in LOADED}
+    bad = [name for name, status in loaded.items() if status is CheckStatus.FAILED]
+    return found + check_engine(request, report, [] if loaded["libraries"] is CheckStatus.ABSENT else bad)
 
 
 def failed(checks: list[Check], provider: Provider) -> bool:
@@ -282,21 +348,36 @@ def failed(checks: list[Check], provider: Provider) -> bool:
     return any(name in NEEDED[provider] or name.startswith("speed") for name in bad)
 
 
-def check_engine(request: EngineRequest, report: Report) -> list[Check]:
-    """Bundle, provider, parity and speeds. What stands after a fault of the first two is not checked."""
+def check_engine(request: EngineRequest, report: Report, bad: Sequence[str] = ()) -> list[Check]:
+    """Bundle, provider, parity and speeds. What stands after a fault of the first two is not checked.
+
+    bad: checks that have failed already, and with which the provider would fail in the same words.
+    """
     checks = guarded("model", partial(check_model, request.model))
+    if bad:
+        return [*checks, *(Check.absent(name, f"not checked: {bad[0]} failed") for name in ("provider", "parity"))]
     if checks[-1].status is CheckStatus.OK:
         checks += guarded("provider", partial(check_provider, request))
     if checks[-1].status is CheckStatus.FAILED:
         return [*checks, Check.absent("parity", f"not checked: {checks[-1].name} failed")]
     manifest = read_manifest(request.model)
-    most = {manifest.max_batch} if request.on_gpu else set()
     checks += guarded("parity", partial(check_parity, request, report))
-    for batch in sorted(BATCHES | most) if manifest.for_images else ():
+    for batch in sorted(batches_of(request)) if manifest.for_images else ():
         checks += guarded(f"speed {batch}", partial(check_speed, request, batch))
     if manifest.progression is NetworkKind.PROGRESSION:
         checks += guarded("speed volume", partial(check_volume_speed, request))
     return checks
+
+
+def batches_of(request: EngineRequest) -> set[int]:
+    """The batches that are timed.
+
+    >>> sorted(batches_of(EngineRequest(provider=Provider.CUDA, batch=32))), batches_of(EngineRequest())
+    ([1, 8, 32], {8, 1})
+    """
+    if request.provider is Provider.TENSORRT:
+        return {request.batch}
+    return BATCHES | ({request.batch} if request.on_gpu else set())
 
 
 def check_model(folder: Path) -> list[Check]:
@@ -350,7 +431,10 @@ def check_parity(request: EngineRequest, report: Report) -> list[Check]:
     from tumorcast.engines.make import check_bundle  # noqa: PLC0415 - needs torch
 
     device = device_index(request.provider, request.device)
-    differences = check_bundle(request.model, None, request.provider, report, device=device, cache=request.cache)
+    rows = request.batch if request.provider is Provider.TENSORRT else None
+    differences = check_bundle(
+        request.model, None, request.provider, report, device=device, cache=request.cache, rows=rows
+    )
     return [Check.ok("parity", _worst(differences))]
 
 
@@ -392,24 +476,3 @@ def check_volume_speed(request: EngineRequest) -> list[Check]:
     seconds = statistics.median(volume_pass(network) for _ in range(REPEATS))
     sides = " x ".join(map(str, parity.VOLUMES[0]))
     return [Check.ok("speed volume", f"{1000 * seconds:.3g} ms, progression network on {sides} voxels")]
-
-
-def volume_pass(network: VolumeEngine) -> float:
-    """The seconds of a pass over a phantom."""
-    volume = parity.phantom_volume(len(network.contrasts), parity.VOLUMES[0])
-    began = time.perf_counter()
-    network.answer(volume)
-    return time.perf_counter() - began
-
-
-def guided_step(opened: Engine, batch: int) -> float:
-    """The seconds of a guided step of `batch` phantoms."""
-    info, abar = opened.info, alpha_bars()
-    part = parity.phantom(len(info.contrasts), info.image_size)
-    images, brains = (np.resize(rows, (batch, *rows.shape[1:])) for rows in (part.images, part.brains))
-    step_time = min(TIME, info.noise_levels - 1)
-    step = Step(step_time, abar[step_time], abar[max(step_time - parity.STRIDE, 0)])
-    guidance = StepGuidance(np.full(batch, 0.1, np.float32), brain=brains, window=brains, gain=0.5)
-    began = time.perf_counter()
-    opened.guided_step(images, step, np.zeros_like(images), guidance)
-    return time.perf_counter() - began

@@ -22,11 +22,12 @@ from tumorcast.arrival.field import FrontArrival, NetworkArrival, check_voxels
 from tumorcast.data.cohort import Cohort, SessionInfo
 from tumorcast.data.settings import SliceChoice
 from tumorcast.durable import sha256_of
-from tumorcast.engines.opening import EngineChoice, open_engine
+from tumorcast.engines.opening import EngineChoice, make_ready, open_engine, torch_sees_gpu
 from tumorcast.engines.progression import has_volume_network, open_progression
 from tumorcast.engines.protocol import Engine, ModelInfo, check_same_images
-from tumorcast.engines.providers import visible_count
-from tumorcast.errors import InputError, UsageError
+from tumorcast.engines.providers import has_granted_gpus, visible_count
+from tumorcast.engines.trial import try_out, try_out_volume
+from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.inputs import NOT_FITTED, UnitInputs, UnitReader
 from tumorcast.forecasting.place import SLICES, ArrivalModels, open_place
@@ -41,7 +42,7 @@ from tumorcast.running.outcomes import attempt
 from tumorcast.running.ranks import Ranks
 from tumorcast.running.stopping import Stopping, stopping_of_job
 from tumorcast.running.work_queue import Tally
-from tumorcast.running.worker import work_on_ranks
+from tumorcast.running.worker import WorkEnd, node_name, work_on_ranks
 from tumorcast.settings import ForecastSettings, NetworkKind, Provider
 from tumorcast.version import VERSION
 
@@ -84,11 +85,13 @@ class RunOptions:
 class ForecastResult:
     """How each patient fared, in the order of the cohort, as far as is known: rank 0 alone knows it.
 
-    stopped: the run was stopped before its end, and is resumed by starting it again.
+    stopped: the run was stopped before its end, and is resumed by starting it again. lost: ranks that left since their
+    engine failed, with machine and reason.
     """
 
     outcomes: list[PatientOutcome]
     stopped: bool
+    lost: tuple[str, ...] = ()
 
 
 Report = Callable[[Tally], None]
@@ -107,25 +110,18 @@ def forecast_cohort(
 ) -> ForecastResult:
     """Write the archive of forecasts to `out`, resuming what a stopped run left. Every rank must call it.
 
-    Inputs that do not fit each other are refused before anything is written.
+    Inputs that do not fit each other, and engines that are not there, are refused before anything is written.
     """
     growth = None if inputs.growth is None else read_growth(inputs.growth)
-    engine = None
-    if inputs.engine is not None:
-        inputs = replace(inputs, engine=own_gpu(inputs.engine, ranks))
-    if inputs.engine is not None and not settings.maps_only:
-        engine = open_engine(inputs.engine)
-    place = _open_place(inputs, engine)
+    makers = _opened(inputs, settings, ranks)
     with Cohort.open(inputs.cohort) as file:
         cohort = file.before_last_scan() if inputs.before_last_scan else file
-        if engine is not None:
-            _check_fit_for(cohort, engine.info, settings)
-        place = _checked_place(cohort, place, inputs, settings)
-        if ranks.is_root and place is not None:
-            _tell_of_place(place, cohort, inputs, settings)
+        if makers.fault is None:
+            makers = _checked(cohort, makers, inputs, settings)
+        if ranks.is_root and makers.place is not None:
+            _tell_of_place(makers.place, cohort, inputs, settings)
         if settings.horizon_days is not None:
             _check_growth_of(cohort, growth, inputs)
-        makers = Makers(engine, place)
         provenance = ranks.from_root(_provenance(inputs, cohort, makers, settings) if ranks.is_root else None)
         ledger = Ledger(out, provenance)
         run = _ForecastRun(cohort, growth, makers, settings, options, ledger, ranks, report)
@@ -140,10 +136,48 @@ def forecast_cohort(
 
 @dataclass(frozen=True)
 class Makers:
-    """What makes images, and growth maps in three dimensions; one of the two at least."""
+    """What makes images, and growth maps in three dimensions; one of the two at least.
+
+    fault: why this rank has neither, while rank 0 has.
+    """
 
     engine: Engine | None
     place: ArrivalModels | None
+    fault: str | None = None
+
+    def try_out(self) -> None:
+        """Have all of them compute. Raises EngineError if one cannot."""
+        if self.engine is not None:
+            try_out(self.engine)
+        if self.place is not None:
+            for model in {id(model): model for model in (self.place.model, *self.place.left_out.values())}.values():
+                if isinstance(model, NetworkArrival):
+                    try_out_volume(model.network)
+
+
+def _opened(inputs: ForecastInputs, settings: ForecastSettings, ranks: Ranks) -> Makers:
+    """What this rank computes with, ready for the first unit. Raises EngineError on rank 0, which plans, alone."""
+    if inputs.engine is not None:
+        inputs = replace(inputs, engine=own_gpu(inputs.engine, ranks))
+    try:
+        engine = None
+        if inputs.engine is not None and not settings.maps_only:
+            engine = open_engine(inputs.engine)
+            make_ready(engine)
+        return Makers(engine, _open_place(inputs, engine))
+    except EngineError as fault:
+        if ranks.size == 1:
+            raise
+        if ranks.is_root:
+            raise EngineError(f"rank 0 on {node_name()}: {fault}") from fault
+        return Makers(None, None, str(fault))
+
+
+def _checked(cohort: Cohort, makers: Makers, inputs: ForecastInputs, settings: ForecastSettings) -> Makers:
+    """What of them fits the cohort. Raises InputError or UsageError where what is needed does not."""
+    if makers.engine is not None:
+        _check_fit_for(cohort, makers.engine.info, settings)
+    return replace(makers, place=_checked_place(cohort, makers.place, inputs, settings))
 
 
 def _open_place(inputs: ForecastInputs, engine: Engine | None) -> ArrivalModels | None:
@@ -212,11 +246,24 @@ def _checked_place(
 
 
 def own_gpu(choice: EngineChoice, ranks: Ranks) -> EngineChoice:
-    """Of several GPUs, the ranks of a machine take one each by turns, where the user named none."""
-    count = visible_count(os.environ)
-    if choice.device is not None or choice.provider not in (Provider.CUDA, Provider.TENSORRT) or count < 2:
+    """Of several GPUs, the ranks of a machine take one each by turns, where the user named none.
+
+    Torch, which else takes the CPU, takes one where it is named and the scheduler granted some.
+    """
+    if choice.device is not None or choice.provider in (None, Provider.CPU):
         return choice
-    return replace(choice, device=f"cuda:{ranks.local_rank % count}")
+    count = visible_count(os.environ)
+    if choice.provider is Provider.TORCH:
+        if not has_granted_gpus(os.environ):
+            return choice
+        if not torch_sees_gpu():
+            log.warning(
+                "--provider torch: takes the CPU, though the job was granted a GPU: torch sees none here; install a "
+                "torch for CUDA, or give --device cuda, which tells why, or --device cpu to be silent"
+            )
+            return choice
+        return replace(choice, device=f"cuda:{ranks.local_rank % max(count, 1)}")
+    return choice if count < 2 else replace(choice, device=f"cuda:{ranks.local_rank % count}")
 
 
 def _check_fit_for(cohort: Cohort, model: ModelInfo, settings: ForecastSettings) -> None:
@@ -320,17 +367,17 @@ class _ForecastRun:
         order = self._to_do(plan)
         stopping = stopping_of_job(self.ranks)
         with EventLog(self.ledger.events, self.ranks.rank) as events, stopping.handle_signals():
-            stopped = self._work(plan, order, events, stopping)
+            end = self._work(plan, order, events, stopping)
             if not self.ranks.is_root:
-                return ForecastResult([], stopped)
+                return ForecastResult([], end.stopped)
             accounts = account(self.ledger, plan, left_out)
-            outcomes, stopped = accounts.outcomes, stopped or bool(accounts.missing)
+            outcomes, stopped = accounts.outcomes, end.stopped or bool(accounts.missing)
             if not stopped and self.options.merge:
                 events.write("merging")
                 packing = self.options.packing
                 outcomes = write_archive(self.ledger, plan, outcomes, self.ledger.archive, packing=packing)
                 events.write("merged")
-        return ForecastResult(outcomes, stopped)
+        return ForecastResult(outcomes, stopped, end.lost)
 
     def _planned(self) -> tuple[RunPlan, dict[str, str]]:
         """Rank 0's plan, on every rank."""
@@ -393,8 +440,8 @@ class _ForecastRun:
         order = plan.longest_first()
         return order[left[order]]
 
-    def _work(self, plan: RunPlan, order: npt.NDArray[np.int64], events: EventLog, stopping: Stopping) -> bool:
-        """Do units until none is left; returns whether the run was stopped."""
+    def _work(self, plan: RunPlan, order: npt.NDArray[np.int64], events: EventLog, stopping: Stopping) -> WorkEnd:
+        """Do units until none is left."""
         events.write(
             "opened",
             units=len(order),
@@ -414,6 +461,7 @@ class _ForecastRun:
             ahead_of=AHEAD_RANKS * self.ranks.size,
             record_event=events.write,
             report=self.report,
+            unable=self.makers.fault,
         )
 
 
@@ -454,6 +502,10 @@ class ForecastJob:
         assert makers.place is not None and inputs.volume is not None, "else no volume were planned"
         model = makers.place.of(inputs.unit.patient_id)
         return forecast_volume(inputs.volume, reader.cohort.contrasts, inputs.targets, model, reader.settings)
+
+    def try_out(self) -> None:
+        """Have engine and networks answer for a phantom."""
+        self.makers.try_out()
 
     def _sliced(self, inputs: UnitInputs) -> SlicedField | None:
         """The field that the slices of a patient are guided by, kept for its next unit."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tumorcast.durable import write_text
-from tumorcast.errors import StoppedError, StorageError, TumorcastError
+from tumorcast.errors import EngineError, StoppedError, StorageError, TumorcastError
 from tumorcast.records import PatientOutcome, Status
 
 log = logging.getLogger(__name__)
@@ -25,22 +25,25 @@ def status_table_of(archive: Path) -> Path:
 
 
 def attempt(patient_id: str, work: Callable[[], Result]) -> Result | PatientOutcome:
-    """What `work` returns, or why the patient failed; a full disk and a stop end the run and are raised."""
+    """What `work` returns, or why the patient failed.
+
+    What is no fault of the patient is raised: a full disk, a stop, and a device or a package that is not there.
+    """
     try:
         return work()
-    except (StorageError, StoppedError):
+    except (StorageError, StoppedError, EngineError):
         raise
     except TumorcastError as fault:
         reason = str(fault)
     except Exception as fault:  # whatever it was: it is reported, counted, and the others go on
         log.debug("%s", traceback.format_exc())
         reason = f"{type(fault).__name__}: {fault}"
-    return PatientOutcome(patient_id, Status.FAILED, _one_line(reason))
+    return PatientOutcome(patient_id, Status.FAILED, one_line(reason))
 
 
 def write_outcomes(path: Path, outcomes: Iterable[PatientOutcome]) -> None:
     """Write the table of outcomes, whole or not at all."""
-    rows = [f"{outcome.patient_id}\t{outcome.status}\t{_one_line(outcome.reason)}\n" for outcome in outcomes]
+    rows = [f"{outcome.patient_id}\t{outcome.status}\t{one_line(outcome.reason)}\n" for outcome in outcomes]
     write_text(path, HEADER + "".join(rows))
 
 
@@ -50,5 +53,6 @@ def read_outcomes(path: Path) -> list[PatientOutcome]:
     return [PatientOutcome(pid, Status(status), why) for pid, status, why in (r.split("\t") for r in rows)]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The words of a text, a blank between two."""
     return " ".join(text.split())

@@ -27,7 +27,7 @@ LAUNCHERS = {
     "PMI_SIZE": "a PMI launcher (mpirun of MPICH, srun --mpi=pmi2)",
     "SLURM_STEP_NUM_TASKS": "srun",
 }
-DONE_TAG, PROGRESS_TAG, ANSWER_TAG = 1, 2, 3
+DONE_TAG, PROGRESS_TAG, ANSWER_TAG, LEAVE_TAG = 1, 2, 3, 4
 POLL_SECONDS = 1e-4  # between two looks for an answer, at first; a blocking call of MPI would keep a core busy
 LONGEST_POLL_SECONDS = 5e-3
 MOST_CORES = 4096  # of a machine

@@ -23,7 +23,8 @@ class RunStatus:
     """Units of a run, by what came of them, and how fast the ranks of its last start are.
 
     state: running, stopped (a job of it ended or died before the end), complete (all units, not merged) or merged.
-    unheard_seconds: since a rank last wrote what it did.
+    unheard_seconds: since a rank last wrote what it did. lost: ranks of the last start whose engine failed, with
+    machine and reason.
     """
 
     state: str
@@ -35,6 +36,7 @@ class RunStatus:
     ranks: int = 0
     units_a_minute: float = 0.0
     unheard_seconds: float | None = None
+    lost: tuple[str, ...] = ()
 
     @property
     def seconds_left(self) -> float | None:
@@ -53,6 +55,7 @@ class RunStatus:
             "failed": self.failed,
             "patients": self.patients,
             "ranks": self.ranks,
+            "ranks_lost": len(self.lost),
             "units_a_minute": round(self.units_a_minute, 3),
             "seconds_left": None if left is None else round(left),
             "unheard_seconds": None if unheard is None else round(unheard),
@@ -104,13 +107,17 @@ def _plan_of(archive: MapArchive) -> RunPlan:
 
 
 def _last_start(events: Path) -> dict[str, Any]:
-    """Ranks, rate and silence since the run was last started."""
+    """Ranks, rate, silence and losses since the run was last started."""
     began: dict[int, float] = {}
+    left: dict[int, str] = {}
     written: dict[int, int] = {}
     last = 0.0
     for rank, event in read_events(events):
         if event["event"] == "opened":
             began[rank], written[rank] = event["time"], 0
+            left.pop(rank, None)
+        elif event["event"] == "left":
+            left[rank] = f"rank {rank} on {event['node']}: {event['reason']}"
         elif event["event"] == "written" and rank in written:
             written[rank] += 1
         last = max(last, event["time"])
@@ -123,4 +130,5 @@ def _last_start(events: Path) -> dict[str, Any]:
         "ranks": len(present),
         "units_a_minute": sum(written[rank] for rank in present) / minutes,
         "unheard_seconds": time.time() - last,
+        "lost": tuple(left[rank] for rank in sorted(left) if rank in present),
     }

@@ -52,6 +52,7 @@ def finetune(
 
     @contextmanager
     def opened(ranks: "Ranks") -> "Iterator[Experiment]":
+        from tumorcast.engines.guarded import GuardedEngine
         from tumorcast.engines.torch_engine import TorchEngine
         from tumorcast.evaluation.experiments.finetune import TUNING, FinetuneExperiment, FinetuneSettings
         from tumorcast.evaluation.experiments.followup_source import check_levels
@@ -60,10 +61,10 @@ def finetune(
         training = TrainSettings.of(TUNING.model_dump() | given, "tumorcast experiment finetune")
         with ExitStack() as stack:
             opened_cohort, untuned = open_followed(cohort, engine, targets, ranks, stack)
-            assert isinstance(untuned, TorchEngine)
+            assert isinstance(untuned, GuardedEngine) and isinstance(untuned.engine, TorchEngine)
             check_levels(untuned, [settings.sampler.noise_level])
             yield FinetuneExperiment(
-                opened_cohort, untuned, targets, FinetuneSettings(settings, training, slices), patients
+                opened_cohort, untuned.engine, targets, FinetuneSettings(settings, training, slices), patients
             )
 
     launch_opened(opened, out, as_json, so_far=so_far)

@@ -58,8 +58,10 @@ def run_experiment(
             job = MeasureJob(experiment, folder, units)
             patience_ms = round(1000 * LONGEST_UNIT_SECONDS / UNITS_OF_PATIENCE)
             order = np.array(left, np.int64)
-            stopped = work_on_ranks(order, job, ranks, stopping, report=report, longest_ms=patience_ms)
-        return _settled(experiment, folder, units, stopped=stopped) if ranks.is_root else ExperimentResult(stopped)
+            end = work_on_ranks(order, job, ranks, stopping, report=report, longest_ms=patience_ms)
+        return (
+            _settled(experiment, folder, units, stopped=end.stopped) if ranks.is_root else ExperimentResult(end.stopped)
+        )
 
 
 def report_so_far(experiment: Experiment, out: Path) -> ExperimentResult:
@@ -109,6 +111,9 @@ class MeasureJob:
         """The unit's row as JSON; its pictures are in their folder."""
         with self.folder.pictures(inputs) as pictures:
             return json.dumps(self.experiment.measure(inputs, pictures))
+
+    def try_out(self) -> None:
+        """Nothing: an experiment's engine is its own, so a unit that an engine fails at is done twice, then failed."""
 
     def write(self, inputs: str, product: str) -> None:
         """Keep the row."""
