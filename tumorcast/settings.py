@@ -158,6 +158,13 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Check(StrEnum):
+    """How a bundle is compared with torch: at every noise level looked at, or one slice at the least and the most."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
 class Provider(StrEnum):
     """What runs the networks: torch with autograd, the reference; or the exported graphs in ONNX Runtime."""
 

@@ -153,7 +153,7 @@ def test_bf16_has_bfloat16_convolutions_and_float32_norms(least_runs: Path) -> N
 def test_a_bundle_that_does_not_match_is_not_left(
     least_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def written(model: object, out: Path, settings: ExportSettings) -> Bundle:
+    def written(model: object, out: Path, settings: ExportSettings, report: object) -> Bundle:
         (out / "encode.onnx").write_bytes(b"graph")
         return Bundle(out, None)
 
@@ -169,6 +169,35 @@ def test_a_bundle_that_does_not_match_is_not_left(
     with pytest.raises(EngineError, match=r"guided\.x_next .*0\.001 .*t = 7.* 5e-05"):
         make.make_bundle([least_runs], tmp_path / "bundle", ExportSettings(), None)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_stopped_export_goes_on_where_it_was(
+    least_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "TIMES", 2)
+    compared: list[str] = []
+    differences, trace = parity._differences, export._trace
+
+    def counted(engine: object, reference: object, part: parity.Inputs, t: int) -> dict[str, float]:
+        compared.append(f"{part.name} {t}")
+        if len(compared) == 3:
+            raise KeyboardInterrupt
+        return differences(engine, reference, part, t)
+
+    monkeypatch.setattr(parity, "_differences", counted)
+    out, settings = tmp_path / "bundle", ExportSettings(max_batch=8)
+    with pytest.raises(KeyboardInterrupt):
+        make.make_bundle([least_runs], out, settings, None)
+    assert [path.name for path in tmp_path.iterdir()] == [".bundle.partial"]
+    monkeypatch.setattr(export, "_trace", lambda *_: pytest.fail("nothing is traced twice"))
+    manifest = make.make_bundle([least_runs], out, settings, None)
+    assert compared == ["phantom 0", "phantom 299", "random 0", "random 0", "random 299"]
+    assert read_manifest(out) == manifest
+    assert {path.name for path in out.iterdir()} == {"manifest.json", *manifest.sha256}
+    monkeypatch.setattr(export, "_trace", trace)
+    other = export.write_graphs(make.networks_of([least_runs]), out, ExportSettings(max_batch=4))
+    assert other.manifest.max_batch == 4  # other settings: written anew
 
 
 def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -235,7 +264,7 @@ class GraphAlone(GraphEngine):
 def test_bf16_is_compared_in_torch_and_the_manifest_says_so(
     least_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def written(model: object, out: Path, settings: ExportSettings) -> Bundle:
+    def written(model: object, out: Path, settings: ExportSettings, report: object) -> Bundle:
         return Bundle(out, manifest)
 
     networks = {

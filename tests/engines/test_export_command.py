@@ -42,13 +42,13 @@ def places(dense_bundle: Path, dense_runs: Path, tmp_path: Path) -> dict[str, Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("BUNDLE", "give --out BUNDLE to export RUN folders, or --check or --build"),
-        ("BUNDLE --check --out NEW", "give --out BUNDLE to export RUN folders, or --check or --build"),
-        ("BUNDLE BUNDLE --check", "2 folders given, but --check and --build take one bundle"),
+        ("BUNDLE", "give --out BUNDLE to export RUN folders, or --check full or --build"),
+        ("BUNDLE --check all", "--check all: allowed are quick, full"),
+        ("BUNDLE BUNDLE --check full", "2 folders given, but --check and --build take one bundle"),
         ("BUNDLE --build openvino", "--build openvino: only tensorrt is built ahead"),
-        ("BUNDLE --check --provider npu", "--provider npu: allowed are"),
-        ("BUNDLE --check --device cuda:0", "--device cuda:0: --provider cpu takes cpu"),
-        ("BUNDLE --check --provider torch", "--provider torch"),
+        ("BUNDLE --check quick --provider npu", "--provider npu: allowed are"),
+        ("BUNDLE --check quick --device cuda:0", "--device cuda:0: --provider cpu takes cpu"),
+        ("BUNDLE --check quick --provider torch", "--provider torch"),
         ("RUNS --out BUNDLE", "exists already; give --out a new folder"),
         ("RUNS --out NEW --precision fp8", "--precision fp8: allowed are fp32, fp16, bf16"),
     ],
@@ -59,7 +59,7 @@ def test_wrong_usage_ends_with_2(arguments: str, message: str, places: dict[str,
     assert not places["NEW"].exists()
 
 
-@pytest.mark.parametrize("options", [["--build", "tensorrt"], ["--check", "--provider", "cuda"]])
+@pytest.mark.parametrize("options", [["--build", "tensorrt"], ["--check", "full", "--provider", "cuda"]])
 def test_what_needs_a_gpu_ends_with_4(options: list[str], dense_bundle: Path, ended: Ended) -> None:
     code, told = ended("export", dense_bundle, *options)
     assert code == 4, told
@@ -79,7 +79,7 @@ def test_a_forecast_on_a_provider_that_is_missing_ends_with_4(
 def test_tumorcast_export_is_the_same_command(
     dense_runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["tumorcast-export", str(dense_runs), "--check"])
+    monkeypatch.setattr(sys, "argv", ["tumorcast-export", str(dense_runs), "--check", "quick"])
     with pytest.raises(SystemExit, match="3"):
         export_main()
     assert f"{dense_runs}: holds RUN folders and no bundle; make one with --out" in capsys.readouterr().err
@@ -90,6 +90,7 @@ def test_what_was_exported_is_told(dense_bundle: Path, dense_told: dict[str, Any
     assert dense_told == {
         "out": str(dense_bundle),
         "precision": "fp32",
+        "check": "full",
         "checked_with": manifest.checked_with,
         "parity": {name: part.model_dump() for name, part in manifest.parity.items()},
     }
@@ -104,13 +105,31 @@ def test_what_was_checked_is_told(
 ) -> None:
     """The same outputs within the same limits; the differences themselves hang on torch's threads."""
     monkeypatch.setattr(parity, "TIMES", 2)
-    app(["export", str(dense_bundle), "--check", "--json"], standalone_mode=False)
+    app(["export", str(dense_bundle), "--check", "full", "--json"], standalone_mode=False)
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (again["bundle"], again["provider"]) == (str(dense_bundle), "cpu")
     assert {name: found["limit"] for name, found in again["parity"].items()} == {
         name: found["limit"] for name, found in dense_told["parity"].items()
     }
     assert all(found["difference"] <= found["limit"] for found in again["parity"].values())
+
+
+def test_a_quick_check_is_of_one_slice_at_two_levels(
+    dense_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    outputs = parity._outputs
+
+    def noted(engine: object, reference: object, part: parity.Inputs, t: int) -> object:
+        asked.append((len(part.images), t))
+        return outputs(engine, reference, part, t)
+
+    monkeypatch.setattr(parity, "_outputs", noted)
+    app(["export", str(dense_bundle), "--check", "quick", "--json"], standalone_mode=False)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert asked == [(1, 0), (1, 299)]
+    assert told["check"] == "quick"
+    assert told["parity"].keys() == read_manifest(dense_bundle).parity.keys()
 
 
 @pytest.mark.parametrize("most", [1, 2])

@@ -261,7 +261,7 @@ def test_old_manifests_are_read_and_stay_as_they_are() -> None:
 
 
 def test_a_bundle_is_checked_again(place_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    app(["export", str(place_bundle), "--check", "--json"], standalone_mode=False)
+    app(["export", str(place_bundle), "--check", "full", "--json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out.splitlines()[-1])["parity"]
     assert told.keys() == {"progress.answer"}
     assert told["progress.answer"]["difference"] <= 1e-4

@@ -18,12 +18,13 @@ import onnx
 import onnx_ir.passes.common as ir_passes
 import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
+from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from tumorcast.arrival.crop import LEAST_SIDES, SIDES_OF
 from tumorcast.durable import sha256_of
-from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, write_manifest
+from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, read_manifest, write_manifest
 from tumorcast.engines.graphs import VolumeGraph, graph_modules, lower
 from tumorcast.engines.model import ModelSet, Networks
 from tumorcast.engines.weights import TensorPlace, tensor_places
@@ -41,6 +42,7 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 TRACED_ROWS = 2
 EMBEDDED_UP_TO = 1024  # bytes of a constant that stays in the graph
 VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity"}  # nodes that share their input's memory
+FILES = {WEIGHTS_FILE, *(graph.file for graph in Graph)}
 AXES = ((2, "Z"), (3, "Y"), (4, "X"))
 LARGEST_SIDE = 512  # voxels, of a volume
 LARGEST_REPEATED = 1 << 20  # elements of a constant that is stored once: each group norm brings its plane of ones
@@ -55,21 +57,26 @@ class ExportSettings:
 
 
 def write_graphs(
-    networks: Networks, out: Path, settings: ExportSettings, report: Callable[[str], None] = lambda _: None
+    networks: Networks, out: Path, settings: ExportSettings, report: Callable[[int, int], None] = lambda *_: None
 ) -> Bundle:
-    """Write weights, graphs and a manifest without parity into `out`, which must not exist or be empty."""
+    """Write weights, graphs and a manifest without parity into `out`.
+
+    Where `out` holds the same already, nothing is traced again; anything else in it is written anew.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if networks.images is not None:
         networks = replace(networks, images=lower(networks.images, settings.precision))
     store = WeightStore.write(out / WEIGHTS_FILE, networks.modules)
+    if (written := _written(networks, settings, out)) is not None:
+        return Bundle(out, written)
     traced: dict[Graph, Traced] = {}
     if networks.images is not None:
         traced |= _exported(networks.images, settings.max_batch)
     if networks.volume is not None:
         traced[Graph.PROGRESS] = _exported_volume(networks.volume, settings.max_batch)
     needs = {}
-    for graph, (module, example, dynamic) in traced.items():
-        report(graph)
+    for done, (graph, (module, example, dynamic)) in enumerate(traced.items()):
+        report(done, len(traced))
         proto = store.externalised(_trace(module, example, dynamic, settings))
         onnx.save(proto, out / graph.file)
         onnx.checker.check_model(str(out / graph.file))
@@ -77,6 +84,16 @@ def write_graphs(
     manifest = _manifest(networks, settings, out, needs)
     write_manifest(out, manifest)
     return Bundle(out, manifest)
+
+
+def _written(networks: Networks, settings: ExportSettings, out: Path) -> Manifest | None:
+    """The manifest of `out`, if it and the files there are those of these networks and settings."""
+    try:
+        found = read_manifest(out)
+        expected = _manifest(networks, settings, out, found.activation_bytes)
+    except (InputError, ValidationError):  # not there, or of a part of the files
+        return None
+    return found if found == expected else None
 
 
 Example = dict[str, Tensor]
@@ -215,7 +232,7 @@ def _manifest(networks: Networks, settings: ExportSettings, out: Path, needs: di
         precision=settings.precision,
         opset=OPSETS[settings.precision],
         max_batch=settings.max_batch,
-        sha256={path.name: sha256_of(path) for path in sorted(out.iterdir())},
+        sha256={name: sha256_of(out / name) for name in sorted(FILES) if (out / name).is_file()},
         activation_bytes=needs,
         versions={"tumorcast": VERSION} | {name: _installed(name) for name in PACKAGES},
         commit=commit(),
@@ -295,21 +312,23 @@ def _bytes(info: ValueInfoProto) -> int:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A sibling folder to write to, which becomes `out` when the block ends without an error and else is removed.
+    """A sibling folder to write to, which becomes `out` when the block ends without an error.
 
+    Where the block is stopped or the process ends, what it wrote stays there for the next; any error removes it.
     Raises UsageError if `out` exists and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists already; give --out a new folder")
     sibling = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(sibling, ignore_errors=True)
     try:
-        sibling.mkdir(parents=True)
+        sibling.mkdir(parents=True, exist_ok=True)
         yield sibling
         if out.is_dir():
             out.rmdir()
         sibling.rename(out)
     except OSError as fault:
-        raise InputError(f"{out}: not written ({fault}); give an output in a writable folder") from None
-    finally:
         shutil.rmtree(sibling, ignore_errors=True)
+        raise InputError(f"{out}: not written ({fault}); give an output in a writable folder") from None
+    except Exception:
+        shutil.rmtree(sibling, ignore_errors=True)
+        raise

@@ -1,5 +1,6 @@
 """Make, check and build bundles: nothing is left behind that does not match the torch reference."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from tumorcast.arrival.crop import LEAST_SIDES
 from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.data.cohort import Cohort
+from tumorcast.durable import write_text
 from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, Manifest, TensorParity, is_bundle, write_manifest
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
@@ -22,11 +24,12 @@ from tumorcast.engines.protocol import check_same_images
 from tumorcast.engines.providers import SessionTarget
 from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine, TorchVolume
 from tumorcast.errors import EngineError, InputError, UsageError
-from tumorcast.settings import NetworkKind, Precision, Provider
+from tumorcast.settings import Check, NetworkKind, Precision, Provider
 
+COMPARISONS_FILE = "comparisons.json"
 Progress = Callable[[int, int], None]
 CHECKED_ROWS = 2  # slices of a cohort that parity looks at
-NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 convolution; check on a GPU with --check --provider cuda"
+NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 convolution; check on a GPU with --check full --provider cuda"
 
 
 def make_bundle(
@@ -35,22 +38,44 @@ def make_bundle(
     settings: ExportSettings,
     cohort: Path | None,
     report: Progress = lambda *_: None,
+    *,
+    depth: Check = Check.FULL,
 ) -> Manifest:
     """Export the networks of RUN folders, or of a bundle, to the new folder `out`, which is there only if they match.
 
-    Raises EngineError if they do not.
+    Graphs are written first and compared with torch afterwards; where that is stopped, the next call with the same
+    goes on from there. report: of the graphs, then of the comparisons. Raises EngineError if they do not match.
     """
     networks = networks_of(model_paths)
     if networks.images is None:
         _check_alone(settings.precision, cohort)
     inputs = [] if networks.images is None else parity_inputs(networks.images, cohort)
     with whole_folder(out) as folder:
-        bundle = write_graphs(networks, folder, settings)
-        differences, checked_with = measure(bundle, networks, inputs, Provider.CPU, report)
+        bundle = write_graphs(networks, folder, settings, report)
+        kept = KeptComparisons(folder / COMPARISONS_FILE)
+        differences, checked_with = measure(
+            bundle, networks, inputs, Provider.CPU, report, depth=depth, comparisons=kept
+        )
         parity.check(differences, str(out))
+        kept.path.unlink(missing_ok=True)
         manifest = bundle.manifest.model_copy(update={"parity": differences, "checked_with": checked_with})
         write_manifest(folder, manifest)
     return manifest
+
+
+class KeptComparisons(parity.Comparisons):
+    """Comparisons in a file, which is whole after each."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        if path.is_file():
+            self.known = json.loads(path.read_text(encoding="utf-8"))
+
+    def keep(self, name: str, differences: dict[str, float]) -> None:
+        """Keep those of one comparison, for another process too."""
+        super().keep(name, differences)
+        write_text(self.path, json.dumps(self.known))
 
 
 def _check_alone(precision: Precision, cohort: Path | None) -> None:
@@ -77,6 +102,7 @@ def check_bundle(
     device: int = 0,
     cache: Path | None = None,
     rows: int | None = None,
+    depth: Check = Check.FULL,
 ) -> dict[str, TensorParity]:
     """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much.
 
@@ -89,7 +115,9 @@ def check_bundle(
     if networks.images is None and cohort is not None:
         _check_alone(Precision.FP32, cohort)
     inputs = [] if networks.images is None else parity_inputs(networks.images, cohort)
-    differences, _ = measure(bundle, networks, inputs, provider, report, device=device, cache=cache, rows=rows)
+    differences, _ = measure(
+        bundle, networks, inputs, provider, report, device=device, cache=cache, rows=rows, depth=depth
+    )
     parity.check(differences, str(bundle_folder))
     return differences
 
@@ -104,30 +132,34 @@ def measure(
     device: int = 0,
     cache: Path | None = None,
     rows: int | None = None,
+    depth: Check = Check.FULL,
+    comparisons: parity.Comparisons | None = None,
 ) -> tuple[dict[str, TensorParity], str]:
-    """The differences from the torch reference, and what was compared with it; in bfloat16 on a CPU see NO_BFLOAT16."""
+    """The differences from the torch reference, and what was compared with it; in bfloat16 on a CPU see NO_BFLOAT16.
+
+    comparisons: those of images that are known already; a volume's take seconds and are made again.
+    """
     differences: dict[str, TensorParity] = {}
     precision = bundle.manifest.precision
     checked_with = f"onnxruntime {onnxruntime().__version__}"
+    compare = partial(
+        parity.compare, precision=precision, inputs=inputs, report=report, depth=depth, comparisons=comparisons
+    )
     if networks.images is not None and precision is Precision.BF16 and provider is Provider.CPU:
-        differences, checked_with = measure_lowered(networks.images, precision, inputs, report)
+        lowered = LoweredEngine(networks.images, precision)
+        differences = compare(lowered, TorchEngine(networks.images))
+        checked_with = f"torch {torch.__version__}, cpu: {NO_BFLOAT16}"  # the numerics, and not the graphs
     elif networks.images is not None:
         engine = OnnxEngine(bundle, provider, device=device, rows=rows or CHECKED_ROWS, cache=cache)
-        differences = parity.compare(engine, TorchEngine(networks.images), precision, inputs, report)
+        differences = compare(engine, TorchEngine(networks.images))
         checked_with += f", {engine.device}"
     if networks.volume is not None:
         volume = OnnxVolume(bundle, provider, device=device, cache=cache)
         differences |= parity.compare_volumes(volume, TorchVolume(networks.volume), report)
         checked_with += f", {volume.device}" if networks.images is None else ""
+    if networks.images is not None and depth is Check.QUICK:
+        checked_with += ", one slice at two noise levels"
     return differences, checked_with
-
-
-def measure_lowered(
-    model: ModelSet, precision: Precision, inputs: list[parity.Inputs], report: Progress
-) -> tuple[dict[str, TensorParity], str]:
-    """The differences that the precision makes in torch, which are the numerics and not the graphs."""
-    differences = parity.compare(LoweredEngine(model, precision), TorchEngine(model), precision, inputs, report)
-    return differences, f"torch {torch.__version__}, cpu: {NO_BFLOAT16}"
 
 
 def parity_inputs(model: ModelSet, cohort: Path | None) -> list[parity.Inputs]:

@@ -3,6 +3,7 @@
 Networks of images are compared over noise levels, on slices and on noise; one on volumes on phantoms of two sizes.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
 from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.errors import EngineError
-from tumorcast.settings import NetworkKind, Precision
+from tumorcast.settings import Check, NetworkKind, Precision
 
 # The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes,
 # the segmenter and the progression network are held to float32 in any bundle.
@@ -40,6 +41,28 @@ class Inputs:
     images: Array
     brains: Array
     outlines: Array
+
+    @property
+    def first(self) -> "Inputs":
+        """The first slice alone."""
+        return Inputs(f"first {self.name}", self.images[:1], self.brains[:1], self.outlines[:1])
+
+    @property
+    def sha256(self) -> str:
+        """A sum over all of it."""
+        parts = (self.images, self.brains, self.outlines)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
+
+class Comparisons:
+    """The differences of each comparison by its name; here they last as long as the object does."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, dict[str, float]] = {}
+
+    def keep(self, name: str, differences: dict[str, float]) -> None:
+        """Keep those of one comparison."""
+        self.known[name] = differences
 
 
 def phantom(channels: int, side: int) -> Inputs:
@@ -67,21 +90,45 @@ def compare(
     precision: Precision,
     inputs: list[Inputs],
     report: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    depth: Check = Check.FULL,
+    comparisons: Comparisons | None = None,
 ) -> dict[str, TensorParity]:
-    """The largest difference of each output, relative to its largest value, over inputs and times."""
+    """The largest difference of each output, relative to its largest value, over inputs and times.
+
+    comparisons: those that are known already, by input and time; each one made is kept there.
+    """
+    comparisons = comparisons or Comparisons()
     worst: dict[str, TensorParity] = {}
-    times = np.unique(np.geomspace(1, reference.info.noise_levels, TIMES).round().astype(int)) - 1
-    for done, (part, t) in enumerate((part, int(t)) for part in inputs for t in times):
-        report(done + 1, len(inputs) * len(times))
-        for name, output, expected in _outputs(engine, reference, part, t):
-            difference = float(
-                np.abs(output - expected).max() / max(float(np.abs(expected).max()), LEAST_SCALES.get(name, 1.0))
-            )
-            where = f"{part.name} at t = {t}"
-            if not math.isfinite(difference):
-                difference = math.inf
+    pairs = _pairs(inputs, reference.info.noise_levels, depth)
+    for done, (part, t) in enumerate(pairs):
+        report(done, len(pairs))
+        where = f"{part.name} at t = {t}"
+        key = f"{where}: {part.sha256[:16]}"
+        if key not in comparisons.known:
+            comparisons.keep(key, _differences(engine, reference, part, t))
+        for name, difference in comparisons.known[key].items():
             if name not in worst or difference > worst[name].difference:
                 worst[name] = TensorParity(difference=difference, limit=limit_of(name, precision), where=where)
+    report(len(pairs), len(pairs))
+    return worst
+
+
+def _pairs(inputs: list[Inputs], noise_levels: int, depth: Check) -> list[tuple[Inputs, int]]:
+    """What is compared, and at which times."""
+    times = np.unique(np.geomspace(1, noise_levels, TIMES).round().astype(int)) - 1
+    if depth is Check.QUICK:
+        return [(inputs[0].first, int(t)) for t in (times[0], times[-1])]
+    return [(part, int(t)) for part in inputs for t in times]
+
+
+def _differences(engine: Engine, reference: Engine, part: Inputs, t: int) -> dict[str, float]:
+    """The largest difference of each output at one time, relative to its largest value; inf for what is no number."""
+    worst: dict[str, float] = {}
+    for name, output, expected in _outputs(engine, reference, part, t):
+        scale = max(float(np.abs(expected).max()), LEAST_SCALES.get(name, 1.0))
+        difference = float(np.abs(output - expected).max() / scale)
+        worst[name] = max(worst.get(name, 0.0), difference if math.isfinite(difference) else math.inf)
     return worst
 
 
