@@ -19,6 +19,7 @@ SHORTER = {  # in place of what README gives these options
     "demo": "--patients 1 --members 1 --voxel-mm 4 --steps 2",
     "fit": "--replicates 20",
     "forecast": "--members 1 --steps 2 --max-slices 1",
+    "forecast --maps-only": "--members 1",
 }
 ELSEWHERE = {"bin/test": "runs this test", "bin/test --fast": "runs the tests beside it"}
 SIZES = "patient_id,day,enhancing_mm3\nA,0,900\nA,60,1200\nA,120,1500\n"
@@ -41,6 +42,7 @@ def typed(command: str) -> list[str]:
     if words[0] == "tumorcast":
         words[0] = "bin/tumorcast"
     name = words[1] if words[0] == "bin/tumorcast" else Path(words[0]).name
+    name = f"{name} --maps-only" if "--maps-only" in words else name
     short = [] if os.environ.get("TUMORCAST_README") == "whole" else SHORTER.get(name, "").split()
     for option in short[::2]:
         if option in words:

@@ -158,7 +158,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
-class Check(StrEnum):
+class CheckDepth(StrEnum):
     """How a bundle is compared with torch: at every noise level looked at, or one slice at the least and the most."""
 
     QUICK = "quick"

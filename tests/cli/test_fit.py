@@ -287,7 +287,7 @@ def test_a_prior_is_learnt_and_used(tmp_path: Path) -> None:
     assert "is read; give another file" in refused(2, "fit-prior", path, *sizes, "--out", path)
     assert "SIZE=COLUMN" in refused(2, "fit-prior", path, "--size-column", "core_mm3", "--companion", "x", "--out", "p")
     few = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")
-    assert "1 patients with two scans of 'core_mm3'" in refused(
+    assert "1 patient with two scans of 'core_mm3'" in refused(
         3, "fit-prior", few, "--size-column", "core_mm3", "--out", tmp_path / "p.json"
     )
 
@@ -347,7 +347,7 @@ def test_a_balance_tells_of_every_scan(tmp_path: Path) -> None:
         "known": {"radiotherapy": 1, "chemotherapy": 0, "resection": 0},
     }
     assert "radiotherapy known for 1 of 2 patients, chemotherapy known for 0 of 2 patients" in result.stderr
-    assert "1 scans left out, no size: A (1)" in result.stderr
+    assert "1 scan left out, no size: A (1)" in result.stderr
     (surgery,) = hinted(result)  # rt_start_day is read, so that rt_start is not taken for it
     assert "'Surgery day'" in surgery and "resection_day" in surgery and "--resection-column" in surgery
 

@@ -177,7 +177,7 @@ def test_a_stopped_export_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(parity, "TIMES", 2)
     compared: list[str] = []
-    differences, trace = parity._differences, export._trace
+    differences = parity._differences
 
     def counted(engine: object, reference: object, part: parity.Inputs, t: int) -> dict[str, float]:
         compared.append(f"{part.name} {t}")
@@ -195,9 +195,14 @@ def test_a_stopped_export_goes_on_where_it_was(
     assert compared == ["phantom 0", "phantom 299", "random 0", "random 0", "random 299"]
     assert read_manifest(out) == manifest
     assert {path.name for path in out.iterdir()} == {"manifest.json", *manifest.sha256}
-    monkeypatch.setattr(export, "_trace", trace)
-    other = export.write_graphs(make.networks_of([least_runs]), out, ExportSettings(max_batch=4))
-    assert other.manifest.max_batch == 4  # other settings: written anew
+    networks = make.networks_of([least_runs])
+    assert export._written(networks, settings, out) is None  # with its parity it is more than what is written first
+    bare = manifest.model_copy(update={"parity": {}, "checked_with": ""})
+    export.write_manifest(out, bare)
+    assert export._written(networks, settings, out) == bare
+    assert export._written(networks, ExportSettings(max_batch=4), out) is None
+    (out / "size.onnx").write_bytes(b"damaged")
+    assert export._written(networks, settings, out) is None
 
 
 def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None:

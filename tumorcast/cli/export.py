@@ -10,7 +10,7 @@ from tumorcast.cli.options import Json, choice, print_result, progress
 from tumorcast.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from tumorcast.settings import Check
+    from tumorcast.settings import CheckDepth
 
 
 def export(
@@ -45,9 +45,9 @@ def export(
     if out is None and not check and not build:
         raise UsageError("give --out BUNDLE to export RUN folders, or --check full or --build tensorrt with a BUNDLE")
     from tumorcast.engines.locating import locate
-    from tumorcast.settings import Check
+    from tumorcast.settings import CheckDepth
 
-    depth = choice(Check, "--check", check or "full")
+    depth = choice(CheckDepth, "--check", check or "full")
     folders = [locate(model) for model in models]
     result: dict[str, object] = {}
     if out is not None:
@@ -72,7 +72,7 @@ def _only_bundle(folders: list[Path]) -> Path:
 
 
 def _make(
-    folders: list[Path], out: Path, precision: str, max_batch: int, cohort: Path | None, depth: "Check"
+    folders: list[Path], out: Path, precision: str, max_batch: int, cohort: Path | None, depth: "CheckDepth"
 ) -> dict[str, object]:
     from tumorcast.engines.export import ExportSettings
     from tumorcast.engines.make import make_bundle
@@ -92,7 +92,7 @@ def _make(
 
 
 def _check(
-    bundle_folder: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None, depth: "Check"
+    bundle_folder: Path, cohort: Path | None, provider: str, device: str | None, cache: Path | None, depth: "CheckDepth"
 ) -> dict[str, object]:
     from tumorcast.engines.make import check_bundle
     from tumorcast.engines.opening import device_index

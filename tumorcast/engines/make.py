@@ -24,7 +24,7 @@ from tumorcast.engines.protocol import check_same_images
 from tumorcast.engines.providers import SessionTarget
 from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine, TorchVolume
 from tumorcast.errors import EngineError, InputError, UsageError
-from tumorcast.settings import Check, NetworkKind, Precision, Provider
+from tumorcast.settings import CheckDepth, NetworkKind, Precision, Provider
 
 COMPARISONS_FILE = "comparisons.json"
 Progress = Callable[[int, int], None]
@@ -39,7 +39,7 @@ def make_bundle(
     cohort: Path | None,
     report: Progress = lambda *_: None,
     *,
-    depth: Check = Check.FULL,
+    depth: CheckDepth = CheckDepth.FULL,
 ) -> Manifest:
     """Export the networks of RUN folders, or of a bundle, to the new folder `out`, which is there only if they match.
 
@@ -102,7 +102,7 @@ def check_bundle(
     device: int = 0,
     cache: Path | None = None,
     rows: int | None = None,
-    depth: Check = Check.FULL,
+    depth: CheckDepth = CheckDepth.FULL,
 ) -> dict[str, TensorParity]:
     """Compare a bundle's graphs with torch networks of its weights. Raises EngineError if they differ too much.
 
@@ -132,7 +132,7 @@ def measure(
     device: int = 0,
     cache: Path | None = None,
     rows: int | None = None,
-    depth: Check = Check.FULL,
+    depth: CheckDepth = CheckDepth.FULL,
     comparisons: parity.Comparisons | None = None,
 ) -> tuple[dict[str, TensorParity], str]:
     """The differences from the torch reference, and what was compared with it; in bfloat16 on a CPU see NO_BFLOAT16.
@@ -157,7 +157,7 @@ def measure(
         volume = OnnxVolume(bundle, provider, device=device, cache=cache)
         differences |= parity.compare_volumes(volume, TorchVolume(networks.volume), report)
         checked_with += f", {volume.device}" if networks.images is None else ""
-    if networks.images is not None and depth is Check.QUICK:
+    if networks.images is not None and depth is CheckDepth.QUICK:
         checked_with += ", one slice at two noise levels"
     return differences, checked_with
 

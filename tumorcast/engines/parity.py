@@ -16,7 +16,7 @@ from tumorcast.diffusion.schedule import Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
 from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.errors import EngineError
-from tumorcast.settings import Check, NetworkKind, Precision
+from tumorcast.settings import CheckDepth, NetworkKind, Precision
 
 # The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes,
 # the segmenter and the progression network are held to float32 in any bundle.
@@ -91,7 +91,7 @@ def compare(
     inputs: list[Inputs],
     report: Callable[[int, int], None] = lambda done, total: None,
     *,
-    depth: Check = Check.FULL,
+    depth: CheckDepth = CheckDepth.FULL,
     comparisons: Comparisons | None = None,
 ) -> dict[str, TensorParity]:
     """The largest difference of each output, relative to its largest value, over inputs and times.
@@ -114,10 +114,10 @@ def compare(
     return worst
 
 
-def _pairs(inputs: list[Inputs], noise_levels: int, depth: Check) -> list[tuple[Inputs, int]]:
+def _pairs(inputs: list[Inputs], noise_levels: int, depth: CheckDepth) -> list[tuple[Inputs, int]]:
     """What is compared, and at which times."""
     times = np.unique(np.geomspace(1, noise_levels, TIMES).round().astype(int)) - 1
-    if depth is Check.QUICK:
+    if depth is CheckDepth.QUICK:
         return [(inputs[0].first, int(t)) for t in (times[0], times[-1])]
     return [(part, int(t)) for part in inputs for t in times]
 

@@ -131,7 +131,7 @@ def test_a_row_has_every_figure_before_and_after(cohort: Cohort, model: ModelSet
     change = found.figures[AFTER]["ssim_now"]["less_reference"].estimate
     assert change.value == pytest.approx(first[AFTER]["ssim_now"] - first[BEFORE]["ssim_now"])
     assert change.patients == 1
-    assert "Of 2 patients, 1 have two earlier scans" in found.tables[0].note
+    assert "Of 2 patients, 1 has two earlier scans" in found.tables[0].note
     assert all(len(row) == len(table.head) for table in found.tables for row in table.rows)
 
 

@@ -136,7 +136,7 @@ def test_the_tables_and_the_answer() -> None:
     assert choice.rows[0][-1].startswith("+0.400") and choice.rows[1][-1].startswith("+1.500")
     assert horizon.rows[2][1:3] == ("0", "0") and set(horizon.rows[2][3:]) == {"–"}
     answer = answer_of(PATIENTS)
-    assert "1: 0.700 (2 patients), 2: 0.350 (2 patients), 3: 0.300 (1 patients)" in answer
+    assert "1: 0.700 (2 patients), 2: 0.350 (2 patients), 3: 0.300 (1 patient)" in answer
     assert "+0.400 (p 1) where the latest is kept, +1.500 (p 1) where it is not" in answer
 
 
