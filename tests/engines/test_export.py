@@ -19,7 +19,7 @@ from tumorcast.engines.graphs import lower
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.onnx_engine import Feeds, GraphEngine
 from tumorcast.engines.torch_engine import TorchEngine
-from tumorcast.errors import EngineError, InputError, UsageError
+from tumorcast.errors import EngineError, StorageError, UsageError
 from tumorcast.settings import NetworkKind, Precision
 
 
@@ -205,12 +205,54 @@ def test_a_stopped_export_goes_on_where_it_was(
     assert export._written(networks, settings, out) is None
 
 
+def test_with_other_settings_nothing_of_a_stopped_export_counts(
+    volume_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its comparisons, which were of other graphs, nor a graph that the new bundle lacks."""
+    comparisons = tmp_path / make.COMPARISONS_FILE
+    comparisons.write_text("{}")
+    (tmp_path / Graph.GUIDED.file).write_bytes(b"of other networks")
+    networks = make.networks_of([volume_run])
+    bundle = export.write_graphs(networks, tmp_path, ExportSettings())
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", *bundle.manifest.sha256}
+    comparisons.write_text("{}")
+    export.write_graphs(networks, tmp_path, ExportSettings())
+    assert comparisons.exists()  # the same again
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_trace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export.write_graphs(networks, tmp_path, ExportSettings(max_batch=4))
+    assert not comparisons.exists()
+
+
+@pytest.mark.parametrize("content", ['{"phantom at t = 0: 1": {"size.si', "[]", '{"a": 1}', "\xff"])
+def test_damaged_comparisons_are_made_anew(content: str, tmp_path: Path) -> None:
+    path = tmp_path / make.COMPARISONS_FILE
+    path.write_bytes(content.encode("latin-1"))
+    kept = make.KeptComparisons(path)
+    assert kept.known == {}
+    kept.keep("phantom", {"size.size": float("inf")})
+    assert make.KeptComparisons(path).known == {"phantom": {"size.size": float("inf")}}
+
+
+def test_two_exports_to_one_place_do_not_meet(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    with whole_folder(out) as folder:
+        (folder / "a").touch()
+        with pytest.raises(UsageError, match="another export is making it"), whole_folder(out):
+            pytest.fail("the block must not run")
+    assert [path.name for path in out.iterdir()] == ["a"]
+
+
 def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("mine")
     with pytest.raises(UsageError, match="exists already"), whole_folder(tmp_path):
         pytest.fail("the block must not run")
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
-    with pytest.raises(InputError, match="not written"), whole_folder(tmp_path / "note" / "bundle"):
+    with pytest.raises(StorageError, match="cannot be written"), whole_folder(tmp_path / "note" / "bundle"):
         pytest.fail("the block must not run")
 
 

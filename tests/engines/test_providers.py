@@ -183,6 +183,18 @@ def test_gpus_are_those_that_cuda_shows(wanted: str | None, names: str, monkeypa
     assert [gpu.index for gpu in found] == list(range(len(names)))
 
 
+@pytest.mark.parametrize("printed", [b"No devices were found", b"\xff\xfe\n,\n", b""])
+def test_what_is_no_list_of_gpus_is_none(printed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions end with 0 all the same."""
+    (tmp_path / "printed").write_bytes(printed)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat '{tmp_path}/printed'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert providers.gpus() == []
+
+
 @pytest.mark.parametrize("fault", [FileNotFoundError(), subprocess.CalledProcessError(9, "nvidia-smi")])
 def test_without_nvidia_smi_there_are_none(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object, **__: object) -> None:

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tumorcast.arrival.crop import LEAST_SIDES, SIDES_OF
-from tumorcast.durable import sha256_of
+from tumorcast.durable import held, sha256_of
 from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, read_manifest, write_manifest
 from tumorcast.engines.graphs import VolumeGraph, graph_modules, lower
 from tumorcast.engines.model import ModelSet, Networks
@@ -44,6 +44,7 @@ EMBEDDED_UP_TO = 1024  # bytes of a constant that stays in the graph
 VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity"}  # nodes that share their input's memory
 FILES = {WEIGHTS_FILE, *(graph.file for graph in Graph)}
 AXES = ((2, "Z"), (3, "Y"), (4, "X"))
+LOCK_FILE = ".lock"  # of the folder that a bundle is made in
 LARGEST_SIDE = 512  # voxels, of a volume
 LARGEST_REPEATED = 1 << 20  # elements of a constant that is stored once: each group norm brings its plane of ones
 
@@ -61,7 +62,7 @@ def write_graphs(
 ) -> Bundle:
     """Write weights, graphs and a manifest without parity into `out`.
 
-    Where `out` holds the same already, nothing is traced again; anything else in it is written anew.
+    Where `out` holds the same already, nothing is traced again; else all files in it are removed first.
     """
     out.mkdir(parents=True, exist_ok=True)
     if networks.images is not None:
@@ -69,6 +70,9 @@ def write_graphs(
     store = WeightStore.write(out / WEIGHTS_FILE, networks.modules)
     if (written := _written(networks, settings, out)) is not None:
         return Bundle(out, written)
+    for stale in out.iterdir():  # of other networks or settings, or damaged; comparisons were made of them
+        if stale.name not in (WEIGHTS_FILE, LOCK_FILE):
+            stale.unlink()
     traced: dict[Graph, Traced] = {}
     if networks.images is not None:
         traced |= _exported(networks.images, settings.max_batch)
@@ -315,20 +319,22 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """A sibling folder to write to, which becomes `out` when the block ends without an error.
 
     Where the block is stopped or the process ends, what it wrote stays there for the next; any error removes it.
-    Raises UsageError if `out` exists and is not an empty folder.
+    Raises UsageError if `out` exists and is not an empty folder, or another process is making it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists already; give --out a new folder")
     sibling = out.with_name(f".{out.name}.partial")
-    try:
-        sibling.mkdir(parents=True, exist_ok=True)
-        yield sibling
-        if out.is_dir():
-            out.rmdir()
-        sibling.rename(out)
-    except OSError as fault:
-        shutil.rmtree(sibling, ignore_errors=True)
-        raise InputError(f"{out}: not written ({fault}); give an output in a writable folder") from None
-    except Exception:
-        shutil.rmtree(sibling, ignore_errors=True)
-        raise
+    taken = f"{out}: another export is making it; wait for its end or stop it, or give another --out"
+    with held(sibling / LOCK_FILE, taken):
+        try:
+            yield sibling
+            if out.is_dir():
+                out.rmdir()
+            (sibling / LOCK_FILE).unlink()
+            sibling.rename(out)
+        except OSError as fault:
+            shutil.rmtree(sibling, ignore_errors=True)
+            raise InputError(f"{out}: not written ({fault}); give an output in a writable folder") from None
+        except Exception:
+            shutil.rmtree(sibling, ignore_errors=True)
+            raise

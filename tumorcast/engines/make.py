@@ -1,12 +1,14 @@
 """Make, check and build bundles: nothing is left behind that does not match the torch reference."""
 
 import json
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from tumorcast.arrival.crop import LEAST_SIDES
 from tumorcast.arrival.planes import EXTRA_PLANES
@@ -26,7 +28,10 @@ from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine, TorchVolu
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.settings import CheckDepth, NetworkKind, Precision, Provider
 
+log = logging.getLogger(__name__)
+
 COMPARISONS_FILE = "comparisons.json"
+KNOWN = TypeAdapter(dict[str, dict[str, float]])
 Progress = Callable[[int, int], None]
 CHECKED_ROWS = 2  # slices of a cohort that parity looks at
 NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 convolution; check on a GPU with --check full --provider cuda"
@@ -70,7 +75,10 @@ class KeptComparisons(parity.Comparisons):
         super().__init__()
         self.path = path
         if path.is_file():
-            self.known = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                self.known = KNOWN.validate_json(path.read_bytes())
+            except ValidationError:
+                log.warning("%s: damaged; all is compared anew", path)
 
     def keep(self, name: str, differences: dict[str, float]) -> None:
         """Keep those of one comparison, for another process too."""

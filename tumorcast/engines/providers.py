@@ -67,7 +67,8 @@ def _nvidia_smi(*options: str) -> str:
     """What it prints; nothing where it is missing or fails."""
     command = ["nvidia-smi", *options]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=30)
+        return ended.stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -101,14 +102,15 @@ def parse_parts(listing: str, gpus: list[Gpu]) -> list[Gpu]:
 
 
 def parse_gpus(listing: str) -> list[Gpu]:
-    """The lines of nvidia-smi's csv.
+    """The lines of nvidia-smi's csv; what else it prints, as that there is no device, is no GPU.
 
     >>> parse_gpus("NVIDIA H100 80GB HBM3, 9.0, 570.86.15, 81559, 81000, GPU-1f")[0].architecture
     'sm90'
     """
     listed = []
-    for index, line in enumerate(filter(None, map(str.strip, listing.splitlines()))):
-        name, capability, driver, total, free, uuid = (part.strip() for part in line.rsplit(",", 5))
+    rows = [[part.strip() for part in line.rsplit(",", 5)] for line in listing.splitlines()]
+    for index, row in enumerate(row for row in rows if len(row) == len(GPU_QUERY)):
+        name, capability, driver, total, free, uuid = row
         architecture = f"sm{capability.replace('.', '')}"
         listed.append(Gpu(index, name, architecture, driver, _bytes(total), _bytes(free), uuid))
     return listed
