@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from tumorcast.archive.growth_file import read_growth
 from tumorcast.cli.main import app
+from tumorcast.data.cohort import Cohort
 from tumorcast.errors import TumorcastError
 from tumorcast.growth.prior import SizePrior, read_prior, shipped_prior
 
@@ -372,3 +373,17 @@ def test_the_balance_of_a_cohort_file(blob_cohort: Path, tmp_path: Path) -> None
     balance = record["balance"]
     assert (balance["rows"], balance["patients"], balance["scans"], balance["scans_used"]) == (None, 3, 7, 7)
     assert balance["known"]["radiotherapy"] == 1 and balance["left_out"] == {} and balance["hints"] == []
+
+
+def test_before_the_last_scan(blob_cohort: Path, tmp_path: Path) -> None:
+    """Of a cohort, as its forecasts are; a table is the user's own to cut, and a fit of all scans is another one."""
+    fit, growth = ("fit", blob_cohort, "--size-column", "volume_mm3", *FAST), tmp_path / "growth.h5"
+    last_json(run(*fit, "--out", growth, "--before-last-scan", "--json"))
+    with Cohort.open(blob_cohort) as cohort:
+        fits = read_growth(growth)
+        for patient_id in fits:
+            days = [info.day for info in cohort.sessions(patient_id)]
+            assert fits[patient_id].series.days.tolist() == days[:-1]
+    assert "columns.before_last_scan = True there" in refused(2, *fit, "--out", growth)
+    sizes = table(tmp_path, HEADER + GOOD)
+    assert "leave the rows of last scans out" in refused(2, "fit", sizes, "--out", growth, "--before-last-scan")

@@ -95,6 +95,8 @@ def test_before_the_last_scan_that_scan_is_not_looked_at(cohort: Path, placed: P
     with MapArchive.open(maps) as archive:
         assert archive.provenance["before_last_scan"] is True
         assert [patient.session_id for patient in archive.patients()] == ["000"] * 4
+    with pytest.raises(UsageError, match="before_last_scan = True there"):  # the same but for it: another forecast
+        run("forecast", cohort, "--place", placed, *told[:4], *told[5:], "--out", maps)
     code, _, judged = run("evaluate", maps, "--truth", cohort, "--out", tmp_path / "judged", "--json")
     assert code == 0 and judged["volumes"]["patients"] == {"ok": 4, "failed": 0, "skipped": 0}
 

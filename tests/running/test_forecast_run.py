@@ -192,7 +192,7 @@ def test_a_growth_file_that_does_not_fit_is_refused_before_anything_is_written(
         "none.h5": "none.h5: no such file",
         "sizes.csv": "sizes.csv: is no HDF5 file",
         str(inputs.cohort): "expected tumorcast-growth",
-        "others.h5": "others.h5: of no patient .* A: not in the growth file",
+        "others.h5": "others.h5: fits no patient .* A: not in the growth file",
         "moved.h5": "the last scan is of day 120",
         "unit.h5": "neither an area",
     }.items():

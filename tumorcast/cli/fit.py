@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 Chemotherapy = Annotated[bool | None, option("Fit a rate that chemotherapy takes off growth.", "--chemotherapy")]
 DropRatio = Annotated[float | None, option("A fall below this share of the last size is a resection; 0: never.")]
+BeforeLastScan = Annotated[
+    bool, option("Of a cohort: as if each patient's last scan were yet to come, as in forecast.", "--before-last-scan")
+]
 Answers = Annotated[Path | None, option("CSV of what is probable by some days: RANO progression and response, sizes.")]
 ByDays = Annotated[str | None, option("With --answers: days after the last scan; 30,90,180 unless told.")]
 Exceeds = Annotated[float | None, option("With --answers: a size that may be exceeded, in the column's unit.")]
@@ -138,6 +141,7 @@ def fit(
     ] = None,
     size_column: Annotated[str, option("area_mm2 or volume_mm3 of a cohort; any column of a table.")] = "area_mm2",
     companion_column: Companion = None,
+    before_last_scan: BeforeLastScan = False,
     fitting: FitOptions,
     prior: Prior = None,
     forecaster: Annotated[str | None, option("combined, state-space, pooled, mechanistic or persistence.")] = None,
@@ -165,8 +169,9 @@ def fit(
             "--prior leave-one-out is for --held-out and --min-scans; leave out --out, --plots and --answers"
         )
     named = columns.of_size(size_column, spec.companion)
-    table = read_size_source(source, named)
-    job = _job(source, out, spec, tasks, table, vars(named) if is_table(source) else {"size": size_column})
+    table = read_size_source(source, named, before_last_scan=before_last_scan)
+    read = vars(named) if is_table(source) else {"size": size_column, "before_last_scan": before_last_scan or None}
+    job = _job(source, out, spec, tasks, table, read)
     hints = hints_of(table, named, columns) + _hints_of_prior(source, size_column, spec, tasks)
     _run(job, table, hints, as_json=as_json)
 

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -114,11 +114,36 @@ def tell_fate(patient_id: str, session_id: str | None, status: str, reason: str)
 
 def print_result(as_json: bool, result: dict[str, Any]) -> None:
     """The result on stdout: one JSON object, or a line a key."""
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for key, value in result.items():
-            typer.echo(f"{key}: {value}")
+    typer.echo(json.dumps(result) if as_json else "\n".join(result_lines(result)))
+
+
+def result_lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
+    """A result for people: a line a key, and below it, further in, those of a table of tables.
+
+    >>> result_lines({"out": "m.h5", "patients": {"ok": 3, "failed": 0}, "dice": {"map": {"median": 0.754321987}}})
+    ['out: m.h5', 'patients: ok 3, failed 0', 'dice:', '  map: median 0.754322']
+    """
+    lines = []
+    for key, value in result.items():
+        if isinstance(value, Mapping) and any(isinstance(part, Mapping) for part in value.values()):
+            lines += [f"{indent}{key}:", *result_lines(value, f"{indent}  ")]
+        else:
+            lines.append(f"{indent}{key}: {_in_words(value)}")
+    return lines
+
+
+def _in_words(value: object) -> str:
+    match value:
+        case None | []:
+            return "none"
+        case Mapping():
+            return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(map(_in_words, value))
+        case float():
+            return f"{value:.6g}"
+        case _:
+            return str(value)
 
 
 def exit_if_failed(failed: int) -> None:

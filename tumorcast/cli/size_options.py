@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tumorcast.cli.options import choice, tell_fate
-from tumorcast.errors import InputError
+from tumorcast.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from tumorcast.growth.size_table import SizeBalance, SizeColumns, SizeTable
@@ -78,13 +78,18 @@ def is_table(source: Path) -> bool:
     return source.suffix.lower() in (".csv", ".tsv")
 
 
-def read_size_source(source: Path, columns: "SizeColumns") -> "SizeTable":
-    """The sizes of every patient that has some, and why the others have none."""
+def read_size_source(source: Path, columns: "SizeColumns", *, before_last_scan: bool = False) -> "SizeTable":
+    """The sizes of every patient that has some, and why the others have none.
+
+    before_last_scan: of a cohort file, as if each patient's last scan had not been taken yet.
+    """
     from tumorcast.growth.size_table import read_sizes
 
     if is_table(source):
+        if before_last_scan:
+            raise UsageError(f"--before-last-scan is for a cohort file; leave the rows of last scans out of {source}")
         return read_sizes(source, columns)
-    table = _sizes_of_cohort(source, columns.size)
+    table = _sizes_of_cohort(source, columns.size, before_last_scan=before_last_scan)
     if not table.series:
         raise InputError(
             f"{source}: no patient with a known {columns.size}; give scans with masks, or another --size-column"
@@ -92,14 +97,15 @@ def read_size_source(source: Path, columns: "SizeColumns") -> "SizeTable":
     return table
 
 
-def _sizes_of_cohort(source: Path, size: str) -> "SizeTable":
+def _sizes_of_cohort(source: Path, size: str, *, before_last_scan: bool) -> "SizeTable":
     from tumorcast.data.cohort import Cohort, SizeMeasure
     from tumorcast.growth.size_table import PatientScans, SizeTable
     from tumorcast.records import PatientOutcome, Status
 
     measure = choice(SizeMeasure, "--size-column", size)
     series, left_out, counts = [], [], {}
-    with Cohort.open(source) as cohort:
+    with Cohort.open(source) as file:
+        cohort = file.before_last_scan() if before_last_scan else file
         for patient_id in cohort.patient_ids():
             counts[patient_id] = PatientScans(None, 0, 0)
             try:

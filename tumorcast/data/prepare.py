@@ -286,12 +286,12 @@ class _CohortRun:
             return SessionOutcome(*names, Status.OK, result.images.shape[0], notes=notes, flags=flags)
         settings = self._plan.task.settings
         absent = next((note for note in notes if f"(--tumour {settings.tumour})" in note), "")
-        reason = f"{'/'.join(names)}: {absent or _why_no_slice(result, settings.min_tumour_mm2)}"
+        why = absent or _why_no_slice(result, settings.min_tumour_mm2)
         if shows_tumour:  # a small or vanished tumour is a point of the growth curve of a patient who has others
-            kept = f"{reason}; kept for its size, without slices"
+            kept = f"{why}; kept for its size, without slices"
             return SessionOutcome(*names, Status.OK, notes=(*notes, kept), flags=flags)
         remedy = "" if absent else "; use --slices all or a smaller --min-tumour-mm2"
-        return SessionOutcome(*names, Status.SKIPPED, reason=f"{reason}{remedy}", flags=flags)
+        return SessionOutcome(*names, Status.SKIPPED, reason=f"{'/'.join(names)}: {why}{remedy}", flags=flags)
 
     def _record(self, outcome: SessionOutcome, result: Result) -> None:
         self.outcomes.append(outcome)

@@ -291,7 +291,7 @@ def _check_growth_of(cohort: Cohort, growth: GrowthFile | None, inputs: Forecast
     faults = (fault_of(patient_id) for patient_id in cohort.patient_ids())
     first = next(faults, None)
     if first is not None and all(faults):
-        raise InputError(f"{growth.path}: of no patient of {inputs.cohort}, as {first}")
+        raise InputError(f"{growth.path}: fits no patient of {inputs.cohort}: {first}")
 
 
 def _last_scan(cohort: Cohort, patient_id: str) -> SessionInfo:
@@ -312,8 +312,8 @@ def _growth_fault(cohort: Cohort, growth: GrowthFile, patient_id: str, *, before
         area_power(series.size_name)
         if before_last_scan and series.days[-1] > last.day + SAME_DAY:
             return (
-                f"{patient_id}: growth was fitted to scans after day {last.day:g} too, which are yet to come here; fit "
-                "a table of the sizes before, or give --relative-change"
+                f"{patient_id}: growth was fitted to scans after day {last.day:g} too, which are yet to come here; "
+                "fit with --before-last-scan too, or give --relative-change"
             )
     except InputError as fault:
         return str(fault)
@@ -333,7 +333,8 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, makers: Makers, settings
         "engine": None if engine is None else str(engine.provider),
         "judge": None if engine is None else str(engine.info.size_reader),
         "place": None if place is None else place.record(),
-    } | ({"before_last_scan": True} if inputs.before_last_scan else {})
+        "before_last_scan": inputs.before_last_scan or None,
+    }
 
 
 @dataclass
