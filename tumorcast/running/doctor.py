@@ -45,7 +45,7 @@ from tumorcast.engines.trial import guided_step, volume_pass
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.extra import how_to_install
 from tumorcast.running.ranks import mpi_library, open_ranks
-from tumorcast.settings import ForecastSettings, NetworkKind, Provider
+from tumorcast.settings import CheckDepth, ForecastSettings, NetworkKind, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -432,8 +432,9 @@ def check_parity(request: EngineRequest, report: Report) -> list[Check]:
 
     device = device_index(request.provider, request.device)
     rows = request.batch if request.provider is Provider.TENSORRT else None
+    depth = CheckDepth.FULL if request.on_gpu else CheckDepth.QUICK
     differences = check_bundle(
-        request.model, None, request.provider, report, device=device, cache=request.cache, rows=rows
+        request.model, None, request.provider, report, device=device, cache=request.cache, rows=rows, depth=depth
     )
     return [Check.ok("parity", _worst(differences))]
 
