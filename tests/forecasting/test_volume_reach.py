@@ -43,6 +43,15 @@ def test_members_held_at_half_of_the_brain_are_told(ball: Callable[..., SessionV
     }
 
 
+def test_a_tumour_that_fills_half_of_the_brain_is_held_at_its_size(ball: Callable[..., SessionVolume]) -> None:
+    volume = ball(12.0)
+    full = replace(volume, labels=np.where(volume.brain, 2, 0).astype(volume.labels.dtype))
+    forecast = foretold(full, [0.5, 1.0, 2.0, 3.0], [2, 2, 2, 2])
+    told = "at the present size, for the tumour fills half of the brain or more"
+    assert notes_of(forecast)[0].startswith(f"in 30 days: 3 of 4 members are held {told}")
+    assert notes_of(forecast)[1].startswith(f"in 90 days: every member is held {told}")
+
+
 def test_members_beyond_what_the_map_can_reach_are_told(ball: Callable[..., SessionVolume]) -> None:
     whole = foretold(ball(12.0), RATIOS, 3 * RATIOS)
     near = whole.log_volume < np.log(2.5)

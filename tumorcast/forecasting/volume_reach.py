@@ -41,13 +41,15 @@ def when_in_words(days: float | None) -> str:
 class VolumeReach:
     """Whether a map gets where its members want at one horizon.
 
-    members: how many; held: of them, those that aim at the most that is allowed, half of the brain; beyond: those that
+    members: how many; held: of them, those that aim at the most that is allowed, half of the brain, or the present
+    size where that `fills` more already; beyond: those that
     aim at more than all that the map can reach, `reachable_mm3`. gained: the volume that the map expects to come over
     the one wanted, means over members; NaN where too little was wanted.
     """
 
     members: int
     held: int
+    fills: bool
     beyond: int
     reachable_mm3: float
     gained: float
@@ -63,6 +65,7 @@ class VolumeReach:
         return cls(
             members=len(ratios),
             held=int((ratios >= most * (1 - SAME)).sum()),
+            fills=most <= 1.0,
             beyond=int((aimed_mm3 > reachable_mm3).sum()),
             reachable_mm3=reachable_mm3,
             gained=share_reached(float(forecast.present_mm3), float(aimed_mm3.mean()), gained_mm3),
@@ -72,13 +75,19 @@ class VolumeReach:
         """What a reader of the map should know, in sentences without a capital; none where it gets there."""
         notes = []
         if self.held:
-            notes.append(f"{self._some(self.held)} at the most that is allowed, half of the brain")
+            notes.append(self._held_in_words())
         if self.beyond:
             most = f"{self.reachable_mm3 / 1000:.0f} mL"
             notes.append(f"{self._some(self.beyond)} beyond the {most} that the map can reach")
         if self.gained < LEAST_REACH or self.gained > MOST_REACH:
             notes.append(f"the map gains {100 * self.gained:.0f} % of the change of volume aimed at")
         return notes
+
+    def _held_in_words(self) -> str:
+        if not self.fills:
+            return f"{self._some(self.held)} at the most that is allowed, half of the brain"
+        some = "every member is" if self.held == self.members else f"{self.held} of {self.members} members are"
+        return f"{some} held at the present size, for the tumour fills half of the brain or more"
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
