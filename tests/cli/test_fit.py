@@ -299,7 +299,7 @@ def test_the_weights_of_laws_are_printed_by_plain_names(tmp_path: Path, monkeypa
     path = table(tmp_path, "patient_id,day,core_mm3\nA,0,5\nA,9,6\n")
     result = run("fit-prior", path, "--size-column", "core_mm3", "--out", tmp_path / "prior.json")
     assert result.exit_code == 0, result.output
-    assert "'exponential': 0.0" in result.stdout and "LawName" not in result.stdout
+    assert "exponential 0, logistic 0, gompertz 0" in result.stdout and "LawName" not in result.stdout
 
 
 def test_a_growth_file_of_other_settings_or_another_table_is_not_overwritten(tmp_path: Path) -> None:
