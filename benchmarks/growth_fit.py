@@ -8,7 +8,7 @@ equal in the same loss: Σ r⁴ where we minimise Σ r⁴ as the paper does, Σ 
 its parameters on a curve that odeint solves to 1e-10, and (`as_searched`) on the one that its own search saw, whose
 tolerance of 1e-4 moves the loss by some 0.1 % either way, so that there no exact minimum is safe from it.
 
-    OMP_NUM_THREADS=1 benchmarks/growth_fit.py ../shared/data --replicates 20 --many 20000 --out growth_fit.json
+    OMP_NUM_THREADS=2 benchmarks/growth_fit.py ../shared/data --replicates 20 --many 20000 --out growth_fit.json
 """
 
 import argparse
