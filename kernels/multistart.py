@@ -146,6 +146,16 @@ def descend_best(problem: Problem, data: Data, work: Work) -> tuple[float, int]:
 
 
 @compiled_inner
+def descend_again(problem: Problem, data: Data, loss: float, status: int, work: Work) -> tuple[float, int]:
+    """Descend from work.unit; loss and status of its end, left in work.best, or those of the best where it is worse."""
+    reached, ended = descend(problem, data, problem.max_steps, -1, work)
+    if reached < loss:
+        copy(work.unit, work.best)
+        return reached, status_of(work.unit, ended)
+    return loss, status
+
+
+@compiled_inner
 def bounce(problem: Problem, data: Data, loss: float, status: int, work: Work) -> tuple[float, int]:
     """Descend once more from the best, each coordinate that ended at a wall moved inwards; keep what is better.
 
@@ -156,11 +166,7 @@ def bounce(problem: Problem, data: Data, loss: float, status: int, work: Work) -
     for j in range(problem.free.size):
         u = work.best[j]
         work.unit[j] = u + BOUNCE if u <= WALL else u - BOUNCE if u >= 1.0 - WALL else u
-    reached, ended = descend(problem, data, problem.max_steps, -1, work)
-    if reached < loss:
-        copy(work.unit, work.best)
-        return reached, status_of(work.unit, ended)
-    return loss, status
+    return descend_again(problem, data, loss, status, work)
 
 
 @compiled_inner
@@ -181,11 +187,7 @@ def follow_kink(problem: Problem, data: Data, loss: float, status: int, work: Wo
     copy(work.best, work.unit)
     work.unit[problem.delay] = kink
     descend(problem, data, problem.max_steps, problem.delay, work)
-    reached, ended = descend(problem, data, problem.max_steps, -1, work)
-    if reached < loss:
-        copy(work.unit, work.best)
-        return reached, status_of(work.unit, ended)
-    return loss, status
+    return descend_again(problem, data, loss, status, work)
 
 
 @compiled_inner

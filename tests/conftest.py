@@ -131,6 +131,20 @@ def read_only() -> Iterator[Callable[..., list[str]]]:
 
 
 @pytest.fixture(scope="session")
+def one_scan_cohort(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A cohort file of so many patients of one scan, each with a larger blob than the one before."""
+    from tumorcast.data.cohort import write_cohort
+
+    def written(patients: int) -> Path:
+        path = tmp_path_factory.mktemp("cohort") / "cohort.h5"
+        sessions = [blob_session(f"P{k}", "000", 0.0, 4.0 + 0.5 * k) for k in range(patients)]
+        write_cohort(path, sessions, {}, image_size=SIZE, contrasts=tuple(Contrast), config={})
+        return path
+
+    return written
+
+
+@pytest.fixture(scope="session")
 def blob_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort file of two patients with growing blobs, three scans each, and one patient without tumour."""
     from tumorcast.data.cohort import write_cohort

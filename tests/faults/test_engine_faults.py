@@ -14,9 +14,9 @@ import pytest
 from tests.fakes import FailingEngine, SlowEngine
 from tests.faults import rank
 from tumorcast.archive.verify import digest
-from tumorcast.data.cohort import Cohort, write_cohort
+from tumorcast.data.cohort import Cohort
 from tumorcast.errors import EngineError
-from tumorcast.records import Contrast, Session, Status
+from tumorcast.records import Status
 from tumorcast.running import forecast_run
 from tumorcast.running.status import run_status
 
@@ -32,11 +32,8 @@ def real_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory, blob: Callable[..., Session]) -> Path:
-    path = tmp_path_factory.mktemp("cohort") / "cohort.h5"
-    sessions = [blob(f"P{k}", "000", 0.0, 4.0 + 0.5 * k) for k in range(PATIENTS)]
-    write_cohort(path, sessions, {}, image_size=64, contrasts=tuple(Contrast), config={})
-    return path
+def cohort(one_scan_cohort: Callable[[int], Path]) -> Path:
+    return one_scan_cohort(PATIENTS)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,7 @@ import pytest
 
 from tests.faults import rank
 from tumorcast.archive.verify import digest
-from tumorcast.data.cohort import write_cohort
 from tumorcast.errors import EngineError
-from tumorcast.records import Contrast, Session
 from tumorcast.running import forecast_run
 from tumorcast.running.status import run_status
 
@@ -27,11 +25,8 @@ PATIENTS = 3
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory, blob: Callable[..., Session]) -> Path:
-    path = tmp_path_factory.mktemp("cohort") / "cohort.h5"
-    sessions = [blob(f"P{k}", "000", 0.0, 4.0 + 0.5 * k) for k in range(PATIENTS)]
-    write_cohort(path, sessions, {}, image_size=64, contrasts=tuple(Contrast), config={})
-    return path
+def cohort(one_scan_cohort: Callable[[int], Path]) -> Path:
+    return one_scan_cohort(PATIENTS)
 
 
 @pytest.fixture
