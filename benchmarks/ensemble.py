@@ -31,11 +31,11 @@ from tumorcast.forecasting.ensemble import forecast_unit
 from tumorcast.forecasting.inputs import slices_of
 from tumorcast.forecasting.plan import RunPlan, Unit, plan_patient
 from tumorcast.forecasting.targets import PatientTargets
-from tumorcast.settings import ForecastSettings, Provider, SamplerSettings
+from tumorcast.settings import Decoding, ForecastSettings, Provider, SamplerSettings
 
 Map = np.ndarray[Any, Any]
 CHANGES = (-0.2, 1.0)
-REFERENCE = SamplerSettings(steps=None, order=1, encodings=None)
+REFERENCE = SamplerSettings(decoding=Decoding.SLICE, steps=None, order=1, encodings=None)
 
 
 def ensemble(

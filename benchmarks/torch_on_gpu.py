@@ -81,7 +81,7 @@ def ensemble(engine: TorchEngine, members: int) -> tuple[np.ndarray, float]:
     images, brain = (np.repeat(rows[1:2], 4, axis=0) for rows in (part.images, part.brains))
     present = (part.outlines[1].sum() / part.brains[1].sum()).astype(np.float32)
     noise = rng.standard_normal(images.shape).astype(np.float32)
-    encodings = Encodings(images, noise, np.full(4, present, np.float32), brain)
+    encodings = Encodings(images, noise, np.full(4, present, np.float32), brain, np.zeros(4, int))
     change = (present * np.linspace(-0.2, 0.8, members)).astype(np.float32)
     targets = MemberTargets(np.arange(members) % 4, change, np.repeat(brain[:1], members, axis=0))
     began = time.perf_counter()

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Pullback = Callable[[Tensor], Tensor]
+Normalise = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Pullback]]  # as group_norm
 
 NORM_EPSILON = 1e-5
 TINY = 1e-20
@@ -78,6 +79,61 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Te
         return (scale * (into - (hat * along + into.mean(dim=-1, keepdim=True)))).reshape(shape)
 
     return (hat.reshape(shape) * weight + bias).to(x.dtype), pullback
+
+
+def moments(x: Tensor, groups: int, places: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (N, G) of each group of (N, C, …) over some places; 0 where there are none.
+
+    places: (N, 1, …), 1 in them. count: (N, 1), how many they are.
+    """
+    wide, axes = widened(x), tuple(range(2, x.ndim))
+    count = count.clamp(min=1.0)
+
+    def mean(of: Tensor) -> Tensor:
+        return of_groups((of * places).sum(dim=axes) / count, groups)
+
+    centre = mean(wide)
+    return centre, mean((wide - to_channels(centre, x)).square())
+
+
+def of_groups(channels: Tensor, groups: int) -> Tensor:
+    """(N, G) means of (N, C)."""
+    return channels if channels.shape[1] == groups else channels.reshape(channels.shape[0], groups, -1).mean(dim=-1)
+
+
+def to_channels(groups: Tensor, x: Tensor) -> Tensor:
+    """(N, C, 1, …) of (N, G): each group's number for each of its channels in x."""
+    width = x.shape[1] // groups.shape[1]
+    each = groups if width == 1 else groups[:, :, None].expand(-1, -1, width).reshape(-1, x.shape[1])
+    return each.reshape(-1, x.shape[1], *[1] * (x.ndim - 2))
+
+
+def group_norm_in_box(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, *, outside: Tensor, share: Tensor | float
+) -> tuple[Tensor, Pullback]:
+    """`group_norm` of a whole map of which x is the part in a box.
+
+    outside: (N, G, 2) mean and variance of each group's other part, which is held fixed. share: of the map's places,
+    those in the box. Means are of channels first, and then of groups: no shape depends on the side of the box.
+    """
+    axes, spread = tuple(range(2, x.ndim)), (-1, weight.shape[-1], *[1] * (x.ndim - 2))
+    weight, bias = (widened(part).reshape(spread) for part in (weight, bias))
+    wide, other, other_variance = widened(x), outside[:, :, 0], outside[:, :, 1]
+
+    def mean_of(values: Tensor) -> Tensor:
+        return share * of_groups(values.mean(dim=axes), groups)
+
+    mean = mean_of(wide) + (1 - share) * other
+    centred = wide - to_channels(mean, x)
+    variance = mean_of(centred.square()) + (1 - share) * (other_variance + (other - mean).square())
+    scale = to_channels((variance + NORM_EPSILON).rsqrt(), x)
+    hat = centred * scale
+
+    def pullback(g: Tensor) -> Tensor:
+        into = g * weight
+        return scale * (into - hat * to_channels(mean_of(into * hat), x) - to_channels(mean_of(into), x))
+
+    return (hat * weight + bias).to(x.dtype), pullback
 
 
 def silu(x: Tensor) -> tuple[Tensor, Pullback]:
@@ -158,11 +214,18 @@ def steer(
     alone, by the least change of x (weighted by the window) that moves R by gain·missing to first order, and no pixel
     by more than LARGEST_SHIFT.
     """
+    shift = normalised_shift(missing=missing, gradient=gradient, window=window, level=level, gain=strength.gain)
+    pull = level.noise * (strength.scale * missing[:, None, None, None] * gradient)
+    return x0 + level.noise / level.signal * pull + shift, eps - pull
+
+
+def normalised_shift(
+    *, missing: Tensor, gradient: Tensor, window: Tensor, level: Level, gain: Tensor | float
+) -> Tensor:
+    """What the normalised law adds to x0, see `steer`."""
     missing = missing[:, None, None, None]
-    pull = level.noise * (strength.scale * missing * gradient)
     shift = window * gradient
     steepness = (shift * gradient).sum(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
-    shift = shift * (strength.gain * missing / steepness / level.signal)
+    shift = shift * (gain * missing / steepness / level.signal)
     largest = shift.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
-    shift = shift * (LARGEST_SHIFT / largest).clamp(max=1.0)
-    return x0 + level.noise / level.signal * pull + shift, eps - pull
+    return shift * (LARGEST_SHIFT / largest).clamp(max=1.0)

@@ -27,7 +27,11 @@ from tumorcast.settings import Architecture, ForecastSettings, Settings, TrainSe
             {"sampler": {"guidance": "strong"}},
             "sampler.guidance = 'strong': give normalised or paper",
         ),
-        (ForecastSettings, {"sampler": {"gains": 3}}, "unknown key 'sampler.gains'; known keys: encodings, gain"),
+        (
+            ForecastSettings,
+            {"sampler": {"gains": 3}},
+            "unknown key 'sampler.gains'; known keys: decoding, encodings, gain",
+        ),
         (TrainSettings, {"leave_out": "A"}, "leave_out = 'A': give a list of texts"),
         (TrainSettings, {"ema_decay": 1}, "ema_decay = 1: give a number of 0 or more and below 1"),
         (TrainSettings, {"steps": None}, "steps = None: give a whole number of 1 or more"),

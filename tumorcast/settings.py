@@ -227,11 +227,21 @@ class Preset(StrEnum):
     PAPER = "paper"
 
 
+class Decoding(StrEnum):
+    """What of a slice is computed anew for each member."""
+
+    BOX = "box"
+    SLICE = "slice"
+
+
 class SamplerSettings(Settings):
     """How one member is made from the present slice.
 
     noise_level: NL, the diffusion time up to which the slice is encoded.
-    steps: how many of the NL - 1 steps are taken each way; None takes every one.
+    decoding: "box" computes of each member what lies round the tumour, as a departure from its encoding (decision
+    0014); "slice" the whole slice. A model without graphs for boxes, and the paper's guidance, decode slices.
+    levels: how many noise levels decoding in boxes visits; where steps alone are given, as many as those.
+    steps: how many of the NL - 1 steps are taken each way where slices are decoded; None takes every one.
     order: of the integrator, 1 (DDIM) or 2 (two-step Adams–Bashforth, as many evaluations).
     encodings: how many times a slice is encoded, each with its own noise; the members share them. None: once a member.
     gain: the share of the remaining miss that one normalised step removes.
@@ -248,6 +258,8 @@ class SamplerSettings(Settings):
     preset: Preset = Preset.DEFAULT
     guidance: Guidance = Guidance.NORMALISED
     noise_level: int = Field(200, ge=3, le=1000)
+    decoding: Decoding = Decoding.BOX
+    levels: int | None = Field(12, ge=2)
     steps: int | None = Field(20, ge=2)
     order: int = Field(2, ge=1, le=2)
     encodings: int | None = Field(4, ge=1)
@@ -265,6 +277,7 @@ class SamplerSettings(Settings):
             preset=Preset.PAPER,
             guidance=Guidance.PAPER,
             noise_level=noise_level,
+            decoding=Decoding.SLICE,
             steps=None,
             order=1,
             encodings=None,
@@ -272,11 +285,28 @@ class SamplerSettings(Settings):
             window_mm=None,
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _levels_as_steps(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "steps" in given and "levels" not in given:
+            return given | {"levels": given["steps"]}
+        return given
+
+    @property
+    def in_boxes(self) -> bool:
+        """Whether members are decoded in boxes, if the model can: the paper's guidance acts on whole slices."""
+        return self.decoding is Decoding.BOX and self.guidance is Guidance.NORMALISED
+
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
         if self.steps is not None and self.steps > self.noise_level - 1:
             raise ValueError(
                 f"steps = {self.steps} exceeds noise_level - 1 = {self.noise_level - 1}: lower steps (--steps)"
+            )
+        if self.levels is not None and self.levels > self.noise_level - 1:
+            raise ValueError(
+                f"levels = {self.levels} exceeds noise_level - 1 = {self.noise_level - 1}: lower levels in the "
+                "settings file ([sampler] levels)"
             )
         if self.preset is Preset.PAPER and (self.steps, self.order, self.encodings, self.window_mm) != (
             None,

@@ -48,7 +48,7 @@ class GaussianEngine:
 
 def encodings_of(images: Array, noise: Array) -> Encodings:
     ones = np.ones((len(images), *SHAPE[1:]), np.float32)
-    return Encodings(images, noise, images.mean(axis=(1, 2, 3)), brain=ones)
+    return Encodings(images, noise, images.mean(axis=(1, 2, 3)), brain=ones, slice_number=np.arange(len(images)))
 
 
 def targets_of(source: Array, change: Array) -> MemberTargets:
@@ -202,7 +202,7 @@ def test_the_first_step_has_none_before_to_blend_in_and_only_the_default_way_up_
     [
         ({"steps": 300}, r"steps = 300 exceeds noise_level - 1 = 199"),
         ({"preset": "paper"}, "preset = 'paper' takes every step"),
-        ({"gian": 1}, "unknown key 'gian'; known keys: encodings, gain"),
+        ({"gian": 1}, "unknown key 'gian'; known keys: decoding, encodings, gain"),
         ({"noise_level": 2000}, "noise_level = 2000"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tumorcast.arrival.planes import EXTRA_PLANES
-from tumorcast.engines.bundle import Graph, read_manifest, write_manifest
+from tumorcast.engines.bundle import IMAGE_GRAPHS, Graph, read_manifest, write_manifest
 from tumorcast.engines.providers import Gpu, SessionTarget
 from tumorcast.settings import Architecture, NetworkKind, Provider, VolumeArchitecture
 from tumorcast.training.checkpoint import save_tensors
@@ -162,7 +162,7 @@ def shaken_bundle(request: pytest.FixtureRequest) -> Path:
     return bundle
 
 
-SHAKEN_GRAPHS = [("dense", g) for g in Graph if g is not Graph.PROGRESS] + [("pool", g) for g in Graph]
+SHAKEN_GRAPHS = [("dense", g) for g in IMAGE_GRAPHS] + [("pool", g) for g in (*IMAGE_GRAPHS, Graph.PROGRESS)]
 
 
 @pytest.fixture(scope="session", params=SHAKEN_GRAPHS, ids="-".join)

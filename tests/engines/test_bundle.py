@@ -11,7 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from tumorcast.durable import sha256_of
 from tumorcast.engines import parity
-from tumorcast.engines.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, Graph, Manifest, is_bundle, read_manifest
+from tumorcast.engines.bundle import (
+    IMAGE_GRAPHS,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    Bundle,
+    Graph,
+    Manifest,
+    is_bundle,
+    read_manifest,
+)
 from tumorcast.engines.make import check_bundle
 from tumorcast.engines.model import load_bundle, load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine
@@ -21,7 +30,7 @@ from tumorcast.errors import EngineError, InputError
 from tumorcast.settings import NetworkKind, Precision, Provider
 
 SHIPPED = Path(__file__).parents[2] / "tumorcast" / "models" / "demo128"
-FILES = [WEIGHTS_FILE, *(graph.file for graph in Graph if graph is not Graph.PROGRESS)]
+FILES = [WEIGHTS_FILE, *(graph.file for graph in IMAGE_GRAPHS)]
 
 
 @pytest.fixture

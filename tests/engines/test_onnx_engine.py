@@ -118,7 +118,7 @@ def test_a_model_without_a_progression_network_says_so(dense_bundle: Path, dense
 )
 def test_a_whole_forecast_agrees(engines: tuple[OnnxEngine, TorchEngine], settings: SamplerSettings) -> None:
     brain = np.ones((2, SIDE, SIDE), np.float32)
-    encodings = Encodings(0.3 * images(2), images(2, 1), np.full(2, 0.3, np.float32), brain)
+    encodings = Encodings(0.3 * images(2), images(2, 1), np.full(2, 0.3, np.float32), brain, np.arange(2))
     targets = MemberTargets(np.array([0, 1, 1]), np.array([0.05, -0.05, 0.1], np.float32), maps(3))
     ours, theirs = (sample(engine, encodings, targets, settings, batch=2) for engine in engines)
     assert_same(ours, theirs, 5e-4)

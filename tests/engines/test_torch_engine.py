@@ -71,7 +71,7 @@ def test_paper_preset_is_the_authors_loop(engine: TorchEngine) -> None:
     shaken = shake(engine)
     image, noise = 0.3 * noisy(2)[:1], noisy(2)[1:]
     settings, level, scale, present, change = SamplerSettings.paper(noise_level=24, scale=1e7), 24, 1e7, 0.1, 0.05
-    encodings = Encodings(image, noise, np.full(1, present, np.float32), ones(1))
+    encodings = Encodings(image, noise, np.full(1, present, np.float32), ones(1), np.zeros(1, int))
     targets = MemberTargets(np.zeros(1, int), np.full(1, change, np.float32), ones(1))
     ours = sample(shaken, encodings, targets, settings, batch=1)
     theirs = transcription(shaken, image, noise, level=level, scale=scale, target=present + change)

@@ -183,7 +183,9 @@ def test_the_papers_loop_over_imported_networks_is_the_reference_at_every_step(t
     image, noise = 0.4 * images(LOOPED, seed=7)[:1], images(LOOPED, seed=8)
     recorder = Recorder(engine_of(tmp_path / "run"))
     ones = np.ones((2, 32, 32), np.float32)
-    encodings = Encodings(np.repeat(image.numpy(), 2, 0), noise.numpy(), np.full(2, present, np.float32), ones)
+    encodings = Encodings(
+        np.repeat(image.numpy(), 2, 0), noise.numpy(), np.full(2, present, np.float32), ones, np.zeros(2, int)
+    )
     settings = SamplerSettings.paper(noise_level=level, scale=scale)
     last = sample(recorder, encodings, MemberTargets(np.arange(2), change, ones), settings, batch=2)
     loop = loop_of(denoiser, regressor, image, noise, level=level, target=torch.from_numpy(present + change))

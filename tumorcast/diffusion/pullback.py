@@ -9,33 +9,42 @@ from typing import assert_never
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tumorcast.diffusion.blocks import AttentionBlock, AttentionPool, Downsample, ResBlock, TimestepSequential, Upsample
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import EncoderRegressor, UNet
 from tumorcast.kernels.guided_step import (
+    Normalise,
     Pullback,
     attend,
     chain,
     convolve,
     double_by_nearest,
     group_norm,
+    group_norm_in_box,
     halve_by_convolution,
     halve_by_mean,
+    moments,
     pointwise,
     silu,
 )
 
 
-def through_layer(layer: nn.Module, x: Tensor) -> tuple[Tensor, Pullback]:  # noqa: PLR0911 - a table
-    """A layer that takes no time embedding. Raises TypeError for one that has no reverse pass here."""
+def through_layer(  # noqa: PLR0911 - a table
+    layer: nn.Module, x: Tensor, normalise: Normalise = group_norm
+) -> tuple[Tensor, Pullback]:
+    """A layer that takes no time embedding. Raises TypeError for one that has no reverse pass here.
+
+    normalise: what a group norm is computed by, here and in all walks below.
+    """
     match layer:
         case nn.Conv2d(stride=(2, 2)):
             return halve_by_convolution(x, layer.weight, layer.bias)
         case nn.Conv2d():
             return convolve(x, layer.weight, layer.bias)
         case nn.GroupNorm():
-            return group_norm(x, layer.weight, layer.bias, layer.num_groups)
+            return normalise(x, layer.weight, layer.bias, layer.num_groups)
         case nn.SiLU():
             return silu(x)
         case nn.Dropout() | nn.Identity():
@@ -47,25 +56,27 @@ def through_layer(layer: nn.Module, x: Tensor) -> tuple[Tensor, Pullback]:  # no
             y, last = through_layer(layer.conv, doubled)
             return y, chain(back, last)
         case AttentionBlock():
-            return through_attention(layer, x)
+            return through_attention(layer, x, normalise)
         case _:
             raise TypeError(f"{type(layer).__name__} has no reverse pass")
 
 
-def through_layers(layers: list[nn.Module], x: Tensor) -> tuple[Tensor, Pullback]:
+def through_layers(layers: list[nn.Module], x: Tensor, normalise: Normalise = group_norm) -> tuple[Tensor, Pullback]:
     """Layers one after the other."""
     backs = []
     for layer in layers:
-        x, back = through_layer(layer, x)
+        x, back = through_layer(layer, x, normalise)
         backs.append(back)
     return x, chain(*backs)
 
 
-def through_res_block(block: ResBlock, x: Tensor, embedding: Tensor) -> tuple[Tensor, Pullback]:
+def through_res_block(
+    block: ResBlock, x: Tensor, embedding: Tensor, normalise: Normalise = group_norm
+) -> tuple[Tensor, Pullback]:
     """A residual block at a time embedding (N, E)."""
     side, side_back = through_layers([block.resample, block.skip_connection], x)
     norm_in, act_in, conv_in = block.in_layers
-    h, into = through_layers([norm_in, act_in, block.resample, conv_in], x)
+    h, into = through_layers([norm_in, act_in, block.resample, conv_in], x, normalise)
     shift = block.emb_layers(embedding)
     norm_out, *rest = block.out_layers
     assert isinstance(norm_out, nn.GroupNorm)
@@ -74,16 +85,16 @@ def through_res_block(block: ResBlock, x: Tensor, embedding: Tensor) -> tuple[Te
         weight, bias = norm_out.weight * (1 + scale), norm_out.bias * (1 + scale) + shift
     else:
         weight, bias, h = norm_out.weight, norm_out.bias, h + shift[:, :, None, None].to(h.dtype)
-    h, normed = group_norm(h, weight, bias, norm_out.num_groups)
+    h, normed = normalise(h, weight, bias, norm_out.num_groups)
     h, out = through_layers(rest, h)
     return side + h, lambda g: side_back(g) + into(normed(out(g)))
 
 
-def through_attention(block: AttentionBlock, x: Tensor) -> tuple[Tensor, Pullback]:
+def through_attention(block: AttentionBlock, x: Tensor, normalise: Normalise = group_norm) -> tuple[Tensor, Pullback]:
     """Self-attention over all pixels, and the identity beside it."""
     n, c, *_ = x.shape
     flat = x.reshape(n, c, -1)
-    normed, norm_back = through_layer(block.norm, flat)
+    normed, norm_back = through_layer(block.norm, flat, normalise)
     qkv, qkv_back = pointwise(normed, block.qkv.weight[:, :, 0], block.qkv.bias)
     heads = qkv.reshape(n * block.heads, 3 * c // block.heads, -1)
     mixed, attend_back = attend(*heads.chunk(3, dim=1))
@@ -123,30 +134,38 @@ def through_pool(pool: AttentionPool, x: Tensor) -> tuple[Tensor, Pullback]:
     return out[:, :, 0], pullback
 
 
-def through_stage(stage: TimestepSequential, x: Tensor, embedding: Tensor) -> tuple[Tensor, Pullback]:
+def through_stage(
+    stage: TimestepSequential, x: Tensor, embedding: Tensor, normalise: Normalise = group_norm
+) -> tuple[Tensor, Pullback]:
     """One stage of a network: residual blocks with the embedding, other layers without."""
     backs = []
     for layer in stage:
-        x, back = through_res_block(layer, x, embedding) if isinstance(layer, ResBlock) else through_layer(layer, x)
+        x, back = (
+            through_res_block(layer, x, embedding, normalise)
+            if isinstance(layer, ResBlock)
+            else through_layer(layer, x, normalise)
+        )
         backs.append(back)
     return x, chain(*backs)
 
 
-def through_unet(network: UNet, x: Tensor, t: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Pullback]:
+def through_unet(
+    network: UNet, x: Tensor, t: Tensor, classes: Tensor | None = None, normalise: Normalise = group_norm
+) -> tuple[Tensor, Pullback]:
     """`UNet.forward` with its pullback."""
     embedding = network.embed(t, classes)
     h, skips, downs = x, [], []
     for stage in network.input_blocks:
-        h, back = _stage(stage, h, embedding)
+        h, back = _stage(stage, h, embedding, normalise)
         skips.append(h)
         downs.append(back)
-    h, middle = through_stage(network.middle_block, h, embedding)
+    h, middle = through_stage(network.middle_block, h, embedding, normalise)
     ups = []
     for stage, skip in zip(network.output_blocks, reversed(skips), strict=True):
         width = h.shape[1]
-        h, back = _stage(stage, torch.cat([h, skip], dim=1), embedding)
+        h, back = _stage(stage, torch.cat([h, skip], dim=1), embedding, normalise)
         ups.append((width, back))
-    y, out = through_layers(list(network.out), h)
+    y, out = through_layers(list(network.out), h, normalise)
 
     def pullback(g: Tensor) -> Tensor:
         g, into_skips = out(g), []
@@ -162,9 +181,11 @@ def through_unet(network: UNet, x: Tensor, t: Tensor, classes: Tensor | None = N
     return y, pullback
 
 
-def _stage(stage: nn.Module, x: Tensor, embedding: Tensor) -> tuple[Tensor, Pullback]:
+def _stage(
+    stage: nn.Module, x: Tensor, embedding: Tensor, normalise: Normalise = group_norm
+) -> tuple[Tensor, Pullback]:
     assert isinstance(stage, TimestepSequential)
-    return through_stage(stage, x, embedding)
+    return through_stage(stage, x, embedding, normalise)
 
 
 def through_encoder(network: EncoderRegressor, x: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
@@ -181,19 +202,21 @@ def through_encoder(network: EncoderRegressor, x: Tensor, t: Tensor) -> tuple[Te
     return y, chain(*backs, out, pooled)
 
 
-def size_and_gradient(regressor: SizeRegressor, x: Tensor, t: Tensor, brain: Tensor) -> tuple[Tensor, Tensor]:
+def size_and_gradient(
+    regressor: SizeRegressor, x: Tensor, t: Tensor, brain: Tensor, normalise: Normalise = group_norm
+) -> tuple[Tensor, Tensor]:
     """R(x, t) (N,), tumour over brain pixels, and ∇_x R (N, C, H, W). brain is (N, H, W), 1 inside."""
-    size, gradient = size_before_gradient(regressor, x, t, brain)
+    size, gradient = size_before_gradient(regressor, x, t, brain, normalise)
     return size, gradient()
 
 
 def size_before_gradient(
-    regressor: SizeRegressor, x: Tensor, t: Tensor, brain: Tensor
+    regressor: SizeRegressor, x: Tensor, t: Tensor, brain: Tensor, normalise: Normalise = group_norm
 ) -> tuple[Tensor, Callable[[], Tensor]]:
     """R(x, t), and what gives ∇_x R when it is asked."""
     match regressor:
         case DenseRegressor():
-            logits, back = through_unet(regressor, x, t)
+            logits, back = through_unet(regressor, x, t, None, normalise)
             probability = torch.sigmoid(logits)
             share = (brain / brain.sum(dim=(1, 2), keepdim=True).clamp(min=1.0))[:, None]
             return (probability * share).sum(dim=(1, 2, 3)), lambda: back(share * probability * (1 - probability))
@@ -202,3 +225,42 @@ def size_before_gradient(
             return y[:, 0], lambda: back(torch.ones_like(y))
         case _:
             assert_never(regressor)
+
+
+class OutsideOfBox:
+    """A `Normalise` that also keeps what lies outside of a box, for `InBox` to go on with.
+
+    outside: (N, H, W), 1 outside of the box; its edges lie between the pixels of every map of the network.
+    """
+
+    def __init__(self, outside: Tensor) -> None:
+        self.kept: list[Tensor] = []
+        self._pixels = outside[0].numel()
+        self._places = {1: outside[:, None]}
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Pullback]:
+        """group_norm."""
+        size = round((self._pixels / x[0, 0].numel()) ** 0.5)
+        if size not in self._places:
+            self._places[size] = functional.avg_pool2d(self._places[1], size)
+        places = self._places[size]
+        count = places.sum(dim=(2, 3))
+        self.kept.append(torch.stack(moments(x, groups, places.reshape(-1, 1, *x.shape[2:]), count), dim=-1))
+        return group_norm(x, weight, bias, groups)
+
+
+class InBox:
+    """A `Normalise` of maps that are the part in the box; asked in the same order as `OutsideOfBox` was.
+
+    outside: (N, G, 2), what that kept of all norms, one after the other. share: of the pixels, those in the
+    box.
+    """
+
+    def __init__(self, outside: Tensor, share: Tensor | float) -> None:
+        self.outside, self.share, self.used = outside, share, 0
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Pullback]:
+        """group_norm_in_box."""
+        outside = self.outside[:, self.used : self.used + groups]
+        self.used += groups
+        return group_norm_in_box(x, weight, bias, groups, outside=outside, share=self.share)

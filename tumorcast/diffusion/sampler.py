@@ -58,13 +58,21 @@ class Encodings:
     """What is encoded, one row (of E) a slice and noise.
 
     image: (E, C, H, W). noise: (E, C, H, W) standard normal, the only randomness, scaled to σ = 0.01. present: (E,) the
-    slice's tumour over brain pixels. brain: (E, H, W) in {0, 1}.
+    slice's tumour over brain pixels. brain: (E, H, W) in {0, 1}. slice_number: (E,) which slice
+    it is of.
     """
 
     image: Array
     noise: Array
     present: Array
     brain: Array
+    slice_number: Indices
+
+    def __getitem__(self, rows: slice | Indices) -> "Encodings":
+        """Some of them."""
+        return Encodings(
+            self.image[rows], self.noise[rows], self.present[rows], self.brain[rows], self.slice_number[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -93,12 +101,12 @@ def sample(
     """
     plan = plan_steps(settings)
     paper = settings.preset is Preset.PAPER
-    parts = [_encode(engine, encodings, rows, plan, sized=not paper) for rows in _blocks(len(encodings.image), batch)]
+    parts = [_encode(engine, encodings, rows, plan, sized=not paper) for rows in blocks(len(encodings.image), batch)]
     x, sizes = np.concatenate([x for x, _ in parts]), np.concatenate([sizes for _, sizes in parts], axis=1)
     targets = _paper_targets(encodings, members, plan) if paper else sizes[:, members.encoding] + members.target_change
     strength = guidance_strength(settings)
     decoded = []
-    for rows in _blocks(len(members.encoding), batch):
+    for rows in blocks(len(members.encoding), batch):
         part = members[rows]
         brain = encodings.brain[part.encoding]
         guidances = [StepGuidance(target, brain, part.window, *strength) for target in targets[:, rows]]
@@ -118,9 +126,16 @@ def guidance_strength(settings: SamplerSettings) -> tuple[float, float]:
             assert_never(settings.guidance)
 
 
-def _blocks(count: int, batch: int) -> Iterator[slice]:
+def blocks(count: int, batch: int) -> Iterator[slice]:
+    """The numbers below `count` in blocks of `batch` at most."""
     for start in range(0, count, batch):
         yield slice(start, min(start + batch, count))
+
+
+def start_of(encodings: Encodings) -> Array:
+    """(E, C, H, W) at t = 0, where encoding begins."""
+    abar = alpha_bars()[0]
+    return np.asarray(np.sqrt(abar) * encodings.image + np.sqrt(1 - abar) * encodings.noise, np.float32)
 
 
 def _encode(
@@ -130,8 +145,7 @@ def _encode(
 
     The paper's loop aims at one size and needs none of these: 0 where not `sized`.
     """
-    abar = alpha_bars()[0]
-    x = (np.sqrt(abar) * encodings.image[rows] + np.sqrt(1 - abar) * encodings.noise[rows]).astype(np.float32)
+    x = start_of(encodings[rows])
     eps, levels = np.zeros_like(x), [x]
     for step in plan.encode:
         x, eps = engine.encode_step(x, step, eps)

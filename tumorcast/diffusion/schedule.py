@@ -101,6 +101,49 @@ def _default_plan(settings: SamplerSettings) -> StepPlan:
     return StepPlan(tuple(up), tuple(down))
 
 
+@dataclass(frozen=True)
+class BoxStep:
+    """A step of a departure from an encoding: the networks are asked at time t and level `abar`.
+
+    length: the step in σ/√ᾱ, negative on the way down; 0 is guidance alone. blend: as in `Step`.
+    """
+
+    t: int
+    abar: float
+    length: float
+    blend: float = 0.0
+
+
+@dataclass(frozen=True)
+class BoxPlan:
+    """The levels of the encoding, from the lowest to the top, and the steps of a departure from it, top first.
+
+    The first level of the encoding, t = 0, is where no departure is computed; its last step leads nowhere. Of the
+    departure, the first step is at the top and leads nowhere either: all members are still alike there, and guidance
+    parts them before the networks are asked anew.
+    """
+
+    encode: tuple[Step, ...]
+    decode: tuple[BoxStep, ...]
+
+
+def plan_boxes(settings: SamplerSettings) -> BoxPlan:
+    """The steps of decoding in boxes."""
+    times, abar = strided_times(settings.noise_level, settings.levels), alpha_bars()
+    up = [Step(int(a), abar[a], abar[b], clip=False) for a, b in itertools.pairwise(times)]
+    if settings.order == 2:
+        up = list(second_order(up))
+    top = times[-1]
+    up.append(Step(int(top), abar[top], abar[top], clip=False))
+    ends = [*(_flow_time(abar[t]) for t in times[-2:0:-1]), 0.0]
+    down = [BoxStep(int(top), abar[top], 0.0)]
+    for t, end in zip(times[:0:-1], ends, strict=True):
+        length, before = end - _flow_time(abar[t]), down[-1].length
+        blend = length / (2 * before) if before and settings.order == 2 else 0.0
+        down.append(BoxStep(int(t), abar[t], length, blend))
+    return BoxPlan(tuple(up), tuple(down))
+
+
 def _paper_plan(noise_level: int) -> StepPlan:
     """The authors' loop, whose times lag by one: up at t = 1 … NL - 1 from ᾱ_t to ᾱ_(t+1), down at t = NL - 2 … 0."""
     abar = np.concatenate([alpha_bars(), [0.0]])

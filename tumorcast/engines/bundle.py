@@ -4,6 +4,7 @@ BUNDLE/
   manifest.json         what the networks are, for which images, how well the graphs match the reference, all sums
   weights.safetensors   every weight once, as "denoiser.…", "regressor.…", "segmenter.…"; the graphs refer to it
   encode.onnx, guided.onnx, size.onnx, segment.onnx
+  survey.onnx, box.onnx where the regressor is the dense one; bundles exported before they were known have none
   progress.onnx         and weights "progression.…", where there is such a network, on slices or on volumes
 
 A bundle may hold the progression network on volumes alone: then it has no other graph, and foretells no images.
@@ -24,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from tumorcast.diffusion.box import box_multiple
 from tumorcast.durable import sha256_of
 from tumorcast.engines.protocol import ModelImages, ModelInfo
 from tumorcast.errors import InputError
@@ -37,12 +39,14 @@ PROGRESSION = "progression"  # a network that a bundle may have, or have alone
 
 
 class Graph(StrEnum):
-    """The graphs of a bundle; PROGRESS is there where the progression network is."""
+    """The graphs of a bundle; SURVEY and BOX may be there, PROGRESS is where the progression network is."""
 
     ENCODE = "encode"
     GUIDED = "guided"
     SIZE = "size"
     SEGMENT = "segment"
+    SURVEY = "survey"
+    BOX = "box"
     PROGRESS = "progress"
 
     @property
@@ -52,6 +56,7 @@ class Graph(StrEnum):
 
 
 IMAGE_GRAPHS = (Graph.ENCODE, Graph.GUIDED, Graph.SIZE, Graph.SEGMENT)
+BOX_GRAPHS = (Graph.SURVEY, Graph.BOX)
 
 
 class NetworkEntry(Settings):
@@ -138,9 +143,16 @@ class Manifest(Settings):
         return None if entry is None else entry.kind
 
     @property
+    def computes_in_boxes(self) -> bool:
+        """Whether the graphs for boxes are there."""
+        return self.for_images and any(graph.file in self.sha256 for graph in BOX_GRAPHS)
+
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """The graphs that these networks need."""
         images = IMAGE_GRAPHS if self.for_images else ()
+        if self.computes_in_boxes:
+            images = (*images, *BOX_GRAPHS)
         return images if self.progression is None else (*images, Graph.PROGRESS)
 
     @property
@@ -229,7 +241,13 @@ class Bundle:
             size_reader=manifest.size_reader,
             sha256=self.sha256,
             progression=manifest.progression,
+            box_multiple=self._box_multiple if manifest.computes_in_boxes else None,
         )
+
+    @property
+    def _box_multiple(self) -> int | None:
+        networks = (self.manifest.network(name) for name in ("denoiser", "regressor"))
+        return box_multiple(*(network.plane for network in networks))
 
 
 def images_in(bundle_folder: Path, manifest: Manifest) -> ModelImages:

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from tumorcast.arrival.crop import LEAST_SIDES, SIDES_OF
 from tumorcast.durable import held, sha256_of
 from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, read_manifest, write_manifest
-from tumorcast.engines.graphs import VolumeGraph, graph_modules, lower
+from tumorcast.engines.graphs import BoxGraph, VolumeGraph, graph_modules, lower
 from tumorcast.engines.model import ModelSet, Networks
 from tumorcast.engines.weights import TensorPlace, tensor_places
 from tumorcast.errors import InputError, UsageError
 from tumorcast.provenance import commit
-from tumorcast.settings import Precision
+from tumorcast.settings import Architecture, Precision
 from tumorcast.training.networks import TrainedNetwork
 from tumorcast.training.run_info import RunInfo
 from tumorcast.version import VERSION
@@ -51,10 +51,11 @@ LARGEST_REPEATED = 1 << 20  # elements of a constant that is stored once: each g
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How a bundle is made. max_batch: the largest batch that the graphs declare."""
+    """How a bundle is made. max_batch: the largest batch that the graphs declare. boxes: with graphs for boxes."""
 
     precision: Precision = Precision.FP32
     max_batch: int = 64
+    boxes: bool = False
 
 
 def write_graphs(
@@ -97,7 +98,7 @@ def _written(networks: Networks, settings: ExportSettings, out: Path) -> Manifes
         expected = _manifest(networks, settings, out, found.activation_bytes)
     except (InputError, ValidationError):  # not there, or of a part of the files
         return None
-    return found if found == expected else None
+    return found if found == expected and found.computes_in_boxes == settings.boxes else None
 
 
 Example = dict[str, Tensor]
@@ -135,11 +136,34 @@ def _exported(model: ModelSet, max_batch: int) -> dict[Graph, Traced]:
         Graph.SIZE: {"x": rows["x"], "t": scalars["t"], "brain": maps["brain"]},
         Graph.SEGMENT: {"image": rows["x"]},
         Graph.PROGRESS: {"images": rows["x"], "outline": maps["brain"], "log_ratio": numbers},
+        Graph.SURVEY: rows | {"outside": maps["brain"]} | steps,
     }
-    return {
-        graph: (module, examples[graph], {name: {0: batch} if p.ndim else {} for name, p in examples[graph].items()})
-        for graph, module in graph_modules(model).items()
+    traced = {}
+    for graph, module in graph_modules(model).items():
+        if isinstance(module, BoxGraph):
+            assert model.info.box_multiple is not None
+            traced[graph] = _exported_boxes(module, arch, model.info.box_multiple, batch)
+        else:
+            fixed = {name: {0: batch} if part.ndim else {} for name, part in examples[graph].items()}
+            traced[graph] = (module, examples[graph], fixed)
+    return traced
+
+
+def _exported_boxes(module: BoxGraph, arch: Architecture, multiple: int, batch: torch.export.Dim) -> Traced:
+    """As _exported, of boxes, whose sides may be any multiples."""
+    side = multiple * torch.export.Dim("side", min=2, max=arch.image_size // multiple)
+    size = 2 * multiple
+    images = ("departure", "last", "path", "path_eps")
+    example = {name: torch.zeros(TRACED_ROWS, arch.in_channels, size, size) for name in images}
+    example |= {"norms": torch.ones(TRACED_ROWS, module.groups, 2), "target": torch.zeros(TRACED_ROWS)}
+    example |= {name: torch.ones(TRACED_ROWS, size, size) for name in ("brain", "window")}
+    dynamic = {
+        name: {0: batch} | ({} if name in ("norms", "target") else {part.ndim - 2: side, part.ndim - 1: side})
+        for name, part in example.items()
     }
+    numbers = ("share", "t", "signal", "noise", "length", "blend", "gain")
+    scalars = {name: torch.tensor(0.5) for name in numbers}
+    return module, example | scalars, dynamic | {name: {} for name in numbers}
 
 
 def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: ExportSettings) -> ModelProto:

@@ -12,12 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from tumorcast.diffusion.progression import ProgressionNetwork, planes_of
-from tumorcast.diffusion.pullback import size_and_gradient, size_before_gradient, through_unet
+from tumorcast.diffusion.pullback import InBox, OutsideOfBox, size_and_gradient, size_before_gradient, through_unet
 from tumorcast.diffusion.regressors import DenseRegressor, SizeRegressor
 from tumorcast.diffusion.unet import UNet
 from tumorcast.engines.bundle import Graph
 from tumorcast.engines.model import ModelSet
-from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
+from tumorcast.kernels.guided_step import (
+    Level,
+    Normalise,
+    Strength,
+    extrapolate,
+    group_norm,
+    move,
+    noise_of,
+    normalised_shift,
+    predict,
+    steer,
+)
 from tumorcast.settings import Precision
 
 TUMOUR_CLASS = 1
@@ -44,12 +55,19 @@ def lower(model: ModelSet, precision: Precision) -> ModelSet:
     return replace(model, denoiser=denoiser)
 
 
-def clean_and_noise(denoiser: UNet, x: Tensor, t: Tensor, level: Level, bound: Tensor | float) -> tuple[Tensor, Tensor]:
-    """The clean image that the denoiser sees in x at time t, held within ±bound, and the noise that fits it."""
+def noise_in(denoiser: UNet, x: Tensor, t: Tensor, normalise: Normalise = group_norm) -> Tensor:
+    """ε that the denoiser sees in x at time t."""
     times = t.expand(x.shape[0])
     classes = torch.full_like(times, TUMOUR_CLASS, dtype=torch.long)
-    answer, _ = through_unet(denoiser, x.to(denoiser.dtype), times, classes)
-    x0 = predict(x, answer[:, : x.shape[1]].to(x.dtype), level)
+    answer, _ = through_unet(denoiser, x.to(denoiser.dtype), times, classes, normalise)
+    return answer[:, : x.shape[1]].to(x.dtype)
+
+
+def clean_and_noise(
+    denoiser: UNet, x: Tensor, t: Tensor, level: Level, bound: Tensor | float, normalise: Normalise = group_norm
+) -> tuple[Tensor, Tensor]:
+    """The clean image that the denoiser sees in x at time t, held within ±bound, and the noise that fits it."""
+    x0 = predict(x, noise_in(denoiser, x, t, normalise), level)
     x0 = torch.maximum(torch.minimum(x0, torch.as_tensor(bound)), -torch.as_tensor(bound))
     return x0, noise_of(x, x0, level)
 
@@ -123,6 +141,81 @@ class GuidedGraph(nn.Module):
             strength=Strength(gain, scale),
         )
         return move(x0, steered, Level(signal_next, noise_next)), eps, size
+
+
+class SurveyGraph(nn.Module):
+    """EncodeGraph without a bound, and what the norms of denoiser and regressor see outside of a box."""
+
+    OUTPUTS = ("x_next", "eps", "norms")
+
+    def __init__(self, denoiser: UNet, regressor: DenseRegressor) -> None:
+        super().__init__()
+        self.denoiser, self.regressor = denoiser, regressor
+
+    def forward(
+        self,
+        x: Tensor,
+        last: Tensor,
+        outside: Tensor,
+        t: Tensor,
+        signal: Tensor,
+        noise: Tensor,
+        signal_next: Tensor,
+        noise_next: Tensor,
+        blend: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As EncodeGraph; outside (N, H, W), 1 outside of the box. norms: (N, G, 2), the denoiser's first."""
+        level, norms = Level(signal, noise), OutsideOfBox(outside)
+        eps = noise_in(self.denoiser, x, t, norms)
+        through_unet(self.regressor, x, t.expand(x.shape[0]), None, norms)
+        x0, blended = extrapolate(x, eps, last, blend, level)
+        return move(x0, blended, Level(signal_next, noise_next)), eps, torch.cat(norms.kept, dim=1)
+
+
+class BoxGraph(nn.Module):
+    """One step of a departure from an encoding, in a box, under the normalised guidance."""
+
+    OUTPUTS = ("departure_next", "change", "size")
+
+    def __init__(self, denoiser: UNet, regressor: DenseRegressor) -> None:
+        super().__init__()
+        self.denoiser, self.regressor = denoiser, regressor
+        norms = [module for network in (denoiser, regressor) for module in network.modules()]
+        self.groups = sum(norm.num_groups for norm in norms if isinstance(norm, nn.GroupNorm))
+
+    def forward(
+        self,
+        departure: Tensor,
+        last: Tensor,
+        path: Tensor,
+        path_eps: Tensor,
+        norms: Tensor,
+        target: Tensor,
+        brain: Tensor,
+        window: Tensor,
+        share: Tensor,
+        t: Tensor,
+        signal: Tensor,
+        noise: Tensor,
+        length: Tensor,
+        blend: Tensor,
+        gain: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next departure (N, C, S, S), ε less the encoding's, and R in the box (N,); see tumorcast.diffusion.box.
+
+        last: ε less the encoding's in the step before. path, path_eps: (N, C, S, S) x and ε of the encoding. norms:
+        (N, G, 2) of SurveyGraph. target: (N,). brain, window: (N, S, S). share: of the image, what is in the box.
+        Others are scalars.
+        """
+        level, in_box = Level(signal, noise), InBox(norms, share)
+        x = path + signal * departure
+        _, eps = clean_and_noise(self.denoiser, x, t, level, 1.0, in_box)
+        size, gradient = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain, in_box)
+        change = eps - path_eps
+        shift = normalised_shift(
+            missing=target - size, gradient=gradient, window=window[:, None], level=level, gain=gain
+        )
+        return departure + shift + length * (change + blend * (change - last)), change, size
 
 
 class SizeGraph(nn.Module):
@@ -221,6 +314,10 @@ def graph_modules(model: ModelSet) -> dict[Graph, nn.Module]:
         Graph.SIZE: SizeGraph(model.regressor),
         Graph.SEGMENT: SegmentGraph(model.segmenter),
     }
+    if model.info.box_multiple is not None:
+        assert isinstance(model.regressor, DenseRegressor)
+        modules[Graph.SURVEY] = SurveyGraph(model.denoiser, model.regressor)
+        modules[Graph.BOX] = BoxGraph(model.denoiser, model.regressor)
     if model.progression is not None:
         modules[Graph.PROGRESS] = ProgressGraph(model.progression)
     return {graph: module.eval() for graph, module in modules.items()}

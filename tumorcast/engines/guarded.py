@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from tumorcast.diffusion.box import BoxGuidance, EncodedPath
 from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
+from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.engines.batches import Batches, Feeds, first_line, ran_out_of_memory
+from tumorcast.engines.onnx_engine import box_rows
 from tumorcast.engines.protocol import Engine, EngineWrapper, VolumeEngine, check_progression
 from tumorcast.errors import EngineError, TumorcastError
 
@@ -39,6 +41,25 @@ class GuardedEngine(EngineWrapper):
 
         x_next, eps = self._run(rows, guided)
         return x_next, eps
+
+    def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
+        """That of the engine."""
+        rows = {"x": x, "previous_eps": previous_eps, "outside": outside}
+        x_next, eps, norms = self._run(rows, lambda block: self.engine.survey(step=step, **block))
+        return x_next, eps, norms
+
+    def box_step(
+        self, departure: Array, step: BoxStep, previous: Array, path: EncodedPath, guidance: BoxGuidance
+    ) -> tuple[Array, Array, Array]:
+        """That of the engine."""
+
+        def stepped(block: Feeds) -> tuple[Array, Array, Array]:
+            departure, previous, x, eps, outside, target, brain, window = block.values()
+            part = BoxGuidance(target, brain, window, guidance.gain)
+            return self.engine.box_step(departure, step, previous, EncodedPath(x, eps, outside), part)
+
+        next_one, change, size = self._run(box_rows(departure, previous, path, guidance), stepped)
+        return next_one, change, size
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """That of the engine."""

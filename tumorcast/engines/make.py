@@ -18,7 +18,7 @@ from tumorcast.engines import parity
 from tumorcast.engines.bundle import Bundle, Manifest, TensorParity, is_bundle, write_manifest
 from tumorcast.engines.export import ExportSettings, whole_folder, write_graphs
 from tumorcast.engines.locating import locate_all
-from tumorcast.engines.model import ModelSet, Networks, bundle_networks, load_networks
+from tumorcast.engines.model import ModelSet, Networks, bundle_networks, for_boxes, load_networks, whole_slices
 from tumorcast.engines.onnx_engine import OnnxEngine
 from tumorcast.engines.onnxruntime_package import onnxruntime
 from tumorcast.engines.progression import OnnxVolume
@@ -54,6 +54,7 @@ def make_bundle(
     networks = networks_of(model_paths)
     if networks.images is None:
         _check_alone(settings.precision, cohort)
+    networks = for_boxes(networks) if settings.boxes else whole_slices(networks)
     inputs = [] if networks.images is None else parity_inputs(networks.images, cohort)
     with whole_folder(out) as folder:
         bundle = write_graphs(networks, folder, settings, report)

@@ -6,7 +6,7 @@ network on slices. That on volumes stands beside it, or alone.
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tumorcast.arrival.planes import EXTRA_PLANES as VOLUME_PLANES
+from tumorcast.diffusion.box import box_multiple
 from tumorcast.diffusion.progression import EXTRA_PLANES as SLICE_PLANES
 from tumorcast.diffusion.progression import ProgressionNetwork
 from tumorcast.diffusion.regressors import AttentionPoolRegressor, DenseRegressor, SizeRegressor
@@ -140,6 +141,30 @@ def _model_set(networks: list[TrainedNetwork], folders: list[Path], progression:
     if progression is not None and isinstance(progression.module, ProgressionNetwork):
         entries, on_slices = entries | {PROGRESSION: progression.info}, progression.module
     return ModelSet(denoiser.module, regressor.module, segmenter, info, entries, on_slices)
+
+
+def for_boxes(networks: Networks) -> Networks:
+    """The same networks, to compute in boxes. Raises InputError if they cannot."""
+    if networks.images is None:
+        raise InputError("--boxes: there are no networks of images; leave it out")
+    entries = networks.images.entries
+    if entries["regressor"].kind is not NetworkKind.DENSE_REGRESSOR:
+        raise InputError(
+            "--boxes: the regressor is the attention-pool one, which looks at whole slices; give a dense one "
+            "(`tumorcast train dense-regressor`), or leave --boxes out"
+        )
+    planes = [entries[name].plane for name in ("denoiser", "regressor")]
+    multiple = box_multiple(*planes)
+    if multiple is None:
+        raise InputError(f"--boxes: slices of {planes[0].image_size} px are too small for boxes; leave it out")
+    return replace(networks, images=replace(networks.images, info=replace(networks.images.info, box_multiple=multiple)))
+
+
+def whole_slices(networks: Networks) -> Networks:
+    """The same networks, to compute whole slices alone."""
+    if networks.images is None:
+        return networks
+    return replace(networks, images=replace(networks.images, info=replace(networks.images.info, box_multiple=None)))
 
 
 def bundle_networks(bundle: Bundle) -> Networks:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from tumorcast.diffusion.box import BoxGuidance, EncodedPath
 from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
+from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.durable import held_when_free
 from tumorcast.engines.batches import Batches, Feeds, first_line
 from tumorcast.engines.bundle import Bundle, Graph
@@ -46,7 +47,7 @@ class GraphEngine(ABC):
 
     def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """(N, C, H, W) at the next noise level, unguided, and ε."""
-        scalars = _scalars(step) | {"bound": 1.0 if step.clip else UNBOUNDED}
+        scalars = step_scalars(step) | {"bound": 1.0 if step.clip else UNBOUNDED}
         x_next, eps = self._run(Graph.ENCODE, {"x": x, "last": previous_eps}, scalars)
         return x_next, eps
 
@@ -55,8 +56,23 @@ class GraphEngine(ABC):
         maps = {"brain": guidance.brain, "window": guidance.window}
         rows = {"x": x, "last": previous_eps, "target": guidance.target} | maps
         strength = {"gain": guidance.gain, "scale": guidance.scale}
-        x_next, eps, _ = self._run(Graph.GUIDED, rows, _scalars(step) | strength)
+        x_next, eps, _ = self._run(Graph.GUIDED, rows, step_scalars(step) | strength)
         return x_next, eps
+
+    def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
+        """(N, C, H, W) at the next noise level, unguided, ε, and (N, G, 2) what norms see outside of a box."""
+        rows = {"x": x, "last": previous_eps, "outside": outside}
+        x_next, eps, norms = self._run(Graph.SURVEY, rows, step_scalars(step))
+        return x_next, eps, norms
+
+    def box_step(
+        self, departure: Array, step: BoxStep, previous: Array, path: EncodedPath, guidance: BoxGuidance
+    ) -> tuple[Array, Array, Array]:
+        """(N, C, S, S) the next departure, ε less the path's, and (N,) R(x, t) in the box."""
+        rows = box_rows(departure, previous, path, guidance)
+        scalars = box_scalars(departure, step, guidance, self.info.image_size)
+        departure, change, size = self._run(Graph.BOX, rows, scalars)
+        return departure, change, size
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """(N,) R(x, t) of the guiding regressor."""
@@ -140,18 +156,22 @@ class OnnxEngine(GraphEngine):
 
 
 class _Session:
-    """One graph in ONNX Runtime. On a GPU its inputs and outputs lie in fixed device memory, of a fixed batch."""
+    """One graph in ONNX Runtime.
+
+    On a GPU its inputs and outputs lie in fixed device memory, of a fixed batch; boxes have many sides, and go without.
+    """
 
     def __init__(self, bundle: Bundle, graph: Graph, target: SessionTarget, cache: Path) -> None:
         self._session = open_session(bundle, graph, target, cache)
         self._outputs = [output.name for output in self._session.get_outputs()]
-        self._row_names = tuple(row_shapes(bundle, graph))
+        self._fixed = has_fixed_shapes(bundle, graph)
+        self._row_names = tuple(row_shapes(bundle, graph)) if self._fixed else ()
         self._target = target
         self._bound: _Bound | None = None
 
     def run(self, feeds: Feeds) -> list[Array]:
         """The outputs, of as many rows as the inputs have."""
-        if self._target.gpu is None:
+        if self._target.gpu is None or not self._fixed:
             return list(self._session.run(self._outputs, feeds))
         count = len(feeds[self._row_names[0]])
         full = {
@@ -259,7 +279,7 @@ def padded(part: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
     return np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)]) if len(part) < rows else part
 
 
-def _scalars(step: Step) -> dict[str, float]:
+def step_scalars(step: Step) -> dict[str, float]:
     """A step's time and blend, and its noise levels as √ᾱ and √(1 - ᾱ), in float64 until here."""
     return {
         "t": float(step.t),
@@ -268,4 +288,24 @@ def _scalars(step: Step) -> dict[str, float]:
         "signal_next": math.sqrt(step.abar_next),
         "noise_next": math.sqrt(1 - step.abar_next),
         "blend": step.blend,
+    }
+
+
+def box_rows(departure: Array, previous: Array, path: EncodedPath, guidance: BoxGuidance) -> Feeds:
+    """The inputs of the graph of boxes that have a row a member."""
+    encoded = {"path": path.x, "path_eps": path.eps, "norms": path.outside}
+    wanted = {"target": guidance.target, "brain": guidance.brain, "window": guidance.window}
+    return {"departure": departure, "last": previous} | encoded | wanted
+
+
+def box_scalars(departure: Array, step: BoxStep, guidance: BoxGuidance, image_size: int) -> dict[str, float]:
+    """Its other inputs, in float64 until here."""
+    return {
+        "share": (departure.shape[-1] / image_size) ** 2,
+        "t": float(step.t),
+        "signal": math.sqrt(step.abar),
+        "noise": math.sqrt(1 - step.abar),
+        "length": step.length,
+        "blend": step.blend,
+        "gain": guidance.gain,
     }

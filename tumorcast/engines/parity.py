@@ -6,13 +6,14 @@ Networks of images are compared over noise levels, on slices and on noise; one o
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tumorcast.arrival.planes import planes_of
+from tumorcast.diffusion.box import Box, BoxGuidance, EncodedPath
 from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step, alpha_bars
+from tumorcast.diffusion.schedule import BoxStep, Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
 from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.errors import EngineError
@@ -21,11 +22,21 @@ from tumorcast.settings import CheckDepth, NetworkKind, Precision
 # The share of a tensor's largest value by which it may be off. Half precision touches the denoiser alone, so the sizes,
 # the segmenter and the progression network are held to float32 in any bundle.
 DENOISED = {Precision.FP32: 5e-5, Precision.FP16: 1e-2, Precision.BF16: 6e-2}
-LIMITS = {"size.size": 5e-5, "segment.probability": 1e-4, "progress.probability": 1e-4, "progress.answer": 1e-4}
+LIMITS = {
+    "size.size": 5e-5,
+    "box.size": 5e-5,
+    "segment.probability": 1e-4,
+    "progress.probability": 1e-4,
+    "progress.answer": 1e-4,
+}
 # bfloat16 rounds x by 2⁻⁹ to 2⁻⁸, at t = 0 a third of the noise in it: there ε is known to tenths (measured .18).
 # It enters x by √(1 - ᾱ) = .01, and x is held to the limit above.
 BFLOAT16_NOISE = 0.3
-LEAST_SCALES = {"size.size": 0.01}  # no tensor counts as smaller: sizes are fractions, all others are of order one
+LEAST_SCALES = {
+    "size.size": 0.01,
+    "box.size": 0.01,
+}  # no tensor counts as smaller: sizes are fractions, all others are of order one
+BOXED = 2.0
 TIMES = 12
 STRIDE = 8  # of the steps that are compared
 VOLUMES = ((48, 64, 64), (64, 80, 72))  # z, y, x, on which networks on volumes are compared
@@ -138,8 +149,10 @@ def limit_of(name: str, precision: Precision) -> float:
     >>> limit_of("size.size", Precision.BF16), limit_of("encode.x_next", Precision.FP16)
     (5e-05, 0.01)
     """
-    if precision is Precision.BF16 and name.endswith(".eps"):
+    if precision is Precision.BF16 and name.endswith((".eps", ".change")):
         return BFLOAT16_NOISE
+    if name == "box.departure_next":  # x before it is scaled by √ᾱ, with the shift of the guidance in it
+        return BOXED * DENOISED[precision]
     return LIMITS.get(name, DENOISED[precision])
 
 
@@ -162,10 +175,37 @@ def _outputs(engine: Engine, reference: Engine, part: Inputs, t: int) -> Iterato
         guidance = StepGuidance(target, part.brains, window, gain, scale)
         answers = [other.guided_step(x, step, eps, guidance) for other in (engine, reference)]
         yield from zip(("guided.x_next", "guided.eps"), *answers, strict=True)
+    if None not in (engine.info.box_multiple, reference.info.box_multiple):
+        yield from _outputs_in_box(engine, reference, part, x, t)
     yield "segment.probability", engine.segment(part.images), reference.segment(part.images)
     if reference.info.progression is NetworkKind.SLICE_PROGRESSION:
         questions = (part.images, part.outlines, rng.uniform(-LARGEST_ASKED, LARGEST_ASKED, len(x)).astype(np.float32))
         yield "progress.probability", engine.predict_progression(*questions), reference.predict_progression(*questions)
+
+
+def _outputs_in_box(
+    engine: Engine, reference: Engine, part: Inputs, x: Array, t: int
+) -> Iterator[tuple[str, Array, Array]]:
+    """The same of what is computed in boxes, of the least side: the graph takes the path that the reference made."""
+    abar, rng = alpha_bars(), np.random.default_rng(t)
+    assert reference.info.box_multiple is not None
+    side = max(2, x.shape[-1] // reference.info.box_multiple // 2) * reference.info.box_multiple
+    box = Box(x.shape[-1] - side, 0, side)
+    outside = np.repeat(box.outside(x.shape[-1])[None], len(x), axis=0)
+    up = min(t + STRIDE, len(abar) - 1)
+    eps = rng.standard_normal(x.shape, np.float32)
+    step = Step(t, abar[t], abar[up], blend=0.5, clip=False)
+    answers = [other.survey(x, step, eps, outside) for other in (engine, reference)]
+    yield from zip(("survey.x_next", "survey.eps", "survey.norms"), *answers, strict=True)
+    path = EncodedPath(box.cut(x), box.cut(answers[1][1]), answers[1][2])
+    departure, last = (0.1 * rng.standard_normal(path.x.shape, np.float32) for _ in range(2))
+    brain, window = box.cut(part.brains), rng.random(path.x[:, 0].shape, np.float32)
+    down = BoxStep(t, abar[t], -0.05, 0.5)
+    unled = BoxGuidance(np.zeros(len(x), np.float32), brain, window, gain=0.0)
+    *_, sizes = reference.box_step(departure, down, last, path, unled)
+    guidance = replace(unled, target=np.asarray(sizes + 0.05, np.float32), gain=STRENGTHS[0][0])
+    answers = [other.box_step(departure, down, last, path, guidance) for other in (engine, reference)]
+    yield from zip(("box.departure_next", "box.change", "box.size"), *answers, strict=True)
 
 
 def phantom_volume(contrasts: int, sides: tuple[int, int, int]) -> Array:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tumorcast.diffusion.sampler import Array, StepEngine, StepGuidance
-from tumorcast.diffusion.schedule import Step
+from tumorcast.diffusion.box import BoxEngine, BoxGuidance, EncodedPath
+from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.errors import InputError
 from tumorcast.settings import NetworkKind, Provider
 
@@ -41,6 +42,7 @@ class ModelInfo:
     noise_levels: diffusion times that denoiser and regressor both know. size_reader: which network reads the sizes off
     the generated slices. sha256: one sum over the weights and what describes them. progression: which network foretells
     where the tumour goes, if one does; an engine asks that on slices alone, see open_progression for that on volumes.
+    box_multiple: pixels that the edges of boxes are multiples of; None where the engine cannot compute in boxes.
     """
 
     contrasts: tuple[str, ...]
@@ -49,6 +51,7 @@ class ModelInfo:
     size_reader: NetworkKind
     sha256: str
     progression: NetworkKind | None = None
+    box_multiple: int | None = None
 
     @property
     def images(self) -> ModelImages:
@@ -56,7 +59,7 @@ class ModelInfo:
         return ModelImages(self.image_size, self.contrasts)
 
 
-class Engine(StepEngine, Protocol):
+class Engine(BoxEngine, Protocol):
     """A step engine that also segments clean images. provider, device: what computes, for the record."""
 
     info: ModelInfo
@@ -111,6 +114,16 @@ class EngineWrapper:
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """That of the engine."""
         return self.engine.sizes(x, t, brain)
+
+    def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
+        """That of the engine."""
+        return self.engine.survey(x, step, previous_eps, outside)
+
+    def box_step(
+        self, departure: Array, step: BoxStep, previous: Array, path: EncodedPath, guidance: BoxGuidance
+    ) -> tuple[Array, Array, Array]:
+        """That of the engine."""
+        return self.engine.box_step(departure, step, previous, path, guidance)
 
     def segment(self, images: Array) -> Array:
         """That of the engine."""

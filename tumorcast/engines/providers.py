@@ -262,8 +262,8 @@ def tensorrt_options(target: SessionTarget, bundle: Bundle, graph: Graph, folder
 
 
 def has_fixed_shapes(bundle: Bundle, graph: Graph) -> bool:
-    """Whether a graph's shapes are known once the batch is."""
-    return graph in bundle.manifest.slice_graphs
+    """Whether a graph's shapes are known once the batch is: boxes and volumes have many sides."""
+    return graph in bundle.manifest.slice_graphs and graph is not Graph.BOX
 
 
 def check_precision(bundle: Bundle, provider: Provider) -> None:
@@ -289,6 +289,10 @@ def row_shapes(bundle: Bundle, graph: Graph) -> dict[str, tuple[int, ...]]:
             return {"x": image, "brain": plane}
         case Graph.SEGMENT:
             return {"image": image}
+        case Graph.SURVEY:
+            return {"x": image, "last": image, "outside": plane}
+        case Graph.BOX:
+            raise AssertionError("boxes have many sides")
         case Graph.PROGRESS:
             return {"images": image, "outline": plane, "log_ratio": ()}
         case _:

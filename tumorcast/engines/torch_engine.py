@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tumorcast.diffusion.box import BoxGuidance, EncodedPath
+from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
+from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.engines.batches import Feeds
 from tumorcast.engines.bundle import Graph
-from tumorcast.engines.graphs import TUMOUR_CLASS, graph_modules, lower
+from tumorcast.engines.graphs import TUMOUR_CLASS, BoxGraph, SurveyGraph, graph_modules, lower
 from tumorcast.engines.model import ModelSet
-from tumorcast.engines.onnx_engine import GraphEngine
+from tumorcast.engines.onnx_engine import GraphEngine, box_rows, box_scalars, step_scalars
 from tumorcast.engines.protocol import check_progression
 from tumorcast.engines.weights import network_sum
 from tumorcast.errors import EngineError
@@ -104,6 +106,37 @@ class TorchEngine:
             strength=Strength(guidance.gain, guidance.scale),
         )
         return move(x0, steered, level_of(step.abar_next)).cpu().numpy(), eps.cpu().numpy()
+
+    @flushed_denormals()
+    @whole_float32()
+    @torch.no_grad()
+    def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
+        """(N, C, H, W) at the next noise level, unguided, ε, and (N, G, 2) what norms see outside of a box."""
+        rows = {"x": x, "last": previous_eps, "outside": outside}
+        x_next, eps, norms = self._graph(SurveyGraph, rows, step_scalars(step))
+        return x_next, eps, norms
+
+    @flushed_denormals()
+    @whole_float32()
+    @torch.no_grad()
+    def box_step(
+        self, departure: Array, step: BoxStep, previous: Array, path: EncodedPath, guidance: BoxGuidance
+    ) -> tuple[Array, Array, Array]:
+        """(N, C, S, S) the next departure, ε less the path's, and (N,) R(x, t) in the box."""
+        rows = box_rows(departure, previous, path, guidance)
+        scalars = box_scalars(departure, step, guidance, self.info.image_size)
+        departure, change, size = self._graph(BoxGraph, rows, scalars)
+        return departure, change, size
+
+    def _graph(
+        self, graph: type[SurveyGraph | BoxGraph], rows: dict[str, Array], scalars: dict[str, float]
+    ) -> list[Array]:
+        """The outputs of a graph that is exported, by its module."""
+        assert isinstance(self.regressor, DenseRegressor)
+        tensors = {name: self._put(part) for name, part in rows.items()}
+        tensors |= {name: torch.tensor(value, dtype=torch.float32) for name, value in scalars.items()}
+        outputs = graph(self.denoiser, self.regressor)(**tensors)
+        return [output.cpu().numpy() for output in outputs]
 
     @whole_float32()
     @torch.no_grad()

@@ -5,8 +5,9 @@ import time
 import numpy as np
 
 from tumorcast.arrival.field import VolumeNetwork
+from tumorcast.diffusion.box import BoxGuidance, EncodedPath
 from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step, alpha_bars
+from tumorcast.diffusion.schedule import BoxStep, Step, alpha_bars
 from tumorcast.engines import parity
 from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.errors import EngineError
@@ -24,9 +25,22 @@ def try_out(engine: Engine) -> None:
     guided_step(engine, len(part.images))
     sizes = engine.sizes(part.images, step.t, part.brains)
     answers = [sizes, engine.segment(part.images)]
+    if info.box_multiple is not None:
+        answers.append(_in_box(engine, part))
     if info.progression is NetworkKind.SLICE_PROGRESSION:
         answers.append(engine.predict_progression(part.images, part.outlines, np.zeros(len(sizes), np.float32)))
     _check_numbers(engine.device, answers)
+
+
+def _in_box(engine: Engine, part: parity.Inputs) -> Array:
+    """A departure in a box that is the whole phantom."""
+    step, planes = step_of(engine), np.zeros_like(part.brains)
+    nothing = np.zeros_like(part.images)
+    _, eps, norms = engine.survey(part.images, step, nothing, planes)
+    guidance = BoxGuidance(np.full(len(eps), 0.1, np.float32), part.brains, part.brains, gain=0.5)
+    path = EncodedPath(part.images, eps, norms)
+    departure, *_ = engine.box_step(nothing, BoxStep(step.t, step.abar, -0.1), nothing, path, guidance)
+    return departure
 
 
 def try_out_volume(network: VolumeNetwork) -> None:

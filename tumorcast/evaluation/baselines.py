@@ -211,6 +211,7 @@ def unguided(followup: FollowUp, engine: Engine, settings: ForecastSettings) -> 
         noise=np.stack(noise),
         present=np.full(count, followup.now.brain_fraction, np.float32),
         brain=np.repeat(brain[None], count, axis=0),
+        slice_number=np.zeros(count, int),
     )
     nowhere = np.zeros((count, *brain.shape), np.float32)
     targets = MemberTargets(np.arange(count), np.zeros(count, np.float32), nowhere)

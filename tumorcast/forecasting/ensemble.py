@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import CohortSlice
 from tumorcast.data.imaging.geometry import pixel_size_mm
+from tumorcast.diffusion.box import sample_in_boxes
 from tumorcast.diffusion.sampler import Encodings, MemberTargets, sample
 from tumorcast.engines.protocol import Engine, segment_in_batches
 from tumorcast.forecasting.plan import PlannedSlice, Unit, member_noise
@@ -63,7 +64,7 @@ def forecast_unit(
         window=np.concatenate([task.guidance.window for task in tasks]),
     )
     encodings = _encodings(tasks, encoded, settings.seed)
-    images = sample(engine, encodings, member_targets, settings.sampler, batch=settings.batch)
+    images = _sampled(engine, encodings, member_targets, settings)
     return {
         task.planned.name: reduce_members(
             task.targets.present,
@@ -75,6 +76,14 @@ def forecast_unit(
         )
         for task, generated in zip(tasks, np.split(images, len(tasks)), strict=True)
     }
+
+
+def _sampled(engine: Engine, encodings: Encodings, members: MemberTargets, settings: ForecastSettings) -> Array:
+    """(M, C, H, W) follow-ups, in boxes where settings and model allow it."""
+    sampler, multiple = settings.sampler, engine.info.box_multiple
+    if multiple is None or not sampler.in_boxes:
+        return sample(engine, encodings, members, sampler, batch=settings.batch)
+    return sample_in_boxes(engine, encodings, members, sampler, multiple=multiple, batch=settings.batch)
 
 
 def encodings_of(targets: SliceTargets, settings: ForecastSettings) -> int:
@@ -99,6 +108,7 @@ def _encodings(tasks: list[SliceTask], numbers: Indices, seed: int) -> Encodings
         noise=np.stack(noise),
         present=np.repeat(np.array([present.brain_fraction for present in slices], np.float32), count),
         brain=np.repeat(np.stack([present.brain for present in slices]).astype(np.float32), count, axis=0),
+        slice_number=np.repeat(np.arange(len(slices)), count),
     )
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.data.cohort import Cohort
+from tumorcast.diffusion.box import BoxGuidance, EncodedPath
 from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import Step
+from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.errors import InputError
 from tumorcast.forecasting.ensemble import forecast_unit
@@ -45,6 +46,16 @@ class TimedEngine(EngineWrapper):
     def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         """The engine's."""
         return self._timed("guided steps", partial(super().guided_step, x, step, previous_eps, guidance))
+
+    def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
+        """The engine's."""
+        return self._timed("encoding", partial(super().survey, x, step, previous_eps, outside))
+
+    def box_step(
+        self, departure: Array, step: BoxStep, previous: Array, path: EncodedPath, guidance: BoxGuidance
+    ) -> tuple[Array, Array, Array]:
+        """The engine's."""
+        return self._timed("guided steps", partial(super().box_step, departure, step, previous, path, guidance))
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """The engine's."""

@@ -104,7 +104,11 @@ class InducedCase:
 
 
 class Everywhere(EngineWrapper):
-    """An engine whose guidance acts in the whole brain, whatever window it is given."""
+    """An engine whose guidance acts in the whole brain, whatever window it is given, and so in no box."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.info = replace(engine.info, box_multiple=None)
 
     def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
         """With a window that is open in all the brain."""
