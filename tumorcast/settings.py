@@ -288,7 +288,8 @@ class SamplerSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _levels_as_steps(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "steps" in given and "levels" not in given:
+        known = isinstance(given, dict) and "levels" not in given
+        if known and isinstance(given.get("steps", ""), int | None):  # what is no number is told as steps
             return given | {"levels": given["steps"]}
         return given
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tumorcast.diffusion.box import Box, BoxGuidance, EncodedPath, box_multiple, sample_in_boxes
+from tumorcast.diffusion.box import BoxGuidance, EncodedPath, SliceBox, box_multiple, sample_in_boxes
 from tumorcast.diffusion.pullback import InBox, OutsideOfBox, through_unet
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, StepGuidance
@@ -96,7 +96,7 @@ def test_a_change_is_reached_in_the_box_of_each_slice_and_nothing_moves_outside(
     engine, change = GaussianEngine(), np.array([0.01, 0.02, 0.01, 0.02], np.float32)
     made = run(images, windows, change, engine, levels=40, gain=1)
     assert {*engine.sides} == {16, SIDE}
-    box = Box.round(windows[:1], MULTIPLE)
+    box = SliceBox.round(windows[:1], MULTIPLE)
     moved = made - np.repeat(images, 2, axis=0)
     inside, size = box.cut(moved), box.side**2 / SIDE**2
     np.testing.assert_allclose(inside[:2].mean(axis=(1, 2, 3)), change[:2] / size, rtol=0.1)
@@ -132,7 +132,7 @@ def test_a_box_holds_the_window_and_lies_on_the_grid(seed: int) -> None:
     row, column, size = rng.integers(0, 100), rng.integers(0, 100), rng.integers(1, 28)
     plane = np.zeros((1, 128, 128), np.float32)
     plane[0, row : row + size, column : column + size] = 0.5
-    box = Box.round(plane, 16)
+    box = SliceBox.round(plane, 16)
     assert box.cut(plane).sum() == plane.sum()
     assert not any(number % 16 for number in (box.row, box.column, box.side))
     assert 64 <= box.side <= 128
@@ -141,8 +141,8 @@ def test_a_box_holds_the_window_and_lies_on_the_grid(seed: int) -> None:
 
 
 def test_a_window_without_limit_is_the_whole_slice() -> None:
-    assert Box.round(np.ones((2, 64, 64), np.float32), 8) == Box(0, 0, 64)
-    assert Box.round(np.zeros((2, 64, 64), np.float32), 8) == Box(0, 0, 64)
+    assert SliceBox.round(np.ones((2, 64, 64), np.float32), 8) == SliceBox(0, 0, 64)
+    assert SliceBox.round(np.zeros((2, 64, 64), np.float32), 8) == SliceBox(0, 0, 64)
 
 
 def test_edges_lie_between_the_pixels_of_every_map() -> None:
@@ -183,7 +183,7 @@ class Network:
     unet: DenseRegressor
     x: Tensor
     t: Tensor
-    box: Box
+    box: SliceBox
 
     def outside(self, x: Tensor | None = None) -> Tensor:
         places = torch.from_numpy(self.box.outside(16)).double()[None]
@@ -199,11 +199,11 @@ def network() -> Network:
     for parameter in unet.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)
     x = torch.randn(2, 4, 16, 16, generator=generator, dtype=torch.float64)
-    return Network(unet.double().eval().requires_grad_(False), x, torch.tensor([3, 90]), Box(0, 8, 8))
+    return Network(unet.double().eval().requires_grad_(False), x, torch.tensor([3, 90]), SliceBox(0, 8, 8))
 
 
 def test_a_box_that_is_the_whole_slice_is_the_network_itself(network: Network) -> None:
-    whole = replace(network, box=Box(0, 0, 16))
+    whole = replace(network, box=SliceBox(0, 0, 16))
     answer, _ = through_unet(network.unet, network.x, network.t, None, InBox(whole.outside(), 1.0))
     torch.testing.assert_close(answer, through_unet(network.unet, network.x, network.t)[0], rtol=0, atol=1e-10)
 

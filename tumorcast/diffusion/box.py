@@ -64,7 +64,7 @@ class BoxEngine(StepEngine, Protocol):
 
 
 @dataclass(frozen=True)
-class Box:
+class SliceBox:
     """A square of a slice: its first row and column, and pixels a side."""
 
     row: int
@@ -110,7 +110,7 @@ def box_multiple(denoiser: Architecture, regressor: Architecture) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Level:
+class _EncodedLevel:
     """The encodings of one side of box at one noise level. size: (N,) R in the box."""
 
     path: EncodedPath
@@ -135,7 +135,7 @@ def sample_in_boxes(
         number: members.window[encodings.slice_number[members.encoding] == number]
         for number in {*encodings.slice_number}
     }
-    of_slice = {number: Box.round(window, multiple) for number, window in windows.items()}
+    of_slice = {number: SliceBox.round(window, multiple) for number, window in windows.items()}
     boxes = [of_slice[number] for number in encodings.slice_number]
     images, plan = encodings.image[members.encoding].copy(), plan_boxes(settings)
     for side in sorted({box.side for box in boxes}):
@@ -158,11 +158,11 @@ def sample_in_boxes(
 
 
 def _encode(
-    engine: BoxEngine, encodings: Encodings, boxes: list[Box], plan: BoxPlan, *, batch: int
-) -> dict[int, _Level]:
+    engine: BoxEngine, encodings: Encodings, boxes: list[SliceBox], plan: BoxPlan, *, batch: int
+) -> dict[int, _EncodedLevel]:
     """What the encodings are in their boxes, by the time of the level."""
     size = encodings.image.shape[-1]
-    found: dict[int, list[_Level]] = {}
+    found: dict[int, list[_EncodedLevel]] = {}
     for rows in blocks(len(boxes), batch):
         part, around = encodings[rows], boxes[rows]
         outside = np.stack([box.outside(size) for box in around])
@@ -176,11 +176,13 @@ def _encode(
             unled = BoxGuidance(np.zeros(len(inside), np.float32), brain, brain, gain=0.0)
             still = BoxStep(step.t, step.abar, 0.0)
             _, noise, sizes = engine.box_step(nothing, still, nothing, EncodedPath(inside, nothing, norms), unled)
-            found.setdefault(step.t, []).append(_Level(EncodedPath(inside, noise, norms), sizes))
+            found.setdefault(step.t, []).append(_EncodedLevel(EncodedPath(inside, noise, norms), sizes))
     return {t: _joined(parts) for t, parts in found.items()}
 
 
-def _decode(engine: BoxEngine, plan: BoxPlan, levels: dict[int, _Level], starts: Indices, wanted: BoxGuidance) -> Array:
+def _decode(
+    engine: BoxEngine, plan: BoxPlan, levels: dict[int, _EncodedLevel], starts: Indices, wanted: BoxGuidance
+) -> Array:
     """(N, C, S, S) departures of clean images, of members that start from these encodings.
 
     wanted: its target is what is to be added to the size that the encoding has in the box, at every level.
@@ -193,12 +195,12 @@ def _decode(engine: BoxEngine, plan: BoxPlan, levels: dict[int, _Level], starts:
     return departure
 
 
-def _cut(boxes: list[Box], images: Array) -> Array:
+def _cut(boxes: list[SliceBox], images: Array) -> Array:
     return np.stack([box.cut(image) for box, image in zip(boxes, images, strict=True)])
 
 
-def _joined(parts: list[_Level]) -> _Level:
+def _joined(parts: list[_EncodedLevel]) -> _EncodedLevel:
     x, eps, outside = (
         np.concatenate(arrays) for arrays in zip(*((p.path.x, p.path.eps, p.path.outside) for p in parts), strict=True)
     )
-    return _Level(EncodedPath(x, eps, outside), np.concatenate([part.size for part in parts]))
+    return _EncodedLevel(EncodedPath(x, eps, outside), np.concatenate([part.size for part in parts]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tumorcast.arrival.planes import planes_of
-from tumorcast.diffusion.box import Box, BoxGuidance, EncodedPath
+from tumorcast.diffusion.box import BoxGuidance, EncodedPath, SliceBox
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import BoxStep, Step, alpha_bars
 from tumorcast.engines.bundle import TensorParity
@@ -190,7 +190,7 @@ def _outputs_in_box(
     abar, rng = alpha_bars(), np.random.default_rng(t)
     assert reference.info.box_multiple is not None
     side = max(2, x.shape[-1] // reference.info.box_multiple // 2) * reference.info.box_multiple
-    box = Box(x.shape[-1] - side, 0, side)
+    box = SliceBox(x.shape[-1] - side, 0, side)
     outside = np.repeat(box.outside(x.shape[-1])[None], len(x), axis=0)
     up = min(t + STRIDE, len(abar) - 1)
     eps = rng.standard_normal(x.shape, np.float32)
