@@ -10,6 +10,7 @@ from tumorcast.cli.options import Json, choice, print_result, progress
 from tumorcast.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from tumorcast.engines.export import ExportSettings
     from tumorcast.settings import CheckDepth
 
 
@@ -52,13 +53,16 @@ def export(
     if out is None and not check and not build:
         raise UsageError("give --out BUNDLE to export RUN folders, or --check full or --build tensorrt with a BUNDLE")
     from tumorcast.engines.locating import locate
-    from tumorcast.settings import CheckDepth
+    from tumorcast.settings import CheckDepth, Precision
 
     depth = choice(CheckDepth, "--check", check or "full")
     folders = [locate(model) for model in models]
     result: dict[str, object] = {}
     if out is not None:
-        result |= _make(folders, out, precision, (max_batch, boxes), cohort, depth)
+        from tumorcast.engines.export import ExportSettings
+
+        settings = ExportSettings(choice(Precision, "--precision", precision), max_batch, boxes)
+        result |= _make(folders, out, settings, cohort, depth)
     elif check:
         result |= _check(_only_bundle(folders), cohort, provider, device, engine_cache, depth)
     if build:
@@ -79,19 +83,16 @@ def _only_bundle(folders: list[Path]) -> Path:
 
 
 def _make(
-    folders: list[Path], out: Path, precision: str, graphs: tuple[int, bool], cohort: Path | None, depth: "CheckDepth"
+    folders: list[Path], out: Path, settings: "ExportSettings", cohort: Path | None, depth: "CheckDepth"
 ) -> dict[str, object]:
-    from tumorcast.engines.export import ExportSettings
     from tumorcast.engines.make import make_bundle
-    from tumorcast.settings import Precision
 
-    settings = ExportSettings(choice(Precision, "--precision", precision), *graphs)
     if_stopped = f"{out} was not written; what was done is kept beside it, start the same again to go on"
     with progress("graphs, then comparisons", if_stopped) as tell:
         manifest = make_bundle(folders, out, settings, cohort, tell, depth=depth)
     return {
         "out": str(out),
-        "precision": precision,
+        "precision": str(settings.precision),
         "check": str(depth),
         "checked_with": manifest.checked_with,
         "parity": {name: part.model_dump() for name, part in manifest.parity.items()},

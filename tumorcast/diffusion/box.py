@@ -144,14 +144,13 @@ def sample_in_boxes(
         mine = np.flatnonzero(np.isin(members.encoding, rows))
         for block in blocks(len(mine), batch):
             numbers = mine[block]
-            starts = np.searchsorted(rows, members.encoding[numbers])
-            around = [boxes[row] for row in members.encoding[numbers]]
-            whole = encodings.brain[members.encoding[numbers]]
+            own = members.encoding[numbers]
+            around, whole = [boxes[row] for row in own], encodings.brain[own]
             brain, window = _cut(around, whole), _cut(around, members.window[numbers])
             share = brain.sum(axis=(1, 2)) / np.maximum(whole.sum(axis=(1, 2)), 1)
             change = members.target_change[numbers] / np.maximum(share, LEAST_BRAIN)
             wanted = BoxGuidance(change, brain, window, settings.gain)
-            departures = _decode(engine, plan, levels, starts, wanted)
+            departures = _decode(engine, plan, levels, np.searchsorted(rows, own), wanted)
             for number, box, departure in zip(numbers, around, departures, strict=True):
                 box.cut(images[number])[...] += departure
     return np.asarray(np.clip(images, -1.0, 1.0))

@@ -96,8 +96,7 @@ class EncodeGraph(nn.Module):
         """x (N, C, H, W) to the next level, and its noise ε; `last` is that of the step before. Others are scalars."""
         level = Level(signal, noise)
         _, eps = clean_and_noise(self.denoiser, x, t, level, bound)
-        x0, blended = extrapolate(x, eps, last, blend, level)
-        return move(x0, blended, Level(signal_next, noise_next)), eps
+        return move(*extrapolate(x, eps, last, blend, level), Level(signal_next, noise_next)), eps
 
 
 class GuidedGraph(nn.Module):
@@ -168,8 +167,8 @@ class SurveyGraph(nn.Module):
         level, norms = Level(signal, noise), OutsideOfBox(outside)
         eps = noise_in(self.denoiser, x, t, norms)
         through_unet(self.regressor, x, t.expand(x.shape[0]), None, norms)
-        x0, blended = extrapolate(x, eps, last, blend, level)
-        return move(x0, blended, Level(signal_next, noise_next)), eps, torch.cat(norms.kept, dim=1)
+        x_next = move(*extrapolate(x, eps, last, blend, level), Level(signal_next, noise_next))
+        return x_next, eps, torch.cat(norms.kept, dim=1)
 
 
 class BoxGraph(nn.Module):

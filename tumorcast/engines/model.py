@@ -157,14 +157,16 @@ def for_boxes(networks: Networks) -> Networks:
     multiple = box_multiple(*planes)
     if multiple is None:
         raise InputError(f"--boxes: slices of {planes[0].image_size} px are too small for boxes; leave it out")
-    return replace(networks, images=replace(networks.images, info=replace(networks.images.info, box_multiple=multiple)))
+    return _with_multiple(networks, networks.images, multiple)
 
 
 def whole_slices(networks: Networks) -> Networks:
     """The same networks, to compute whole slices alone."""
-    if networks.images is None:
-        return networks
-    return replace(networks, images=replace(networks.images, info=replace(networks.images.info, box_multiple=None)))
+    return networks if networks.images is None else _with_multiple(networks, networks.images, None)
+
+
+def _with_multiple(networks: Networks, images: ModelSet, multiple: int | None) -> Networks:
+    return replace(networks, images=replace(images, info=replace(images.info, box_multiple=multiple)))
 
 
 def bundle_networks(bundle: Bundle) -> Networks:

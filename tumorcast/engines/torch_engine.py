@@ -9,15 +9,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tumorcast.diffusion.box import BoxGuidance, EncodedPath
-from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.engines.batches import Feeds
 from tumorcast.engines.bundle import Graph
-from tumorcast.engines.graphs import TUMOUR_CLASS, BoxGraph, SurveyGraph, graph_modules, lower
+from tumorcast.engines.graphs import TUMOUR_CLASS, graph_modules, lower
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.onnx_engine import GraphEngine, box_rows, box_scalars, step_scalars
 from tumorcast.engines.protocol import check_progression
@@ -78,6 +77,7 @@ class TorchEngine:
         self.regressor = model.regressor.to(self._device)
         self.segmenter = model.segmenter.to(self._device)
         self.progression = None if model.progression is None else model.progression.to(self._device)
+        self._modules = graph_modules(model)  # of these networks; those for boxes have no other form here
 
     @flushed_denormals()
     @whole_float32()
@@ -113,7 +113,7 @@ class TorchEngine:
     def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
         """(N, C, H, W) at the next noise level, unguided, ε, and (N, G, 2) what norms see outside of a box."""
         rows = {"x": x, "last": previous_eps, "outside": outside}
-        x_next, eps, norms = self._graph(SurveyGraph, rows, step_scalars(step))
+        x_next, eps, norms = answers_of(self._modules[Graph.SURVEY], rows, step_scalars(step), self._device)
         return x_next, eps, norms
 
     @flushed_denormals()
@@ -125,18 +125,8 @@ class TorchEngine:
         """(N, C, S, S) the next departure, ε less the path's, and (N,) R(x, t) in the box."""
         rows = box_rows(departure, previous, path, guidance)
         scalars = box_scalars(departure, step, guidance, self.info.image_size)
-        departure, change, size = self._graph(BoxGraph, rows, scalars)
+        departure, change, size = answers_of(self._modules[Graph.BOX], rows, scalars, self._device)
         return departure, change, size
-
-    def _graph(
-        self, graph: type[SurveyGraph | BoxGraph], rows: dict[str, Array], scalars: dict[str, float]
-    ) -> list[Array]:
-        """The outputs of a graph that is exported, by its module."""
-        assert isinstance(self.regressor, DenseRegressor)
-        tensors = {name: self._put(part) for name, part in rows.items()}
-        tensors |= {name: torch.tensor(value, dtype=torch.float32) for name, value in scalars.items()}
-        outputs = graph(self.denoiser, self.regressor)(**tensors)
-        return [output.cpu().numpy() for output in outputs]
 
     @whole_float32()
     @torch.no_grad()
@@ -188,7 +178,7 @@ class TorchEngine:
         return torch.full((len(x),), t, dtype=torch.long, device=self._device)
 
     def _put(self, values: Array) -> Tensor:
-        return torch.from_numpy(np.array(values, dtype=np.float32)).to(self._device)  # a copy: views may be read-only
+        return tensor_of(values, self._device)
 
 
 class TorchVolume:
@@ -208,7 +198,7 @@ class TorchVolume:
     @torch.no_grad()
     def answer(self, planes: Array) -> Array:
         """(2, Z, Y, X) of planes (P, Z, Y, X), see tumorcast.arrival.network."""
-        answer: Tensor = self._module(torch.from_numpy(np.array(planes[None], np.float32)).to(self._device))
+        answer: Tensor = self._module(tensor_of(planes[None], self._device))
         return answer[0].cpu().numpy()
 
 
@@ -228,7 +218,17 @@ class LoweredEngine(GraphEngine):
 
     @torch.no_grad()
     def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
-        tensors = {name: torch.from_numpy(np.array(part, np.float32)) for name, part in rows.items()}
-        tensors |= {name: torch.tensor(value, dtype=torch.float32) for name, value in scalars.items()}
-        outputs = self._modules[graph](**tensors)
-        return [part.numpy() for part in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        return answers_of(self._modules[graph], rows, scalars, torch.device(self.device))
+
+
+def answers_of(module: nn.Module, rows: Feeds, scalars: dict[str, float], device: torch.device) -> list[Array]:
+    """The outputs of a module that is exported."""
+    tensors = {name: tensor_of(part, device) for name, part in rows.items()}
+    tensors |= {name: torch.tensor(value, dtype=torch.float32) for name, value in scalars.items()}
+    outputs = module(**tensors)
+    return [part.cpu().numpy() for part in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def tensor_of(values: Array, device: torch.device) -> Tensor:
+    """The values on the device: a copy, since views may be read-only."""
+    return torch.from_numpy(np.array(values, dtype=np.float32)).to(device)
