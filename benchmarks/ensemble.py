@@ -1,17 +1,19 @@
 """A 32-member ensemble of one slice: the paper's loop against the default, in time and in maps; writes JSON.
 
-    OMP_NUM_THREADS=2 benchmarks/ensemble.py COHORT.h5 --model BUNDLE [--patients 1] [--members 32] [--out result.json]
+    OMP_NUM_THREADS=2 benchmarks/ensemble.py COHORT.h5 --model BUNDLE [--patients ID …] [--references FOLDER]
+                                             [--members 32] [--out result.json]
 
 The default decodes in boxes where the bundle was exported with --boxes; whole slices stand beside it.
 Members have target changes of area from -20 % to +100 %. The reference is the default guidance with each of the
 199 + 199 steps, first order, and each member encoded by itself; run with two seeds, which tells how far maps differ by
-chance.
+chance. They take most of the time: in --references they are kept, and found again.
 The paper's loop (eager torch, batch 1) is timed on `--paper-members` and multiplied: its members are independent.
 """
 
 import argparse
 import json
 import os
+import pickle
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from tumorcast.archive.maps import SliceForecast
 from tumorcast.data.cohort import Cohort
+from tumorcast.durable import sha256_of
 from tumorcast.engines.opening import EngineChoice, open_engine
 from tumorcast.engines.protocol import Engine
 from tumorcast.forecasting.ensemble import forecast_unit
@@ -84,10 +87,27 @@ def sizes(forecast: SliceForecast) -> dict[str, float]:
     }
 
 
+def reference(
+    unit: Unit, cohort: Cohort, engine: Engine, options: argparse.Namespace, seed: int
+) -> tuple[SliceForecast, float]:
+    """The reference's forecast and its seconds: those kept, or made and kept now."""
+    if options.references is None:
+        return ensemble(unit, cohort, engine, REFERENCE, options.members, seed=seed)
+    weights = sha256_of(options.model / "weights.safetensors")[:12]
+    made_of = f"{weights}-{unit.patient_id}-{unit.slices[0].name}-{options.members}-{seed}"
+    kept = options.references / f"{made_of}.pickle"
+    if not kept.is_file():
+        made = ensemble(unit, cohort, engine, REFERENCE, options.members, seed=seed)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(pickle.dumps(made))
+    found: tuple[SliceForecast, float] = pickle.loads(kept.read_bytes())
+    return found
+
+
 def slice_figures(unit: Unit, cohort: Cohort, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one slice."""
     fast = open_engine(EngineChoice((options.model,)))
-    references = [ensemble(unit, cohort, fast, REFERENCE, options.members, seed=seed) for seed in (0, 1)]
+    references = [reference(unit, cohort, fast, options, seed) for seed in (0, 1)]
     curve = {}
     for steps in options.steps:
         for order in (1, 2):
@@ -124,10 +144,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--patients", type=int, default=1)
+    parser.add_argument("--patients", nargs="+", metavar="ID", help="default: the first")
+    parser.add_argument("--references", type=Path, metavar="FOLDER")
     parser.add_argument("--members", type=int, default=32)
     parser.add_argument("--paper-members", type=int, default=1)
-    parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 16, 25, 50])
+    parser.add_argument("--steps", type=int, nargs="*", default=[8, 12, 16, 25, 50], help="of the curve")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
@@ -135,7 +156,8 @@ def main() -> None:
     machine = describe(threads=threads)
     largest = ForecastSettings(relative_change=0)
     with Cohort.open(options.cohort) as cohort:
-        plan = RunPlan.of(tuple(plan_patient(cohort, p, 1) for p in cohort.patient_ids()[: options.patients]), largest)
+        patients = options.patients or cohort.patient_ids()[:1]
+        plan = RunPlan.of(tuple(plan_patient(cohort, patient, 1) for patient in patients), largest)
         units = list(plan)
         slices = [slice_figures(unit, cohort, options) for unit in units]
     result = {"machine": machine, "members": options.members, "slices": slices}

@@ -81,6 +81,31 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Te
     return (hat.reshape(shape) * weight + bias).to(x.dtype), pullback
 
 
+def layout_of(dimensions: int) -> torch.memory_format:
+    """Channels last for feature maps and the kernels of convolutions, as half precision on a GPU wants them."""
+    return torch.channels_last if dimensions == 4 else torch.contiguous_format
+
+
+def group_norm_of_torch(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Pullback]:
+    """`group_norm` by torch's own kernels, with channels last; half precision is rounded once more.
+
+    For torch alone: TensorRT does not take the reverse pass.
+    """
+    spread = (-1, weight.shape[-1], *[1] * (x.ndim - 2))
+    weight, bias = (widened(part).reshape(spread) for part in (weight, bias))
+    sizes = (x.shape[0], x.shape[1], x[0, 0].numel(), groups)
+    x = x.contiguous(memory_format=layout_of(x.ndim))
+    hat, mean, scale = torch.native_group_norm(x, None, None, *sizes, NORM_EPSILON)
+
+    def pullback(g: Tensor) -> Tensor:
+        into: Tensor
+        g = (g * weight).contiguous(memory_format=layout_of(x.ndim))
+        into, *_ = torch.ops.aten.native_group_norm_backward(g, x, mean, scale, None, *sizes, [True, False, False])
+        return into
+
+    return (hat * weight + bias).to(x.dtype), pullback
+
+
 def moments(x: Tensor, groups: int, places: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (N, G) of each group of (N, C, …) over some places; 0 where there are none.
 
@@ -141,6 +166,15 @@ def silu(x: Tensor) -> tuple[Tensor, Pullback]:
     gate = torch.sigmoid(x)
     y = x * gate
     return y, lambda g: g * (gate + y * (1 - gate))
+
+
+def logistic(x: Tensor) -> tuple[Tensor, Tensor]:
+    """σ(x) and 1 - σ(x), each to some units of its own last place.
+
+    ONNX Runtime's Sigmoid on a CPU is right to 1e-7 of one, so it is off by a fifth at -15, and 0 from -18 down: a
+    gradient through it dies where a network is sure (findings/sigmoid-of-onnxruntime-is-zero-below-minus-18.sh).
+    """
+    return 1 / (1 + torch.exp(-x)), 1 / (1 + torch.exp(x))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:

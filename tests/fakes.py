@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tumorcast.archive.growth_file import growth_writer
+from tumorcast.diffusion.host_loops import HostLoops
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import Step
 from tumorcast.engines.protocol import ModelInfo
@@ -29,7 +30,7 @@ def model_info(
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(HostLoops):
     """Changes no image; tumour is what is brighter than 0.7 in the first contrast; sees no size."""
 
     info: ModelInfo = field(default_factory=model_info)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tumorcast.diffusion.box import BoxGuidance, EncodedPath, SliceBox, box_multiple, sample_in_boxes
+from tumorcast.diffusion.host_loops import HostLoops
 from tumorcast.diffusion.pullback import InBox, OutsideOfBox, through_unet
 from tumorcast.diffusion.regressors import DenseRegressor
 from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, StepGuidance
@@ -21,7 +22,7 @@ SMALL = Architecture(image_size=16, channel_mult=(1, 2), res_blocks=1, attention
 
 
 @dataclass
-class GaussianEngine:
+class GaussianEngine(HostLoops):
     """Pixels are independent N(MEAN, SPREAD²); R is the mean pixel, as its gradient is, and norms are nothing."""
 
     sides: list[int] = field(default_factory=list)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from tumorcast.diffusion.host_loops import HostLoops
 from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, StepGuidance, guidance_strength, sample
 from tumorcast.diffusion.schedule import Step, alpha_bars, plan_steps, second_order, strided_times
 from tumorcast.errors import UsageError
@@ -17,7 +18,7 @@ SHAPE = (1, 4, 4)
 
 
 @dataclass
-class GaussianEngine:
+class GaussianEngine(HostLoops):
     """Pixels are independent N(MEAN, SPREAD²), so ε(x, t) is known; R is the mean pixel, so its gradient is too."""
 
     calls: list[tuple[str, int, float]] = field(default_factory=list)

@@ -15,9 +15,9 @@ from tumorcast.diffusion.schedule import Step
 from tumorcast.engines import export, make, parity
 from tumorcast.engines.bundle import Bundle, Graph, read_manifest
 from tumorcast.engines.export import ExportSettings, WeightStore, compact, whole_folder
+from tumorcast.engines.graph_engine import GraphEngine, GraphLoop
 from tumorcast.engines.graphs import lower
 from tumorcast.engines.model import load_model_set
-from tumorcast.engines.onnx_engine import Feeds, GraphEngine
 from tumorcast.engines.torch_engine import TorchEngine
 from tumorcast.errors import EngineError, StorageError, UsageError
 from tumorcast.settings import NetworkKind, Precision
@@ -303,8 +303,8 @@ class GraphAlone(GraphEngine):
     def __init__(self, session: ort.InferenceSession) -> None:
         self.session = session
 
-    def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
-        return list(self.session.run(None, rows | {name: np.array(v, np.float32) for name, v in scalars.items()}))
+    def run(self, loop: GraphLoop) -> list[Array]:
+        return list(self.session.run(loop.answers, loop.first(slice(None))))
 
 
 @pytest.mark.slow

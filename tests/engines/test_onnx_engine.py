@@ -15,11 +15,13 @@ from tumorcast.diffusion.schedule import Step
 from tumorcast.durable import lock
 from tumorcast.engines import onnx_engine
 from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.graph_engine import GraphLoop, LoopStep
 from tumorcast.engines.model import load_model_set
 from tumorcast.engines.onnx_engine import OnnxEngine, _Bound, open_session, padded, rows_that_fit, threads
 from tumorcast.engines.opening import make_ready
 from tumorcast.engines.providers import SessionTarget, engine_cache, row_shapes
-from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine
+from tumorcast.engines.torch_engine import TorchEngine
+from tumorcast.engines.torch_graphs import TorchGraphEngine
 from tumorcast.errors import EngineError, InputError
 from tumorcast.settings import Precision, Provider, SamplerSettings
 
@@ -88,7 +90,7 @@ def test_sizes_and_segment(engines: tuple[OnnxEngine, TorchEngine]) -> None:
 
 def test_progress(pool_bundle: Path, pool_runs: Path) -> None:
     model = load_model_set([pool_runs])
-    engines = OnnxEngine(Bundle.open(pool_bundle), rows=2), TorchEngine(model), LoweredEngine(model, Precision.FP16)
+    engines = OnnxEngine(Bundle.open(pool_bundle), rows=2), TorchEngine(model), TorchGraphEngine(model, Precision.FP16)
     x, outline = 0.3 * images(3)[[0, 0, 0, 1, 2]], maps(3)[[0, 0, 0, 1, 2]]
     ours, theirs, lowered = (
         engine.predict_progression(x, outline, np.array([0.5, 1.6, 5.0, 0.0, -9.0], np.float32)) for engine in engines
@@ -105,7 +107,7 @@ def test_progress(pool_bundle: Path, pool_runs: Path) -> None:
 
 def test_a_model_without_a_progression_network_says_so(dense_bundle: Path, dense_runs: Path) -> None:
     model = load_model_set([dense_runs])
-    for engine in (OnnxEngine(Bundle.open(dense_bundle)), TorchEngine(model), LoweredEngine(model, Precision.FP32)):
+    for engine in (OnnxEngine(Bundle.open(dense_bundle)), TorchEngine(model), TorchGraphEngine(model, Precision.FP32)):
         assert engine.info.progression is None
         with pytest.raises(InputError, match="tumorcast train slice-progression"):
             engine.predict_progression(images(1), maps(1), np.zeros(1, np.float32))
@@ -144,10 +146,10 @@ class Failing:
     def __init__(self, session: Any, most: int, fault: Exception) -> None:
         self.session, self.most, self.fault = session, most, fault
 
-    def run(self, feeds: dict[str, Any]) -> list[Array]:
-        if len(feeds["image"]) > self.most:
+    def run(self, loop: GraphLoop, block: slice) -> list[Array]:
+        if block.stop - block.start > self.most:
             raise self.fault
-        return list(self.session.run(feeds))
+        return list(self.session.run(loop, block))
 
 
 def failing_engine(bundle: Path, most: int, fault: Exception, monkeypatch: pytest.MonkeyPatch) -> OnnxEngine:
@@ -185,7 +187,7 @@ def test_another_fault_tells_the_graph(dense_bundle: Path, monkeypatch: pytest.M
 
 
 def test_images_of_another_size_are_a_fault_of_the_graph(dense_bundle: Path) -> None:
-    with pytest.raises(EngineError, match=r"segment\.onnx: .*INVALID_ARG"):
+    with pytest.raises(EngineError, match=r"segment\.onnx: failed on cpu: .*invalid dimensions"):
         OnnxEngine(Bundle.open(dense_bundle)).segment(np.zeros((1, 2, 16, 16), np.float32))
 
 
@@ -287,8 +289,10 @@ def test_bound_memory_gives_the_same_numbers(dense_bundle: Path) -> None:
     bound = None
     for seed in (0, 1):
         feeds = {"x": images(4, seed), "brain": maps(4, seed), "t": np.array(9.0 + seed, np.float32)}
-        bound = bound or _Bound(session, feeds, ["size"], "cpu", 0)
-        (found,) = bound.run(feeds)
+        bound = bound or _Bound(session, feeds, "cpu", 0)
+        bound.put(feeds)
+        bound.run()
+        (found,) = bound.take(("size",))
         np.testing.assert_array_equal(found, session.run(["size"], feeds)[0])
 
 
@@ -297,11 +301,13 @@ def test_a_session_on_a_gpu_pads_to_its_batch(
 ) -> None:
     cpu, bound = SessionTarget(Provider.CPU, None, 4), onnx_engine._Bound
     monkeypatch.setattr(onnx_engine, "open_session", lambda b, g, _, c: open_session(b, g, cpu, c))
-    monkeypatch.setattr(onnx_engine, "_Bound", lambda s, feeds, outputs, *_: bound(s, feeds, outputs, "cpu", 0))
+    monkeypatch.setattr(onnx_engine, "_Bound", lambda s, feeds, *_: bound(s, feeds, "cpu", 0))
     session = onnx_engine._Session(Bundle.open(dense_bundle), Graph.SEGMENT, gpu_target, dense_bundle)
     plain = OnnxEngine(Bundle.open(dense_bundle))
     for rows in (4, 3, 1):
-        (found,) = session.run({"image": images(rows, rows)})
+        asked = GraphLoop(Graph.SEGMENT, {"image": images(rows, rows)}, [LoopStep({})], ("probability",))
+        (found,) = session.run(asked, slice(0, rows))
+        assert len(found) == rows
         assert_same(found, plain.segment(images(rows, rows)), 1e-6)
 
 

@@ -5,7 +5,8 @@ which is zero away from the tumour. Of dd/dσ̄ = ε(x) - ε(x_path) both terms 
 does to them cancels, with group norms that take in what lies outside.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
@@ -61,6 +62,20 @@ class BoxEngine(StepEngine, Protocol):
         self, departure: Array, step: BoxStep, previous: Array, path: EncodedPath, guidance: BoxGuidance
     ) -> tuple[Array, Array, Array]:
         """The next departure (N, C, S, S), ε(x) - path.eps, and R(x, t) (N,) in the box."""
+
+    def decode_in_box(
+        self,
+        steps: Sequence[BoxStep],
+        levels: Sequence[EncodedPath],
+        starts: Indices,
+        guidance: BoxGuidance,
+        targets: Array,
+    ) -> Array:
+        """The departures (N, C, S, S) after the last of K such steps, from none.
+
+        levels: the encodings at each of the steps. starts: (N,) which row of them each member departs from. targets:
+        (K, N), step k's in place of the guidance's own.
+        """
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,11 @@ def sample_in_boxes(
             brain, window = _cut(around, whole), _cut(around, members.window[numbers])
             share = brain.sum(axis=(1, 2)) / np.maximum(whole.sum(axis=(1, 2)), 1)
             change = members.target_change[numbers] / np.maximum(share, LEAST_BRAIN)
-            wanted = BoxGuidance(change, brain, window, settings.gain)
-            departures = _decode(engine, plan, levels, np.searchsorted(rows, own), wanted)
+            starts, passed = np.searchsorted(rows, own), [levels[step.t] for step in plan.decode]
+            targets = np.stack([level.size[starts] + change for level in passed]).astype(np.float32)
+            guidance = BoxGuidance(targets[0], brain, window, settings.gain)
+            paths = [level.path for level in passed]
+            departures = engine.decode_in_box(plan.decode, paths, starts, guidance, targets)
             for number, box, departure in zip(numbers, around, departures, strict=True):
                 box.cut(images[number])[...] += departure
     return np.asarray(np.clip(images, -1.0, 1.0))
@@ -177,21 +195,6 @@ def _encode(
             _, noise, sizes = engine.box_step(nothing, still, nothing, EncodedPath(inside, nothing, norms), unled)
             found.setdefault(step.t, []).append(_EncodedLevel(EncodedPath(inside, noise, norms), sizes))
     return {t: _joined(parts) for t, parts in found.items()}
-
-
-def _decode(
-    engine: BoxEngine, plan: BoxPlan, levels: dict[int, _EncodedLevel], starts: Indices, wanted: BoxGuidance
-) -> Array:
-    """(N, C, S, S) departures of clean images, of members that start from these encodings.
-
-    wanted: its target is what is to be added to the size that the encoding has in the box, at every level.
-    """
-    departure = previous = np.zeros_like(levels[plan.decode[0].t].path.x[starts])
-    for step in plan.decode:
-        level = levels[step.t]
-        guidance = replace(wanted, target=np.asarray(level.size[starts] + wanted.target, np.float32))
-        departure, previous, _ = engine.box_step(departure, step, previous, level.path[starts], guidance)
-    return departure
 
 
 def _cut(boxes: list[SliceBox], images: Array) -> Array:

@@ -25,6 +25,7 @@ from tumorcast.kernels.guided_step import (
     group_norm_in_box,
     halve_by_convolution,
     halve_by_mean,
+    logistic,
     moments,
     pointwise,
     silu,
@@ -188,16 +189,18 @@ def _stage(
     return through_stage(stage, x, embedding, normalise)
 
 
-def through_encoder(network: EncoderRegressor, x: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
+def through_encoder(
+    network: EncoderRegressor, x: Tensor, t: Tensor, normalise: Normalise = group_norm
+) -> tuple[Tensor, Pullback]:
     """`EncoderRegressor.forward` with its pullback."""
     embedding = network.embed(t, None)
     backs = []
     for stage in (*network.input_blocks, network.middle_block):
-        x, back = _stage(stage, x, embedding)
+        x, back = _stage(stage, x, embedding, normalise)
         backs.append(back)
     *before, pool = network.out
     assert isinstance(pool, AttentionPool)
-    x, out = through_layers(before, x)
+    x, out = through_layers(before, x, normalise)
     y, pooled = through_pool(pool, x)
     return y, chain(*backs, out, pooled)
 
@@ -217,11 +220,11 @@ def size_before_gradient(
     match regressor:
         case DenseRegressor():
             logits, back = through_unet(regressor, x, t, None, normalise)
-            probability = torch.sigmoid(logits)
+            probability, rest = logistic(logits)
             share = (brain / brain.sum(dim=(1, 2), keepdim=True).clamp(min=1.0))[:, None]
-            return (probability * share).sum(dim=(1, 2, 3)), lambda: back(share * probability * (1 - probability))
+            return (probability * share).sum(dim=(1, 2, 3)), lambda: back(share * probability * rest)
         case AttentionPoolRegressor():
-            y, back = through_encoder(regressor, x, t)
+            y, back = through_encoder(regressor, x, t, normalise)
             return y[:, 0], lambda: back(torch.ones_like(y))
         case _:
             assert_never(regressor)

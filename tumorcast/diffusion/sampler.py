@@ -1,10 +1,10 @@
 """Make follow-ups of slices: encode each by DDIM inversion, decode it under guidance (arXiv 2509.09610).
 
-The loops run on the host over plain arrays; an engine does the steps. Shapes: x (N, C, H, W) float32. An encoding is
+An engine does the steps, and keeps x where it computes between them. Shapes: x (N, C, H, W) float32. An encoding is
 shared by all members that start from it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
@@ -40,8 +40,14 @@ class StepEngine(Protocol):
     """What the sampler asks of an engine; all arrays float32, one row an image.
 
     A step answers with x at the next noise level and with ε, the noise that it saw in x. It is given the ε of the step
-    before, for steps that blend it in (`step.blend`).
+    before, for steps that blend it in (`step.blend`). `encode` and `decode` are many such steps, the first after none.
     """
+
+    def encode(self, x: Array, steps: Sequence[Step]) -> list[Array]:
+        """x after each of the steps, unguided."""
+
+    def decode(self, x: Array, steps: Sequence[Step], guidance: StepGuidance, targets: Array) -> Array:
+        """x after the last of K steps, all under one guidance but for its target: step k's is targets[k], (K, N)."""
 
     def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
         """One step unguided."""
@@ -108,9 +114,9 @@ def sample(
     decoded = []
     for rows in blocks(len(members.encoding), batch):
         part = members[rows]
-        brain = encodings.brain[part.encoding]
-        guidances = [StepGuidance(target, brain, part.window, *strength) for target in targets[:, rows]]
-        decoded.append(_decode(engine, x[part.encoding], plan, guidances))
+        wanted = np.asarray(targets[:, rows], np.float32)
+        guidance = StepGuidance(wanted[0], encodings.brain[part.encoding], part.window, *strength)
+        decoded.append(engine.decode(x[part.encoding], plan.decode, guidance, wanted))
     images = np.concatenate(decoded)
     return images if paper else np.asarray(np.clip(images, -1.0, 1.0))
 
@@ -145,23 +151,13 @@ def _encode(
 
     The paper's loop aims at one size and needs none of these: 0 where not `sized`.
     """
-    x = start_of(encodings[rows])
-    eps, levels = np.zeros_like(x), [x]
-    for step in plan.encode:
-        x, eps = engine.encode_step(x, step, eps)
-        levels.append(x)
+    start = start_of(encodings[rows])
+    levels = [start, *engine.encode(start, plan.encode)]
+    x = levels[-1]
     if not sized:
         return x, np.zeros((len(plan.decode), len(x)), np.float32)
     pairs = zip(reversed(levels), plan.decode, strict=True)
     return x, np.stack([engine.sizes(level, step.t, encodings.brain[rows]) for level, step in pairs])
-
-
-def _decode(engine: StepEngine, x: Array, plan: StepPlan, guidances: list[StepGuidance]) -> Array:
-    """x (N, C, H, W) from the top to the clean image, each step under its own guidance."""
-    eps = np.zeros_like(x)
-    for step, guidance in zip(plan.decode, guidances, strict=True):
-        x, eps = engine.guided_step(x, step, eps, guidance)
-    return x
 
 
 def _paper_targets(encodings: Encodings, members: MemberTargets, plan: StepPlan) -> Array:

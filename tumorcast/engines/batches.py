@@ -30,14 +30,14 @@ class Batches:
     def __init__(self, rows: int, device: str, image_size: int) -> None:
         self.rows, self.device, self.image_size = rows, device, image_size
 
-    def run(self, feeds: Feeds, compute: Callable[[Feeds], list[Array]]) -> list[Array]:
-        """The outputs of `compute` of blocks of the rows of `feeds`, all of as many rows as these have.
+    def run(self, count: int, compute: Callable[[slice], list[Array]]) -> list[Array]:
+        """The outputs of `compute` of blocks of `count` rows, all of as many rows as these.
 
         Raises EngineError if the memory does not hold one row, and whatever else `compute` does.
         """
-        count, done, parts = len(next(iter(feeds.values()))), 0, []
+        done, parts = 0, []
         while done < count:
-            block = {name: np.asarray(part[done : done + self.rows], np.float32) for name, part in feeds.items()}
+            block = slice(done, min(done + self.rows, count))
             try:
                 parts.append(compute(block))
             except Exception as fault:
@@ -45,7 +45,7 @@ class Batches:
                     raise
                 self._halve(count if self.rows == self.WITHOUT_LIMIT else self.rows, fault)
                 continue
-            done += len(next(iter(block.values())))
+            done = block.stop
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def _halve(self, rows: int, fault: Exception) -> None:

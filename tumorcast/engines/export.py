@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tumorcast.arrival.crop import LEAST_SIDES, SIDES_OF
 from tumorcast.durable import held, sha256_of
 from tumorcast.engines.bundle import WEIGHTS_FILE, Bundle, Graph, Manifest, NetworkEntry, read_manifest, write_manifest
-from tumorcast.engines.graphs import BoxGraph, VolumeGraph, graph_modules, lower
+from tumorcast.engines.graphs import BoxGraph, VolumeGraph, graph_modules, lower, outputs_of
 from tumorcast.engines.model import ModelSet, Networks
 from tumorcast.engines.weights import TensorPlace, tensor_places
 from tumorcast.errors import InputError, UsageError
@@ -176,7 +176,7 @@ def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: Expo
             opset_version=OPSETS[settings.precision],
             dynamic_shapes=dynamic,
             input_names=list(example),
-            output_names=list(module.OUTPUTS),  # type: ignore[arg-type]
+            output_names=list(outputs_of(module)),
             external_data=False,
             verbose=False,
         )

@@ -77,9 +77,9 @@ class EncodeGraph(nn.Module):
 
     OUTPUTS = ("x_next", "eps")
 
-    def __init__(self, denoiser: UNet) -> None:
+    def __init__(self, denoiser: UNet, normalise: Normalise = group_norm) -> None:
         super().__init__()
-        self.denoiser = denoiser
+        self.denoiser, self.normalise = denoiser, normalise
 
     def forward(
         self,
@@ -95,7 +95,7 @@ class EncodeGraph(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """x (N, C, H, W) to the next level, and its noise ε; `last` is that of the step before. Others are scalars."""
         level = Level(signal, noise)
-        _, eps = clean_and_noise(self.denoiser, x, t, level, bound)
+        _, eps = clean_and_noise(self.denoiser, x, t, level, bound, self.normalise)
         return move(*extrapolate(x, eps, last, blend, level), Level(signal_next, noise_next)), eps
 
 
@@ -104,9 +104,9 @@ class GuidedGraph(nn.Module):
 
     OUTPUTS = ("x_next", "eps", "size")
 
-    def __init__(self, denoiser: UNet, regressor: SizeRegressor) -> None:
+    def __init__(self, denoiser: UNet, regressor: SizeRegressor, normalise: Normalise = group_norm) -> None:
         super().__init__()
-        self.denoiser, self.regressor = denoiser, regressor
+        self.denoiser, self.regressor, self.normalise = denoiser, regressor, normalise
 
     def forward(
         self,
@@ -129,8 +129,8 @@ class GuidedGraph(nn.Module):
         last: ε of the step before. target: (N,). brain, window: (N, H, W). Others are scalars.
         """
         level = Level(signal, noise)
-        _, eps = clean_and_noise(self.denoiser, x, t, level, 1.0)
-        size, gradient = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
+        _, eps = clean_and_noise(self.denoiser, x, t, level, 1.0, self.normalise)
+        size, gradient = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain, self.normalise)
         x0, steered = steer(
             *extrapolate(x, eps, last, blend, level),
             missing=target - size,
@@ -222,13 +222,13 @@ class SizeGraph(nn.Module):
 
     OUTPUTS = ("size",)
 
-    def __init__(self, regressor: SizeRegressor) -> None:
+    def __init__(self, regressor: SizeRegressor, normalise: Normalise = group_norm) -> None:
         super().__init__()
-        self.regressor = regressor
+        self.regressor, self.normalise = regressor, normalise
 
     def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:
         """(N,) for x (N, C, H, W) and brain (N, H, W)."""
-        size, _ = size_before_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
+        size, _ = size_before_gradient(self.regressor, x, t.expand(x.shape[0]), brain, self.normalise)
         return size
 
 
@@ -237,13 +237,13 @@ class SegmentGraph(nn.Module):
 
     OUTPUTS = ("probability",)
 
-    def __init__(self, segmenter: DenseRegressor) -> None:
+    def __init__(self, segmenter: DenseRegressor, normalise: Normalise = group_norm) -> None:
         super().__init__()
-        self.segmenter = segmenter
+        self.segmenter, self.normalise = segmenter, normalise
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, H, W) for images (N, C, H, W)."""
-        logits, _ = through_unet(self.segmenter, image, torch.zeros(image.shape[0]))
+        logits, _ = through_unet(self.segmenter, image, image.new_zeros(image.shape[0]), None, self.normalise)
         return torch.sigmoid(logits[:, 0])
 
 
@@ -252,14 +252,14 @@ class ProgressGraph(nn.Module):
 
     OUTPUTS = ("probability",)
 
-    def __init__(self, progression: ProgressionNetwork) -> None:
+    def __init__(self, progression: ProgressionNetwork, normalise: Normalise = group_norm) -> None:
         super().__init__()
-        self.progression = progression
+        self.progression, self.normalise = progression, normalise
 
     def forward(self, images: Tensor, outline: Tensor, log_ratio: Tensor) -> Tensor:
         """(N, H, W) for images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
         planes = planes_of(images, outline, log_ratio)
-        logits, _ = through_unet(self.progression, planes, torch.zeros(images.shape[0]))
+        logits, _ = through_unet(self.progression, planes, images.new_zeros(images.shape[0]), None, self.normalise)
         return torch.sigmoid(logits[:, 0])
 
 
@@ -305,18 +305,28 @@ def _mean(rows: Tensor) -> Tensor:
     return rows.mean(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
 
 
-def graph_modules(model: ModelSet) -> dict[Graph, nn.Module]:
-    """Every graph that takes slices, ready to be traced or run."""
+def outputs_of(module: nn.Module) -> tuple[str, ...]:
+    """The names of what such a module answers."""
+    names = module.OUTPUTS
+    assert isinstance(names, tuple)
+    return names
+
+
+def graph_modules(model: ModelSet, normalise: Normalise = group_norm) -> dict[Graph, nn.Module]:
+    """Every graph that takes slices, ready to be traced or run.
+
+    normalise: what computes the group norms of whole slices; another one than the default is for torch alone.
+    """
     modules: dict[Graph, nn.Module] = {
-        Graph.ENCODE: EncodeGraph(model.denoiser),
-        Graph.GUIDED: GuidedGraph(model.denoiser, model.regressor),
-        Graph.SIZE: SizeGraph(model.regressor),
-        Graph.SEGMENT: SegmentGraph(model.segmenter),
+        Graph.ENCODE: EncodeGraph(model.denoiser, normalise),
+        Graph.GUIDED: GuidedGraph(model.denoiser, model.regressor, normalise),
+        Graph.SIZE: SizeGraph(model.regressor, normalise),
+        Graph.SEGMENT: SegmentGraph(model.segmenter, normalise),
     }
     if model.info.box_multiple is not None:
         assert isinstance(model.regressor, DenseRegressor)
         modules[Graph.SURVEY] = SurveyGraph(model.denoiser, model.regressor)
         modules[Graph.BOX] = BoxGraph(model.denoiser, model.regressor)
     if model.progression is not None:
-        modules[Graph.PROGRESS] = ProgressGraph(model.progression)
+        modules[Graph.PROGRESS] = ProgressGraph(model.progression, normalise)
     return {graph: module.eval() for graph, module in modules.items()}

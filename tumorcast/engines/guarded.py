@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tumorcast.diffusion.box import BoxGuidance, EncodedPath
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.engines.batches import Batches, Feeds, first_line, ran_out_of_memory
-from tumorcast.engines.onnx_engine import box_rows
+from tumorcast.engines.graph_engine import box_rows
 from tumorcast.engines.protocol import Engine, EngineWrapper, VolumeEngine, check_progression
 from tumorcast.errors import EngineError, TumorcastError
 
@@ -76,20 +78,10 @@ class GuardedEngine(EngineWrapper):
         return self._run(rows, lambda block: [self.engine.predict_progression(**block)])[0]
 
     def _run(self, rows: Feeds, compute: Callable[[Feeds], Any]) -> list[Array]:
-        def answered(block: Feeds) -> list[Array]:
-            try:
-                return list(compute(block))
-            except Exception as fault:
-                if ran_out_of_memory(fault):
-                    self._free_memory()
-                raise
+        def answered(block: slice) -> list[Array]:
+            return list(compute({name: np.asarray(part[block], np.float32) for name, part in rows.items()}))
 
-        try:
-            return self.batches.run(rows, answered)
-        except TumorcastError:
-            raise
-        except Exception as fault:
-            raise failed_on(self.device, fault) from fault
+        return run_guarded(self.batches, len(next(iter(rows.values()))), answered, self._free_memory)
 
 
 class GuardedVolume:
@@ -108,6 +100,27 @@ class GuardedVolume:
             raise
         except Exception as fault:
             raise failed_on(self.device, fault) from fault
+
+
+def run_guarded(
+    batches: Batches, count: int, compute: Callable[[slice], list[Array]], free_memory: Callable[[], None]
+) -> list[Array]:
+    """`Batches.run` of what torch computes. Raises EngineError for what torch raises."""
+
+    def answered(block: slice) -> list[Array]:
+        try:
+            return compute(block)
+        except Exception as fault:
+            if ran_out_of_memory(fault):
+                free_memory()
+            raise
+
+    try:
+        return batches.run(count, answered)
+    except TumorcastError:
+        raise
+    except Exception as fault:
+        raise failed_on(batches.device, fault) from fault
 
 
 def failed_on(device: str, fault: Exception) -> EngineError:

@@ -24,7 +24,8 @@ from tumorcast.engines.onnxruntime_package import onnxruntime
 from tumorcast.engines.progression import OnnxVolume
 from tumorcast.engines.protocol import check_same_images
 from tumorcast.engines.providers import SessionTarget
-from tumorcast.engines.torch_engine import LoweredEngine, TorchEngine, TorchVolume
+from tumorcast.engines.torch_engine import TorchEngine, TorchVolume
+from tumorcast.engines.torch_graphs import TorchGraphEngine
 from tumorcast.errors import EngineError, InputError, UsageError
 from tumorcast.settings import CheckDepth, NetworkKind, Precision, Provider
 
@@ -155,7 +156,7 @@ def measure(
         parity.compare, precision=precision, inputs=inputs, report=report, depth=depth, comparisons=comparisons
     )
     if networks.images is not None and precision is Precision.BF16 and provider is Provider.CPU:
-        lowered = LoweredEngine(networks.images, precision)
+        lowered = TorchGraphEngine(networks.images, precision)
         differences = compare(lowered, TorchEngine(networks.images))
         checked_with = f"torch {torch.__version__}, cpu: {NO_BFLOAT16}"  # the numerics, and not the graphs
     elif networks.images is not None:

@@ -3,9 +3,8 @@
 What no GPU has run is listed in docs/engines.md.
 """
 
-import math
 import os
-from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tumorcast.diffusion.box import BoxGuidance, EncodedPath
-from tumorcast.diffusion.sampler import Array, StepGuidance
-from tumorcast.diffusion.schedule import BoxStep, Step
+from tumorcast.diffusion.sampler import Array
 from tumorcast.durable import held_when_free
 from tumorcast.engines.batches import Batches, Feeds, first_line
 from tumorcast.engines.bundle import Bundle, Graph
+from tumorcast.engines.graph_engine import GraphEngine, GraphLoop
 from tumorcast.engines.onnxruntime_package import onnxruntime
-from tumorcast.engines.protocol import ModelInfo, check_progression
 from tumorcast.engines.providers import (
     ORT_NAMES,
     SessionTarget,
@@ -29,67 +26,11 @@ from tumorcast.engines.providers import (
     engine_cache,
     has_fixed_shapes,
     provider_list,
-    row_shapes,
 )
 from tumorcast.errors import EngineError, TumorcastError
 from tumorcast.settings import Provider
 
-UNBOUNDED = 1e30  # a bound that holds nothing back
 MEMORY_SHARE = 0.8  # of the device's memory that activations may take
-
-
-class GraphEngine(ABC):
-    """The sampler's steps as calls of a bundle's graphs, whatever runs them."""
-
-    info: ModelInfo
-    provider: Provider
-    device: str
-
-    def encode_step(self, x: Array, step: Step, previous_eps: Array) -> tuple[Array, Array]:
-        """(N, C, H, W) at the next noise level, unguided, and ε."""
-        scalars = step_scalars(step) | {"bound": 1.0 if step.clip else UNBOUNDED}
-        x_next, eps = self._run(Graph.ENCODE, {"x": x, "last": previous_eps}, scalars)
-        return x_next, eps
-
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        """(N, C, H, W) at the next, lower noise level, and ε."""
-        maps = {"brain": guidance.brain, "window": guidance.window}
-        rows = {"x": x, "last": previous_eps, "target": guidance.target} | maps
-        strength = {"gain": guidance.gain, "scale": guidance.scale}
-        x_next, eps, _ = self._run(Graph.GUIDED, rows, step_scalars(step) | strength)
-        return x_next, eps
-
-    def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
-        """(N, C, H, W) at the next noise level, unguided, ε, and (N, G, 2) what norms see outside of a box."""
-        rows = {"x": x, "last": previous_eps, "outside": outside}
-        x_next, eps, norms = self._run(Graph.SURVEY, rows, step_scalars(step))
-        return x_next, eps, norms
-
-    def box_step(
-        self, departure: Array, step: BoxStep, previous: Array, path: EncodedPath, guidance: BoxGuidance
-    ) -> tuple[Array, Array, Array]:
-        """(N, C, S, S) the next departure, ε less the path's, and (N,) R(x, t) in the box."""
-        rows = box_rows(departure, previous, path, guidance)
-        scalars = box_scalars(departure, step, guidance, self.info.image_size)
-        departure, change, size = self._run(Graph.BOX, rows, scalars)
-        return departure, change, size
-
-    def sizes(self, x: Array, t: int, brain: Array) -> Array:
-        """(N,) R(x, t) of the guiding regressor."""
-        return self._run(Graph.SIZE, {"x": x, "brain": brain}, {"t": float(t)})[0]
-
-    def segment(self, images: Array) -> Array:
-        """(N, H, W) probability of tumour in clean images (N, C, H, W)."""
-        return self._run(Graph.SEGMENT, {"image": images}, {})[0]
-
-    def predict_progression(self, images: Array, outline: Array, log_ratio: Array) -> Array:
-        """(N, H, W) probability of tumour later, of images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
-        check_progression(self.info)
-        return self._run(Graph.PROGRESS, {"images": images, "outline": outline, "log_ratio": log_ratio}, {})[0]
-
-    @abstractmethod
-    def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
-        """The outputs of a graph, of as many rows as the inputs have."""
 
 
 class OnnxEngine(GraphEngine):
@@ -129,24 +70,23 @@ class OnnxEngine(GraphEngine):
         for graph in self.bundle.manifest.slice_graphs:
             self.open(graph)
 
-    def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
-        return self._thread.submit(self._blocks, graph, rows, scalars).result()
+    def run(self, loop: GraphLoop) -> list[Array]:
+        """The answers of a loop; a block of rows goes through all of it, with what it carries on the device."""
+        return self._thread.submit(self._blocks, loop).result()
 
-    def _blocks(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
-        fixed = {name: np.asarray(value, np.float32) for name, value in scalars.items()}
-
-        def compute(block: Feeds) -> list[Array]:
+    def _blocks(self, loop: GraphLoop) -> list[Array]:
+        def compute(block: slice) -> list[Array]:
             if self.batches.rows != self.target.rows:  # out of memory: away with arenas, and profiles of the old batch
                 self._graphs.clear()
                 self.target = replace(self.target, rows=self.batches.rows)
-            return self._session(graph).run(block | fixed)
+            return self._session(loop.graph).run(loop, block)
 
         try:
-            return self.batches.run(rows, compute)
+            return self.batches.run(loop.count, compute)
         except TumorcastError:  # a graph that cannot be opened, or one image that is too much, with its whole message
             raise
         except Exception as fault:
-            what = f"{self.bundle.graph(graph)}: failed on {self.device}: {first_line(fault)}"
+            what = f"{self.bundle.graph(loop.graph)}: failed on {self.device}: {first_line(fault)}"
             raise EngineError(f"{what}; {remedy_for(self.bundle, self.provider)}") from fault
 
     def _session(self, graph: Graph) -> "_Session":
@@ -156,51 +96,86 @@ class OnnxEngine(GraphEngine):
 
 
 class _Session:
-    """One graph in ONNX Runtime.
+    """One graph in ONNX Runtime, with its inputs and outputs in memory of its device that stays where it is.
 
-    On a GPU its inputs and outputs lie in fixed device memory, of a fixed batch; boxes have many sides, and go without.
+    On a GPU the batch is fixed too, as CUDA graphs need; boxes have many sides, and go without.
     """
 
     def __init__(self, bundle: Bundle, graph: Graph, target: SessionTarget, cache: Path) -> None:
         self._session = open_session(bundle, graph, target, cache)
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._fixed = has_fixed_shapes(bundle, graph)
-        self._row_names = tuple(row_shapes(bundle, graph)) if self._fixed else ()
-        self._target = target
+        padded_to_batch = target.gpu is not None and has_fixed_shapes(bundle, graph)
+        self._rows = target.rows if padded_to_batch else None
+        self._device = ("cpu", 0) if target.gpu is None else ("cuda", target.gpu.index)
         self._bound: _Bound | None = None
 
-    def run(self, feeds: Feeds) -> list[Array]:
-        """The outputs, of as many rows as the inputs have."""
-        if self._target.gpu is None or not self._fixed:
-            return list(self._session.run(self._outputs, feeds))
-        count = len(feeds[self._row_names[0]])
-        full = {
-            name: padded(part, self._target.rows) if name in self._row_names else part for name, part in feeds.items()
-        }
-        if self._bound is None:
-            self._bound = _Bound(self._session, full, self._outputs, "cuda", self._target.gpu.index)
-        return [output[:count] for output in self._bound.run(full)]
+    def run(self, loop: GraphLoop, block: slice) -> list[Array]:
+        """The answers of a loop, for a block of its rows."""
+        count = len(range(*block.indices(loop.count)))
+
+        def filled(feeds: Feeds) -> Feeds:
+            return {
+                name: padded(part, self._rows) if self._rows and part.ndim else part for name, part in feeds.items()
+            }
+
+        bound, found = self._bound_for(filled(loop.first(block))), []
+        for number, step in enumerate(loop.steps):
+            if number:
+                bound.carry(loop.carried)
+                bound.put(filled(step.feeds(block)))
+            bound.run()
+            if loop.is_answered(number):
+                found += [output[:count] for output in bound.take(loop.answers)]
+        return found
+
+    def _bound_for(self, feeds: Feeds) -> "_Bound":
+        """Memory for these inputs, which are in it."""
+        if self._bound is None or not self._bound.takes(feeds):
+            self._bound = _Bound(self._session, feeds, *self._device)
+        self._bound.put(feeds)
+        return self._bound
 
 
 class _Bound:
-    """Inputs and outputs at fixed addresses of a device, which CUDA graphs need, and which saves allocations."""
+    """Inputs and outputs at fixed addresses of a device, which CUDA graphs need, and which saves copies."""
 
-    def __init__(self, session: Any, feeds: Feeds, outputs: list[str], device: str, index: int) -> None:
+    def __init__(self, session: Any, feeds: Feeds, device: str, index: int) -> None:
         ort = onnxruntime()
-        self._session, self._outputs = session, outputs
-        self._binding = session.io_binding()
-        self._inputs = {name: ort.OrtValue.ortvalue_from_numpy(part, device, index) for name, part in feeds.items()}
+        self._session, self._binding = session, session.io_binding()
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._inputs = {
+            name: ort.OrtValue.ortvalue_from_shape_and_type(part.shape, np.float32, device, index)
+            for name, part in feeds.items()
+        }
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
-        for name in outputs:
+        for name in self._outputs:
             self._binding.bind_output(name, device, index)
 
-    def run(self, feeds: Feeds) -> list[Array]:
-        """The outputs, copied to the host."""
+    def takes(self, feeds: Feeds) -> bool:
+        """Whether this memory has the shapes of these inputs."""
+        return {name: tuple(value.shape()) for name, value in self._inputs.items()} == {
+            name: part.shape for name, part in feeds.items()
+        }
+
+    def put(self, feeds: Feeds) -> None:
+        """Copy inputs from the host; the others stay what they are."""
         for name, part in feeds.items():
-            self._inputs[name].update_inplace(np.ascontiguousarray(part))
+            self._inputs[name].update_inplace(np.ascontiguousarray(part, np.float32))
+
+    def carry(self, carried: Mapping[str, str]) -> None:
+        """Copy outputs to the inputs that they become, on the device."""
+        outputs = dict(zip(self._outputs, self._binding.get_outputs(), strict=True))
+        for output, name in carried.items():
+            self._inputs[name].update_inplace(outputs[output])
+
+    def run(self) -> None:
+        """Compute the outputs, on the device."""
         self._session.run_with_iobinding(self._binding)
-        return [np.array(value) for value in self._binding.copy_outputs_to_cpu()]
+
+    def take(self, names: tuple[str, ...]) -> list[Array]:
+        """Outputs, copied to the host."""
+        outputs = dict(zip(self._outputs, self._binding.get_outputs(), strict=True))
+        return [np.array(outputs[name].numpy()) for name in names]
 
 
 def open_session(bundle: Bundle, graph: Graph, target: SessionTarget, cache: Path) -> Any:
@@ -277,35 +252,3 @@ def padded(part: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
     array([1, 2, 2, 2])
     """
     return np.concatenate([part, np.repeat(part[-1:], rows - len(part), axis=0)]) if len(part) < rows else part
-
-
-def step_scalars(step: Step) -> dict[str, float]:
-    """A step's time and blend, and its noise levels as √ᾱ and √(1 - ᾱ), in float64 until here."""
-    return {
-        "t": float(step.t),
-        "signal": math.sqrt(step.abar),
-        "noise": math.sqrt(1 - step.abar),
-        "signal_next": math.sqrt(step.abar_next),
-        "noise_next": math.sqrt(1 - step.abar_next),
-        "blend": step.blend,
-    }
-
-
-def box_rows(departure: Array, previous: Array, path: EncodedPath, guidance: BoxGuidance) -> Feeds:
-    """The inputs of the graph of boxes that have a row a member."""
-    encoded = {"path": path.x, "path_eps": path.eps, "norms": path.outside}
-    wanted = {"target": guidance.target, "brain": guidance.brain, "window": guidance.window}
-    return {"departure": departure, "last": previous} | encoded | wanted
-
-
-def box_scalars(departure: Array, step: BoxStep, guidance: BoxGuidance, image_size: int) -> dict[str, float]:
-    """Its other inputs, in float64 until here."""
-    return {
-        "share": (departure.shape[-1] / image_size) ** 2,
-        "t": float(step.t),
-        "signal": math.sqrt(step.abar),
-        "noise": math.sqrt(1 - step.abar),
-        "length": step.length,
-        "blend": step.blend,
-        "gain": guidance.gain,
-    }

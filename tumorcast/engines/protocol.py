@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tumorcast.diffusion.box import BoxEngine, BoxGuidance, EncodedPath
+from tumorcast.diffusion.host_loops import HostLoops
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.errors import InputError
@@ -94,8 +95,11 @@ class VolumeEngine(Protocol):
         """(2, Z, Y, X) steepness and delay of planes (P, Z, Y, X), whose sides are multiples of 8."""
 
 
-class EngineWrapper:
-    """An engine that passes every question on to another one; subclasses answer some of them otherwise."""
+class EngineWrapper(HostLoops):
+    """An engine that passes every question on to another one; subclasses answer some of them otherwise.
+
+    Its loops are made of its own steps, so that these may be answered otherwise too.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -1,7 +1,4 @@
-"""The networks in torch: the reference engine, with the regressor's gradient by autograd, and the graphs' own modules.
-
-The second tells what half precision costs where ONNX Runtime cannot (bfloat16 on a CPU).
-"""
+"""The networks in torch: the reference engine, with the regressor's gradient by autograd."""
 
 import math
 from collections.abc import Iterator
@@ -12,18 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from tumorcast.diffusion.box import BoxGuidance, EncodedPath
+from tumorcast.diffusion.host_loops import HostLoops
 from tumorcast.diffusion.sampler import Array, StepGuidance
 from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.engines.batches import Feeds
 from tumorcast.engines.bundle import Graph
-from tumorcast.engines.graphs import TUMOUR_CLASS, graph_modules, lower
+from tumorcast.engines.graph_engine import box_rows, box_scalars, box_share, step_scalars
+from tumorcast.engines.graphs import TUMOUR_CLASS, graph_modules
 from tumorcast.engines.model import ModelSet
-from tumorcast.engines.onnx_engine import GraphEngine, box_rows, box_scalars, step_scalars
 from tumorcast.engines.protocol import check_progression
 from tumorcast.engines.weights import network_sum
 from tumorcast.errors import EngineError
 from tumorcast.kernels.guided_step import Level, Strength, extrapolate, move, noise_of, predict, steer
-from tumorcast.settings import Precision, Provider
+from tumorcast.settings import Provider
 from tumorcast.training.networks import TrainedNetwork
 
 
@@ -64,7 +62,7 @@ def whole_float32() -> Iterator[None]:
         yield
 
 
-class TorchEngine:
+class TorchEngine(HostLoops):
     """Encode, guide, segment and predict progression with networks held on one device."""
 
     provider = Provider.TORCH
@@ -124,7 +122,7 @@ class TorchEngine:
     ) -> tuple[Array, Array, Array]:
         """(N, C, S, S) the next departure, ε less the path's, and (N,) R(x, t) in the box."""
         rows = box_rows(departure, previous, path, guidance)
-        scalars = box_scalars(departure, step, guidance, self.info.image_size)
+        scalars = box_scalars(step, guidance, box_share(departure, self.info))
         departure, change, size = answers_of(self._modules[Graph.BOX], rows, scalars, self._device)
         return departure, change, size
 
@@ -205,20 +203,6 @@ class TorchVolume:
 def level_of(abar: float) -> Level:
     """The level of ᾱ, in float64."""
     return Level(math.sqrt(abar), math.sqrt(1 - abar))
-
-
-class LoweredEngine(GraphEngine):
-    """The modules that are exported, with the denoiser in `precision`, on the CPU."""
-
-    provider, device = Provider.TORCH, "cpu"
-
-    def __init__(self, model: ModelSet, precision: Precision) -> None:
-        self.info = model.info
-        self._modules = graph_modules(lower(model, precision))
-
-    @torch.no_grad()
-    def _run(self, graph: Graph, rows: Feeds, scalars: dict[str, float]) -> list[Array]:
-        return answers_of(self._modules[graph], rows, scalars, torch.device(self.device))
 
 
 def answers_of(module: nn.Module, rows: Feeds, scalars: dict[str, float], device: torch.device) -> list[Array]:
