@@ -94,16 +94,23 @@ def group_norm_of_torch(x: Tensor, weight: Tensor, bias: Tensor, groups: int) ->
     spread = (-1, weight.shape[-1], *[1] * (x.ndim - 2))
     weight, bias = (widened(part).reshape(spread) for part in (weight, bias))
     sizes = (x.shape[0], x.shape[1], x[0, 0].numel(), groups)
-    x = x.contiguous(memory_format=layout_of(x.ndim))
+    x = _packed(x)
     hat, mean, scale = torch.native_group_norm(x, None, None, *sizes, NORM_EPSILON)
 
     def pullback(g: Tensor) -> Tensor:
         into: Tensor
-        g = (g * weight).contiguous(memory_format=layout_of(x.ndim))
-        into, *_ = torch.ops.aten.native_group_norm_backward(g, x, mean, scale, None, *sizes, [True, False, False])
+        into, *_ = torch.ops.aten.native_group_norm_backward(
+            _packed(g * weight), x, mean, scale, None, *sizes, [True, False, False]
+        )
         return into
 
     return (hat * weight + bias).to(x.dtype), pullback
+
+
+def _packed(x: Tensor) -> Tensor:
+    """x as those kernels want it: a batch of one may have any stride from image to image, which they do not forgive."""
+    layout = layout_of(x.ndim)
+    return x.clone(memory_format=layout) if len(x) == 1 else x.contiguous(memory_format=layout)
 
 
 def moments(x: Tensor, groups: int, places: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

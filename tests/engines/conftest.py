@@ -14,7 +14,7 @@ import torch
 from tumorcast.arrival.planes import EXTRA_PLANES
 from tumorcast.engines.bundle import IMAGE_GRAPHS, Graph, read_manifest, write_manifest
 from tumorcast.engines.providers import Gpu, SessionTarget
-from tumorcast.settings import Architecture, NetworkKind, Provider, VolumeArchitecture
+from tumorcast.settings import Architecture, CheckDepth, NetworkKind, Provider, VolumeArchitecture
 from tumorcast.training.checkpoint import save_tensors
 from tumorcast.training.networks import build, default_architecture
 from tumorcast.training.run_info import RUN_FILE, WEIGHTS_FILE, RunInfo
@@ -170,6 +170,20 @@ def shaken_graph(request: pytest.FixtureRequest) -> tuple[Path, Graph]:
     """Each graph of each of the two, and its bundle."""
     name, graph = request.param
     return request.getfixturevalue(f"{name}_bundle"), graph
+
+
+@pytest.fixture(scope="session")
+def boxed(tmp_path_factory: pytest.TempPathFactory, make_once: Callable[..., Path]) -> Path:
+    """A bundle of networks of one level, with graphs for boxes, and without one of progression."""
+
+    def export(out: Path) -> None:
+        from tumorcast.engines.export import ExportSettings
+        from tumorcast.engines.make import make_bundle
+
+        runs = write_runs(NetworkKind.DENSE_REGRESSOR, tmp_path_factory.mktemp("boxed"), LEAST)
+        make_bundle([runs], out, ExportSettings(max_batch=4, boxes=True), None, depth=CheckDepth.QUICK)
+
+    return make_once("boxed", export)
 
 
 @pytest.fixture(scope="session")

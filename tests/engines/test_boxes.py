@@ -1,13 +1,11 @@
 """Bundles that compute in boxes: made when asked for, matched to torch, and forecasts through them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.engines.conftest import LEAST, NetworkKind, write_runs
 from tumorcast.diffusion.box import sample_in_boxes
 from tumorcast.diffusion.sampler import Array, Encodings, MemberTargets, sample
 from tumorcast.engines.bundle import BOX_GRAPHS, Bundle, Graph
@@ -24,17 +22,6 @@ from tumorcast.running.estimate import TimedEngine
 from tumorcast.settings import CheckDepth, Provider, SamplerSettings
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="session")
-def boxed(tmp_path_factory: pytest.TempPathFactory, make_once: Callable[..., Path]) -> Path:
-    """A bundle of networks of one level, with graphs for boxes, and without one of progression."""
-
-    def export(out: Path) -> None:
-        runs = write_runs(NetworkKind.DENSE_REGRESSOR, tmp_path_factory.mktemp("boxed"), LEAST)
-        make_bundle([runs], out, ExportSettings(max_batch=4, boxes=True), None, depth=CheckDepth.QUICK)
-
-    return make_once("boxed", export)
 
 
 def ensemble(side: int) -> tuple[Encodings, MemberTargets]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache
+from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache, PrecisionName
 from tumorcast.cli.options import Json, choice, progress
 from tumorcast.errors import EngineError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def doctor(
     model: Annotated[Path | None, typer.Option(help=f"{A_BUNDLE}; default demo128.")] = None,
     provider: Annotated[str, typer.Option(help="To be checked: cpu, cuda, tensorrt or torch.")] = "cpu",
+    precision: PrecisionName = "",
     device: Device = None,
     engine_cache: EngineCache = None,
     batch: Annotated[int, typer.Option(min=1, help="That of the forecasts to come; TensorRT builds for it.")] = 16,
@@ -25,10 +26,15 @@ def doctor(
     """Check this machine: packages, GPUs, MPI, SLURM, and whether a provider gives what torch gives, and how fast."""
     from tumorcast.engines.locating import resolve
     from tumorcast.running.doctor import SHIPPED, EngineRequest, examine, failed
-    from tumorcast.settings import Provider
+    from tumorcast.settings import Precision, Provider
 
     request = EngineRequest(
-        resolve(model) if model else SHIPPED, choice(Provider, "--provider", provider), device, engine_cache, batch
+        resolve(model) if model else SHIPPED,
+        choice(Provider, "--provider", provider),
+        device,
+        engine_cache,
+        batch,
+        choice(Precision, "--precision", precision) if precision else None,
     )
     with progress("comparisons", "nothing was changed") as tell:
         checks = examine(request, tell)

@@ -18,6 +18,7 @@ from tumorcast.cli.forecast_options import (
     MaxSlices,
     Members,
     Place,
+    PrecisionName,
     ProviderName,
     RelativeChange,
     Seed,
@@ -56,6 +57,7 @@ def forecast(
     scale: Annotated[float | None, typer.Option(help="s_R of the paper's guidance.")] = None,
     keep_members: KeepMembers = None,
     provider: ProviderName = "",
+    precision: PrecisionName = "",
     device: Device = None,
     engine_cache: EngineCache = None,
     merge: Annotated[bool, typer.Option("--merge/--no-merge", help="Write the archive at the end.")] = True,
@@ -75,9 +77,11 @@ def forecast(
     from tumorcast.running.ranks import open_ranks, pin_threads
 
     settings = forecast_settings(context.params | horizons_of(horizon_days))
-    engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch)
+    engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch, precision=precision)
     if not model and not settings.maps_only:
         raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
+    if precision and settings.maps_only:
+        raise UsageError(f"--precision {precision}: of the denoiser, and --maps-only makes no images; leave it out")
     inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:

@@ -19,6 +19,14 @@ ProviderName = Annotated[
     str, typer.Option("--provider", help="torch, or for a bundle: cpu, cuda, tensorrt. Default: cpu, torch for RUNs.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="torch: fp32, fp16 or bf16 of the denoiser; networks then run in the form of bundles, on a GPU as CUDA "
+        "graphs. Default: the reference, in fp32.",
+    ),
+]
 EngineCache = Annotated[
     Path | None, typer.Option("--engine-cache", help="Where TensorRT engines lie; default BUNDLE/tensorrt.")
 ]
@@ -73,14 +81,27 @@ LARGE_CHANGE = 2.0  # of area: above it one may have meant per cent
 
 
 def engine_choice(
-    model_paths: list[Path], provider: str, device: str | None, *, rows: int | None = None, cache: Path | None = None
+    model_paths: list[Path],
+    provider: str,
+    device: str | None,
+    *,
+    rows: int | None = None,
+    cache: Path | None = None,
+    precision: str = "",
 ) -> "EngineChoice":
     """What the options ask for."""
     from tumorcast.engines.opening import EngineChoice
-    from tumorcast.settings import Provider
+    from tumorcast.settings import Precision, Provider
 
     named = choice(Provider, "--provider", provider) if provider else None
-    return EngineChoice(tuple(model_paths), named, device, rows, cache)
+    return EngineChoice(
+        tuple(model_paths),
+        named,
+        device,
+        rows,
+        cache,
+        choice(Precision, "--precision", precision) if precision else None,
+    )
 
 
 def horizons_of(text: str) -> dict[str, Any]:

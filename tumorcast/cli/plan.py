@@ -13,6 +13,7 @@ from tumorcast.cli.forecast_options import (
     KeepMembers,
     MaxSlices,
     Members,
+    PrecisionName,
     ProviderName,
     Steps,
     engine_choice,
@@ -40,6 +41,7 @@ def plan(
     hours: Annotated[float, typer.Option(min=0.1, help="When it shall be finished.")] = 12.0,
     gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of a node.")] = 4,
     provider: ProviderName = "",
+    precision: PrecisionName = "",
     device: Device = None,
     engine_cache: EngineCache = None,
     config: ConfigFile = None,
@@ -52,7 +54,8 @@ def plan(
 
     horizon = {"horizon_days": 1.0} if relative_change is None else {}
     settings = forecast_settings(context.params | horizon)
-    engine = open_engine(engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch))
+    wanted = engine_choice(model, provider, device, cache=engine_cache, rows=settings.batch, precision=precision)
+    engine = open_engine(wanted)
     with Cohort.open(cohort) as opened:
         units = plan_run(opened, settings)
         trial = try_unit(opened, units, engine, settings)

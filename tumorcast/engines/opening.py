@@ -12,7 +12,7 @@ from tumorcast.engines.protocol import Engine
 from tumorcast.engines.trial import try_out
 from tumorcast.errors import EngineError, UsageError
 from tumorcast.extra import how_to_install
-from tumorcast.settings import Provider
+from tumorcast.settings import Precision, Provider
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class EngineChoice:
 
     provider: None is ONNX Runtime on the CPU for a bundle, and torch for networks.
     device: cpu, cuda or cuda:1; None is the CPU, or the first GPU for a provider that needs one. rows: the largest
-    batch asked for. cache: where TensorRT's engines lie; None is a folder in the bundle.
+    batch asked for. cache: where TensorRT's engines lie; None is a folder in the bundle. precision: of torch's
+    denoiser, with the networks in the form of bundles; None is the reference, in float32.
     """
 
     model_paths: tuple[Path, ...]
@@ -29,6 +30,7 @@ class EngineChoice:
     device: str | None = None
     rows: int | None = None
     cache: Path | None = None
+    precision: Precision | None = None
 
 
 def open_engine(choice: EngineChoice) -> Engine:
@@ -41,6 +43,7 @@ def open_engine(choice: EngineChoice) -> Engine:
     if choice.provider is Provider.TORCH or not is_bundle(folders[0]):
         return _torch(choice, folders)
     provider = choice.provider or Provider.CPU
+    check_precision_asked(provider, choice.precision)
     return OnnxEngine(
         Bundle.open(folders[0]),
         provider,
@@ -55,9 +58,21 @@ def _torch(choice: EngineChoice, folders: list[Path]) -> Engine:
     apply_settings()
     from tumorcast.engines.model import load_bundle, load_model_set
     from tumorcast.engines.torch_engine import TorchEngine, free_memory
+    from tumorcast.engines.torch_graphs import TorchGraphEngine
 
     model = load_bundle(Bundle.open(folders[0])) if is_bundle(folders[0]) else load_model_set(folders)
+    if choice.precision is not None:
+        return TorchGraphEngine(model, choice.precision, choice.device or "cpu")
     return GuardedEngine(TorchEngine(model, choice.device or "cpu"), free_memory)
+
+
+def check_precision_asked(provider: Provider, precision: Precision | None) -> None:
+    """Raises UsageError where a provider has no choice of it."""
+    if precision is not None and provider is not Provider.TORCH:
+        raise UsageError(
+            f"--precision {precision}: is for --provider torch; with --provider {provider} a bundle has that of its "
+            "export (`tumorcast export --precision`); leave it out"
+        )
 
 
 def make_ready(engine: Engine) -> None:

@@ -37,7 +37,7 @@ from tumorcast.engines.gpu_libraries import (
 from tumorcast.engines.locating import MODELS, locate
 from tumorcast.engines.onnx_engine import OnnxEngine, threads
 from tumorcast.engines.onnxruntime_package import onnxruntime
-from tumorcast.engines.opening import EngineChoice, device_index, open_engine
+from tumorcast.engines.opening import EngineChoice, check_precision_asked, device_index, open_engine
 from tumorcast.engines.progression import open_progression
 from tumorcast.engines.protocol import Engine, VolumeEngine
 from tumorcast.engines.providers import ORT_NAMES, TENSORRT_PACKAGES, Gpu, gpus
@@ -45,7 +45,7 @@ from tumorcast.engines.trial import guided_step, volume_pass
 from tumorcast.errors import InputError, TumorcastError
 from tumorcast.extra import how_to_install
 from tumorcast.running.ranks import mpi_library, open_ranks
-from tumorcast.settings import CheckDepth, ForecastSettings, NetworkKind, Provider
+from tumorcast.settings import CheckDepth, ForecastSettings, NetworkKind, Precision, Provider
 from tumorcast.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -284,6 +284,7 @@ class EngineRequest:
     """What to check: a bundle, and what is to run it. device: None is the CPU, or the first GPU.
 
     cache: where TensorRT's engines lie; None is a folder in the bundle. batch: that of the forecasts to come.
+    precision: as in EngineChoice.
     """
 
     model: Path = SHIPPED
@@ -291,9 +292,11 @@ class EngineRequest:
     device: str | None = None
     cache: Path | None = None
     batch: int = DEFAULT_BATCH
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError where provider and device do not go together."""
+        """Raise UsageError where provider, device and precision do not go together."""
+        check_precision_asked(self.provider, self.precision)
         if self.provider is not Provider.TORCH:
             device_index(self.provider, self.device)
 
@@ -305,7 +308,7 @@ class EngineRequest:
     def open(self, rows: int) -> Engine:
         """The engine that is asked for, for batches of `rows`; TensorRT builds for one, that of forecasts."""
         rows = self.batch if self.provider is Provider.TENSORRT else rows
-        return open_engine(EngineChoice((self.model,), self.provider, self.device, rows, self.cache))
+        return open_engine(EngineChoice((self.model,), self.provider, self.device, rows, self.cache, self.precision))
 
     def open_volume(self) -> VolumeEngine:
         """The progression network on volumes, of a bundle that has one."""
@@ -425,7 +428,7 @@ def check_parity(request: EngineRequest, report: Report) -> list[Check]:
         worst = _worst(_with_cpu(request, Provider.CPU, report))
         return [Check.ok("parity", f"{NO_TORCH}; provider cpu instead: {worst}")]
     if request.provider is Provider.TORCH:
-        if not request.on_gpu:
+        if not request.on_gpu and request.precision is None:
             return [Check.ok("parity", "torch on the CPU is the reference")]
         return [Check.ok("parity", _worst(_with_cpu(request, Provider.TORCH, report)))]
     from tumorcast.engines.make import check_bundle  # noqa: PLC0415 - needs torch
@@ -446,7 +449,7 @@ def _with_cpu(request: EngineRequest, reference: Provider, report: Report) -> di
         form = len(bundle.info.contrasts), bundle.info.image_size
         inputs = [parity.phantom(*form), parity.noise(*form)]
         rows = len(inputs[0].images)
-        precision = bundle.manifest.precision
+        precision = request.precision or bundle.manifest.precision
         differences |= parity.compare(request.open(rows), wanted.open(rows), precision, inputs, report)
     if bundle.manifest.progression is NetworkKind.PROGRESSION:
         differences |= parity.compare_volumes(request.open_volume(), wanted.open_volume(), report)

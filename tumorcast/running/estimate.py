@@ -4,7 +4,7 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from tumorcast.archive.shard import ShardKey, write_shard
 from tumorcast.data.cohort import Cohort
 from tumorcast.diffusion.box import BoxGuidance, EncodedPath
-from tumorcast.diffusion.sampler import Array, StepGuidance
+from tumorcast.diffusion.sampler import Array, Indices, StepGuidance
 from tumorcast.diffusion.schedule import BoxStep, Step
 from tumorcast.engines.protocol import Engine, EngineWrapper
 from tumorcast.errors import InputError
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class TimedEngine(EngineWrapper):
-    """An engine that counts the seconds of each of its steps."""
+    """An engine that counts the seconds of each of its steps and loops."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
@@ -43,9 +43,13 @@ class TimedEngine(EngineWrapper):
         """The engine's."""
         return self._timed("encoding", partial(super().encode_step, x, step, previous_eps))
 
-    def guided_step(self, x: Array, step: Step, previous_eps: Array, guidance: StepGuidance) -> tuple[Array, Array]:
-        """The engine's."""
-        return self._timed("guided steps", partial(super().guided_step, x, step, previous_eps, guidance))
+    def encode(self, x: Array, steps: Sequence[Step]) -> list[Array]:
+        """The engine's own loop."""
+        return self._timed("encoding", partial(self.engine.encode, x, steps))
+
+    def decode(self, x: Array, steps: Sequence[Step], guidance: StepGuidance, targets: Array) -> Array:
+        """The engine's own loop."""
+        return self._timed("guided steps", partial(self.engine.decode, x, steps, guidance, targets))
 
     def survey(self, x: Array, step: Step, previous_eps: Array, outside: Array) -> tuple[Array, Array, Array]:
         """The engine's."""
@@ -56,6 +60,18 @@ class TimedEngine(EngineWrapper):
     ) -> tuple[Array, Array, Array]:
         """The engine's."""
         return self._timed("guided steps", partial(super().box_step, departure, step, previous, path, guidance))
+
+    def decode_in_box(
+        self,
+        steps: Sequence[BoxStep],
+        levels: Sequence[EncodedPath],
+        starts: Indices,
+        guidance: BoxGuidance,
+        targets: Array,
+    ) -> Array:
+        """The engine's own loop."""
+        loop = partial(self.engine.decode_in_box, steps, levels, starts, guidance, targets)
+        return self._timed("guided steps", loop)
 
     def sizes(self, x: Array, t: int, brain: Array) -> Array:
         """The engine's."""

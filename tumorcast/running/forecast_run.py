@@ -330,11 +330,16 @@ def _provenance(inputs: ForecastInputs, cohort: Cohort, makers: Makers, settings
         "growth_sha256": sha256_of(inputs.growth) if inputs.growth else None,
         "model_sha256": None if engine is None else engine.info.sha256,
         "contrasts": [str(contrast) for contrast in cohort.contrasts],
-        "engine": None if engine is None else str(engine.provider),
+        "engine": None if engine is None else _engine_of(inputs, engine),
         "judge": None if engine is None else str(engine.info.size_reader),
         "place": None if place is None else place.record(),
         "before_last_scan": inputs.before_last_scan or None,
     }
+
+
+def _engine_of(inputs: ForecastInputs, engine: Engine) -> str:
+    precision = None if inputs.engine is None else inputs.engine.precision
+    return str(engine.provider) if precision is None else f"{engine.provider} {precision}"
 
 
 @dataclass
