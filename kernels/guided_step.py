@@ -179,7 +179,7 @@ def logistic(x: Tensor) -> tuple[Tensor, Tensor]:
     """σ(x) and 1 - σ(x), each to some units of its own last place.
 
     ONNX Runtime's Sigmoid on a CPU is right to 1e-7 of one, so it is off by a fifth at -15, and 0 from -18 down: a
-    gradient through it dies where a network is sure (findings/sigmoid-of-onnxruntime-is-zero-below-minus-18.sh).
+    gradient through it dies where a network is sure (findings/sigmoid_far_below_zero.sh).
     """
     return 1 / (1 + torch.exp(-x)), 1 / (1 + torch.exp(x))
 

@@ -184,6 +184,7 @@ def _trace(module: nn.Module, example: Example, dynamic: Dynamic, settings: Expo
     ir_passes.ClearMetadataAndDocStringPass()(program.model)
     ir_passes.DeduplicateInitializersPass(size_limit=LARGEST_REPEATED)(program.model)
     proto: ModelProto = program.model_proto
+    proto.graph.ClearField("value_info")  # shapes in between, a third of the file; runtimes infer them
     proto.producer_name, proto.producer_version = "tumorcast", VERSION
     return proto
 
@@ -309,10 +310,9 @@ def activation_bytes(proto: ModelProto, shapes: dict[str, tuple[int, ...]]) -> i
 
 
 def _of_one(proto: ModelProto, shapes: dict[str, tuple[int, ...]]) -> ModelProto:
-    """The graph for one row of these shapes; what the exporter said of sizes in between is left to be inferred."""
+    """The graph for one row of these shapes."""
     fixed = ModelProto()
     fixed.CopyFrom(proto)
-    del fixed.graph.value_info[:]
     for value in fixed.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, (1, *shapes[value.name]), strict=False):
             dim.dim_value = size

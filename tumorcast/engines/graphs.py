@@ -68,7 +68,8 @@ def clean_and_noise(
 ) -> tuple[Tensor, Tensor]:
     """The clean image that the denoiser sees in x at time t, held within ±bound, and the noise that fits it."""
     x0 = predict(x, noise_in(denoiser, x, t, normalise), level)
-    x0 = torch.maximum(torch.minimum(x0, torch.as_tensor(bound)), -torch.as_tensor(bound))
+    bound = bound if isinstance(bound, Tensor) else x0.new_full((), bound)
+    x0 = torch.maximum(torch.minimum(x0, bound), -bound)
     return x0, noise_of(x, x0, level)
 
 

@@ -35,5 +35,5 @@ target.write_bytes(save({name: value.half() for name, value in load_file(source)
 PYTHON
 done
 rm -rf "$work/bundle"
-"$tumorcast" export "$work/shipped" --out "$work/bundle"
+"$tumorcast" export "$work/shipped" --out "$work/bundle" --boxes
 cp "$work/bundle"/* "$here/"

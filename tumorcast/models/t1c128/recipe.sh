@@ -37,5 +37,5 @@ target.write_bytes(save({name: value.half() for name, value in load_file(source)
 PYTHON
 done
 rm -rf "$work/bundle"
-"$tumorcast" export "$work/shipped" --out "$work/bundle" --cohort "$work/t.h5"
+"$tumorcast" export "$work/shipped" --out "$work/bundle" --boxes --cohort "$work/t.h5"
 cp "$work/bundle"/* "$here/"
