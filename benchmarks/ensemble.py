@@ -6,7 +6,7 @@
 The default decodes in boxes where the bundle was exported with --boxes; whole slices stand beside it.
 Members have target changes of area from -20 % to +100 %. The reference is the default guidance with each of the
 199 + 199 steps, first order, and each member encoded by itself; run with two seeds, which tells how far maps differ by
-chance. They take most of the time: in --references they are kept, and found again.
+chance. They take most of the time: in --references they are kept, and found again; --times-alone compares nothing.
 The paper's loop (eager torch, batch 1) is timed on `--paper-members` and multiplied: its members are independent.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import pickle
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,9 @@ def reference(
 def slice_figures(unit: Unit, cohort: Cohort, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one slice."""
     fast = open_engine(EngineChoice((options.model,)))
+    times = _times(unit, cohort, fast, options)
+    if options.times_alone:
+        return times[0]
     references = [reference(unit, cohort, fast, options, seed) for seed in (0, 1)]
     curve = {}
     for steps in options.steps:
@@ -115,28 +119,52 @@ def slice_figures(unit: Unit, cohort: Cohort, options: argparse.Namespace) -> di
             forecast, seconds = ensemble(unit, cohort, fast, sampler, options.members)
             agreed = agreement(forecast, references[0][0])
             curve[f"{steps} steps, order {order}"] = agreed | sizes(forecast) | {"seconds": seconds}
-    default, seconds = ensemble(unit, cohort, fast, SamplerSettings(), options.members)
-    slices, slice_seconds = ensemble(unit, cohort, fast, SamplerSettings(decoding=Decoding.SLICE), options.members)
-    eager = open_engine(EngineChoice((options.model,), Provider.TORCH))
-    with as_the_paper():
-        _, paper = ensemble(unit, cohort, eager, SamplerSettings.paper(), options.paper_members, batch=1)
-    paper_seconds = paper / options.paper_members * options.members
-    return {
-        "paper_seconds": paper_seconds,
-        "paper_members_timed": options.paper_members,
+    figures, default, slices = times
+    return figures | {
         "reference_seconds": references[0][1],
-        "default_seconds": seconds,
-        "speedup": paper_seconds / seconds,
-        "in_boxes": fast.info.box_multiple is not None,
-        "whole_slices_seconds": slice_seconds,
         "whole_slices_agree": agreement(slices, references[0][0]),
+        "whole_slices_agree_with_other_seed": agreement(slices, references[1][0]),
         "seeds_agree": agreement(references[0][0], references[1][0]),
         "default_agrees": agreement(default, references[0][0]),
         "default_agrees_with_other_seed": agreement(default, references[1][0]),
         "reference_sizes": sizes(references[0][0]),
         "default_sizes": sizes(default),
+        "whole_slices_sizes": sizes(slices),
         "curve": curve,
     }
+
+
+def _times(
+    unit: Unit, cohort: Cohort, fast: Engine, options: argparse.Namespace
+) -> tuple[dict[str, Any], SliceForecast, SliceForecast]:
+    """Seconds of the default, of whole slices and of the paper's loop; and the first two's forecasts.
+
+    The first two are made several times, by turns after one of each, and the median counts.
+    """
+    samplers = {"default": SamplerSettings(), "whole_slices": SamplerSettings(decoding=Decoding.SLICE)}
+    forecasts = {name: ensemble(unit, cohort, fast, sampler, options.members)[0] for name, sampler in samplers.items()}
+    taken: dict[str, list[float]] = {name: [] for name in samplers}
+    for _ in range(options.repeats):
+        for name, sampler in samplers.items():
+            taken[name].append(ensemble(unit, cohort, fast, sampler, options.members)[1])
+    eager = open_engine(EngineChoice((options.model,), Provider.TORCH))
+    with as_the_paper():
+        _, paper = ensemble(unit, cohort, eager, SamplerSettings.paper(), options.paper_members, batch=1)
+    paper_seconds = paper / options.paper_members * options.members
+    seconds = {name: statistics.median(values) for name, values in taken.items()}
+    figures = {
+        "patient": unit.patient_id,
+        "slice": unit.slices[0].name,
+        "in_boxes": fast.info.box_multiple is not None,
+        "paper_seconds": paper_seconds,
+        "paper_members_timed": options.paper_members,
+        "default_seconds": seconds["default"],
+        "whole_slices_seconds": seconds["whole_slices"],
+        "all_seconds": taken,
+        "times_the_paper": paper_seconds / seconds["default"],
+        "times_whole_slices": seconds["whole_slices"] / seconds["default"],
+    }
+    return figures, forecasts["default"], forecasts["whole_slices"]
 
 
 def main() -> None:
@@ -146,6 +174,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--patients", nargs="+", metavar="ID", help="default: the first")
     parser.add_argument("--references", type=Path, metavar="FOLDER")
+    parser.add_argument("--times-alone", action="store_true", help="no references, nothing compared")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--members", type=int, default=32)
     parser.add_argument("--paper-members", type=int, default=1)
     parser.add_argument("--steps", type=int, nargs="*", default=[8, 12, 16, 25, 50], help="of the curve")

@@ -28,6 +28,7 @@ def run(*words: object, code: int = 0) -> dict[str, object]:
         (["--steps", "2", "--seed", "1"], "--steps, --seed"),
         (["--max-slices", "1", "--keep-members"], "--max-slices, --keep-members"),
         (["--batch", "2", "--no-keep-members"], "--batch"),
+        (["--precision", "bf16"], "--precision"),
         (["--config", "given.toml"], "order of given.toml, block of given.toml"),
     ],
 )

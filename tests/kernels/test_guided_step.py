@@ -107,6 +107,28 @@ def test_group_norm_scaled_and_shifted_row_by_row(x: Tensor) -> None:
     )
 
 
+def test_group_norm_by_channels(x: Tensor) -> None:
+    weight, bias = weight_and_bias(x.dtype, 6)
+    agrees_with_autograd(
+        lambda part: kernel.group_norm_by_channels(part, weight, bias, 2),
+        lambda part: functional.group_norm(part, 2, weight, bias),
+        x,
+    )
+
+
+def test_group_norm_by_channels_keeps_the_digits_of_a_map_with_channels_last() -> None:
+    x = (30 + randoms(1, 8, 64, 64)).float().contiguous(memory_format=torch.channels_last)
+    y, _ = kernel.group_norm_by_channels(x, torch.ones(8), torch.zeros(8), 4)
+    torch.testing.assert_close(y, functional.group_norm(x.double(), 4).float(), atol=1e-4, rtol=0)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_logistic_is_right_far_out() -> None:
+    x = torch.linspace(-80, 80, 33)
+    for found, wanted in zip(kernel.logistic(x), (torch.sigmoid(x.double()), torch.sigmoid(-x.double())), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0)
+
+
 def test_silu(x: Tensor) -> None:
     agrees_with_autograd(kernel.silu, functional.silu, x)
 

@@ -31,7 +31,7 @@ from tumorcast.running.forecast_run import ForecastInputs, ForecastResult, forec
 from tumorcast.running.ranks import Ranks
 from tumorcast.running.status import run_status
 from tumorcast.running.work_queue import Tally
-from tumorcast.settings import ForecastSettings, Provider, SamplerSettings
+from tumorcast.settings import ForecastSettings, Precision, Provider, SamplerSettings
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +50,22 @@ def whole(
     """The archive of a run that nothing disturbed, and what it told; not to be written to."""
     path = tmp_path_factory.mktemp("whole") / "maps.h5"
     return path, forecast_cohort(ForecastInputs(blob_cohort, EngineChoice((random_bundle,)), None), path, SETTINGS)
+
+
+def test_half_precision_of_torch_is_told_and_not_gone_on_with_in_another(
+    blob_cohort: Path, random_bundle: Path, tmp_path: Path
+) -> None:
+    def forecast(precision: Precision | None) -> ForecastResult:
+        engine = EngineChoice((random_bundle,), Provider.TORCH, precision=precision)
+        return forecast_cohort(ForecastInputs(blob_cohort, engine, None), tmp_path / "maps.h5", SETTINGS)
+
+    statuses = {outcome.status for outcome in forecast(Precision.BF16).outcomes}
+    assert Status.OK in statuses and Status.FAILED not in statuses
+    with MapArchive.open(tmp_path / "maps.h5") as archive:
+        assert archive.provenance["engine"] == "torch bf16"
+    for other in (Precision.FP16, None):
+        with pytest.raises(UsageError, match="engine"):
+            forecast(other)
 
 
 def contents(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:

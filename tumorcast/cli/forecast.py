@@ -81,7 +81,7 @@ def forecast(
     if not model and not settings.maps_only:
         raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
     if precision and settings.maps_only:
-        raise UsageError(f"--precision {precision}: of the denoiser, and --maps-only makes no images; leave it out")
+        raise UsageError("--maps-only with --precision: that is the denoiser's, and no images are made; leave it out")
     inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:

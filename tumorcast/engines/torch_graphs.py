@@ -18,7 +18,7 @@ from tumorcast.engines.graphs import graph_modules, lower, outputs_of
 from tumorcast.engines.guarded import run_guarded
 from tumorcast.engines.model import ModelSet
 from tumorcast.engines.torch_engine import flushed_denormals, free_memory, open_device, whole_float32
-from tumorcast.kernels.guided_step import group_norm_of_torch, layout_of
+from tumorcast.kernels.guided_step import group_norm_by_channels
 from tumorcast.settings import Precision, Provider
 
 WARM_UPS = 3  # before a capture, so that libraries have chosen their kernels and taken their memory
@@ -37,7 +37,7 @@ class TorchGraphEngine(GraphEngine):
         self._device = open_device(device)
         self.device = f"{self._device} {precision}"
         self.batches = Batches(Batches.WITHOUT_LIMIT, self.device, self.info.image_size)
-        self._modules = graph_modules(lower(model, precision), group_norm_of_torch)
+        self._modules = graph_modules(lower(model, precision), group_norm_by_channels)
         for module in self._modules.values():
             module.to(self._device)
             for weights in module.parameters():
@@ -137,6 +137,11 @@ class HeldModule:
         self._captured = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._captured):
             self._outputs = self._compute()
+
+
+def layout_of(dimensions: int) -> torch.memory_format:
+    """Channels last for feature maps and the kernels of convolutions, as half precision on a GPU wants them."""
+    return torch.channels_last if dimensions == 4 else torch.contiguous_format
 
 
 @contextmanager
