@@ -259,7 +259,7 @@ class SamplerSettings(Settings):
     guidance: Guidance = Guidance.NORMALISED
     noise_level: int = Field(200, ge=3, le=1000)
     decoding: Decoding = Decoding.BOX
-    levels: int | None = Field(12, ge=2)
+    levels: int | None = Field(8, ge=2)
     steps: int | None = Field(20, ge=2)
     order: int = Field(2, ge=1, le=2)
     encodings: int | None = Field(4, ge=1)

@@ -16,7 +16,7 @@ from tumorcast.diffusion.schedule import BoxPlan, BoxStep, Step, plan_boxes
 from tumorcast.settings import Architecture, SamplerSettings
 
 LEAST_WINDOW = 0.25  # what the guidance's window exceeds lies in the box
-MARGIN = 8  # pixels round it
+MARGIN = 3 / 16  # of the image's side, round it
 LEAST_BRAIN = 1e-3  # of a slice's brain, in a box
 LEAST_MULTIPLE = 8  # pixels
 LEAST_SIDES = 4  # multiples that the side of an image has, for boxes
@@ -93,7 +93,8 @@ class SliceBox:
         seen = (window > LEAST_WINDOW).any(axis=0)
         if not seen.any():
             return cls(0, 0, size)
-        spans = [(int(places.min()) - MARGIN, int(places.max()) + 1 + MARGIN) for places in np.nonzero(seen)]
+        margin = round(MARGIN * size)
+        spans = [(int(places.min()) - margin, int(places.max()) + 1 + margin) for places in np.nonzero(seen)]
         starts = [max(0, start) // multiple * multiple for start, _ in spans]
         needed = max(min(end, size) - start for start, (_, end) in zip(starts, spans, strict=True))
         side = min(size, -(-max(needed, size // LEAST_SHARE) // multiple) * multiple)
