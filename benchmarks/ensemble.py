@@ -13,10 +13,9 @@ The paper's loop (eager torch, batch 1) is timed on `--paper-members` and multip
 import argparse
 import json
 import os
-import pickle
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +95,16 @@ def reference(
         return ensemble(unit, cohort, engine, REFERENCE, options.members, seed=seed)
     weights = sha256_of(options.model / "weights.safetensors")[:12]
     made_of = f"{weights}-{unit.patient_id}-{unit.slices[0].name}-{options.members}-{seed}"
-    kept = options.references / f"{made_of}.pickle"
+    kept = options.references / f"{made_of}.npz"
     if not kept.is_file():
-        made = ensemble(unit, cohort, engine, REFERENCE, options.members, seed=seed)
+        forecast, seconds = ensemble(unit, cohort, engine, REFERENCE, options.members, seed=seed)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(pickle.dumps(made))
-    found: tuple[SliceForecast, float] = pickle.loads(kept.read_bytes())
-    return found
+        given = {field.name: getattr(forecast, field.name) for field in fields(forecast)}
+        np.savez(kept, seconds=seconds, **{name: value for name, value in given.items() if value is not None})
+    with np.load(kept) as stored:
+        found = {name: part if part.ndim else part.item() for name, part in stored.items()}
+    seconds = found.pop("seconds")
+    return SliceForecast(**found), seconds
 
 
 def slice_figures(unit: Unit, cohort: Cohort, options: argparse.Namespace) -> dict[str, Any]:

@@ -249,15 +249,19 @@ def test_a_manifest_that_does_not_fit_is_refused(copied: Path, edit: Callable[[d
         Bundle.open(copied)
 
 
-def test_old_manifests_are_read_and_stay_as_they_are() -> None:
-    text = (SHIPPED / MANIFEST_FILE).read_text()
+def test_old_manifests_are_read_and_stay_as_they_are(tmp_path: Path) -> None:
+    """The network on slices had the name that that on volumes has now."""
+    old = tmp_path / "old"
+    shutil.copytree(SHIPPED, old)
+    text = (SHIPPED / MANIFEST_FILE).read_text().replace('"slice-progression"', '"progression"')
     assert json.loads(text)["networks"]["progression"]["kind"] == "progression"
-    manifest = read_manifest(SHIPPED)
+    (old / MANIFEST_FILE).write_text(text)
+    manifest = read_manifest(old)
     assert manifest.progression is NetworkKind.SLICE_PROGRESSION
     assert manifest.network("progression").plane.image_size == 128
-    assert Bundle.open(SHIPPED).info.progression is NetworkKind.SLICE_PROGRESSION
-    assert load_bundle(Bundle.open(SHIPPED)).progression is not None
-    assert (SHIPPED / MANIFEST_FILE).read_text() == text
+    assert Bundle.open(old).info.progression is NetworkKind.SLICE_PROGRESSION
+    assert load_bundle(Bundle.open(old)).progression is not None
+    assert (old / MANIFEST_FILE).read_text() == text
 
 
 def test_a_bundle_is_checked_again(place_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,10 +78,7 @@ def forecast(
 
     settings = forecast_settings(context.params | horizons_of(horizon_days))
     engine = engine_choice(model or [], provider, device, cache=engine_cache, rows=settings.batch, precision=precision)
-    if not model and not settings.maps_only:
-        raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
-    if precision and settings.maps_only:
-        raise UsageError("--maps-only with --precision: that is the denoiser's, and no images are made; leave it out")
+    _check_model(model, precision, maps_only=settings.maps_only)
     inputs = ForecastInputs(cohort, engine, growth, place, left_out, before_last_scan)
     options = RunOptions(merge, Packing.PORTABLE if portable else Packing.BLOSC2, retry_failed)
     with open_ranks() as ranks:
@@ -95,6 +92,13 @@ def forecast(
     if ranks.is_root:
         _tell_if_not_merged(out)
         tell_outcomes(result.outcomes, out, as_json, lost=result.lost)
+
+
+def _check_model(model: list[Path] | None, precision: str, *, maps_only: bool) -> None:
+    if not model and not maps_only:
+        raise UsageError("--model is missing; growth maps alone, with --maps-only, need none")
+    if precision and maps_only:
+        raise UsageError("--maps-only with --precision: that is the denoiser's, and no images are made; leave it out")
 
 
 def _tell_if_not_merged(out: Path) -> None:
