@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache, PrecisionName
+from tumorcast.cli.forecast_options import A_BUNDLE, Device, EngineCache, PrecisionName, named_precision
 from tumorcast.cli.options import Json, choice, progress
 from tumorcast.errors import EngineError
 
@@ -26,7 +26,7 @@ def doctor(
     """Check this machine: packages, GPUs, MPI, SLURM, and whether a provider gives what torch gives, and how fast."""
     from tumorcast.engines.locating import resolve
     from tumorcast.running.doctor import SHIPPED, EngineRequest, examine, failed
-    from tumorcast.settings import Precision, Provider
+    from tumorcast.settings import Provider
 
     request = EngineRequest(
         resolve(model) if model else SHIPPED,
@@ -34,7 +34,7 @@ def doctor(
         device,
         engine_cache,
         batch,
-        choice(Precision, "--precision", precision) if precision else None,
+        named_precision(precision),
     )
     with progress("comparisons", "nothing was changed") as tell:
         checks = examine(request, tell)

@@ -10,7 +10,7 @@ from tumorcast.errors import UsageError
 
 if TYPE_CHECKING:
     from tumorcast.engines.opening import EngineChoice
-    from tumorcast.settings import ForecastSettings
+    from tumorcast.settings import ForecastSettings, Precision
 
 A_BUNDLE = "An engine bundle, or the name of a shipped one (demo128, t1c128)"
 A_MODEL = f"{A_BUNDLE}; or RUN folders, or a folder of them: repeat as needed."
@@ -91,7 +91,7 @@ def engine_choice(
 ) -> "EngineChoice":
     """What the options ask for."""
     from tumorcast.engines.opening import EngineChoice
-    from tumorcast.settings import Precision, Provider
+    from tumorcast.settings import Provider
 
     named = choice(Provider, "--provider", provider) if provider else None
     return EngineChoice(
@@ -100,8 +100,15 @@ def engine_choice(
         device,
         rows,
         cache,
-        choice(Precision, "--precision", precision) if precision else None,
+        named_precision(precision),
     )
+
+
+def named_precision(text: str) -> "Precision | None":
+    """That of --precision; None where it was not given."""
+    from tumorcast.settings import Precision
+
+    return choice(Precision, "--precision", text) if text else None
 
 
 def horizons_of(text: str) -> dict[str, Any]:

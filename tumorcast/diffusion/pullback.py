@@ -189,18 +189,16 @@ def _stage(
     return through_stage(stage, x, embedding, normalise)
 
 
-def through_encoder(
-    network: EncoderRegressor, x: Tensor, t: Tensor, normalise: Normalise = group_norm
-) -> tuple[Tensor, Pullback]:
+def through_encoder(network: EncoderRegressor, x: Tensor, t: Tensor) -> tuple[Tensor, Pullback]:
     """`EncoderRegressor.forward` with its pullback."""
     embedding = network.embed(t, None)
     backs = []
     for stage in (*network.input_blocks, network.middle_block):
-        x, back = _stage(stage, x, embedding, normalise)
+        x, back = _stage(stage, x, embedding)
         backs.append(back)
     *before, pool = network.out
     assert isinstance(pool, AttentionPool)
-    x, out = through_layers(before, x, normalise)
+    x, out = through_layers(before, x)
     y, pooled = through_pool(pool, x)
     return y, chain(*backs, out, pooled)
 
@@ -224,7 +222,7 @@ def size_before_gradient(
             share = (brain / brain.sum(dim=(1, 2), keepdim=True).clamp(min=1.0))[:, None]
             return (probability * share).sum(dim=(1, 2, 3)), lambda: back(share * probability * rest)
         case AttentionPoolRegressor():
-            y, back = through_encoder(regressor, x, t, normalise)
+            y, back = through_encoder(regressor, x, t)
             return y[:, 0], lambda: back(torch.ones_like(y))
         case _:
             assert_never(regressor)

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -36,6 +37,22 @@ class LoopStep:
         return self.rows(block) | {name: np.asarray(value, np.float32) for name, value in self.scalars.items()}
 
 
+class HeldGraph(Protocol):
+    """A graph with inputs and outputs in memory of its device."""
+
+    def put(self, feeds: Feeds) -> None:
+        """Copy inputs from the host; the others stay what they are."""
+
+    def carry(self, carried: Mapping[str, str]) -> None:
+        """Copy outputs to the inputs that they become, on the device."""
+
+    def run(self) -> None:
+        """Compute the outputs, on the device."""
+
+    def take(self, names: tuple[str, ...]) -> list[Array]:
+        """Outputs, copied to the host."""
+
+
 @dataclass(frozen=True)
 class GraphLoop:
     """A graph that is asked once a step, and some of whose outputs are inputs of the next.
@@ -60,9 +77,17 @@ class GraphLoop:
         """The inputs of the first step, for some of the rows."""
         return {name: part[block] for name, part in self.rows.items()} | self.steps[0].feeds(block)
 
-    def is_answered(self, number: int) -> bool:
-        """Whether outputs are wanted after this step, counted from 0."""
-        return self.each or number == len(self.steps) - 1
+    def through(self, held: HeldGraph, block: slice, filled: Callable[[Feeds], Feeds] = dict) -> list[Array]:
+        """The answers for some rows, by a graph that has the first step's inputs. filled: what it is fed of others."""
+        found: list[Array] = []
+        for number, step in enumerate(self.steps):
+            if number:
+                held.carry(self.carried)
+                held.put(filled(step.feeds(block)))
+            held.run()
+            if self.each or number == len(self.steps) - 1:
+                found += held.take(self.answers)
+        return found
 
 
 class GraphEngine(ABC):

@@ -131,7 +131,7 @@ class GuidedGraph(nn.Module):
         """
         level = Level(signal, noise)
         _, eps = clean_and_noise(self.denoiser, x, t, level, 1.0, self.normalise)
-        size, gradient = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain, self.normalise)
+        size, gradient = size_and_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
         x0, steered = steer(
             *extrapolate(x, eps, last, blend, level),
             missing=target - size,
@@ -223,13 +223,13 @@ class SizeGraph(nn.Module):
 
     OUTPUTS = ("size",)
 
-    def __init__(self, regressor: SizeRegressor, normalise: Normalise = group_norm) -> None:
+    def __init__(self, regressor: SizeRegressor) -> None:
         super().__init__()
-        self.regressor, self.normalise = regressor, normalise
+        self.regressor = regressor
 
     def forward(self, x: Tensor, t: Tensor, brain: Tensor) -> Tensor:
         """(N,) for x (N, C, H, W) and brain (N, H, W)."""
-        size, _ = size_before_gradient(self.regressor, x, t.expand(x.shape[0]), brain, self.normalise)
+        size, _ = size_before_gradient(self.regressor, x, t.expand(x.shape[0]), brain)
         return size
 
 
@@ -238,13 +238,13 @@ class SegmentGraph(nn.Module):
 
     OUTPUTS = ("probability",)
 
-    def __init__(self, segmenter: DenseRegressor, normalise: Normalise = group_norm) -> None:
+    def __init__(self, segmenter: DenseRegressor) -> None:
         super().__init__()
-        self.segmenter, self.normalise = segmenter, normalise
+        self.segmenter = segmenter
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, H, W) for images (N, C, H, W)."""
-        logits, _ = through_unet(self.segmenter, image, image.new_zeros(image.shape[0]), None, self.normalise)
+        logits, _ = through_unet(self.segmenter, image, image.new_zeros(image.shape[0]))
         return torch.sigmoid(logits[:, 0])
 
 
@@ -253,14 +253,14 @@ class ProgressGraph(nn.Module):
 
     OUTPUTS = ("probability",)
 
-    def __init__(self, progression: ProgressionNetwork, normalise: Normalise = group_norm) -> None:
+    def __init__(self, progression: ProgressionNetwork) -> None:
         super().__init__()
-        self.progression, self.normalise = progression, normalise
+        self.progression = progression
 
     def forward(self, images: Tensor, outline: Tensor, log_ratio: Tensor) -> Tensor:
         """(N, H, W) for images (N, C, H, W), outline (N, H, W) and log_ratio (N,)."""
         planes = planes_of(images, outline, log_ratio)
-        logits, _ = through_unet(self.progression, planes, images.new_zeros(images.shape[0]), None, self.normalise)
+        logits, _ = through_unet(self.progression, planes, images.new_zeros(images.shape[0]))
         return torch.sigmoid(logits[:, 0])
 
 
@@ -316,18 +316,18 @@ def outputs_of(module: nn.Module) -> tuple[str, ...]:
 def graph_modules(model: ModelSet, normalise: Normalise = group_norm) -> dict[Graph, nn.Module]:
     """Every graph that takes slices, ready to be traced or run.
 
-    normalise: what computes the group norms of whole slices; another one than the default is for torch alone.
+    normalise: what computes the denoiser's group norms of whole slices; another than the default is for torch alone.
     """
     modules: dict[Graph, nn.Module] = {
         Graph.ENCODE: EncodeGraph(model.denoiser, normalise),
         Graph.GUIDED: GuidedGraph(model.denoiser, model.regressor, normalise),
-        Graph.SIZE: SizeGraph(model.regressor, normalise),
-        Graph.SEGMENT: SegmentGraph(model.segmenter, normalise),
+        Graph.SIZE: SizeGraph(model.regressor),
+        Graph.SEGMENT: SegmentGraph(model.segmenter),
     }
     if model.info.box_multiple is not None:
         assert isinstance(model.regressor, DenseRegressor)
         modules[Graph.SURVEY] = SurveyGraph(model.denoiser, model.regressor)
         modules[Graph.BOX] = BoxGraph(model.denoiser, model.regressor)
     if model.progression is not None:
-        modules[Graph.PROGRESS] = ProgressGraph(model.progression, normalise)
+        modules[Graph.PROGRESS] = ProgressGraph(model.progression)
     return {graph: module.eval() for graph, module in modules.items()}

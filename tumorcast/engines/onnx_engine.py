@@ -117,15 +117,8 @@ class _Session:
                 name: padded(part, self._rows) if self._rows and part.ndim else part for name, part in feeds.items()
             }
 
-        bound, found = self._bound_for(filled(loop.first(block))), []
-        for number, step in enumerate(loop.steps):
-            if number:
-                bound.carry(loop.carried)
-                bound.put(filled(step.feeds(block)))
-            bound.run()
-            if loop.is_answered(number):
-                found += [output[:count] for output in bound.take(loop.answers)]
-        return found
+        answers = loop.through(self._bound_for(filled(loop.first(block))), block, filled)
+        return [answer[:count] for answer in answers]
 
     def _bound_for(self, feeds: Feeds) -> "_Bound":
         """Memory for these inputs, which are in it."""

@@ -3,6 +3,7 @@
 No GPU has run this; what of it a CPU can run is tested there (docs/engines.md).
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -27,7 +28,7 @@ WARM_UPS = 3  # before a capture, so that libraries have chosen their kernels an
 class TorchGraphEngine(GraphEngine):
     """Encode, guide, segment and predict progression; x stays on the device until a loop ends.
 
-    precision: of the denoiser. Feature maps are kept with their channels last, as half precision on a GPU wants them.
+    precision: of the denoiser, whose feature maps keep their channels last, as half precision on a GPU wants them.
     """
 
     provider = Provider.TORCH
@@ -37,7 +38,8 @@ class TorchGraphEngine(GraphEngine):
         self._device = open_device(device)
         self.device = f"{self._device} {precision}"
         self.batches = Batches(Batches.WITHOUT_LIMIT, self.device, self.info.image_size)
-        self._modules = graph_modules(lower(model, precision), group_norm_by_channels)
+        # Copies: the reference on the same networks would lose digits with its weights laid out so.
+        self._modules = copy.deepcopy(graph_modules(lower(model, precision), group_norm_by_channels))
         for module in self._modules.values():
             module.to(self._device)
             for weights in module.parameters():
@@ -56,17 +58,8 @@ class TorchGraphEngine(GraphEngine):
     @flushed_denormals()
     @whole_float32()
     def _block(self, loop: GraphLoop, block: slice) -> list[Array]:
-        found: list[Array] = []
         with _on(self._device):
-            held = self._held_for(loop.graph, loop.first(block))
-            for number, step in enumerate(loop.steps):
-                if number:
-                    held.carry(loop.carried)
-                    held.put(step.feeds(block))
-                held.run()
-                if loop.is_answered(number):
-                    found += held.take(loop.answers)
-        return found
+            return loop.through(self._held_for(loop.graph, loop.first(block)), block)
 
     def _held_for(self, graph: Graph, feeds: Feeds) -> "HeldModule":
         held = self._held.get(graph)
